@@ -1,0 +1,246 @@
+#include "io/prompts.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "io/json.h"
+#include "src/base/memory.h"
+
+enum { READ_BYTES = 64 << 10 };
+
+struct prompts {
+    char *path;
+    int fd;
+    bool at_end; /* of the file */
+    int64_t line;
+    char *data;
+    size_t begin, line_end, next, end, capacity; /* the current line, where the next begins, what is read */
+};
+
+/* ---- lines ---- */
+
+status prompts_open(const char *path, prompts **out) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return status_refuse("%s: cannot be opened: %s", path, strerror(errno));
+    prompts *p = mem_new(1, sizeof *p);
+    p->path = mem_copy_text(path, strlen(path));
+    p->fd = fd;
+    *out = p;
+    return STATUS_OK;
+}
+
+void prompts_close(prompts *p) {
+    if (!p) return;
+    close(p->fd);
+    free(p->data);
+    free(p->path);
+    free(p);
+}
+
+/* Read more behind the current line, which moves to the front. */
+static status fill(prompts *p) {
+    if (p->begin) memmove(p->data, p->data + p->begin, p->end - p->begin);
+    p->end -= p->begin;
+    p->begin = 0;
+    if (p->capacity - p->end < READ_BYTES) {
+        p->capacity = 2 * p->capacity + READ_BYTES;
+        p->data = mem_resize(p->data, p->capacity, 1);
+    }
+    ssize_t got;
+    do
+        got = read(p->fd, p->data + p->end, p->capacity - p->end);
+    while (got < 0 && errno == EINTR);
+    if (got < 0) return status_fail("%s: cannot be read: %s", p->path, strerror(errno));
+    p->at_end = got == 0;
+    p->end += (size_t)got;
+    return STATUS_OK;
+}
+
+/* Go to the next line. One that is too long is dropped piece by piece; it is told by *too_long. */
+static status read_line(prompts *p, bool *more, bool *too_long) {
+    p->begin = p->next;
+    *too_long = false;
+    for (size_t scanned = 0;;) {
+        size_t n = p->end - p->begin;
+        const char *newline = n > scanned ? memchr(p->data + p->begin + scanned, '\n', n - scanned) : NULL;
+        if (newline || p->at_end) {
+            p->line_end = newline ? (size_t)(newline - p->data) : p->end;
+            p->next = newline ? p->line_end + 1 : p->end;
+            *too_long = *too_long || p->line_end - p->begin > PROMPT_MAX_LINE_BYTES;
+            *more = newline || n > 0 || *too_long;
+            p->line++;
+            return STATUS_OK;
+        }
+        scanned = n;
+        if (n > PROMPT_MAX_LINE_BYTES) {
+            *too_long = true;
+            p->begin = p->end;
+            scanned = 0;
+        }
+        status st = fill(p);
+        if (st != STATUS_OK) return st;
+    }
+}
+
+static bool is_blank(const char *text, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        if (text[i] != ' ' && text[i] != '\t' && text[i] != '\r') return false;
+    return true;
+}
+
+/* ---- one line ---- */
+
+static void refuse_unknown_keys(json_object *o) {
+    static const char *const known[] = {"id",    "prompt",   "tokens",    "max_tokens",         "temperature",
+                                        "top_k", "top_p",    "min_p",     "repetition_penalty", "seed",
+                                        "stop",  "logprobs", "ignore_eos"};
+    enum { N_KNOWN = sizeof known / sizeof *known };
+    const cJSON *member;
+    cJSON_ArrayForEach(member, o->item) {
+        int i = 0;
+        while (i < N_KNOWN && strcmp(member->string, known[i]) != 0)
+            i++;
+        if (i < N_KNOWN) continue;
+        text_buffer list = {0};
+        for (int k = 0; k < N_KNOWN; k++) {
+            if (k) text_append(&list, ", ", 2);
+            text_append(&list, known[k], strlen(known[k]));
+        }
+        json_refuse(o, member->string, "this key is not known; known are %s", list.data);
+        free(list.data);
+        return;
+    }
+}
+
+static void read_id(json_object *o, prompt_line *out) {
+    const cJSON *item = json_find(o, "id");
+    int64_t number = out->line;
+    out->id_is_integer = !cJSON_IsString(item);
+    if (item && out->id_is_integer && !json_item_is_int(item, INT64_MIN, INT64_MAX, &number))
+        json_refuse(o, "id", "a text or an integer was expected");
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)number);
+    const char *id = out->id_is_integer ? text : item->valuestring;
+    out->id = mem_copy_text(id, strlen(id));
+}
+
+static void read_tokens(json_object *o, const cJSON *list, prompt_line *out) {
+    if (!cJSON_IsArray(list) || !list->child) {
+        json_refuse(o, "tokens", "an array with at least one token id was expected");
+        return;
+    }
+    out->tokens = mem_new((size_t)cJSON_GetArraySize(list), sizeof *out->tokens);
+    const cJSON *item;
+    cJSON_ArrayForEach(item, list) {
+        int64_t id;
+        if (!json_item_is_int(item, 0, INT32_MAX, &id)) {
+            json_refuse(o, "tokens", "element %zu is not a token id", out->n_tokens);
+            return;
+        }
+        out->tokens[out->n_tokens++] = (int32_t)id;
+    }
+}
+
+static void read_prompt(json_object *o, prompt_line *out) {
+    const cJSON *text = json_find(o, "prompt"), *tokens = json_find(o, "tokens");
+    if (text && tokens)
+        json_refuse(o, "tokens", "a line has \"prompt\" or \"tokens\", not both");
+    else if (tokens)
+        read_tokens(o, tokens, out);
+    else if (*json_text(o, "prompt") == '\0')
+        json_refuse(o, "prompt", "it is empty");
+    else {
+        out->n_text = strlen(text->valuestring);
+        out->text = mem_copy_text(text->valuestring, out->n_text);
+    }
+}
+
+static void read_stops(json_object *o, prompt_line *out) {
+    const cJSON *item = json_find(o, "stop");
+    if (!item) return;
+    bool is_list = cJSON_IsArray(item);
+    out->has_stops = true;
+    for (const cJSON *stop = is_list ? item->child : item; stop; stop = is_list ? stop->next : NULL) {
+        if (!cJSON_IsString(stop) || *stop->valuestring == '\0') {
+            json_refuse(o, "stop", "a text, or an array of texts, none of them empty, was expected");
+            return;
+        }
+        if (out->n_stops == PROMPT_MAX_STOPS) {
+            json_refuse(o, "stop", "more than %d texts", PROMPT_MAX_STOPS);
+            return;
+        }
+        out->stops[out->n_stops++] = mem_copy_text(stop->valuestring, strlen(stop->valuestring));
+    }
+}
+
+static void read_sampling(json_object *o, sampling_options *s) {
+    s->max_tokens = json_int_or(o, "max_tokens", 0, INT32_MAX, s->max_tokens);
+    s->temperature = json_number_or(o, "temperature", 0, 100, s->temperature);
+    s->top_k = json_int_or(o, "top_k", 0, INT32_MAX, s->top_k);
+    s->top_p = json_number_or(o, "top_p", 0, 1, s->top_p);
+    s->min_p = json_number_or(o, "min_p", 0, 1, s->min_p);
+    s->repetition_penalty = json_number_or(o, "repetition_penalty", 0, 100, s->repetition_penalty);
+    s->seed = json_int_or(o, "seed", 0, (int64_t)1 << 53, s->seed);
+    s->n_logprobs = json_int_or(o, "logprobs", 0, SAMPLING_MAX_LOGPROBS, s->n_logprobs);
+    s->ignore_eos = json_bool_or(o, "ignore_eos", s->ignore_eos);
+}
+
+/* name is what messages call this line. */
+static status parse_line(const char *text, size_t n, const char *name, prompt_line *out) {
+    cJSON *document = NULL;
+    status st = json_parse(text, n, name, &document);
+    if (st != STATUS_OK) return st;
+    json_object o = json_view(document, name);
+    read_id(&o, out);
+    refuse_unknown_keys(&o);
+    read_prompt(&o, out);
+    read_sampling(&o, &out->sampling);
+    read_stops(&o, out);
+    cJSON_Delete(document);
+    if (o.st != STATUS_OK) return o.st;
+    return status_at(sampling_check(&out->sampling), "%s", name);
+}
+
+/* ---- the file ---- */
+
+static void fill_line(prompts *p, bool too_long, const sampling_options *defaults, prompt_line *out) {
+    char name[STATUS_TEXT_BYTES / 2];
+    snprintf(name, sizeof name, "%.400s: line %lld", p->path, (long long)p->line);
+    *out = (prompt_line){.line = p->line, .sampling = *defaults};
+    status st = too_long ? status_refuse("%s: longer than %d bytes", name, PROMPT_MAX_LINE_BYTES)
+                         : parse_line(p->data + p->begin, p->line_end - p->begin, name, out);
+    if (st != STATUS_OK) out->error = mem_copy_text(status_text(), strlen(status_text()));
+    if (!out->id) { /* not even an object */
+        json_object none = {.st = STATUS_REFUSED};
+        read_id(&none, out);
+    }
+}
+
+status prompts_next(prompts *p, const sampling_options *defaults, prompt_line *out, bool *more) {
+    static const char mark[] = "\xEF\xBB\xBF";
+    for (;;) {
+        bool too_long, found;
+        status st = read_line(p, &found, &too_long);
+        if (st != STATUS_OK) return st;
+        if (p->line == 1 && p->line_end - p->begin >= 3 && memcmp(p->data + p->begin, mark, 3) == 0)
+            p->begin += 3;
+        if (found && !too_long && is_blank(p->data + p->begin, p->line_end - p->begin)) continue;
+        *more = found;
+        if (found) fill_line(p, too_long, defaults, out);
+        return STATUS_OK;
+    }
+}
+
+void prompt_line_free(prompt_line *line) {
+    free(line->error);
+    free(line->id);
+    free(line->text);
+    free(line->tokens);
+    for (int i = 0; i < line->n_stops; i++)
+        free(line->stops[i]);
+    *line = (prompt_line){0};
+}

@@ -1,0 +1,45 @@
+/* io/prompts.h: the lines of a prompts.jsonl file, one at a time.
+ *
+ * Each line is an object with either "prompt" (text) or "tokens" (array of token ids), and optionally
+ *     id                    text or integer, repeated in the result; default: the number of the line
+ *     max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, logprobs, ignore_eos
+ *                           as in src/base/sampling.h
+ *     stop                  a text or an array of texts that end the generation
+ * Other keys are refused. A line that is refused does not disturb the others. Blank lines are skipped; a byte
+ * order mark, CRLF and a last line without an end are accepted. All functions are Local. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/sampling.h"
+#include "src/base/status.h"
+
+enum { PROMPT_MAX_STOPS = 16, PROMPT_MAX_LINE_BYTES = 64 << 20 };
+
+typedef struct prompts prompts;
+
+typedef struct prompt_line {
+    int64_t line; /* its number in the file, from 1, blank ones counted */
+    char *error;  /* NULL, or why this line is refused: one line that names file, line and key */
+    char *id;     /* always set, also of a refused line */
+    bool id_is_integer;
+    char *text; /* the prompt, n_text bytes and a zero byte, never empty; NULL when tokens are given */
+    size_t n_text;
+    int32_t *tokens; /* n_tokens > 0 ids from 0 on, or NULL; the vocabulary's end is not checked here */
+    size_t n_tokens;
+    sampling_options sampling; /* checked; what the line does not say is from the defaults */
+    bool has_stops;            /* the line says which: they replace those of the command */
+    int n_stops;
+    char *stops[PROMPT_MAX_STOPS]; /* none is empty */
+} prompt_line;
+
+/* Open a file or a pipe. Refuses a path that cannot be read. */
+status prompts_open(const char *path, prompts **out);
+void prompts_close(prompts *p); /* NULL is fine */
+
+/* The next line that is not blank; *more is false at the end, and *out is not set then. Fails only when the
+ * file cannot be read. Release the line with prompt_line_free. */
+status prompts_next(prompts *p, const sampling_options *defaults, prompt_line *out, bool *more);
+void prompt_line_free(prompt_line *line);

@@ -1,0 +1,296 @@
+#include "io/weights.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/weights_header.h"
+#include "io/weights_index.h"
+#include "src/base/memory.h"
+
+/* One read: large enough for a parallel file system, small enough to be checked while it is in a cache. */
+enum { PIECE_BYTES = 16 << 20 };
+
+typedef struct weights_file {
+    char *path;
+    int fd; /* -1: not open */
+} weights_file;
+
+struct weights {
+    char *dir;
+    weights_file *files;
+    int n_files;
+    header_list tensors;     /* of all dtypes, in order of (name, file) */
+    const tensor **in_files; /* those of dtypes that are read, in order of (file, offset) */
+    size_t n_in_files;
+    uint64_t bytes_read;
+};
+
+/* ---- opening ---- */
+
+static char *join_path(const char *dir, const char *name) {
+    text_buffer path = {0};
+    text_append(&path, dir, strlen(dir));
+    text_append(&path, "/", 1);
+    text_append(&path, name, strlen(name));
+    return path.data;
+}
+
+static bool exists(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
+static status open_file(weights *w, const char *name) {
+    int number = w->n_files++;
+    weights_file *file = &w->files[number];
+    file->path = join_path(w->dir, name);
+    file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
+    if (file->fd < 0) {
+        if (errno == ENOENT) return status_refuse("%s: this file of the model is missing", file->path);
+        return status_refuse("%s: cannot be opened: %s", file->path, strerror(errno));
+    }
+    status st = weights_header_read(file->fd, file->path, number, &w->tensors);
+    if (st == STATUS_OK) (void)posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* only advice */
+    return st;
+}
+
+static int compare_names(const void *a, const void *b) {
+    const tensor *s = &((const header_tensor *)a)->t, *t = &((const header_tensor *)b)->t;
+    int order = strcmp(s->name, t->name);
+    return order ? order : s->file - t->file;
+}
+
+static void sort_by_name(header_list *list) {
+    if (list->n) qsort(list->items, list->n, sizeof *list->items, compare_names); /* never with NULL */
+}
+
+static status open_single(weights *w, const char *name) {
+    w->files = mem_new(1, sizeof *w->files);
+    status st = open_file(w, name);
+    sort_by_name(&w->tensors);
+    return st;
+}
+
+/* Keep the tensors that the index names; each must be in its file. */
+static status keep_named(header_list *list, weights_index *index, const char *index_path) {
+    size_t n_kept = 0;
+    for (size_t i = 0; i < list->n; i++) {
+        header_tensor item = list->items[i];
+        index_entry *entry = weights_index_find(index, item.t.name);
+        if (entry && strcmp(entry->file, index->files[item.t.file]) == 0) {
+            entry->is_found = true;
+            list->items[n_kept++] = item;
+        } else {
+            free((char *)item.t.name);
+        }
+    }
+    list->n = n_kept;
+    for (size_t i = 0; i < index->n_entries; i++)
+        if (!index->entries[i].is_found)
+            return status_refuse("%s: tensor \"%.150s\" is not in %s as it says", index_path,
+                                 index->entries[i].tensor, index->entries[i].file);
+    return STATUS_OK;
+}
+
+static status open_shards(weights *w, const char *index_path) {
+    weights_index index = {0};
+    status st = weights_index_read(index_path, &index);
+    w->files = mem_new((size_t)index.n_files, sizeof *w->files);
+    for (int i = 0; i < index.n_files && st == STATUS_OK; i++)
+        st = open_file(w, index.files[i]);
+    if (st == STATUS_OK) st = keep_named(&w->tensors, &index, index_path);
+    sort_by_name(&w->tensors);
+    weights_index_free(&index);
+    return st;
+}
+
+static int compare_places(const void *a, const void *b) {
+    const tensor *s = *(const tensor *const *)a, *t = *(const tensor *const *)b;
+    if (s->file != t->file) return s->file - t->file;
+    if (s->offset != t->offset) return s->offset < t->offset ? -1 : 1;
+    return s->n_bytes < t->n_bytes ? -1 : s->n_bytes > t->n_bytes;
+}
+
+static void order_by_place(weights *w) {
+    w->in_files = mem_new(w->tensors.n, sizeof *w->in_files);
+    for (size_t i = 0; i < w->tensors.n; i++)
+        if (!w->tensors.items[i].unread_dtype) w->in_files[w->n_in_files++] = &w->tensors.items[i].t;
+    qsort(w->in_files, w->n_in_files, sizeof *w->in_files, compare_places);
+}
+
+status weights_open(const char *model_dir, weights **out) {
+    static const char single[] = "model.safetensors";
+    weights *w = mem_new(1, sizeof *w);
+    w->dir = mem_copy_text(model_dir, strlen(model_dir));
+    char *single_path = join_path(model_dir, single);
+    char *index_path = join_path(model_dir, "model.safetensors.index.json");
+    status st;
+    if (exists(single_path))
+        st = open_single(w, single);
+    else if (exists(index_path))
+        st = open_shards(w, index_path);
+    else if (!exists(model_dir))
+        st = status_refuse("%s: no such model directory", model_dir);
+    else
+        st = status_refuse("%s: neither model.safetensors nor model.safetensors.index.json is there "
+                           "(weights are read from safetensors only)",
+                           model_dir);
+    free(single_path);
+    free(index_path);
+    if (st == STATUS_OK) {
+        order_by_place(w);
+        *out = w;
+    } else {
+        weights_close(w);
+    }
+    return st;
+}
+
+void weights_close(weights *w) {
+    if (!w) return;
+    for (int i = 0; i < w->n_files; i++) {
+        if (w->files[i].fd >= 0) close(w->files[i].fd);
+        free(w->files[i].path);
+    }
+    header_list_free(&w->tensors);
+    free(w->in_files);
+    free(w->files);
+    free(w->dir);
+    free(w);
+}
+
+/* ---- finding ---- */
+
+static const header_tensor *find(const weights *w, const char *name) {
+    size_t low = 0, high = w->tensors.n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(name, w->tensors.items[middle].t.name);
+        if (order == 0) return &w->tensors.items[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+const tensor *weights_find(const weights *w, const char *name) {
+    const header_tensor *found = find(w, name);
+    return found && !found->unread_dtype ? &found->t : NULL;
+}
+
+static void describe_shape(const int64_t *shape, int n_dims, char *text, size_t bytes) {
+    size_t used = (size_t)snprintf(text, bytes, "[");
+    for (int i = 0; i < n_dims; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%lld", i ? ", " : "", (long long)shape[i]);
+    snprintf(text + used, bytes - used, "]");
+}
+
+status weights_expect(const weights *w, const char *name, int64_t n_rows, int64_t n_cols,
+                      const tensor **out) {
+    const header_tensor *found = find(w, name);
+    if (!found) return status_refuse("%s: tensor \"%s\" is missing", w->dir, name);
+    const tensor *t = &found->t;
+    const char *path = w->files[t->file].path;
+    if (found->unread_dtype)
+        return status_refuse("%s: tensor \"%s\" is of dtype %s; bf16, f16 and f32 can be read", path, name,
+                             found->unread_dtype);
+    const int64_t wanted[] = {n_rows, n_cols};
+    int n_dims = n_cols ? 2 : 1;
+    if (t->n_dims != n_dims || memcmp(t->shape, wanted, (size_t)n_dims * sizeof *wanted) != 0) {
+        char is[100], should[100];
+        describe_shape(t->shape, t->n_dims, is, sizeof is);
+        describe_shape(wanted, n_dims, should, sizeof should);
+        return status_refuse("%s: tensor \"%s\" has shape %s, but %s is expected from config.json", path,
+                             name, is, should);
+    }
+    *out = t;
+    return STATUS_OK;
+}
+
+size_t weights_count(const weights *w) {
+    return w->n_in_files;
+}
+
+const tensor *weights_at(const weights *w, size_t i) {
+    assert(i < w->n_in_files);
+    return w->in_files[i];
+}
+
+/* ---- reading ---- */
+
+/* An exponent of all ones is an infinity or a NaN (IEEE 754; bf16 is the upper half of f32). */
+static bool any_not_finite16(const uint16_t *x, size_t n, uint16_t exponent) {
+    unsigned found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (x[i] & exponent) == exponent;
+    return found;
+}
+
+static bool any_not_finite32(const uint32_t *x, size_t n) {
+    unsigned found = 0;
+    for (size_t i = 0; i < n; i++)
+        found |= (x[i] & 0x7F800000u) == 0x7F800000u;
+    return found;
+}
+
+static bool any_not_finite(const void *x, dtype type, size_t n) {
+    if (type == DTYPE_F32) return any_not_finite32(x, n);
+    return any_not_finite16(x, n, type == DTYPE_BF16 ? 0x7F80 : 0x7C00);
+}
+
+/* Elements x[n] are first, first + 1, ... of the tensor. */
+static status check_finite(const weights *w, const tensor *t, int64_t first, const void *x, size_t n) {
+    if (!any_not_finite(x, t->type, n)) return STATUS_OK;
+    size_t i = 0, step = dtype_bytes(t->type);
+    while (!any_not_finite((const char *)x + i * step, t->type, 1))
+        i++;
+    return status_refuse("%s: tensor \"%s\" has a NaN or an infinity at element %lld", w->files[t->file].path,
+                         t->name, (long long)first + (long long)i);
+}
+
+static status read_piece(weights *w, const tensor *t, uint64_t offset, void *dst, size_t bytes) {
+    const weights_file *file = &w->files[t->file];
+    for (size_t done = 0; done < bytes;) {
+        ssize_t got = pread(file->fd, (char *)dst + done, bytes - done, (off_t)(offset + done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0)
+            return status_fail("%s: tensor \"%s\" cannot be read: %s", file->path, t->name, strerror(errno));
+        if (got == 0)
+            return status_refuse("%s: the file ends within tensor \"%s\"; it was longer when it was opened",
+                                 file->path, t->name);
+        done += (size_t)got;
+        w->bytes_read += (uint64_t)got;
+    }
+    return STATUS_OK;
+}
+
+status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void *dst) {
+    const size_t element = dtype_bytes(t->type);
+    assert(first >= 0 && n >= 0 && (uint64_t)first + (uint64_t)n <= t->n_bytes / element);
+    const int64_t per_piece = (int64_t)(PIECE_BYTES / element);
+    char *to = dst;
+    status st = STATUS_OK;
+    for (int64_t at = first, left = n; left > 0 && st == STATUS_OK;) {
+        int64_t count = left < per_piece ? left : per_piece;
+        size_t bytes = (size_t)count * element;
+        st = read_piece(w, t, t->offset + (uint64_t)at * element, to, bytes);
+        if (st == STATUS_OK) st = check_finite(w, t, at, to, (size_t)count);
+        at += count;
+        left -= count;
+        to += bytes;
+    }
+    return st;
+}
+
+uint64_t weights_bytes_read(const weights *w) {
+    return w->bytes_read;
+}

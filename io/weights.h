@@ -1,0 +1,52 @@
+/* io/weights.h: tensors of a Hugging Face model directory, read from safetensors.
+ *
+ * One file (model.safetensors) or shards with model.safetensors.index.json. Opening reads and checks the
+ * headers only; nothing in them is trusted: offsets, sizes, shapes, dtypes, overlaps, duplicate names and
+ * depth are checked. Format: 8 bytes little-endian header length N, N bytes of JSON {name: {dtype, shape,
+ * data_offsets: [begin, end]}}, then the data, offsets counted from its begin. All functions are Local; an
+ * open handle belongs to one thread. */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/dtype.h"
+#include "src/base/status.h"
+
+typedef struct weights weights;
+
+enum { TENSOR_MAX_DIMS = 4 };
+
+typedef struct tensor {
+    const char *name; /* owned by the handle */
+    int file;         /* which file of the directory, in the order of their names */
+    dtype type;
+    int n_dims;
+    int64_t shape[TENSOR_MAX_DIMS];
+    uint64_t offset; /* of the first byte in the file */
+    uint64_t n_bytes;
+} tensor;
+
+/* Open the directory's files, each once. Refuses, naming the file and the tensor. Where shards have an index,
+ * only tensors that it names exist. Tensors of other dtypes than f32, bf16 and f16 may be present;
+ * weights_expect refuses them by their dtype, and the other functions do not see them. */
+status weights_open(const char *model_dir, weights **out);
+void weights_close(weights *w);
+
+/* The tensor of this name, or NULL. */
+const tensor *weights_find(const weights *w, const char *name);
+
+/* The tensor of this name with exactly this shape (n_cols == 0: one dimension), or a refusal that says what
+ * is there. */
+status weights_expect(const weights *w, const char *name, int64_t n_rows, int64_t n_cols, const tensor **out);
+
+/* All tensors in order of (file, offset). */
+size_t weights_count(const weights *w);
+const tensor *weights_at(const weights *w, size_t i);
+
+/* Read elements [first, first + n) of the tensor into dst (n * dtype_bytes(type), aligned for the type), in
+ * large sequential reads. Refuses a short file and a NaN or infinity, naming the tensor and the element. */
+status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void *dst);
+
+/* Bytes of tensor data read so far through this handle. */
+uint64_t weights_bytes_read(const weights *w);

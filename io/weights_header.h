@@ -1,0 +1,25 @@
+/* io/weights_header.h: what one safetensors file says that it holds, checked against the file. Private to
+ * io/weights*.c.
+ *
+ * The rules are those of the format: every byte behind the header belongs to exactly one tensor, and its
+ * bytes are what dtype and shape need. Local. */
+#pragma once
+
+#include "io/weights.h"
+
+typedef struct header_tensor {
+    tensor t;                 /* name is owned by the list */
+    const char *unread_dtype; /* NULL, or the name of a dtype that kvarve does not read (t.type is not set) */
+} header_tensor;
+
+/* Zeroed is empty. */
+typedef struct header_list {
+    header_tensor *items;
+    size_t n, capacity;
+} header_list;
+
+/* Read and check the header of the open file; its tensors are appended in order of offset, with t.file =
+ * file. On refusal the list may hold some of them. */
+status weights_header_read(int fd, const char *path, int file, header_list *list);
+
+void header_list_free(header_list *list);

@@ -1,0 +1,171 @@
+#!/bin/sh
+# jobs/setup.sh: make this machine able to build kvarve, then build it. Quick when there is nothing to do.
+#
+#     jobs/setup.sh [--tests] [--no-install] [--build-dir DIR] [-- CMAKE-OPTION...]
+#
+# What is missing is found by trying, so that modules of a cluster count as well as packages. It is installed with apt
+# where that is possible without asking (as root, or with a sudo that asks for no password); otherwise what is missing is
+# listed, and the exit status is 2. What apt and CMake have to say goes to DIR/setup.log.
+#   --tests        what the tests need is needed too
+#   --no-install   never install, only say what is missing
+#   --build-dir    where to build (default: build)
+#   -- ...         passed to CMake
+set -eu
+
+usage() { sed -n '2,/^set -eu/s/^# \{0,1\}//p' "$0"; }
+say() { printf 'setup: %s\n' "$*"; }
+refuse() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 2
+}
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=build
+tests=no
+install=yes
+while [ $# -gt 0 ]; do
+    case $1 in
+    --tests) tests=yes ;;
+    --no-install) install=no ;;
+    --build-dir)
+        [ $# -ge 2 ] || refuse "--build-dir needs a folder"
+        build=$2
+        shift
+        ;;
+    --help) usage && exit 0 ;;
+    --)
+        shift
+        break
+        ;;
+    *) refuse "unknown option $1 (see --help)" ;;
+    esac
+    shift
+done # what is left in "$@" is for CMake
+case $build in /*) ;; *) build=$root/$build ;; esac
+
+mkdir -p "$build"
+log=$build/setup.log
+: >"$log"
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+trap 'exit 130' INT TERM
+
+# The end of the log, then the reason, then the way out.
+fail() {
+    tail -n 40 "$log" >&2
+    printf 'setup: %s; all of it is in %s\n' "$1" "$log" >&2
+    exit 1
+}
+
+# --- What is needed: each function tries one thing.
+
+# try_compile SOURCE COMPILER [OPTION...]: does this compile and link? COMPILER may hold options too, as $CC does.
+try_compile() {
+    printf '%b\n' "$1" >"$scratch/try.c"
+    compiler=$2
+    shift 2
+    # shellcheck disable=SC2086
+    $compiler "$scratch/try.c" -o "$scratch/try" "$@" >>"$log" 2>&1
+}
+
+# CMake takes $CC, or else `cc`, which on a cluster may be the system's old compiler beside a module's new `gcc`.
+has_compiler() {
+    for candidate in "${CC-}" cc gcc clang; do
+        if [ -n "$candidate" ] && try_compile "#include <omp.h>
+#if defined __clang__ ? __clang_major__ < 14 : __GNUC__ < 11
+#error this compiler is too old
+#endif
+int main(void) { return omp_get_max_threads() < 1; }" "$candidate" -fopenmp; then
+            [ "$candidate" = cc ] || export CC="$candidate"
+            return
+        fi
+    done
+    return 1
+}
+has_make() { command -v make || command -v ninja; }
+has_cmake() {
+    cmake --version | awk 'NR == 1 { split($3, v, "."); exit !(v[1] > 3 || v[1] == 3 && v[2] >= 22) } END { if (!NR) exit 1 }'
+}
+has_pkg_config() { command -v pkg-config; }
+mpi_program='#include <mpi.h>\nint main(int n, char **a) { return MPI_Init(&n, &a); }'
+has_mpi_compiler() { try_compile "$mpi_program" mpicc || try_compile "$mpi_program" "${CC-cc}"; }
+has_mpi_launcher() { command -v mpirun || command -v mpiexec || command -v srun; }
+has_cunit() { try_compile '#include <CUnit/CUnit.h>\nint main(void) { return CU_initialize_registry(); }' "${CC-cc}" -lcunit; }
+
+missing=            # one line each: what TAB Debian package TAB module
+# need WHAT PACKAGE MODULE COMMAND...
+need() {
+    what=$1 package=$2 module=$3
+    shift 3
+    "$@" >>"$log" 2>&1 || missing="$missing$what	$package	$module
+"
+}
+
+find_missing() {
+    missing=
+    need "C compiler with OpenMP (GCC 11 or clang 14, or newer)" build-essential GCC has_compiler
+    need "make or ninja" build-essential make has_make
+    need "CMake 3.22 or newer" cmake CMake has_cmake
+    need "pkg-config" pkg-config pkgconf has_pkg_config
+    need "MPI compiler (mpicc)" libopenmpi-dev OpenMPI has_mpi_compiler
+    need "MPI launcher (mpirun)" openmpi-bin OpenMPI has_mpi_launcher
+    need "cJSON" libcjson-dev cJSON pkg-config --exists libcjson
+    need "PCRE2 (8 bit)" libpcre2-dev PCRE2 pkg-config --exists libpcre2-8
+    need "utf8proc" libutf8proc-dev utf8proc pkg-config --exists libutf8proc
+    if [ $tests = yes ]; then
+        need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit
+    fi
+}
+
+# column N: the Nth column of what is missing, each once, on one line.
+column() { printf '%s' "$missing" | awk -F '\t' -v n="$1" '!seen[$n]++ { printf "%s%s", (NR > 1 ? " " : ""), $n }'; }
+
+refuse_missing() {
+    say "$1" >&2
+    printf '%s' "$missing" | awk -F '\t' '{ printf "    %-54s package %-16s module %s\n", $1, $2, $3 }' >&2
+    {
+        echo "On Debian or Ubuntu:    sudo apt-get install $(column 2)"
+        echo "On a cluster:           module load $(column 3)    (names differ; any that provide these will do)"
+        echo "Then run this again."
+    } >&2
+    exit 2
+}
+
+# --- Install.
+
+# Run a command as root; `true` says whether that is possible without asking.
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+may_install() { [ $install = yes ] && command -v apt-get && as_root true; }
+
+apt_get() {
+    # On a machine that has just started, its own updates may hold the lock for a while.
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300 "$@" >>"$log" 2>&1
+}
+
+find_missing
+if [ -n "$missing" ]; then
+    may_install >>"$log" 2>&1 || refuse_missing "this machine lacks:"
+    packages=$(column 2)
+    say "installing with apt: $packages"
+    apt_get update || say "apt-get update failed; going on with the package lists that are here"
+    # shellcheck disable=SC2086 # one word for each package
+    apt_get install --no-install-recommends $packages || fail "apt-get could not install $packages"
+    hash -r
+    find_missing
+    [ -z "$missing" ] || refuse_missing "apt installed what it has, but this machine still lacks (see $log):"
+fi
+
+# --- Build.
+
+# The tests are built whenever they can be, so that one build folder serves every script.
+with_tests=OFF
+if [ $tests = yes ] || has_cunit; then with_tests=ON; fi
+
+cd "$root"
+say "configuring ${build#"$root"/}"
+cmake -S . -B "$build" -DKVARVE_TESTS=$with_tests "$@" >>"$log" 2>&1 || fail "CMake could not configure"
+say "building with $(nproc) jobs"
+cmake --build "$build" -j "$(nproc)" >>"$log" 2>&1 || fail "the build failed"
+say "${build#"$root"/} is up to date"

@@ -1,0 +1,37 @@
+/* kernels/cpu/convert.h: float32 from and to the 16-bit types, one number at a time. */
+#pragma once
+
+#include <stdint.h>
+#include <string.h>
+
+static inline uint32_t bits_of(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline float float_of_bf16(uint16_t x) {
+    return float_of((uint32_t)x << 16);
+}
+
+/* To the nearest, ties to even; a NaN stays one (quiet, with its upper bits). */
+static inline uint16_t bf16_of_float(float x) {
+    uint32_t bits = bits_of(x);
+    uint32_t rounded = bits + 0x7fffu + ((bits >> 16) & 1);
+    uint32_t quiet = bits | 0x400000u;
+    return (uint16_t)((x != x ? quiet : rounded) >> 16);
+}
+
+/* Exact. The exponent is moved by a multiplication, which also normalises subnormal numbers. */
+static inline float float_of_f16(uint16_t x) {
+    uint32_t magnitude = x & 0x7fffu;
+    uint32_t bits = bits_of(float_of(magnitude << 13) * 0x1p112f);
+    bits |= magnitude >= 0x7c00 ? 0x7f800000u : 0; /* infinity and NaN */
+    return float_of(bits | (uint32_t)(x & 0x8000) << 16);
+}

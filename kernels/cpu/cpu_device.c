@@ -1,0 +1,121 @@
+#include "kernels/cpu/cpu_device.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "src/base/memory.h"
+
+enum { HUGE_PAGE_BYTES = 2 << 20 };
+
+/* More than the machine's memory is refused here: the system would grant it, and kill the process later. */
+void *cpu_memory_new(size_t bytes) {
+    size_t machine_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
+    void *memory = NULL;
+    bool huge = bytes >= 2 * HUGE_PAGE_BYTES;
+    if (bytes < machine_bytes &&
+        posix_memalign(&memory, huge ? HUGE_PAGE_BYTES : CACHE_LINE, bytes ? bytes : 1))
+        memory = NULL;
+    if (!memory)
+        status_fail(
+            "out of memory: wanted %zu bytes of the machine's %zu; use more ranks on more nodes, or ask "
+            "for less (context, sequences, KV memory)",
+            bytes, machine_bytes);
+    if (memory && huge) madvise(memory, bytes, MADV_HUGEPAGE); /* advice: a refusal changes nothing */
+    return memory;
+}
+
+static void device_fail(cpu_device *dev, status st) {
+    if (dev->failed) return;
+    dev->failed = st;
+    memcpy(dev->failed_text, status_text(), sizeof dev->failed_text);
+}
+
+void *cpu_device_scratch(cpu_device *dev, size_t bytes) {
+    if (bytes <= dev->scratch_bytes) return dev->scratch;
+    free(dev->scratch);
+    dev->scratch = cpu_memory_new(bytes);
+    dev->scratch_bytes = dev->scratch ? bytes : 0;
+    if (!dev->scratch) device_fail(dev, STATUS_FAILED);
+    return dev->scratch;
+}
+
+static void cpu_close(device *dev) {
+    if (!dev) return;
+    free(cpu_device_of(dev)->scratch);
+    free(dev);
+}
+
+static status cpu_alloc(device *dev, size_t bytes, void **out) {
+    (void)dev;
+    void *memory = cpu_memory_new(bytes);
+    if (!memory) return STATUS_FAILED;
+    *out = memory;
+    return STATUS_OK;
+}
+
+static void cpu_release(device *dev, void *ptr) {
+    (void)dev;
+    free(ptr);
+}
+
+static void cpu_copy_in(device *dev, void *dst, const void *host_src, size_t bytes) {
+    (void)dev;
+    if (bytes) memcpy(dst, host_src, bytes);
+}
+
+static void cpu_copy_out(device *dev, void *host_dst, const void *src, size_t bytes) {
+    (void)dev;
+    if (bytes) memcpy(host_dst, src, bytes);
+}
+
+static status cpu_sync(device *base) {
+    cpu_device *dev = cpu_device_of(base);
+    status st = dev->failed;
+    dev->failed = STATUS_OK;
+    return st ? status_adopt(st, dev->failed_text) : STATUS_OK;
+}
+
+static const device_ops cpu_ops = {
+    .name = "cpu",
+    .close = cpu_close,
+    .alloc = cpu_alloc,
+    .release = cpu_release,
+    .copy_in = cpu_copy_in,
+    .copy_out = cpu_copy_out,
+    .sync = cpu_sync,
+    .matrix_open = cpu_matrix_open,
+    .matrix_load = cpu_matrix_load,
+    .matrix_close = cpu_matrix_close,
+    .embed = cpu_embed,
+    .rmsnorm = cpu_rmsnorm,
+    .matmul = cpu_matmul,
+    .matmul_add = cpu_matmul_add,
+    .rope_table = cpu_rope_table,
+    .kv_append = cpu_kv_append,
+    .attend = cpu_attend,
+    .add_bias = cpu_add_bias,
+    .swiglu = cpu_swiglu,
+    .gather_rows = cpu_gather_rows,
+};
+
+status cpu_device_open(precision p, int n_threads, const char *isa, device **out) {
+    if (n_threads < 1) return status_refuse("%d threads: at least one is needed", n_threads);
+    const cpu_kernels *kernels = cpu_isa_find(isa, p);
+    if (!kernels)
+        return status_refuse("this processor or build has no instruction set \"%s\"; \"%s\" is there", isa,
+                             cpu_isa_find(NULL, p)->isa);
+    cpu_device *dev = mem_new(1, sizeof *dev);
+    dtype type = p == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    dev->base = (device){&cpu_ops, type, type};
+    dev->kernels = kernels;
+    dev->precision = p;
+    dev->n_threads = n_threads;
+    *out = &dev->base;
+    return STATUS_OK;
+}
+
+const char *cpu_device_isa(const device *dev) {
+    return ((const cpu_device *)dev)->kernels->isa;
+}

@@ -1,0 +1,48 @@
+/* kernels/cpu/cpu_device.h: what the files of the CPU backend share. Everything is Local. */
+#pragma once
+
+#include "kernels/cpu/cpu_isa.h"
+#include "kernels/device.h"
+
+typedef struct cpu_device {
+    device base;
+    const cpu_kernels *kernels;
+    precision precision;
+    int n_threads;
+    void *scratch; /* of one operation at a time */
+    size_t scratch_bytes;
+    status failed; /* the first failure since the last sync, and its text */
+    char failed_text[STATUS_TEXT_BYTES];
+} cpu_device;
+
+static inline cpu_device *cpu_device_of(device *dev) {
+    return (cpu_device *)dev;
+}
+
+/* Cache-line aligned memory, in huge pages where it is large; released with free(). NULL, with the bytes
+ * wanted in the status text, when the machine has not that much. */
+void *cpu_memory_new(size_t bytes);
+
+/* At least `bytes` of cache-line aligned memory with undefined contents, valid until the next operation. NULL
+ * when there is not enough: the failure is recorded, and the operation returns. */
+void *cpu_device_scratch(cpu_device *dev, size_t bytes);
+
+/* The operations of the other files; see device_ops. */
+status cpu_matrix_open(device *dev, int64_t n_rows, int64_t n_cols, matrix **out);
+void cpu_matrix_load(device *dev, matrix *w, int64_t row0, int64_t n_rows, const void *host_src,
+                     dtype src_type);
+void cpu_matrix_close(device *dev, matrix *w);
+void cpu_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
+void cpu_matmul(device *dev, const matrix *w, const void *x, int T, float *y);
+void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, float *y);
+
+void cpu_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
+void cpu_add_bias(device *dev, const float *bias, int T, int N, float *y);
+void cpu_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
+                    const span *spans, float *cos_sin);
+void cpu_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights,
+                   const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
+void cpu_swiglu(device *dev, const float *gate_up, int T, int F, void *y);
+void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);
+
+void cpu_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);

@@ -1,0 +1,73 @@
+/* kernels/cpu/cpu_isa.h: the inner kernels, one constant table for each instruction set and precision.
+ *
+ * All loops that carry arithmetic are here; the drivers (matrix.c, attend.c, rows.c) hold the threads, the
+ * blocking and the pages. Every kernel computes an output by one fixed sequence of operations, whatever is
+ * computed beside it. Tables may differ from each other in the last bits.
+ *
+ * A *word* is 4 bytes along a dot product: two bf16 or one f32. A *panel* holds 16 outputs (matrix rows, or
+ * positions of keys) as [n_words][16] words, 64-byte aligned. `act` arrays have the table's precision. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "kernels/device.h"
+
+enum { PANEL = 16, CACHE_LINE = 64 };
+
+/* The partial result of attention for one query over some positions: the largest score, the sum of
+ * exp(score - max), and the values weighted by exp(score - max). Floats [0], [1], and from [PARTIAL_VALUES]
+ * on the head width rounded up to PANEL. No positions: max -inf, sum 0, values 0. */
+enum { PARTIAL_MAX = 0, PARTIAL_SUM = 1, PARTIAL_VALUES = 16 };
+
+typedef struct cpu_kernels {
+    const char *isa;
+    int tile_rows;           /* most rows of a call of `tile` and `weigh` */
+    int tile_panels;         /* panels that `tile` walks beside each other */
+    size_t input_word_bytes; /* of one packed input word of one row */
+
+    /* input[n_words][n_rows] = the words of rows of act[n_cols], row_bytes apart; an odd bf16 is padded with
+     * 0. n_rows <= tile_rows. */
+    void (*pack_input)(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input);
+
+    /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
+    void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
+
+    /* out[n_rows][n_panels * PANEL] (ld floats apart) = or += input * panels^T over n_words, summed in order
+     * of the words. Panels are panel_words apart. */
+    void (*tile)(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
+                 int n_words, bool add, float *out, size_t ld);
+
+    /* Scores [first, last) of one query's block, whose whole panels are written: times scale, then
+     * exp(score - max) in place; 0 beside the range. */
+    void (*softmax)(float *scores, int first, int last, float scale, float *partial);
+
+    /* values[n_rows][width] (ld floats apart) += sum over n positions of weights[row][position] (weights_ld
+     * apart) * v[position][width] (act, v_ld elements apart), in order. width: a multiple of PANEL. */
+    void (*weigh)(const float *weights, size_t weights_ld, int n_rows, const void *v, size_t v_ld, int n,
+                  int width, float *values, size_t ld);
+
+    /* later = earlier and later merged, exactly by m = max(m1, m2), e = sum e_j exp(m_j - m), same for the
+     * values (DistAttention, arXiv 2401.02669). A partial without positions changes no bit. */
+    void (*merge)(const float *earlier, float *later, int width);
+
+    /* y[n] (act) = values / sum. */
+    void (*finish)(const float *partial, int n, void *y);
+
+    /* As device_ops, for one row. */
+    void (*rmsnorm)(const float *x, const float *weight, float eps, int n, void *y);
+    void (*swiglu)(const float *gate, const float *up, int n, void *y);
+
+    void (*store)(const float *x, int n, void *y); /* y[n] (act) = x, to the nearest */
+
+    /* y = exp(x), the function of every kernel above: within 2 ulp for x in [-87, 88]; 0 below, exp(88)
+     * above; NaN stays NaN. */
+    void (*exp)(const float *x, int n, float *y);
+} cpu_kernels;
+
+/* Indexed by precision. */
+extern const cpu_kernels cpu_kernels_portable[2], cpu_kernels_avx2[2], cpu_kernels_avx512[2];
+
+/* The table that this processor can run: the best for NULL, else by name; NULL when there is none. */
+const cpu_kernels *cpu_isa_find(const char *isa, precision p);

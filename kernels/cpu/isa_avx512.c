@@ -1,0 +1,8 @@
+#include "kernels/cpu/lanes_avx512.h"
+
+#include "kernels/cpu/inner_tables.h"
+
+const cpu_kernels cpu_kernels_avx512[2] = {
+    [PRECISION_BF16] = INNER_TABLE("avx512", bf16, TILE_BF16_BYTES),
+    [PRECISION_F32] = INNER_TABLE("avx512", f32, 4),
+};

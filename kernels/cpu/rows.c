@@ -1,0 +1,135 @@
+/* The operations that treat every row, or every head of a row, alone. */
+#include <math.h>
+#include <string.h>
+
+#include "kernels/cpu/cpu_device.h"
+
+/* Threads for a loop over n_values numbers: waking them costs more than a small loop. */
+static int threads_for(const cpu_device *dev, size_t n_values) {
+    enum { SMALL = 16384 };
+    return n_values < SMALL ? 1 : dev->n_threads;
+}
+
+void cpu_rmsnorm(device *base, const float *x, const float *weight, float eps, int T, int D, void *y) {
+    const cpu_device *dev = cpu_device_of(base);
+    size_t n = (size_t)D, y_bytes = n * dtype_bytes(base->act);
+#pragma omp parallel for num_threads(threads_for(dev, (size_t)T *n)) schedule(static)
+    for (int t = 0; t < T; t++)
+        dev->kernels->rmsnorm(x + (size_t)t * n, weight, eps, D, (char *)y + (size_t)t * y_bytes);
+}
+
+void cpu_add_bias(device *base, const float *bias, int T, int N, float *y) {
+    size_t n = (size_t)N;
+#pragma omp parallel for num_threads(threads_for(cpu_device_of(base), (size_t)T *n)) schedule(static)
+    for (int t = 0; t < T; t++)
+        for (size_t i = 0; i < n; i++)
+            y[(size_t)t * n + i] += bias[i];
+}
+
+void cpu_swiglu(device *base, const float *gate_up, int T, int F, void *y) {
+    enum { CHUNK = 1024 }; /* so that one long row is work for several threads */
+    const cpu_device *dev = cpu_device_of(base);
+    int n_chunks = (F + CHUNK - 1) / CHUNK;
+    size_t width = (size_t)F, y_bytes = dtype_bytes(base->act);
+#pragma omp parallel for num_threads(threads_for(dev, (size_t)T *width)) schedule(static) collapse(2)
+    for (int t = 0; t < T; t++)
+        for (int chunk = 0; chunk < n_chunks; chunk++) {
+            size_t first = (size_t)chunk * CHUNK;
+            const float *gate = gate_up + 2 * (size_t)t * width + first;
+            int n = chunk + 1 < n_chunks ? CHUNK : F - chunk * CHUNK;
+            dev->kernels->swiglu(gate, gate + width, n, (char *)y + ((size_t)t * width + first) * y_bytes);
+        }
+}
+
+void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out) {
+    (void)dev;
+    size_t width = (size_t)D;
+    for (int i = 0; i < n; i++)
+        memcpy(out + (size_t)i * width, x + (size_t)host_rows[i] * width, width * sizeof *out);
+}
+
+/* ---- positions ---- */
+
+/* The span that row t is in: spans tile the rows in order. */
+static const span *span_of_row(const span *spans, int n_spans, int t) {
+    int low = 0, high = n_spans - 1;
+    while (low < high) {
+        int middle = (low + high + 1) / 2;
+        if (spans[middle].row0 <= t)
+            low = middle;
+        else
+            high = middle - 1;
+    }
+    return &spans[low];
+}
+
+static int rows_of_spans(const span *spans, int n_spans) {
+    return n_spans ? spans[n_spans - 1].row0 + spans[n_spans - 1].n_rows : 0;
+}
+
+void cpu_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, int n_spans,
+                    const span *spans, float *cos_sin) {
+    const cpu_device *dev = cpu_device_of(base);
+    int half = head_dim / 2, T = rows_of_spans(spans, n_spans);
+#pragma omp parallel for num_threads(threads_for(dev, (size_t)T *(size_t)head_dim * 16)) schedule(static)
+    for (int t = 0; t < T; t++) {
+        const span *s = span_of_row(spans, n_spans, t);
+        double pos = (double)(s->pos0 + (t - s->row0));
+        float *cosines = cos_sin + (size_t)t * (size_t)head_dim, *sines = cosines + half;
+        for (int i = 0; i < half; i++) {
+            float angle = (float)(pos * (double)host_inv_freq[i]);
+            cosines[i] = cosf(angle) * factor;
+            sines[i] = sinf(angle) * factor;
+        }
+    }
+}
+
+static void rotate(const float *cosines, int head_dim, float *x) {
+    int half = head_dim / 2;
+    const float *sines = cosines + half;
+    for (int i = 0; i < half; i++) {
+        float a = x[i], b = x[i + half];
+        x[i] = a * cosines[i] - b * sines[i];
+        x[i + half] = b * cosines[i] + a * sines[i];
+    }
+}
+
+/* Where the page table puts k (or v) of one position and kv head. */
+static char *kv_place(const kv_layer *kv, const attention_shape *shape, size_t kv_bytes, const span *s,
+                      int64_t pos, int kv_head, bool is_v) {
+    size_t page = (size_t)s->page_ids[pos / kv->page_tokens], slot = (size_t)(pos % kv->page_tokens);
+    size_t head = (size_t)kv_head + (is_v ? (size_t)shape->n_kv_heads : 0);
+    size_t element = (head * (size_t)kv->page_tokens + slot) * (size_t)shape->head_dim;
+    return (char *)kv->pages + page * kv->page_bytes + element * kv_bytes;
+}
+
+void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
+                   const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
+    const cpu_device *dev = cpu_device_of(base);
+    const cpu_kernels *exact = cpu_isa_find(dev->kernels->isa, PRECISION_F32); /* norms stay float32 */
+    int H = shape->n_heads, G = shape->n_kv_heads, K = shape->head_dim, heads = H + 2 * G;
+    int T = rows_of_spans(kv->spans, kv->n_spans);
+    size_t width = (size_t)K;
+#pragma omp parallel for num_threads(threads_for(dev, (size_t)(T * heads) * width)) schedule(static)         \
+    collapse(2)
+    for (int t = 0; t < T; t++)
+        for (int head = 0; head < heads; head++) {
+            float *x = qkv + ((size_t)t * (size_t)heads + (size_t)head) * width;
+            if (weights->bias)
+                for (int i = 0; i < K; i++)
+                    x[i] += weights->bias[(size_t)head * width + (size_t)i];
+            const float *norm = head < H ? weights->q_norm : head < H + G ? weights->k_norm : NULL;
+            if (norm) exact->rmsnorm(x, norm, weights->norm_eps, K, x);
+            if (head < H + G) rotate(cos_sin + (size_t)t * width, K, x);
+            if (head < H) {
+                size_t element = ((size_t)t * (size_t)H + (size_t)head) * width;
+                dev->kernels->store(x, K, (char *)q + element * dtype_bytes(base->act));
+            } else {
+                const span *s = span_of_row(kv->spans, kv->n_spans, t);
+                bool is_v = head >= H + G;
+                dev->kernels->store(x, K,
+                                    kv_place(kv, shape, dtype_bytes(base->kv), s, s->pos0 + (t - s->row0),
+                                             (head - H) % G, is_v));
+            }
+        }
+}

@@ -1,0 +1,139 @@
+/* kernels/device.h: the one seam between the model and the arithmetic.
+ *
+ * A backend is one constant table of typed functions. Operations queue in order and return nothing: the first
+ * failure sticks, and `sync` reports it. An operation knows nothing of ranks, files or the lives of
+ * sequences.
+ *
+ * Reproducibility: a row's result depends only on that row's input and the weights, never on how many rows
+ * were computed with it, on the number of threads, on the page size, or on how rows are grouped into spans.
+ *
+ * Dimensions: T rows (tokens) of a step, D model width, H query heads, G kv heads (H % G == 0), K head width
+ * (even), F MLP width, V vocabulary. All arrays are row-major and dense. The residual stream is float32;
+ * matrix inputs have the device's `act` type; matrix results are float32.
+ *
+ * Everything here is Local. Pointers named `host` are host memory, all others the device's (on the CPU the
+ * same). */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/dtype.h"
+#include "src/base/status.h"
+
+typedef struct device device;
+typedef struct matrix matrix; /* weights [n_rows, n_cols] in the backend's own layout */
+
+/* The heads of one layer. */
+typedef struct attention_shape {
+    int n_heads, n_kv_heads, head_dim; /* H, G, K */
+    float scale;                       /* of the scores: usually 1/sqrt(K) */
+    int64_t window;                    /* a row at p sees positions > p - window; 0: all up to p */
+} attention_shape;
+
+/* Rows [row0, row0 + n_rows) of a step: consecutive positions from pos0 of one sequence, whose pages are
+ * page_ids[0 .. ceil((pos0 + n_rows) / page_tokens)), host memory. Spans tile the step's rows in order. */
+typedef struct span {
+    int row0, n_rows;
+    int64_t pos0;
+    const int32_t *page_ids;
+} span;
+
+/* The KV pages of one layer, and who reads and writes them in this step. Page `id` starts at pages + id *
+ * page_bytes and holds k [G, page_tokens, K], then v [G, page_tokens, K], elements of the device's `kv` type.
+ * Keys are kept after rope. */
+typedef struct kv_layer {
+    void *pages;
+    size_t page_bytes; /* 2 * G * page_tokens * K * dtype_bytes(kv) */
+    int page_tokens;   /* a multiple of KV_PAGE_QUANTUM */
+    int n_spans;
+    const span *spans;
+} kv_layer;
+
+enum { KV_PAGE_QUANTUM = 16 };
+
+/* What happens to a layer's q, k and v between their matrix and attention; NULL members are steps the model
+ * lacks. */
+typedef struct qkv_weights {
+    const float *bias;            /* [(H + 2G) K] */
+    const float *q_norm, *k_norm; /* [K], applied per head before rope, with norm_eps */
+    float norm_eps;
+} qkv_weights;
+
+typedef struct device_ops {
+    const char *name;
+
+    void (*close)(device *dev);
+
+    /* Memory; alloc says in its text how many bytes were wanted. Contents start undefined. */
+    status (*alloc)(device *dev, size_t bytes, void **out);
+    void (*release)(device *dev, void *ptr);
+    void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);
+    void (*copy_out)(device *dev, void *host_dst, const void *src, size_t bytes);
+
+    /* Wait for all queued operations; the first failure among them, once. */
+    status (*sync)(device *dev);
+
+    /* Weights: a matrix is filled by any number of loads of whole rows in any order, from host memory of any
+     * dtype. */
+    status (*matrix_open)(device *dev, int64_t n_rows, int64_t n_cols, matrix **out);
+    void (*matrix_load)(device *dev, matrix *w, int64_t row0, int64_t n_rows, const void *host_src,
+                        dtype src_type);
+    void (*matrix_close)(device *dev, matrix *w);
+
+    /* x[T, D] = rows `host_tokens[T]` of table [V, D]. */
+    void (*embed)(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
+
+    /* y[T, D] (act) = x / sqrt(mean(x^2) + eps) * weight[D]. */
+    void (*rmsnorm)(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
+
+    /* y[T, N] = x[T, M] (act) * w[N, M]^T; matmul_add adds to y instead. */
+    void (*matmul)(device *dev, const matrix *w, const void *x, int T, float *y);
+    void (*matmul_add)(device *dev, const matrix *w, const void *x, int T, float *y);
+
+    /* y[T, N] += bias[N]. */
+    void (*add_bias)(device *dev, const float *bias, int T, int N, float *y);
+
+    /* cos_sin[T, K]: K/2 cosines, then K/2 sines of (float)(pos * host_inv_freq[K/2]), each times factor. */
+    void (*rope_table)(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
+                       const span *spans, float *cos_sin);
+
+    /* qkv[T, (H + 2G) K] is q heads, then k heads, then v heads: add bias, norm q and k, rotate q and k
+     * (pairs i and i + K/2), write q[T, H K] (act) and append k and v to the pages. Overwrites qkv. */
+    void (*kv_append)(device *dev, const attention_shape *shape, const qkv_weights *weights,
+                      const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
+
+    /* y[T, H K] (act): causal attention of every row over its sequence's pages, the row's own position
+     * included. */
+    void (*attend)(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
+
+    /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
+    void (*swiglu)(device *dev, const float *gate_up, int T, int F, void *y);
+
+    /* out[n, D] = x[host_rows[n], D]. */
+    void (*gather_rows)(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);
+} device_ops;
+
+/* Every backend's device begins with this. */
+struct device {
+    const device_ops *ops;
+    dtype act; /* matrix inputs: bf16, or f32 in the exact mode */
+    dtype kv;  /* KV cache elements: the same */
+};
+
+typedef enum precision { PRECISION_BF16, PRECISION_F32 } precision;
+
+/* The CPU backend. `isa` is NULL for the best this processor has, or a name of cpu_isa_names (for tests).
+ * n_threads OpenMP threads in every operation. Refuses an isa that the processor lacks. */
+status cpu_device_open(precision precision, int n_threads, const char *isa, device **out);
+
+/* NULL-terminated names of the instruction sets built in, best first, and whether this processor has one. */
+extern const char *const cpu_isa_names[];
+bool cpu_isa_available(const char *isa);
+
+/* The instruction set that an open CPU device uses. */
+const char *cpu_device_isa(const device *dev);
+
+/* Bytes that a matrix of this shape takes on a CPU device: for plans. */
+size_t cpu_matrix_bytes(precision precision, int64_t n_rows, int64_t n_cols);

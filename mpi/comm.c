@@ -1,0 +1,136 @@
+#include "mpi/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpi/comm_private.h"
+#include "src/base/host.h"
+#include "src/base/memory.h"
+
+/* MPI's abort takes no context, so the die hook needs to know who we are. */
+static const comm *die_comm;
+
+static void die_on_all_ranks(const char *text) {
+    fprintf(stderr, "kvarve: error: rank %d on %s: %s\n", die_comm->rank, die_comm->host, text);
+    fflush(NULL);
+    MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED);
+    _Exit(EXIT_CODE_FAILED);
+}
+
+/* Of the processors of all ranks on this host, the part in proportion to how many this rank may use. */
+static int share_processors(MPI_Comm node) {
+    uint64_t mine[HOST_MASK_WORDS], all[HOST_MASK_WORDS];
+    int n_mine = host_processor_mask(mine), n_sum, n_all = 0;
+    MPI_Allreduce(&n_mine, &n_sum, 1, MPI_INT, MPI_SUM, node);
+    MPI_Allreduce(mine, all, HOST_MASK_WORDS, MPI_UINT64_T, MPI_BOR, node);
+    for (int i = 0; i < HOST_MASK_WORDS; i++)
+        n_all += __builtin_popcountll(all[i]);
+    int share = n_sum > 0 ? (int)((long)n_mine * n_all / n_sum) : 1;
+    return share > 0 ? share : 1;
+}
+
+status comm_open(int *argc, char ***argv, comm **out) {
+    int provided;
+    if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
+        return status_fail("MPI could not be started");
+    if (provided < MPI_THREAD_SERIALIZED) {
+        MPI_Finalize();
+        return status_fail("this MPI library offers thread level %d, but kvarve needs MPI_THREAD_SERIALIZED",
+                           provided);
+    }
+    comm *c = mem_new(1, sizeof *c);
+    MPI_Comm_dup(MPI_COMM_WORLD, &c->world);
+    MPI_Comm_rank(c->world, &c->rank);
+    MPI_Comm_size(c->world, &c->size);
+    int length;
+    MPI_Get_processor_name(c->host, &length);
+    MPI_Comm node;
+    MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
+    MPI_Comm_size(node, &c->node_size);
+    c->processors = share_processors(node);
+    MPI_Comm_free(&node);
+    pthread_mutex_init(&c->lock, NULL);
+    die_comm = c;
+    status_set_die_hook(die_on_all_ranks);
+    *out = c;
+    return STATUS_OK;
+}
+
+void comm_close(comm *c) {
+    if (!c) return;
+    status_set_die_hook(NULL);
+    die_comm = NULL;
+    pthread_mutex_destroy(&c->lock);
+    MPI_Comm_free(&c->world);
+    free(c);
+    MPI_Finalize();
+}
+
+int comm_rank(const comm *c) {
+    return c->rank;
+}
+
+int comm_size(const comm *c) {
+    return c->size;
+}
+
+int comm_node_size(const comm *c) {
+    return c->node_size;
+}
+
+int comm_processors(const comm *c) {
+    return c->processors;
+}
+
+/* Collectives hold the lock as the pipeline does: its thread must not be in MPI at the same time. */
+static void reduce_min(comm *c, const void *mine, void *least, MPI_Datatype type) {
+    pthread_mutex_lock(&c->lock);
+    MPI_Allreduce(mine, least, 1, type, MPI_MIN, c->world);
+    pthread_mutex_unlock(&c->lock);
+}
+
+bool comm_any_failed(comm *c, status *st) {
+    int mine = *st == STATUS_OK ? c->size : c->rank, first;
+    reduce_min(c, &mine, &first, MPI_INT);
+    if (first == c->size) return false;
+    struct {
+        status st;
+        char text[STATUS_TEXT_BYTES];
+    } failure = {*st, ""};
+    if (c->rank == first) {
+        if (c->size > 1) status_at(*st, "rank %d on %s", c->rank, c->host);
+        snprintf(failure.text, sizeof failure.text, "%s", status_text());
+    }
+    comm_broadcast(c, &failure, sizeof failure, first);
+    *st = status_adopt(failure.st, failure.text);
+    return true;
+}
+
+void comm_broadcast(comm *c, void *data, size_t n_bytes, int root) {
+    const size_t piece = (size_t)1 << 30; /* MPI counts are ints */
+    for (size_t at = 0; at < n_bytes; at += piece) {
+        size_t n = n_bytes - at < piece ? n_bytes - at : piece;
+        pthread_mutex_lock(&c->lock);
+        MPI_Bcast((char *)data + at, (int)n, MPI_BYTE, root, c->world);
+        pthread_mutex_unlock(&c->lock);
+    }
+}
+
+void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all) {
+    pthread_mutex_lock(&c->lock);
+    MPI_Gather(mine, (int)n_bytes, MPI_BYTE, all, (int)n_bytes, MPI_BYTE, 0, c->world);
+    pthread_mutex_unlock(&c->lock);
+}
+
+int64_t comm_min(comm *c, int64_t value) {
+    int64_t least;
+    reduce_min(c, &value, &least, MPI_INT64_T);
+    return least;
+}
+
+void comm_barrier(comm *c) {
+    pthread_mutex_lock(&c->lock);
+    MPI_Barrier(c->world);
+    pthread_mutex_unlock(&c->lock);
+}

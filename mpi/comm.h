@@ -1,0 +1,44 @@
+/* mpi/comm.h: the ranks of a run, how they agree, and how they end together.
+ *
+ * Standard MPI-3.1 at thread level SERIALIZED: MPI is called by one thread at a time, under the comm's lock
+ * once a pipeline is open. Owner: the command; one comm a process. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+
+typedef struct comm comm;
+
+/* Start MPI. From here on status_die ends every rank, naming this rank and its host. Collective. */
+status comm_open(int *argc, char ***argv, comm **out);
+
+/* Release and finalize MPI. Collective. NULL is fine. */
+void comm_close(comm *c);
+
+int comm_rank(const comm *c);      /* Local */
+int comm_size(const comm *c);      /* Local */
+int comm_node_size(const comm *c); /* ranks that share this rank's host. Local */
+
+/* This rank's fair share of the processors that the ranks of its host may run on together, at least 1: all of
+ * its own when the launcher bound each rank to other ones. Local */
+int comm_processors(const comm *c);
+
+/* Did any rank fail? When true, every rank's *st and status_text() are those of the first rank that failed,
+ * with the rank and host in the text when there are several ranks. Call it with no MPI call pending.
+ * Collective. */
+bool comm_any_failed(comm *c, status *st);
+
+/* Bytes of rank `root` to every rank. Collective. */
+void comm_broadcast(comm *c, void *data, size_t n_bytes, int root);
+
+/* Rank 0 receives all[size][n_bytes]; `all` may be NULL elsewhere. Collective. */
+void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all);
+
+/* The smallest of the ranks' values, on every rank. Collective. */
+int64_t comm_min(comm *c, int64_t value);
+
+/* Wait for every rank. Collective. */
+void comm_barrier(comm *c);

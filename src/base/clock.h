@@ -1,0 +1,11 @@
+/* src/base/clock.h: monotonic time. Local. */
+#pragma once
+
+#include <time.h>
+
+/* Seconds since some fixed moment. */
+static inline double clock_seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}

@@ -1,0 +1,40 @@
+/* src/base/trace.h: where a rank's time goes. Every moment belongs to exactly one region. Local. */
+#pragma once
+
+#include <stdint.h>
+
+typedef enum region {
+    REGION_REST, /* what no other region claims */
+    REGION_EMBED,
+    REGION_NORM,
+    REGION_QKV,
+    REGION_ROPE_APPEND,
+    REGION_ATTEND,
+    REGION_OUTPUT,
+    REGION_MLP,
+    REGION_HEAD,
+    REGION_SAMPLE,
+    REGION_TEXT,
+    REGION_SEND_WAIT,
+    REGION_RECEIVE_WAIT,
+    REGION_REPLY_WAIT,
+    N_REGIONS
+} region;
+
+/* Zeroed but for `since`: trace_begin. */
+typedef struct trace {
+    double seconds[N_REGIONS];
+    int64_t calls[N_REGIONS];
+    region current;
+    double since;
+} trace;
+
+/* Start all clocks from zero, in REGION_REST. */
+void trace_begin(trace *t);
+
+/* From now on time belongs to this region; returns the one before, to be entered again when this one is over.
+ */
+region trace_enter(trace *t, region next);
+
+/* What the table calls it. */
+const char *region_name(region r);

@@ -1,0 +1,44 @@
+/* src/job.h: one prompt of `kvarve generate` and what becomes of it: its text, its end, its line of results.
+ * Rank 0. Local. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdio.h>
+
+#include "io/prompts.h"
+#include "io/results.h"
+#include "src/engine.h"
+#include "src/tokenizer.h"
+
+typedef struct job {
+    char *id;
+    bool id_is_integer;
+    char *error; /* NULL, or why it does not run */
+    token_list prompt;
+    char *echo; /* the prompt's text, when it is to be printed */
+    sampling_options sampling;
+    int64_t max_tokens; /* sampling.max_tokens, as far as the context goes */
+    int n_stops;
+    char *stops[PROMPT_MAX_STOPS];
+
+    token_list generated;
+    text_stream stream;
+    text_buffer text; /* generated so far */
+    size_t n_told;    /* bytes of it that were printed */
+    result_logprob *logprobs;
+    bool is_over;
+    finish_reason finish;
+} job;
+
+/* A token was chosen for the job; true when the job is over with it: an end token, a stop text (which is cut
+ * off), or because is_last says so. */
+bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sampler_choice *choice,
+                    bool is_last);
+
+/* Print what can no longer be cut off by a stop text; all of it when the job is over. */
+void job_print_text(job *j, FILE *to);
+
+/* Write the job's line of results. */
+status job_write_result(const job *j, results *out);
+
+void job_free(job *j);

@@ -1,0 +1,47 @@
+/* src/kv_cache.h: the KV cache of a rank's slice: a pool of pages, and which of them each running sequence
+ * owns.
+ *
+ * The pool is one allocation, made before the run: n_pages pages for every layer of the slice. Page `id` of
+ * layer l starts at pool + (l * n_pages + id) * page_bytes (layout in kernels/device.h); a sequence's
+ * positions [i * page_tokens, (i + 1) * page_tokens) lie in the same id on every layer. Pages are taken as a
+ * sequence grows and given back when it is released; stage 0 admits a sequence only when all it may ever need
+ * is there, so taking a page never fails. All functions are Local. */
+#pragma once
+
+#include <stdint.h>
+
+#include "kernels/device.h"
+#include "src/base/status.h"
+
+typedef struct kv_cache kv_cache;
+
+typedef struct kv_shape {
+    int n_layers; /* of the slice */
+    int n_kv_heads, head_dim, page_tokens;
+    int64_t n_pages;
+    int n_slots; /* sequences at once */
+} kv_shape;
+
+/* Bytes of one page in one layer, of elements of this type. */
+size_t kv_page_bytes(const kv_shape *shape, dtype type);
+
+/* Pages that n_tokens positions take. */
+int64_t kv_pages_for(int64_t n_tokens, int page_tokens);
+
+status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out);
+void kv_cache_close(kv_cache *kv); /* NULL is fine */
+
+/* Make room for positions [0, n_tokens) of the sequence in this slot. */
+void kv_cache_extend(kv_cache *kv, int slot, int64_t n_tokens);
+
+/* Give all pages of the slot back. */
+void kv_cache_release(kv_cache *kv, int slot);
+
+/* Pages that no sequence owns. */
+int64_t kv_cache_free_pages(const kv_cache *kv);
+
+/* The slot's page ids, in order of positions; valid until the slot is extended or released. */
+const int32_t *kv_cache_page_ids(const kv_cache *kv, int slot);
+
+/* The pages of one layer of the slice (0-based), for the operations of a step. Spans stay the caller's. */
+kv_layer kv_cache_layer(const kv_cache *kv, int layer, int n_spans, const span *spans);

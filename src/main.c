@@ -1,0 +1,43 @@
+/* kvarve: long-context generation from language models over MPI ranks. */
+#include <stdio.h>
+
+#include "mpi/comm.h"
+#include "src/options.h"
+#include "src/run.h"
+
+static int run_command(comm *c, const options *o) {
+    switch (o->command) {
+    case COMMAND_GENERATE:
+        return command_generate(c, o);
+    case COMMAND_PERPLEXITY:
+        return command_perplexity(c, o);
+    case COMMAND_PLAN:
+        return command_plan(c, o);
+    case COMMAND_BENCH:
+        return command_bench(c, o);
+    case N_COMMANDS:
+        break;
+    }
+    return EXIT_CODE_REFUSED;
+}
+
+int main(int argc, char **argv) {
+    comm *c;
+    options o;
+    status st = comm_open(&argc, &argv, &c);
+    if (st != STATUS_OK) {
+        fprintf(stderr, "kvarve: error: %s\n", status_text());
+        return status_exit_code(st);
+    }
+    int code = EXIT_CODE_OK;
+    st = options_parse(argc, argv, &o);
+    if (st != STATUS_OK) {
+        code = run_say_failure(c, st);
+    } else if (o.help) {
+        if (comm_rank(c) == 0) options_print_help(&o, stdout);
+    } else {
+        code = run_command(c, &o);
+    }
+    comm_close(c);
+    return code;
+}

@@ -1,0 +1,72 @@
+/* src/model.h: the layers of one rank's slice: their weights and the forward pass.
+ *
+ * A decoder of the Llama family (arXiv 2302.13971; GQA arXiv 2305.13245; QKV bias in Qwen2, arXiv 2407.10671;
+ * per-head QK norm in Qwen3, arXiv 2505.09388). All functions are Local. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "io/weights.h"
+#include "kernels/device.h"
+#include "src/base/trace.h"
+#include "src/kv_cache.h"
+#include "src/model_config.h"
+
+typedef struct model model;
+
+/* Which part of the model a rank owns: layers [first_layer, last_layer) of n_layers; the first stage also
+ * embeds, and the last has the final norm and the head. */
+typedef struct slice {
+    int first_layer, last_layer, n_layers;
+} slice;
+
+static inline bool slice_embeds(slice s) {
+    return s.first_layer == 0;
+}
+
+static inline bool slice_has_head(slice s) {
+    return s.last_layer == s.n_layers;
+}
+
+/* Rows through the head at once: bounds the workspace that logits take. */
+enum { HEAD_ROWS = 64 };
+
+/* Device bytes of a slice's weights, and of the workspace for steps of at most max_rows rows: for plans. */
+uint64_t model_weight_bytes(const model_config *config, slice s, precision prec);
+uint64_t model_workspace_bytes(const model_config *config, slice s, precision prec, int max_rows);
+
+/* What n_rows rows behind `history` positions of one sequence cost the layers of a slice; one row of the head
+ * besides. */
+typedef struct model_cost {
+    double layer_flops; /* matrices and attention; a multiply-add is two */
+    double kv_bytes;    /* K and V read */
+    double head_flops;  /* a row */
+} model_cost;
+
+model_cost model_rows_cost(const model_config *config, slice s, precision prec, int64_t history,
+                           int64_t n_rows);
+
+/* Bytes of the slice's tensors in the files. Refuses a missing tensor or another shape. */
+status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out);
+
+/* Read the slice's weights from the files, in file order and nothing else, and take the workspace. Borrows
+ * dev and t. */
+status model_open(const model_config *config, slice s, int max_rows, weights *files, device *dev, trace *t,
+                  model **out);
+void model_close(model *m); /* NULL is fine */
+
+/* x[T, D] = embedding of the tokens. First stage. */
+void model_embed(model *m, const int32_t *tokens, int T, float *x);
+
+/* x[T, D] through the layers of the slice; their K and V are appended to the cache. Spans tile the T rows. */
+void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans, int T, float *x);
+
+/* logits[n, V] of rows[n] of x, in host memory, n <= HEAD_ROWS. Owned by the model, until the next call. Last
+ * stage. */
+status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits);
+
+/* Wait for the device: before x is sent on. */
+status model_sync(model *m);
+
+precision model_precision(const model *m);

@@ -1,0 +1,279 @@
+/* The weights of a slice: which tensors it needs, and one pass over the files that reads just these. */
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+#include "src/model_private.h"
+#include "src/rope.h"
+
+enum { TENSOR_NAME_BYTES = 96, READ_BYTES = 16 << 20 };
+
+/* One tensor of the files and where it goes: rows from row0 of a matrix, or elements from row0 of a vector.
+ */
+typedef struct wanted {
+    char name[TENSOR_NAME_BYTES];
+    int64_t n_rows, n_cols; /* n_cols 0: a vector */
+    int64_t row0;
+    matrix *matrix;
+    float *vector;
+    const tensor *tensor;
+} wanted;
+
+typedef struct wanted_list {
+    wanted *items;
+    size_t n;
+} wanted_list;
+
+static void want(wanted_list *list, int layer_index, const char *name, int64_t n_rows, int64_t n_cols,
+                 int64_t row0, matrix *w, float *vector) {
+    list->items = mem_resize(list->items, list->n + 1, sizeof *list->items);
+    wanted *item = &list->items[list->n++];
+    *item = (wanted){.n_rows = n_rows, .n_cols = n_cols, .row0 = row0, .matrix = w, .vector = vector};
+    if (layer_index < 0)
+        snprintf(item->name, sizeof item->name, "%s", name);
+    else
+        snprintf(item->name, sizeof item->name, "model.layers.%d.%s", layer_index, name);
+}
+
+/* The tensors of a layer in Hugging Face's names; `l` gives the destinations, or is zeroed to list them only.
+ */
+static void want_layer(wanted_list *list, const model_config *c, int i, const layer *l) {
+    int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim, D = c->d_model;
+    want(list, i, "input_layernorm.weight", D, 0, 0, NULL, l->attention_norm);
+    want(list, i, "self_attn.q_proj.weight", q, D, 0, l->qkv, NULL);
+    want(list, i, "self_attn.k_proj.weight", kv, D, q, l->qkv, NULL);
+    want(list, i, "self_attn.v_proj.weight", kv, D, q + kv, l->qkv, NULL);
+    if (c->qkv_bias) {
+        want(list, i, "self_attn.q_proj.bias", q, 0, 0, NULL, l->qkv_bias);
+        want(list, i, "self_attn.k_proj.bias", kv, 0, q, NULL, l->qkv_bias);
+        want(list, i, "self_attn.v_proj.bias", kv, 0, q + kv, NULL, l->qkv_bias);
+    }
+    if (c->qk_norm) {
+        want(list, i, "self_attn.q_norm.weight", c->head_dim, 0, 0, NULL, l->q_norm);
+        want(list, i, "self_attn.k_norm.weight", c->head_dim, 0, 0, NULL, l->k_norm);
+    }
+    want(list, i, "self_attn.o_proj.weight", D, q, 0, l->output, NULL);
+    if (c->output_bias) want(list, i, "self_attn.o_proj.bias", D, 0, 0, NULL, l->output_bias);
+    want(list, i, "post_attention_layernorm.weight", D, 0, 0, NULL, l->mlp_norm);
+    want(list, i, "mlp.gate_proj.weight", c->d_mlp, D, 0, l->gate_up, NULL);
+    want(list, i, "mlp.up_proj.weight", c->d_mlp, D, c->d_mlp, l->gate_up, NULL);
+    want(list, i, "mlp.down_proj.weight", D, c->d_mlp, 0, l->down, NULL);
+}
+
+static bool head_shares_embedding(const model_config *c, slice s) {
+    return c->tied_head && slice_embeds(s) && slice_has_head(s);
+}
+
+/* All tensors of the slice, checked against the files and in file order. `m` gives the destinations; NULL:
+ * none. */
+static status want_slice(wanted_list *list, const model_config *c, slice s, const model *m,
+                         const weights *files) {
+    const layer none = {0};
+    if (slice_embeds(s))
+        want(list, -1, "model.embed_tokens.weight", c->vocab_size, c->d_model, 0, m ? m->embedding : NULL,
+             NULL);
+    for (int i = s.first_layer; i < s.last_layer; i++)
+        want_layer(list, c, i, m ? &m->layers[i - s.first_layer] : &none);
+    if (slice_has_head(s)) {
+        want(list, -1, "model.norm.weight", c->d_model, 0, 0, NULL, m ? m->final_norm : NULL);
+        if (!head_shares_embedding(c, s))
+            want(list, -1, c->tied_head ? "model.embed_tokens.weight" : "lm_head.weight", c->vocab_size,
+                 c->d_model, 0, m ? m->head : NULL, NULL);
+    }
+    for (size_t i = 0; i < list->n; i++) {
+        wanted *w = &list->items[i];
+        status st = weights_expect(files, w->name, w->n_rows, w->n_cols, &w->tensor);
+        if (st != STATUS_OK) return st;
+    }
+    return STATUS_OK;
+}
+
+static int by_file_offset(const void *a, const void *b) {
+    const tensor *x = ((const wanted *)a)->tensor, *y = ((const wanted *)b)->tensor;
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
+status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out) {
+    wanted_list list = {0};
+    status st = want_slice(&list, config, s, NULL, files);
+    uint64_t bytes = 0;
+    for (size_t i = 0; st == STATUS_OK && i < list.n; i++)
+        bytes += list.items[i].tensor->n_bytes;
+    free(list.items);
+    if (st == STATUS_OK) *out = bytes;
+    return st;
+}
+
+uint64_t model_weight_bytes(const model_config *c, slice s, precision prec) {
+    model_widths w = model_get_widths(c);
+    uint64_t vectors = 2 * (uint64_t)c->d_model;
+    if (c->qkv_bias) vectors += (uint64_t)w.qkv;
+    if (c->output_bias) vectors += (uint64_t)c->d_model;
+    if (c->qk_norm) vectors += 2 * (uint64_t)c->head_dim;
+    uint64_t one = cpu_matrix_bytes(prec, w.qkv, c->d_model) + cpu_matrix_bytes(prec, c->d_model, w.q) +
+                   cpu_matrix_bytes(prec, 2 * c->d_mlp, c->d_model) +
+                   cpu_matrix_bytes(prec, c->d_model, c->d_mlp) + vectors * sizeof(float);
+    uint64_t table = cpu_matrix_bytes(prec, c->vocab_size, c->d_model);
+    uint64_t bytes = (uint64_t)(s.last_layer - s.first_layer) * one;
+    if (slice_embeds(s)) bytes += table;
+    if (slice_has_head(s))
+        bytes += (head_shares_embedding(c, s) ? 0 : table) + (uint64_t)c->d_model * sizeof(float);
+    return bytes;
+}
+
+static float *new_vector(model *m, int64_t n, status *st) {
+    void *vector = NULL;
+    if (*st == STATUS_OK)
+        *st = status_at(m->dev->ops->alloc(m->dev, (size_t)n * sizeof(float), &vector), "weights");
+    return vector;
+}
+
+static matrix *new_matrix(model *m, int64_t n_rows, int64_t n_cols, status *st) {
+    matrix *w = NULL;
+    if (*st == STATUS_OK) *st = status_at(m->dev->ops->matrix_open(m->dev, n_rows, n_cols, &w), "weights");
+    return w;
+}
+
+static status take_weights(model *m) {
+    const model_config *c = &m->config;
+    model_widths w = model_get_widths(c);
+    status st = STATUS_OK;
+    if (slice_embeds(m->slice)) m->embedding = new_matrix(m, c->vocab_size, c->d_model, &st);
+    for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
+        layer *l = &m->layers[i];
+        l->attention_norm = new_vector(m, c->d_model, &st);
+        l->mlp_norm = new_vector(m, c->d_model, &st);
+        l->qkv = new_matrix(m, w.qkv, c->d_model, &st);
+        if (c->qkv_bias) l->qkv_bias = new_vector(m, w.qkv, &st);
+        if (c->qk_norm) l->q_norm = new_vector(m, c->head_dim, &st);
+        if (c->qk_norm) l->k_norm = new_vector(m, c->head_dim, &st);
+        l->output = new_matrix(m, c->d_model, w.q, &st);
+        if (c->output_bias) l->output_bias = new_vector(m, c->d_model, &st);
+        l->gate_up = new_matrix(m, 2 * c->d_mlp, c->d_model, &st);
+        l->down = new_matrix(m, c->d_model, c->d_mlp, &st);
+    }
+    if (!slice_has_head(m->slice)) return st;
+    m->final_norm = new_vector(m, c->d_model, &st);
+    m->head =
+        head_shares_embedding(c, m->slice) ? m->embedding : new_matrix(m, c->vocab_size, c->d_model, &st);
+    return st;
+}
+
+static float half_to_float(uint16_t h) {
+    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u, bits;
+    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24 */
+        float value = (float)fraction * 0x1p-24f;
+        return sign ? -value : value;
+    }
+    bits = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static void load_vector(model *m, const wanted *w, const void *data) {
+    size_t n = (size_t)w->n_rows;
+    float *values = mem_new(n, sizeof *values);
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        switch (w->tensor->type) {
+        case DTYPE_F32:
+            memcpy(&values[i], (const char *)data + 4 * i, 4);
+            break;
+        case DTYPE_BF16:
+            bits = (uint32_t)((const uint16_t *)data)[i] << 16;
+            memcpy(&values[i], &bits, 4);
+            break;
+        case DTYPE_F16:
+            values[i] = half_to_float(((const uint16_t *)data)[i]);
+            break;
+        }
+    }
+    m->dev->ops->copy_in(m->dev, w->vector + w->row0, values, n * sizeof *values);
+    free(values);
+}
+
+static status load_tensor(model *m, const wanted *w, weights *files, void *buffer) {
+    int64_t cols = w->n_cols ? w->n_cols : 1;
+    int64_t rows_at_once = READ_BYTES / (cols * (int64_t)dtype_bytes(w->tensor->type));
+    if (rows_at_once < 1 || w->vector) rows_at_once = w->vector ? w->n_rows : 1;
+    for (int64_t row = 0; row < w->n_rows; row += rows_at_once) {
+        int64_t n = w->n_rows - row < rows_at_once ? w->n_rows - row : rows_at_once;
+        status st = weights_read(files, w->tensor, row * cols, n * cols, buffer);
+        if (st != STATUS_OK) return st;
+        if (w->matrix)
+            m->dev->ops->matrix_load(m->dev, w->matrix, w->row0 + row, n, buffer, w->tensor->type);
+        else
+            load_vector(m, w, buffer);
+    }
+    return STATUS_OK;
+}
+
+static status load_weights(model *m, weights *files) {
+    wanted_list list = {0};
+    status st = want_slice(&list, &m->config, m->slice, m, files);
+    if (st == STATUS_OK) qsort(list.items, list.n, sizeof *list.items, by_file_offset);
+    /* A row longer than READ_BYTES is read whole. */
+    int64_t row = m->config.d_mlp > m->config.d_model ? m->config.d_mlp : m->config.d_model;
+    if (model_get_widths(&m->config).qkv > row) row = model_get_widths(&m->config).qkv;
+    size_t bytes = (size_t)row * sizeof(float) > READ_BYTES ? (size_t)row * sizeof(float) : READ_BYTES;
+    void *buffer = mem_new(1, bytes);
+    for (size_t i = 0; st == STATUS_OK && i < list.n; i++)
+        st = load_tensor(m, &list.items[i], files, buffer);
+    free(buffer);
+    free(list.items);
+    return st == STATUS_OK ? m->dev->ops->sync(m->dev) : st;
+}
+
+status model_open(const model_config *config, slice s, int max_rows, weights *files, device *dev, trace *t,
+                  model **out) {
+    model *m = mem_new(1, sizeof *m);
+    *m = (model){.config = *config, .slice = s, .max_rows = max_rows, .dev = dev, .trace = t};
+    m->layers = mem_new((size_t)(s.last_layer - s.first_layer), sizeof *m->layers);
+    m->inverse_frequencies = mem_new((size_t)config->head_dim / 2, sizeof(float));
+    rope_inverse_frequencies(config, m->inverse_frequencies, &m->rope_factor);
+    status st = take_weights(m);
+    if (st == STATUS_OK) st = model_take_workspace(m);
+    if (st == STATUS_OK) st = load_weights(m, files);
+    if (st != STATUS_OK) {
+        model_close(m);
+        return st;
+    }
+    *out = m;
+    return STATUS_OK;
+}
+
+static void release(model *m, void *memory) {
+    if (memory) m->dev->ops->release(m->dev, memory);
+}
+
+static void close_matrix(model *m, matrix *w) {
+    if (w) m->dev->ops->matrix_close(m->dev, w);
+}
+
+static void close_layer(model *m, layer *l) {
+    float *vectors[] = {l->attention_norm, l->mlp_norm, l->qkv_bias, l->q_norm, l->k_norm, l->output_bias};
+    matrix *matrices[] = {l->qkv, l->output, l->gate_up, l->down};
+    for (size_t i = 0; i < sizeof vectors / sizeof *vectors; i++)
+        release(m, vectors[i]);
+    for (size_t i = 0; i < sizeof matrices / sizeof *matrices; i++)
+        close_matrix(m, matrices[i]);
+}
+
+void model_close(model *m) {
+    if (!m) return;
+    for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++)
+        close_layer(m, &m->layers[i]);
+    if (m->head != m->embedding) close_matrix(m, m->head);
+    close_matrix(m, m->embedding);
+    void *memory[] = {m->final_norm, m->wide, m->cos_sin, m->act, m->q, m->head_rows, m->logits};
+    for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
+        release(m, memory[i]);
+    free(m->host_logits);
+    free(m->inverse_frequencies);
+    free(m->layers);
+    free(m);
+}

@@ -1,0 +1,56 @@
+/* src/model_private.h: what model.c (the forward pass) and model_load.c (the weights) share. */
+#pragma once
+
+#include "src/model.h"
+
+/* Device vectors are float32; those that the model lacks are NULL. */
+typedef struct layer {
+    float *attention_norm, *mlp_norm; /* [D] */
+    matrix *qkv;                      /* [(H + 2G) K, D] */
+    float *qkv_bias;                  /* [(H + 2G) K] */
+    float *q_norm, *k_norm;           /* [K] */
+    matrix *output;                   /* [D, H K] */
+    float *output_bias;               /* [D] */
+    matrix *gate_up;                  /* [2F, D] */
+    matrix *down;                     /* [D, F] */
+} layer;
+
+struct model {
+    model_config config;
+    slice slice;
+    int max_rows;
+    device *dev;
+    trace *trace;
+
+    matrix *embedding; /* [V, D], first stage */
+    layer *layers;
+    float *final_norm;          /* [D], last stage */
+    matrix *head;               /* [V, D], last stage; the embedding itself where tied and both are here */
+    float *inverse_frequencies; /* [K / 2], host */
+    float rope_factor;
+
+    float *wide;      /* [max_rows, max((H + 2G) K, 2F)] matrix results */
+    float *cos_sin;   /* [max_rows, K] */
+    void *act;        /* [max_rows, max(D, H K, F)] matrix inputs, of the device's act type */
+    void *q;          /* [max_rows, H K], act type */
+    float *head_rows; /* [HEAD_ROWS, D] */
+    float *logits;    /* [HEAD_ROWS, V] */
+    float *host_logits;
+};
+
+/* Row widths of the workspace. */
+typedef struct model_widths {
+    int64_t q, qkv, wide, act;
+} model_widths;
+
+static inline model_widths model_get_widths(const model_config *c) {
+    model_widths w;
+    w.q = (int64_t)c->n_heads * c->head_dim;
+    w.qkv = (int64_t)(c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
+    w.wide = w.qkv > 2 * c->d_mlp ? w.qkv : 2 * c->d_mlp;
+    w.act = w.q > c->d_mlp ? w.q : c->d_mlp;
+    if (w.act < c->d_model) w.act = c->d_model;
+    return w;
+}
+
+status model_take_workspace(model *m);

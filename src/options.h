@@ -1,0 +1,57 @@
+/* src/options.h: the command line: one table of all options of all commands. Local; the same on every rank.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "kernels/device.h"
+#include "src/base/status.h"
+
+typedef enum command {
+    COMMAND_GENERATE,
+    COMMAND_PERPLEXITY,
+    COMMAND_PLAN,
+    COMMAND_BENCH,
+    N_COMMANDS
+} command;
+
+enum { OPTIONS_MAX_STOPS = 16 };
+
+/* Values as given or the table's defaults. Texts are borrowed from argv. */
+typedef struct options {
+    command command;
+    bool help;
+
+    const char *model, *report; /* NULL: not given, as all texts */
+    const char *prompt, *prompt_file, *input, *output, *file;
+    const char *layers_per_rank, *depths;
+    const char *stops[OPTIONS_MAX_STOPS];
+    int64_t n_stops;
+
+    int64_t max_tokens, top_k, seed, logprobs;            /* OPTION_UNSET: not given */
+    double temperature, top_p, min_p, repetition_penalty; /* NaN: not given */
+    bool ignore_eos, echo;
+
+    int64_t context; /* OPTION_UNSET: the model's */
+    int64_t stride;  /* OPTION_UNSET: the context */
+    int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
+    int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
+    double peer_timeout;
+    precision precision;
+} options;
+
+#define OPTION_UNSET INT64_MIN
+
+/* Read argv. Refuses, naming the option, what it got and what it takes; a misspelt one with the nearest right
+ * one. */
+status options_parse(int argc, char **argv, options *out);
+
+/* The table of a command's options (all commands when `help` came before any), on `to`. */
+void options_print_help(const options *o, FILE *to);
+
+/* "--name value ..." of all that was given or has a default, for logs and reports; released with free(). */
+char *options_effective(const options *o);
+
+const char *options_command_name(command c);

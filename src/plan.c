@@ -1,0 +1,127 @@
+#include "src/plan.h"
+
+#include <stdlib.h>
+
+#include "mpi/partition.h"
+#include "mpi/pipeline.h"
+#include "src/base/memory.h"
+
+static const double gib = 1024.0 * 1024 * 1024;
+
+static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
+    kv_shape shape = {
+        .n_kv_heads = r->config->n_kv_heads, .head_dim = r->config->head_dim, .page_tokens = r->page_tokens};
+    return (uint64_t)n_layers * kv_page_bytes(&shape, r->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16);
+}
+
+size_t plan_transfer_bytes(const plan_request *r) {
+    pipeline_sizes sizes = {.x_floats = (size_t)r->chunk_tokens * (size_t)r->config->d_model};
+    return pipeline_device_bytes(&sizes);
+}
+
+/* Costs are matrix elements that a row passes: that is both the operations of a prefill row and the bytes of
+ * a decode step. Reading one row of the embedding is free beside them. */
+static partition_problem make_problem(const plan_request *r, int64_t n_pages) {
+    const model_config *c = r->config;
+    const int n = c->n_layers;
+    slice inner = {1, 2, n + 2}, first = {0, 1, n + 2}, last = {1, 2, 2}, both = {0, 1, 1};
+    uint64_t layer = model_weight_bytes(c, inner, r->precision);
+    uint64_t space = model_workspace_bytes(c, inner, r->precision, r->chunk_tokens);
+    uint64_t head_space = model_workspace_bytes(c, last, r->precision, r->chunk_tokens) - space;
+    double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim, D = c->d_model;
+    return (partition_problem){
+        .n_layers = n,
+        .n_ranks = r->n_ranks,
+        .layer_cost = D * (2 * q + 2 * kv + 3.0 * c->d_mlp),
+        .first_cost = 0,
+        .last_cost = r->head_share * D * c->vocab_size,
+        .layer_bytes = layer + (uint64_t)n_pages * page_bytes_of_layers(r, 1),
+        .first_bytes = model_weight_bytes(c, first, r->precision) - layer,
+        .last_bytes = model_weight_bytes(c, last, r->precision) - layer + head_space,
+        .both_bytes = model_weight_bytes(c, both, r->precision) - layer + head_space,
+        .every_bytes = space + plan_transfer_bytes(r) + ((uint64_t)PLAN_PROCESS_MIB << 20),
+        .rank_bytes = r->bytes_per_rank,
+    };
+}
+
+static int widest(const int *bounds, int n_ranks) {
+    int most = 0;
+    for (int i = 0; i < n_ranks; i++)
+        if (bounds[i + 1] - bounds[i] > most) most = bounds[i + 1] - bounds[i];
+    return most;
+}
+
+/* Pages for the pool of every rank: as many as wanted, fewer where a rank's memory or --kv-memory ends. */
+static status choose_pages(const plan_request *r, const partition_problem *without_kv, const int *bounds,
+                           int64_t *out) {
+    int64_t n_pages = r->wanted_pages, least = kv_pages_for(r->longest_tokens, r->page_tokens);
+    if (n_pages < least) n_pages = least;
+    if (r->kv_bytes_per_rank) {
+        uint64_t one = page_bytes_of_layers(r, widest(bounds, r->n_ranks));
+        int64_t fits = (int64_t)(r->kv_bytes_per_rank / one);
+        if (fits < least)
+            return status_refuse(
+                "--kv-memory %.3f GiB holds %lld tokens on a rank, but a sequence of %lld tokens needs "
+                "%.3f GiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
+                (double)r->kv_bytes_per_rank / gib, (long long)fits * r->page_tokens,
+                (long long)r->longest_tokens, (double)least * (double)one / gib);
+        if (n_pages > fits) n_pages = fits;
+    }
+    for (int i = 0; r->bytes_per_rank && i < r->n_ranks; i++) {
+        uint64_t base = partition_stage_bytes(without_kv, bounds[i], bounds[i + 1]);
+        uint64_t one = page_bytes_of_layers(r, bounds[i + 1] - bounds[i]);
+        int64_t fits = base < r->bytes_per_rank ? (int64_t)((r->bytes_per_rank - base) / one) : 0;
+        if (fits < least)
+            return status_refuse(
+                "rank %d may take %.3f GiB but needs %.3f GiB for layers %d to %d with one sequence of %lld "
+                "tokens: start more ranks, lower --context or --max-tokens, or raise --memory-per-rank",
+                i, (double)r->bytes_per_rank / gib, (double)(base + (uint64_t)least * one) / gib, bounds[i],
+                bounds[i + 1] - 1, (long long)r->longest_tokens);
+        if (n_pages > fits) n_pages = fits;
+    }
+    if (n_pages > INT32_MAX) n_pages = INT32_MAX;
+    *out = n_pages;
+    return STATUS_OK;
+}
+
+static void fill_ranks(const plan_request *r, const partition_problem *p, const int *bounds, plan *out) {
+    double mean = (p->n_layers * p->layer_cost + p->first_cost + p->last_cost) / r->n_ranks;
+    for (int i = 0; i < r->n_ranks; i++) {
+        plan_rank *rank = &out->ranks[i];
+        slice s = {bounds[i], bounds[i + 1], p->n_layers};
+        rank->slice = s;
+        rank->weight_bytes = model_weight_bytes(r->config, s, r->precision);
+        rank->kv_bytes = (uint64_t)out->n_pages * page_bytes_of_layers(r, s.last_layer - s.first_layer);
+        rank->workspace_bytes = model_workspace_bytes(r->config, s, r->precision, r->chunk_tokens);
+        rank->transfer_bytes = plan_transfer_bytes(r);
+        rank->total_bytes = rank->weight_bytes + rank->kv_bytes + rank->workspace_bytes +
+                            rank->transfer_bytes + ((uint64_t)PLAN_PROCESS_MIB << 20);
+        rank->cost = ((s.last_layer - s.first_layer) * p->layer_cost + (slice_embeds(s) ? p->first_cost : 0) +
+                      (slice_has_head(s) ? p->last_cost : 0)) /
+                     mean;
+    }
+}
+
+status plan_make(const plan_request *r, plan *out) {
+    int *bounds = mem_new((size_t)r->n_ranks + 1, sizeof *bounds);
+    /* Layers are laid out so that one longest sequence fits; the pool then grows into what is left. */
+    partition_problem with_one = make_problem(r, kv_pages_for(r->longest_tokens, r->page_tokens));
+    partition_problem without_kv = make_problem(r, 0);
+    status st = r->layers_per_rank
+                    ? partition_from_list(r->layers_per_rank, r->config->n_layers, r->n_ranks, bounds)
+                    : partition_layers(&with_one, bounds);
+    plan made = {.n_ranks = r->n_ranks};
+    if (st == STATUS_OK) st = choose_pages(r, &without_kv, bounds, &made.n_pages);
+    if (st == STATUS_OK) {
+        made.ranks = mem_new((size_t)r->n_ranks, sizeof *made.ranks);
+        fill_ranks(r, &without_kv, bounds, &made);
+        *out = made;
+    }
+    free(bounds);
+    return st;
+}
+
+void plan_free(plan *p) {
+    free(p->ranks);
+    p->ranks = NULL;
+}

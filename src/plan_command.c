@@ -1,0 +1,81 @@
+/* kvarve plan: what each rank would own, and whether it fits. Reads config.json only. */
+#include <stdio.h>
+
+#include "src/report.h"
+#include "src/run.h"
+
+static const double mib = 1024.0 * 1024;
+
+static void print_plan(const options *o, const model_config *config, const plan_request *r, const plan *p) {
+    char shape[256];
+    model_config_describe(config, shape, sizeof shape);
+    printf("%s\n", shape);
+    printf("%d ranks, %d sequences of at most %lld tokens, chunks of %d, pages of %d, %s\n\n", r->n_ranks,
+           r->n_sequences, (long long)r->longest_tokens, r->chunk_tokens, r->page_tokens,
+           r->precision == PRECISION_F32 ? "f32" : "bf16");
+    printf("%5s %11s %12s %12s %12s %12s %12s %8s\n", "rank", "layers", "weights", "kv cache", "workspace",
+           "transfers", "all MiB", "cost");
+    uint64_t most = 0;
+    for (int i = 0; i < p->n_ranks; i++) {
+        const plan_rank *k = &p->ranks[i];
+        char layers[32];
+        snprintf(layers, sizeof layers, "%d..%d", k->slice.first_layer, k->slice.last_layer - 1);
+        printf("%5d %11s %12.1f %12.1f %12.1f %12.1f %12.1f %8.3f\n", i, layers,
+               (double)k->weight_bytes / mib, (double)k->kv_bytes / mib, (double)k->workspace_bytes / mib,
+               (double)k->transfer_bytes / mib, (double)k->total_bytes / mib, k->cost);
+        if (k->total_bytes > most) most = k->total_bytes;
+    }
+    kv_shape page = {
+        .n_kv_heads = config->n_kv_heads, .head_dim = config->head_dim, .page_tokens = r->page_tokens};
+    double token_bytes =
+        (double)config->n_layers *
+        (double)kv_page_bytes(&page, r->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16) /
+        (double)r->page_tokens;
+    printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
+           "sequences at once\n",
+           token_bytes / 1024, (long long)p->n_pages * r->page_tokens,
+           (long long)(p->n_pages / kv_pages_for(r->longest_tokens, r->page_tokens)));
+    printf("each rank's total includes %d MiB for the program itself; cost is relative to the mean of the "
+           "ranks\n",
+           PLAN_PROCESS_MIB);
+    if (o->memory_per_rank)
+        printf("fits: the largest rank takes %.1f of %.1f MiB\n", (double)most / mib,
+               (double)o->memory_per_rank / mib);
+    else
+        printf("needs %.1f MiB on the largest rank; --memory-per-rank checks it against a bound\n",
+               (double)most / mib);
+}
+
+static status make_and_print(const options *o) {
+    model_config config;
+    status st = run_read_model(o, &config, NULL);
+    if (st != STATUS_OK) return st;
+    int64_t context = o->context != OPTION_UNSET ? o->context : config.max_positions;
+    int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : context;
+    if (new_tokens > context) new_tokens = context;
+    plan_request r = {
+        .config = &config,
+        .precision = o->precision,
+        .n_ranks = (int)o->ranks,
+        .chunk_tokens = (int)o->chunk_tokens,
+        .page_tokens = (int)o->page_tokens,
+        .n_sequences = (int)o->sequences,
+        .longest_tokens = context,
+        .wanted_pages = o->sequences * kv_pages_for(context, (int)o->page_tokens),
+        .kv_bytes_per_rank = (uint64_t)o->kv_memory,
+        .bytes_per_rank = (uint64_t)o->memory_per_rank,
+        .head_share = run_head_share(context - new_tokens, new_tokens),
+        .layers_per_rank = o->layers_per_rank,
+    };
+    plan p;
+    st = plan_make(&r, &p);
+    if (st != STATUS_OK) return st;
+    print_plan(o, &config, &r, &p);
+    plan_free(&p);
+    return STATUS_OK;
+}
+
+int command_plan(comm *c, const options *o) {
+    status st = comm_rank(c) == 0 ? make_and_print(o) : STATUS_OK;
+    return comm_any_failed(c, &st) ? run_say_failure(c, st) : EXIT_CODE_OK;
+}

@@ -1,0 +1,70 @@
+#include "src/run.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+
+/* A decode row reads all weights for itself and few others; on CPUs it takes about as long as this many
+ * prefill rows. */
+static const double prefill_rows_per_decode_row = 16;
+
+int run_say_failure(const comm *c, status st) {
+    if (comm_rank(c) == 0) fprintf(stderr, "kvarve: error: %s\n", status_text());
+    return status_exit_code(st);
+}
+
+status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer) {
+    status st = model_config_load(o->model, config);
+    if (st != STATUS_OK || !out_tokenizer) return st;
+    size_t n = strlen(o->model) + sizeof "/tokenizer.json";
+    char *path = mem_new(n, 1);
+    snprintf(path, n, "%s/tokenizer.json", o->model);
+    st = tokenizer_open(path, out_tokenizer);
+    free(path);
+    return st;
+}
+
+/* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. */
+static int choose_threads(const comm *c, const options *o) {
+    const char *text = getenv("OMP_NUM_THREADS");
+    int n = text ? atoi(text) : 0;
+    if (o->threads > 0) return (int)o->threads;
+    return n > 0 && n <= 1024 ? n : comm_processors(c);
+}
+
+engine_options run_engine_options(const comm *c, const options *o) {
+    return (engine_options){
+        .model_dir = o->model,
+        .precision = o->precision,
+        .n_threads = choose_threads(c, o),
+        .chunk_tokens = (int)o->chunk_tokens,
+        .page_tokens = (int)o->page_tokens,
+        .kv_bytes_per_rank = (uint64_t)o->kv_memory,
+        .bytes_per_rank = (uint64_t)o->memory_per_rank,
+        .layers_per_rank = o->layers_per_rank,
+        .deadline_seconds = o->peer_timeout,
+    };
+}
+
+void run_print_begin(const comm *c, const engine *e, const options *o) {
+    char shape[256], *effective = options_effective(o);
+    const plan *p = engine_plan(e);
+    model_config_describe(engine_config(e), shape, sizeof shape);
+    fprintf(stderr, "kvarve %s: %s\n", KVARVE_VERSION, shape);
+    fprintf(stderr, "kvarve: %d rank%s x %d thread%s, cpu %s, layers", comm_size(c),
+            comm_size(c) == 1 ? "" : "s", engine_threads(e), engine_threads(e) == 1 ? "" : "s",
+            cpu_device_isa(engine_device(e)));
+    for (int i = 0; i < p->n_ranks && i < 8; i++)
+        fprintf(stderr, " %d", p->ranks[i].slice.last_layer - p->ranks[i].slice.first_layer);
+    fprintf(stderr, "%s, KV cache for %lld tokens\n", p->n_ranks > 8 ? " ..." : "",
+            (long long)p->n_pages * o->page_tokens);
+    fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
+    free(effective);
+}
+
+double run_head_share(int64_t prompt_tokens, int64_t decode_tokens) {
+    double decode = prefill_rows_per_decode_row * (double)decode_tokens, all = decode + (double)prompt_tokens;
+    return all > 0 ? decode / all : 1;
+}

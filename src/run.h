@@ -1,0 +1,31 @@
+/* src/run.h: what the commands that run a model have in common. */
+#pragma once
+
+#include "mpi/comm.h"
+#include "src/engine.h"
+#include "src/options.h"
+#include "src/tokenizer.h"
+
+/* The commands: each is Collective and returns the exit code, the same on every rank; rank 0 prints what went
+ * wrong. */
+int command_generate(comm *c, const options *o);
+int command_perplexity(comm *c, const options *o);
+int command_plan(comm *c, const options *o);
+int command_bench(comm *c, const options *o);
+
+/* Print a failure (on rank 0 only) and return its exit code. Local. */
+int run_say_failure(const comm *c, status st);
+
+/* The model's config, and its tokenizer when out_tokenizer is not NULL. Local. */
+status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer);
+
+/* Engine options from the command line; the caller adds n_sequences, longest_tokens, wanted_pages and
+ * head_share. Local. */
+engine_options run_engine_options(const comm *c, const options *o);
+
+/* One line on stderr: version, model, ranks, threads; another: the effective options. Rank 0. Local. */
+void run_print_begin(const comm *c, const engine *e, const options *o);
+
+/* How much of the pipeline's time the head takes: the share of rows that pass it, where a decode row counts
+ * for as many prefill rows as take its time. Local. */
+double run_head_share(int64_t prompt_tokens, int64_t decode_tokens);

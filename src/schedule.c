@@ -1,0 +1,165 @@
+#include "src/schedule.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "src/base/memory.h"
+#include "src/kv_cache.h"
+
+typedef enum sequence_state { WAITING, PREFILLING, AWAITING, READY, OVER } sequence_state;
+
+typedef struct sequence {
+    sequence_state state;
+    int slot;
+    int64_t n_prompt, n_pages;
+    int64_t n_issued; /* rows that were put into steps */
+    int64_t step;     /* the last of those */
+} sequence;
+
+struct schedule {
+    schedule_limits limits;
+    sequence *sequences;
+    int64_t n, capacity;
+    int64_t first_waiting; /* all before have entered */
+    int64_t n_left;
+    int64_t free_pages;
+    int *free_slots;
+    int n_free_slots;
+    int64_t *running; /* sequences in slots, in the order in which they entered */
+    int n_running;
+    int64_t n_steps; /* made so far */
+};
+
+schedule *schedule_open(const schedule_limits *limits) {
+    schedule *s = mem_new(1, sizeof *s);
+    s->limits = *limits;
+    s->free_pages = limits->n_pages;
+    s->free_slots = mem_new((size_t)limits->n_slots, sizeof *s->free_slots);
+    s->running = mem_new((size_t)limits->n_slots, sizeof *s->running);
+    for (int slot = limits->n_slots - 1; slot >= 0; slot--)
+        s->free_slots[s->n_free_slots++] = slot;
+    return s;
+}
+
+void schedule_close(schedule *s) {
+    if (!s) return;
+    free(s->sequences);
+    free(s->free_slots);
+    free(s->running);
+    free(s);
+}
+
+bool schedule_fits(const schedule *s, int64_t n_tokens) {
+    return kv_pages_for(n_tokens, s->limits.page_tokens) <= s->limits.n_pages;
+}
+
+int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens) {
+    assert(n_prompt_tokens > 0 && n_all_tokens >= n_prompt_tokens && schedule_fits(s, n_all_tokens));
+    if (s->n == s->capacity) {
+        s->capacity = 2 * s->capacity + 16;
+        s->sequences = mem_resize(s->sequences, (size_t)s->capacity, sizeof *s->sequences);
+    }
+    s->sequences[s->n] = (sequence){
+        .slot = -1,
+        .n_prompt = n_prompt_tokens,
+        .n_pages = kv_pages_for(n_all_tokens, s->limits.page_tokens),
+    };
+    s->n_left++;
+    return s->n++;
+}
+
+static void admit_waiting(schedule *s) {
+    for (; s->first_waiting < s->n; s->first_waiting++) {
+        sequence *q = &s->sequences[s->first_waiting];
+        if (q->state == OVER) continue;
+        if (s->n_free_slots == 0 || q->n_pages > s->free_pages) return;
+        q->slot = s->free_slots[--s->n_free_slots];
+        s->free_pages -= q->n_pages;
+        q->state = PREFILLING;
+        s->running[s->n_running++] = s->first_waiting;
+    }
+}
+
+static int divide_up(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* Decode rows for the next step: what is ready, spread over the stages that no step on its way is for. */
+static int decode_share(const schedule *s) {
+    int n_ready = 0, n_decoding = 0, n_stages = s->limits.n_stages;
+    int64_t oldest = s->n_steps; /* whose reply is awaited */
+    for (int i = 0; i < s->n_running; i++) {
+        const sequence *q = &s->sequences[s->running[i]];
+        n_ready += q->state == READY;
+        n_decoding += q->state == READY || q->state == AWAITING;
+        if (q->state == AWAITING && q->step < oldest) oldest = q->step;
+    }
+    int64_t n_on_their_way = s->n_steps - oldest;
+    int n_idle = n_on_their_way < n_stages ? n_stages - (int)n_on_their_way : 1;
+    int share = divide_up(n_ready, n_idle), most = divide_up(n_decoding, n_stages);
+    if (share > most) share = most;
+    return share < s->limits.chunk_tokens ? share : s->limits.chunk_tokens;
+}
+
+static planned_span issue(schedule *s, int64_t id, int n_rows) {
+    sequence *q = &s->sequences[id];
+    planned_span planned = {
+        .sequence = id,
+        .slot = q->slot,
+        .pos0 = q->n_issued,
+        .n_rows = n_rows,
+        .starts = q->n_issued == 0,
+        .ends_prompt = q->n_issued + n_rows >= q->n_prompt,
+    };
+    q->n_issued += n_rows;
+    q->step = s->n_steps;
+    if (planned.ends_prompt) q->state = AWAITING;
+    return planned;
+}
+
+int schedule_next(schedule *s, planned_span *spans) {
+    admit_waiting(s);
+    int n_spans = 0, n_rows = 0, share = decode_share(s);
+    for (int i = 0; i < s->n_running && n_rows < share; i++) {
+        if (s->sequences[s->running[i]].state != READY) continue;
+        spans[n_spans++] = issue(s, s->running[i], 1);
+        n_rows++;
+    }
+    for (int i = 0; i < s->n_running && n_rows < s->limits.chunk_tokens; i++) {
+        const sequence *q = &s->sequences[s->running[i]];
+        if (q->state != PREFILLING) continue;
+        int64_t left = q->n_prompt - q->n_issued, room = s->limits.chunk_tokens - n_rows;
+        int n = (int)(left < room ? left : room);
+        spans[n_spans++] = issue(s, s->running[i], n);
+        n_rows += n;
+    }
+    s->n_steps += n_spans > 0;
+    return n_spans;
+}
+
+void schedule_continue(schedule *s, int64_t id) {
+    assert(s->sequences[id].state == AWAITING);
+    s->sequences[id].state = READY;
+}
+
+int schedule_finish(schedule *s, int64_t id) {
+    sequence *q = &s->sequences[id];
+    assert(q->state != OVER);
+    int slot = q->slot;
+    if (slot >= 0) {
+        s->free_slots[s->n_free_slots++] = slot;
+        s->free_pages += q->n_pages;
+        int at = 0;
+        while (s->running[at] != id)
+            at++;
+        for (s->n_running--; at < s->n_running; at++)
+            s->running[at] = s->running[at + 1];
+    }
+    q->state = OVER;
+    s->n_left--;
+    return slot;
+}
+
+int64_t schedule_n_left(const schedule *s) {
+    return s->n_left;
+}

@@ -1,0 +1,54 @@
+/* src/schedule.h: which rows go through the pipeline next.
+ *
+ * Stage 0 decides, step by step: a step takes decode rows first, a stage's share of the sequences that
+ * decode, so that with at least as many sequences as stages none idles; the rest of its row budget goes to
+ * prompts, first come first served, and several short ones may share a step. A waiting sequence enters as
+ * soon as a slot is free and the pages for all that it may ever hold are there, so that nothing runs out
+ * later. Results do not depend on any of this. Pure. Local. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct schedule schedule;
+
+typedef struct schedule_limits {
+    int n_stages;
+    int n_slots;      /* sequences at once */
+    int chunk_tokens; /* rows of a step */
+    int page_tokens;
+    int64_t n_pages; /* of the smallest rank */
+} schedule_limits;
+
+/* Rows [pos0, pos0 + n_rows) of a sequence. */
+typedef struct planned_span {
+    int64_t sequence;
+    int slot;
+    int64_t pos0;
+    int n_rows;
+    bool starts;      /* the first rows of the sequence: its slot is new */
+    bool ends_prompt; /* the last row of the prompt, or a decode row, is among them */
+} planned_span;
+
+schedule *schedule_open(const schedule_limits *limits);
+void schedule_close(schedule *s); /* NULL is fine */
+
+/* Would a sequence of so many tokens in all ever fit? */
+bool schedule_fits(const schedule *s, int64_t n_tokens);
+
+/* Put a sequence at the end of the queue: its prompt, and all tokens whose K and V it may ever hold. Its
+ * number. */
+int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens);
+
+/* The spans of the next step, at most n_slots and chunk_tokens rows in all; 0 when nothing is ready. */
+int schedule_next(schedule *s, planned_span *spans);
+
+/* The sequence, all of whose rows came back, goes on with one more row. */
+void schedule_continue(schedule *s, int64_t sequence);
+
+/* The sequence is over, whatever its state, with no rows on their way. Returns its slot, -1 if it had none.
+ */
+int schedule_finish(schedule *s, int64_t sequence);
+
+/* Sequences that are not over. */
+int64_t schedule_n_left(const schedule *s);

@@ -1,0 +1,175 @@
+#include "src/stage.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+
+/* The last stage's view of the sequence in a slot. */
+typedef struct slot_state {
+    int64_t sequence_id;
+    sampling_options sampling;
+    bool *seen; /* [V] tokens so far, for the repetition penalty; NULL until one asks for it */
+} slot_state;
+
+/* A row whose logits are wanted, and for what. */
+typedef struct head_row {
+    int32_t row;
+    int32_t target; /* NO_TARGET: sample for span */
+    const step_span *span;
+} head_row;
+
+struct stage {
+    const model_config *config;
+    slice slice;
+    model *model;
+    kv_cache *kv;
+    uint64_t weight_bytes;
+    trace *trace;
+    slot_state *slots;
+    span *spans;
+    head_row *head_rows;
+    sampler *sampler;
+    int n_slots;
+    stage_stats stats;
+};
+
+stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, uint64_t weight_bytes,
+                  int n_slots, int max_rows, trace *t) {
+    stage *g = mem_new(1, sizeof *g);
+    *g = (stage){
+        .config = config,
+        .slice = s,
+        .model = m,
+        .kv = kv,
+        .weight_bytes = weight_bytes,
+        .trace = t,
+        .slots = mem_new((size_t)n_slots, sizeof(slot_state)),
+        .spans = mem_new((size_t)n_slots, sizeof(span)),
+        .head_rows = mem_new((size_t)max_rows, sizeof(head_row)),
+        .sampler = slice_has_head(s) ? sampler_open(config->vocab_size) : NULL,
+        .n_slots = n_slots,
+    };
+    return g;
+}
+
+void stage_close(stage *g) {
+    if (!g) return;
+    for (int i = 0; i < g->n_slots; i++)
+        free(g->slots[i].seen);
+    free(g->slots);
+    free(g->spans);
+    free(g->head_rows);
+    sampler_close(g->sampler);
+    free(g);
+}
+
+static void start_sequence(stage *g, const step_start *start) {
+    slot_state *slot = &g->slots[start->slot];
+    slot->sequence_id = start->sequence_id;
+    slot->sampling = start->sampling;
+    size_t V = (size_t)g->config->vocab_size;
+    if (!slice_has_head(g->slice) || start->sampling.repetition_penalty == 1) return;
+    if (!slot->seen) slot->seen = mem_new(V, sizeof(bool));
+    memset(slot->seen, 0, V * sizeof(bool));
+}
+
+static void note_seen(stage *g, const step *todo, const step_span *wanted, int row0) {
+    slot_state *slot = &g->slots[wanted->slot];
+    if (!slice_has_head(g->slice) || slot->sampling.repetition_penalty == 1) return;
+    for (int i = 0; i < wanted->n_rows; i++)
+        slot->seen[todo->tokens[row0 + i]] = true;
+}
+
+/* Releases, starts, and pages for the rows; fills g->spans. */
+static void prepare(stage *g, const step *todo) {
+    for (int i = 0; i < todo->n_releases; i++)
+        kv_cache_release(g->kv, todo->releases[i]);
+    for (int i = 0; i < todo->n_starts; i++)
+        start_sequence(g, &todo->starts[i]);
+    int row = 0;
+    for (int i = 0; i < todo->n_spans; i++) {
+        const step_span *wanted = &todo->spans[i];
+        kv_cache_extend(g->kv, wanted->slot, wanted->pos0 + wanted->n_rows);
+        note_seen(g, todo, wanted, row);
+        g->spans[i] = (span){
+            .row0 = row,
+            .n_rows = wanted->n_rows,
+            .pos0 = wanted->pos0,
+            .page_ids = kv_cache_page_ids(g->kv, wanted->slot),
+        };
+        row += wanted->n_rows;
+    }
+    assert(row == todo->n_rows);
+}
+
+static void count(stage *g, const step *todo) {
+    g->stats.n_steps++;
+    g->stats.n_rows += todo->n_rows;
+    g->stats.weight_bytes += (double)g->weight_bytes;
+    for (int i = 0; i < todo->n_spans; i++) {
+        model_cost cost = model_rows_cost(g->config, g->slice, model_precision(g->model), todo->spans[i].pos0,
+                                          todo->spans[i].n_rows);
+        g->stats.kv_bytes += cost.kv_bytes;
+        g->stats.flops += cost.layer_flops;
+    }
+}
+
+/* The rows that the head is wanted for, in the order of the step. */
+static int list_head_rows(stage *g, const step *todo) {
+    int n = 0;
+    for (int i = 0; i < todo->n_spans; i++) {
+        const step_span *wanted = &todo->spans[i];
+        int row0 = g->spans[i].row0;
+        for (int k = 0; wanted->want == WANT_SCORES && k < wanted->n_rows; k++)
+            if (todo->targets[row0 + k] != NO_TARGET)
+                g->head_rows[n++] = (head_row){row0 + k, todo->targets[row0 + k], wanted};
+        if (wanted->want == WANT_TOKEN)
+            g->head_rows[n++] = (head_row){row0 + wanted->n_rows - 1, NO_TARGET, wanted};
+    }
+    return n;
+}
+
+static void use_logits(stage *g, const head_row *h, const float *logits, step_reply *reply) {
+    if (h->target != NO_TARGET) {
+        reply->scores[reply->n_scores++] = (float)sampler_nll(logits, g->config->vocab_size, h->target);
+        return;
+    }
+    const slot_state *slot = &g->slots[h->span->slot];
+    int64_t pos = h->span->pos0 + h->span->n_rows;
+    sampler_choose(g->sampler, &slot->sampling, slot->sequence_id, pos, slot->seen, logits,
+                   &reply->choices[reply->n_choices++]);
+}
+
+static status answer(stage *g, const step *todo, const float *x, step_reply *reply) {
+    reply->n_choices = reply->n_scores = 0;
+    int n = list_head_rows(g, todo);
+    for (int at = 0; at < n; at += HEAD_ROWS) {
+        int32_t rows[HEAD_ROWS];
+        int n_now = n - at < HEAD_ROWS ? n - at : HEAD_ROWS;
+        for (int i = 0; i < n_now; i++)
+            rows[i] = g->head_rows[at + i].row;
+        const float *logits;
+        status st = model_logits(g->model, x, rows, n_now, &logits);
+        if (st != STATUS_OK) return st;
+        region before = trace_enter(g->trace, REGION_SAMPLE);
+        for (int i = 0; i < n_now; i++)
+            use_logits(g, &g->head_rows[at + i], logits + (size_t)i * (size_t)g->config->vocab_size, reply);
+        trace_enter(g->trace, before);
+    }
+    g->stats.flops += n * model_rows_cost(g->config, g->slice, model_precision(g->model), 0, 0).head_flops;
+    return STATUS_OK;
+}
+
+status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
+    prepare(g, todo);
+    count(g, todo);
+    if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
+    model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
+    return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_sync(g->model);
+}
+
+stage_stats stage_get_stats(const stage *g) {
+    return g->stats;
+}

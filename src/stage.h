@@ -1,0 +1,28 @@
+/* src/stage.h: what one rank does with one step: its slice of the model over the step's rows, and, on the
+ * last stage, the next tokens and the scores. All functions are Local. */
+#pragma once
+
+#include "src/kv_cache.h"
+#include "src/model.h"
+#include "src/step.h"
+
+typedef struct stage stage;
+
+/* What a stage did so far, for the table of the run's end. */
+typedef struct stage_stats {
+    int64_t n_steps, n_rows;
+    double weight_bytes; /* weights read: once a step */
+    double kv_bytes;     /* K and V read: once a span and query row tile, counted once a span */
+    double flops;        /* of matrices and attention */
+} stage_stats;
+
+/* Borrows everything. Steps have at most n_slots sequences and max_rows rows. */
+stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, uint64_t weight_bytes,
+                  int n_slots, int max_rows, trace *t);
+void stage_close(stage *s); /* NULL is fine */
+
+/* x[T, D]: this step's rows as the stage before left them; the result stands in x. The reply is written on
+ * the last stage and left alone elsewhere. A failure is the device's. */
+status stage_run(stage *s, const step *todo, float *x, step_reply *reply);
+
+stage_stats stage_get_stats(const stage *s);

@@ -1,0 +1,217 @@
+#include "src/tokenizer.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/utf8.h"
+#include "src/tokenizer_added.h"
+#include "src/tokenizer_bpe.h"
+#include "src/tokenizer_decode.h"
+#include "src/tokenizer_json.h"
+#include "src/tokenizer_pretokenize.h"
+#include "src/tokenizer_template.h"
+
+/* What a token id is decoded to; text is NULL for an id that no token has. */
+typedef struct token_text {
+    const char *text;
+    size_t n;
+    bool special;
+} token_text;
+
+struct tokenizer {
+    added_tokens added;
+    normalizer norm;
+    pretokenizer pre;
+    bpe model;
+    template around;
+    decoder dec;
+    token_text *texts; /* by id */
+    int32_t n_tokens;
+};
+
+void token_list_append(token_list *list, int32_t id) {
+    if (list->n == list->capacity) {
+        list->capacity = 2 * list->capacity + 64;
+        list->ids = mem_resize(list->ids, list->capacity, sizeof *list->ids);
+    }
+    list->ids[list->n++] = id;
+}
+
+/* Added tokens are decoded to what was looked for, for the decoder to undo the normalizer's work. */
+static void fill_texts(tokenizer *tok) {
+    tok->n_tokens = tok->model.voc.n_ids;
+    for (size_t i = 0; i < tok->added.n; i++)
+        if (tok->added.tokens[i].id >= tok->n_tokens) tok->n_tokens = tok->added.tokens[i].id + 1;
+    tok->texts = mem_new((size_t)tok->n_tokens, sizeof *tok->texts);
+    for (int32_t id = 0; id < tok->n_tokens; id++)
+        tok->texts[id].text = vocab_content(&tok->model.voc, id, &tok->texts[id].n);
+    for (size_t i = 0; i < tok->added.n; i++) {
+        const added_token *token = &tok->added.tokens[i];
+        tok->texts[token->id] = (token_text){token->pattern, token->n_pattern, token->special};
+    }
+}
+
+/* Each part of the file in its turn; a failure names it. */
+static status parse_parts(tokenizer *tok, const cJSON *json) {
+    const cJSON *part;
+    status st = json_get(json, "version", &part);
+    if (!st && part && !(cJSON_IsString(part) && !strcmp(part->valuestring, "1.0")))
+        st = status_refuse("\"version\" must be \"1.0\"");
+    if (!st) st = json_get_object(json, "model", &part);
+    if (!st) st = status_at(bpe_parse(&tok->model, part), "model");
+    if (!st) st = json_get(json, "normalizer", &part);
+    if (!st) st = status_at(normalizer_parse(&tok->norm, part), "normalizer");
+    if (!st) st = json_get(json, "added_tokens", &part);
+    if (!st)
+        st = status_at(added_tokens_parse(&tok->added, part, &tok->model.voc, &tok->norm), "added_tokens");
+    if (!st) st = json_get(json, "pre_tokenizer", &part);
+    if (!st) st = status_at(pretokenizer_parse(&tok->pre, part), "pre_tokenizer");
+    if (!st) st = json_get(json, "post_processor", &part);
+    if (!st) st = status_at(template_parse(&tok->around, part), "post_processor");
+    if (!st) st = json_get(json, "decoder", &part);
+    if (!st) st = status_at(decoder_parse(&tok->dec, part), "decoder");
+    return st;
+}
+
+/* The template's ids are those of tokens. */
+static status check_template(const tokenizer *tok) {
+    for (size_t i = 0; i < tok->around.items.n; i++) {
+        int32_t id = tok->around.items.ids[i];
+        if (id != TEMPLATE_TEXT && (id >= tok->n_tokens || !tok->texts[id].text))
+            return status_refuse("post_processor: no token has the id %d", id);
+    }
+    return STATUS_OK;
+}
+
+status tokenizer_parse(const char *json, size_t n, const char *name, tokenizer **out) {
+    cJSON *tree = NULL;
+    tokenizer *tok = mem_new(1, sizeof *tok);
+    status st = tokenizer_json_parse(json, n, &tree);
+    if (!st) st = parse_parts(tok, tree);
+    cJSON_Delete(tree);
+    if (!st) {
+        fill_texts(tok);
+        st = check_template(tok);
+    }
+    if (st) {
+        tokenizer_close(tok);
+        return status_at(st, "%s", name);
+    }
+    *out = tok;
+    return STATUS_OK;
+}
+
+static status read_file(const char *path, text_buffer *out) {
+    FILE *file = fopen(path, "rb");
+    if (!file) return status_refuse("%s: cannot be read: %s", path, strerror(errno));
+    char chunk[1 << 16];
+    for (size_t n; (n = fread(chunk, 1, sizeof chunk, file)) > 0;)
+        text_append(out, chunk, n);
+    bool failed = ferror(file);
+    fclose(file);
+    return failed ? status_refuse("%s: cannot be read: %s", path, strerror(errno)) : STATUS_OK;
+}
+
+status tokenizer_open(const char *path, tokenizer **out) {
+    text_buffer json = {0};
+    status st = read_file(path, &json);
+    if (!st) st = tokenizer_parse(json.data ? json.data : "", json.n, path, out);
+    free(json.data);
+    return st;
+}
+
+void tokenizer_close(tokenizer *tok) {
+    if (!tok) return;
+    added_tokens_free(&tok->added);
+    normalizer_free(&tok->norm);
+    pretokenizer_free(&tok->pre);
+    bpe_free(&tok->model);
+    template_free(&tok->around);
+    decoder_free(&tok->dec);
+    free(tok->texts);
+    free(tok);
+}
+
+int32_t tokenizer_n_tokens(const tokenizer *tok) {
+    return tok->n_tokens;
+}
+
+int32_t tokenizer_find(const tokenizer *tok, const char *content) {
+    const added_token *added = added_tokens_find(&tok->added, content);
+    return added ? added->id : vocab_find(&tok->model.voc, content, strlen(content));
+}
+
+/* Find the tokens that are looked for in the text as it comes, and between them, normalized, the others. */
+static status cut_at_added(const tokenizer *tok, const char *text, size_t n, piece_list *pieces) {
+    piece_list raw = {0};
+    text_append(&raw.text, text, n);
+    added_matcher_cut(&tok->added.raw, 0, n, true, &raw);
+    status st = STATUS_OK;
+    for (size_t i = 0; !st && i < raw.n; i++) {
+        const piece *p = &raw.items[i];
+        if (p->token != PIECE_IS_TEXT) {
+            piece_list_append(pieces, *p);
+            continue;
+        }
+        size_t base = pieces->text.n;
+        st = normalizer_apply(&tok->norm, raw.text.data + p->start, p->end - p->start, &pieces->text);
+        if (!st) added_matcher_cut(&tok->added.normalized, base, pieces->text.n - base, p->first, pieces);
+    }
+    piece_list_free(&raw);
+    return st;
+}
+
+static status encode_valid(tokenizer *tok, const char *text, size_t n, token_list *out) {
+    piece_list pieces = {0};
+    status st = cut_at_added(tok, text, n, &pieces);
+    if (!st) st = pretokenizer_apply(&tok->pre, &pieces);
+    for (size_t i = 0; !st && i < pieces.n; i++) {
+        const piece *p = &pieces.items[i];
+        if (p->token != PIECE_IS_TEXT)
+            token_list_append(out, p->token);
+        else
+            st = bpe_encode(&tok->model, pieces.text.data + p->start, p->end - p->start, out);
+    }
+    piece_list_free(&pieces);
+    return st;
+}
+
+status tokenizer_encode(tokenizer *tok, const char *text, size_t n, bool add_special, token_list *out) {
+    size_t before = out->n;
+    text_buffer repaired = {0};
+    bool valid = utf8_count_valid(text, n) == n;
+    if (!valid) utf8_append_repaired(&repaired, text, n);
+    status st = encode_valid(tok, valid ? text : repaired.data, valid ? n : repaired.n, out);
+    free(repaired.data);
+    if (st)
+        out->n = before;
+    else
+        template_apply(&tok->around, before, add_special, out);
+    return st;
+}
+
+void tokenizer_decode(tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, text_buffer *out) {
+    text_stream stream = {.skip_special = skip_special};
+    for (size_t i = 0; i < n; i++)
+        text_stream_push(tok, &stream, ids[i], out);
+    text_stream_flush(tok, &stream, out);
+    text_stream_free(&stream);
+}
+
+void text_stream_push(tokenizer *tok, text_stream *stream, int32_t id, text_buffer *out) {
+    if (id < 0 || id >= tok->n_tokens || !tok->texts[id].text) return;
+    if (stream->skip_special && tok->texts[id].special) return;
+    if (!stream->states) stream->states = decoder_states_new(&tok->dec);
+    decoder_push(&tok->dec, stream->states, tok->texts[id].text, tok->texts[id].n, out);
+}
+
+void text_stream_flush(tokenizer *tok, text_stream *stream, text_buffer *out) {
+    if (stream->states) decoder_finish(&tok->dec, stream->states, out);
+}
+
+void text_stream_free(text_stream *stream) {
+    decoder_states_free(stream->states);
+    stream->states = NULL;
+}

@@ -1,0 +1,62 @@
+/* src/tokenizer.h: text to token ids and back, from a Hugging Face tokenizer.json.
+ *
+ * Byte-level BPE (GPT-2, Llama 3, Qwen, SmolLM) and SentencePiece-style BPE with byte fallback (Llama 2,
+ * Mistral): normalizers, pre-tokenizers, added tokens, template post-processor and decoders, equal to Hugging
+ * Face `tokenizers` token for token. Truncation and padding settings in the file are ignored. A kind of part
+ * that is not known is refused by name. Invalid UTF-8 in a text is replaced by U+FFFD, one for each maximal
+ * invalid part (Unicode 15, 3.9, as WHATWG decoding does), before anything else.
+ *
+ * Everything is Local. An open tokenizer may be used by one thread at a time. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/memory.h"
+#include "src/base/status.h"
+
+typedef struct tokenizer tokenizer;
+
+/* A list of token ids that grows: zeroed is empty. Released with free(ids). */
+typedef struct token_list {
+    int32_t *ids;
+    size_t n, capacity;
+} token_list;
+
+void token_list_append(token_list *list, int32_t id);
+
+/* From the file, or from its n bytes (name is for messages). Refuses with the file and the object in
+ * question. */
+status tokenizer_open(const char *path, tokenizer **out);
+status tokenizer_parse(const char *json, size_t n, const char *name, tokenizer **out);
+void tokenizer_close(tokenizer *tok);
+
+/* One more than the largest token id. */
+int32_t tokenizer_n_tokens(const tokenizer *tok);
+
+/* The id of a token by its exact content, added tokens included; -1 if there is none. */
+int32_t tokenizer_find(const tokenizer *tok, const char *content);
+
+/* Append the ids of text to out. add_special: as the post-processor says (begin token and the like). A
+ * character that the vocabulary cannot express (no unknown token, no byte fallback, no such byte) is left
+ * out. Refuses a text on which an expression of the file backtracks without end. */
+status tokenizer_encode(tokenizer *tok, const char *text, size_t n, bool add_special, token_list *out);
+
+/* Append the text of n ids to out; ids out of range give nothing. skip_special leaves out special added
+ * tokens (all of them; Hugging Face tokenizers 0.23 keeps those that its normalizer changes, such as Llama's
+ * <s>). */
+void tokenizer_decode(tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, text_buffer *out);
+
+/* Decoding as tokens come: appends to out what is certain by now, in whole UTF-8 characters only; what all
+ * pushes and the flush appended is what tokenizer_decode gives for the whole list. With byte fallback the
+ * bytes of a run of byte tokens are certain when the next other token comes. Zeroed is a fresh stream, and so
+ * is one that was flushed; free with text_stream_free. */
+typedef struct text_stream {
+    struct decoder_states *states; /* NULL: nothing came yet */
+    bool skip_special;
+} text_stream;
+
+void text_stream_push(tokenizer *tok, text_stream *stream, int32_t id, text_buffer *out);
+void text_stream_flush(tokenizer *tok, text_stream *stream, text_buffer *out);
+void text_stream_free(text_stream *stream);

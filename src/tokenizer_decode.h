@@ -1,0 +1,34 @@
+/* src/tokenizer_decode.h: the decoder of a tokenizer.json, which makes a text of tokens.
+ *
+ * Known: ByteLevel, ByteFallback, Fuse, Replace, Strip, Metaspace, and Sequence of these; without a decoder
+ * the tokens are joined by spaces. Each step takes tokens one by one and passes on what is certain, so that a
+ * text can be decoded while its tokens come. Local. */
+#pragma once
+
+#include <cjson/cJSON.h>
+
+#include "src/base/memory.h"
+#include "src/base/status.h"
+
+/* Steps in order. */
+typedef struct decoder {
+    struct decoder_step *steps;
+    size_t n;
+} decoder;
+
+/* What the steps have to remember between the tokens of one text. */
+typedef struct decoder_states decoder_states;
+
+/* From the object "decoder", or NULL for none. The caller frees also after a refusal. */
+status decoder_parse(decoder *dec, const cJSON *json);
+void decoder_free(decoder *dec);
+
+/* The states at the beginning of a text. */
+decoder_states *decoder_states_new(const decoder *dec);
+void decoder_states_free(decoder_states *states); /* NULL is allowed */
+
+/* Take a token's content; append what is certain of the text, in whole characters. */
+void decoder_push(const decoder *dec, decoder_states *states, const char *token, size_t n, text_buffer *out);
+
+/* No more tokens come: append what was held, and begin a new text. */
+void decoder_finish(const decoder *dec, decoder_states *states, text_buffer *out);

@@ -1,0 +1,97 @@
+#include "src/tokenizer_template.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/tokenizer_json.h"
+
+/* {"SpecialToken": {"id": name}}, whose ids stand in special_tokens.NAME.ids. */
+static status parse_special(template *around, const cJSON *piece, const cJSON *special_tokens) {
+    const char *name;
+    const cJSON *token, *ids, *item;
+    status st = json_get_text(piece, "id", &name);
+    if (!st) st = json_get_object(special_tokens, name, &token);
+    if (!st) st = json_get_array(token, "ids", &ids);
+    if (st) return status_at(st, "special_tokens");
+    cJSON_ArrayForEach(item, ids) {
+        int32_t id;
+        if (!json_is_id(item, &id)) return status_refuse("special_tokens: an id must be a whole number");
+        token_list_append(&around->items, id);
+    }
+    return STATUS_OK;
+}
+
+/* {"Sequence": {"id": "A"}}: the text. */
+static status parse_sequence(template *around, const cJSON *piece) {
+    const char *name;
+    status st = json_get_text(piece, "id", &name);
+    if (st) return st;
+    if (strcmp(name, "A") != 0)
+        return status_refuse("sequence %s is not supported", json_quote_text(name).text);
+    token_list_append(&around->items, TEMPLATE_TEXT);
+    return STATUS_OK;
+}
+
+static status parse_processing(template *around, const cJSON *json) {
+    const cJSON *single, *special_tokens, *item;
+    if (around->items.n) return status_refuse("a second TemplateProcessing is not supported");
+    status st = json_get_array(json, "single", &single);
+    if (!st) st = json_get_object(json, "special_tokens", &special_tokens);
+    if (st) return st;
+    int i = 0;
+    cJSON_ArrayForEach(item, single) {
+        const cJSON *special, *sequence;
+        st = json_get(item, "SpecialToken", &special);
+        if (!st) st = json_get(item, "Sequence", &sequence);
+        if (!st && !special && !sequence) st = status_refuse("must be a SpecialToken or a Sequence");
+        if (!st)
+            st = special ? parse_special(around, special, special_tokens) : parse_sequence(around, sequence);
+        if (st) return status_at(st, "single[%d]", i);
+        i++;
+    }
+    return STATUS_OK;
+}
+
+static status parse_processor(template *around, const cJSON *json) {
+    const char *type;
+    status st = json_get_text(json, "type", &type);
+    if (st || !strcmp(type, "ByteLevel")) return st;
+    if (!strcmp(type, "TemplateProcessing")) return parse_processing(around, json);
+    if (strcmp(type, "Sequence") != 0)
+        return status_refuse("type %s is not supported", json_quote_text(type).text);
+    const cJSON *parts, *part;
+    st = json_get_array(json, "processors", &parts);
+    if (st) return st;
+    int i = 0;
+    cJSON_ArrayForEach(part, parts) {
+        st = parse_processor(around, part);
+        if (st) return status_at(st, "processors[%d]", i);
+        i++;
+    }
+    return STATUS_OK;
+}
+
+status template_parse(template *around, const cJSON *json) {
+    status st = json ? parse_processor(around, json) : STATUS_OK;
+    if (!st && !around->items.n) token_list_append(&around->items, TEMPLATE_TEXT);
+    return st;
+}
+
+void template_free(template *around) {
+    free(around->items.ids);
+    *around = (template){0};
+}
+
+void template_apply(const template *around, size_t from, bool add_special, token_list *list) {
+    size_t n = list->n - from;
+    int32_t *text = mem_new(n, sizeof *text);
+    if (n) memcpy(text, list->ids + from, n * sizeof *text);
+    list->n = from;
+    for (size_t i = 0; i < around->items.n; i++) {
+        int32_t id = around->items.ids[i];
+        if (id != TEMPLATE_TEXT && add_special) token_list_append(list, id);
+        for (size_t k = 0; id == TEMPLATE_TEXT && k < n; k++)
+            token_list_append(list, text[k]);
+    }
+    free(text);
+}

@@ -1,0 +1,129 @@
+/* tests/device_fixture.h: what the kernel tests share: every device of this machine, arrays in a device's
+ * types, and poison, so that a value that was not written, or was read and should not have been, is a NaN. */
+#pragma once
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/cpu/convert.h"
+#include "kernels/device.h"
+#include "src/base/memory.h"
+#include "tests/harness.h"
+
+/* Run body(isa, precision) for every instruction set of this processor and both precisions. */
+static inline void for_each_device(void (*body)(const char *isa, precision p)) {
+    for (int i = 0; cpu_isa_names[i]; i++)
+        if (cpu_isa_available(cpu_isa_names[i])) {
+            body(cpu_isa_names[i], PRECISION_BF16);
+            body(cpu_isa_names[i], PRECISION_F32);
+        }
+}
+
+static inline device *open_device(const char *isa, precision p, int n_threads) {
+    device *dev = NULL;
+    CHECK_OK(cpu_device_open(p, n_threads, isa, &dev));
+    return dev;
+}
+
+static inline void close_device(device *dev) {
+    CHECK_OK(dev->ops->sync(dev));
+    dev->ops->close(dev);
+}
+
+/* Bytes of n numbers of this type, every one a NaN. */
+static inline void poison(void *x, dtype type, size_t n) {
+    memset(x, 0xff, n * dtype_bytes(type));
+}
+
+static inline void *new_poisoned(dtype type, size_t n) {
+    void *x = mem_new(n, dtype_bytes(type));
+    poison(x, type, n);
+    return x;
+}
+
+static inline float number_at(const void *x, dtype type, size_t i) {
+    if (type == DTYPE_F32) return ((const float *)x)[i];
+    uint16_t half = ((const uint16_t *)x)[i];
+    return type == DTYPE_BF16 ? float_of_bf16(half) : float_of_f16(half);
+}
+
+static inline float *new_random(uint64_t *seed, size_t n, float deviation) {
+    float *x = mem_new(n, sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = deviation * harness_random_normal(seed);
+    return x;
+}
+
+/* Random numbers of a type (not f16). */
+static inline void *new_random_of(dtype type, uint64_t *seed, size_t n, float deviation) {
+    float *x = new_random(seed, n, deviation);
+    if (type == DTYPE_F32) return x;
+    uint16_t *y = mem_new(n, sizeof *y);
+    for (size_t i = 0; i < n; i++)
+        y[i] = bf16_of_float(x[i]);
+    free(x);
+    return y;
+}
+
+/* Normalised squared error of numbers of a type. */
+static inline double error_of(const void *x, dtype type, const double *expected, size_t n) {
+    float *y = mem_new(n, sizeof *y);
+    for (size_t i = 0; i < n; i++)
+        y[i] = number_at(x, type, i);
+    double error = harness_nmse(y, expected, n);
+    free(y);
+    return error;
+}
+
+/* One layer's pages, all poisoned, for one sequence of up to n positions. */
+typedef struct cache {
+    kv_layer layer;
+    int32_t *page_ids; /* in no order */
+    size_t bytes;
+} cache;
+
+static inline size_t kv_width(const attention_shape *s) {
+    return (size_t)(s->n_kv_heads * s->head_dim);
+}
+
+static inline cache new_cache(const attention_shape *shape, int n, int page_tokens, dtype type) {
+    int n_pages = (n + page_tokens - 1) / page_tokens;
+    cache c = {.layer.page_tokens = page_tokens};
+    c.layer.page_bytes = 2 * kv_width(shape) * (size_t)page_tokens * dtype_bytes(type);
+    c.bytes = c.layer.page_bytes * (size_t)n_pages;
+    c.layer.pages = new_poisoned(type, c.bytes / dtype_bytes(type));
+    c.page_ids = mem_new((size_t)n_pages, sizeof *c.page_ids);
+    for (int i = 0; i < n_pages; i++)
+        c.page_ids[i] = n_pages - 1 - i;
+    for (int i = 0; i + 3 < n_pages; i += 3) {
+        int32_t id = c.page_ids[i];
+        c.page_ids[i] = c.page_ids[i + 3];
+        c.page_ids[i + 3] = id;
+    }
+    return c;
+}
+
+static inline void free_cache(cache *c) {
+    free(c->layer.pages);
+    free(c->page_ids);
+}
+
+/* By the words of device.h: k [G, page_tokens, K], then v. */
+static inline char *place_in(const cache *c, const attention_shape *s, size_t type_bytes, int pos,
+                             int kv_head, bool is_v) {
+    int page_tokens = c->layer.page_tokens;
+    size_t head = (size_t)(is_v ? s->n_kv_heads + kv_head : kv_head);
+    size_t slot = head * (size_t)page_tokens + (size_t)(pos % page_tokens);
+    char *page = (char *)c->layer.pages + (size_t)c->page_ids[pos / page_tokens] * c->layer.page_bytes;
+    return page + slot * (size_t)s->head_dim * type_bytes;
+}
+
+/* A failed check names the case, and how far off it was. */
+#define CHECK_CASE(condition, ...)                                                                           \
+    do {                                                                                                     \
+        char check_text[256];                                                                                \
+        snprintf(check_text, sizeof check_text, __VA_ARGS__);                                                \
+        CU_assertImplementation((condition) ? CU_TRUE : CU_FALSE, __LINE__, check_text, __FILE__, "",        \
+                                CU_FALSE);                                                                   \
+    } while (0)

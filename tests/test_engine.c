@@ -1,0 +1,315 @@
+/* The engine over this number of ranks against the plainest way to run the model: one rank, one sequence, one
+ * row at a time. Tokens and scores must be the same bit for bit, whatever the chunks, pages, threads,
+ * partition and company. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpi/comm.h"
+#include "src/engine.h"
+#include "src/sampler.h"
+#include "tests/golden.h"
+#include "tests/harness.h"
+
+enum { N_SEQUENCES = 17, MAX_PROMPT = 150, N_NEW = 12, LONGEST = MAX_PROMPT + N_NEW };
+
+static comm *ranks;
+static model_config config;
+static char model_dir[4096];
+
+/* One sequence of the test, and what the plain way gives for it. */
+typedef struct sequence {
+    int32_t prompt[MAX_PROMPT];
+    int n_prompt;
+    sampling_options sampling;
+    int32_t want[N_NEW];
+    float scores[MAX_PROMPT]; /* -log p of prompt[i], i > 0 */
+} sequence;
+
+static sequence sequences[N_SEQUENCES];
+static uint64_t n_file_bytes; /* of all tensors of the model */
+
+static void make_sequences(void) {
+    uint64_t state = 7;
+    for (int i = 0; i < N_SEQUENCES; i++) {
+        sequence *s = &sequences[i];
+        s->n_prompt = i == 0 ? MAX_PROMPT : 1 + (int)(harness_random(&state) % (MAX_PROMPT - 1));
+        for (int k = 0; k < s->n_prompt; k++)
+            s->prompt[k] = (int32_t)(harness_random(&state) % 4000);
+        s->sampling = sampling_defaults();
+        s->sampling.temperature = i % 3 ? 0.9 : 0;
+        s->sampling.top_p = i % 2 ? 0.95 : 1;
+        s->sampling.top_k = i % 5 == 4 ? 50 : 0;
+        s->sampling.repetition_penalty = i % 4 == 3 ? 1.3 : 1;
+        s->sampling.seed = i;
+        s->sampling.ignore_eos = true;
+    }
+}
+
+/* ---- the plain way ---- */
+
+static void run_plainly(model *m, kv_cache *kv, sampler *draws, sequence *s, int64_t id) {
+    bool *seen = calloc((size_t)config.vocab_size, sizeof *seen);
+    float *x = calloc((size_t)config.d_model, sizeof *x);
+    int32_t token = s->prompt[0];
+    for (int pos = 0; pos < s->n_prompt + N_NEW - 1; pos++) {
+        seen[token] = true;
+        kv_cache_extend(kv, 0, pos + 1);
+        span row = {0, 1, pos, kv_cache_page_ids(kv, 0)};
+        const int32_t first = 0;
+        const float *logits;
+        sampler_choice choice;
+        model_embed(m, &token, 1, x);
+        model_forward(m, kv, 1, &row, 1, x);
+        if (!CHECK_OK(model_logits(m, x, &first, 1, &logits))) break;
+        if (pos + 1 < s->n_prompt) {
+            token = s->prompt[pos + 1];
+            s->scores[pos + 1] = (float)sampler_nll(logits, config.vocab_size, token);
+        } else {
+            sampler_choose(draws, &s->sampling, id, pos + 1, seen, logits, &choice);
+            token = s->want[pos + 1 - s->n_prompt] = choice.token;
+        }
+    }
+    kv_cache_release(kv, 0);
+    free(seen);
+    free(x);
+}
+
+static void make_reference(void) {
+    weights *files = NULL;
+    device *dev = NULL;
+    model *m = NULL;
+    kv_cache *kv = NULL;
+    trace t = {0};
+    kv_shape shape = {config.n_layers, config.n_kv_heads, config.head_dim, 64, kv_pages_for(LONGEST, 64), 1};
+    slice all = {0, config.n_layers, config.n_layers};
+    if (!CHECK_OK(weights_open(model_dir, &files))) return;
+    for (size_t i = 0; i < weights_count(files); i++)
+        n_file_bytes += weights_at(files, i)->n_bytes;
+    if (CHECK_OK(cpu_device_open(PRECISION_BF16, 1, NULL, &dev)) &&
+        CHECK_OK(model_open(&config, all, 1, files, dev, &t, &m)) &&
+        CHECK_OK(kv_cache_open(dev, &shape, &kv))) {
+        sampler *draws = sampler_open(config.vocab_size);
+        for (int i = 0; i < N_SEQUENCES; i++)
+            run_plainly(m, kv, draws, &sequences[i], 1000 + i);
+        sampler_close(draws);
+    }
+    kv_cache_close(kv);
+    model_close(m);
+    if (dev) dev->ops->close(dev);
+    weights_close(files);
+}
+
+/* ---- the engine ---- */
+
+typedef struct variant {
+    const char *name;
+    int chunk_tokens, page_tokens, n_sequences, n_threads;
+    const char *layers; /* by number of ranks below; NULL: the best */
+    int first, n;       /* which sequences run */
+} variant;
+
+static status open_variant(const variant *v, engine **out) {
+    static const char *const uneven[] = {"8", "1,7", "5,1,2", "1,4,1,2"};
+    engine_options o = {
+        .model_dir = model_dir,
+        .precision = PRECISION_BF16,
+        .n_threads = v->n_threads,
+        .chunk_tokens = v->chunk_tokens,
+        .page_tokens = v->page_tokens,
+        .n_sequences = v->n_sequences,
+        .longest_tokens = LONGEST,
+        .wanted_pages = v->n_sequences * kv_pages_for(LONGEST, v->page_tokens),
+        .head_share = 0.5,
+        .layers_per_rank = v->layers ? uneven[comm_size(ranks) - 1] : NULL,
+        .deadline_seconds = 60,
+    };
+    return engine_open(ranks, &config, &o, out);
+}
+
+static void check_tokens(engine *e, const variant *v) {
+    int n_got[N_SEQUENCES] = {0}, wrong = 0;
+    for (int i = v->first; i < v->first + v->n; i++)
+        engine_submit(e, &(request){.id = i,
+                                    .sequence_id = 1000 + i,
+                                    .tokens = sequences[i].prompt,
+                                    .n_tokens = sequences[i].n_prompt,
+                                    .max_tokens = N_NEW,
+                                    .sampling = sequences[i].sampling,
+                                    .score_from = -1});
+    for (event ev; engine_next(e, &ev);) {
+        int at = n_got[ev.id]++;
+        wrong += ev.kind != EVENT_TOKEN || at >= N_NEW || ev.choice.token != sequences[ev.id].want[at];
+        /* Every fifth ends early: its slot and pages go to others. */
+        if (ev.id % 5 == 2 && at == 3 && !ev.is_last) engine_finish(e, ev.handle);
+    }
+    for (int i = v->first; i < v->first + v->n; i++)
+        wrong += n_got[i] != (i % 5 == 2 ? 4 : N_NEW);
+    CU_ASSERT(wrong == 0);
+}
+
+static void check_scores(engine *e, const variant *v) {
+    int next[N_SEQUENCES], wrong = 0;
+    for (int i = v->first; i < v->first + v->n; i++) {
+        next[i] = 1 + i % 4; /* the first ones are not asked for */
+        engine_submit(e, &(request){.id = i,
+                                    .tokens = sequences[i].prompt,
+                                    .n_tokens = sequences[i].n_prompt,
+                                    .sampling = sampling_defaults(),
+                                    .score_from = next[i]});
+    }
+    for (event ev; engine_next(e, &ev);)
+        for (int64_t k = 0; k < ev.n_scores; k++)
+            wrong += memcmp(&ev.scores[k], &sequences[ev.id].scores[next[ev.id]++], sizeof(float)) != 0;
+    for (int i = v->first; i < v->first + v->n; i++)
+        if (sequences[i].n_prompt > 1 + i % 4) wrong += next[i] != sequences[i].n_prompt;
+    CU_ASSERT(wrong == 0);
+}
+
+static void run_variant(const variant *v) {
+    engine *e;
+    if (!CHECK_OK(open_variant(v, &e))) return;
+    if (comm_rank(ranks) == 0) {
+        check_tokens(e, v);
+        check_scores(e, v);
+        engine_stop(e);
+    } else {
+        engine_serve(e);
+    }
+    rank_report *reports = calloc((size_t)comm_size(ranks), sizeof *reports);
+    engine_gather_reports(e, reports);
+    uint64_t bytes = 0;
+    for (int i = 0; comm_rank(ranks) == 0 && i < comm_size(ranks); i++)
+        bytes += reports[i].file_bytes;
+    /* Each rank read its slice and nothing else; with several ranks the tied embedding is read by the first
+     * and the last. */
+    if (comm_rank(ranks) == 0) {
+        uint64_t table = (uint64_t)config.vocab_size * (uint64_t)config.d_model * 2;
+        CU_ASSERT(bytes == n_file_bytes + (comm_size(ranks) > 1 ? table : 0));
+    }
+    free(reports);
+    engine_close(e);
+}
+
+static const variant variants[] = {
+    {"all at once", 64, 64, N_SEQUENCES, 1, NULL, 0, N_SEQUENCES},
+    {"one slot", 512, 64, 1, 1, NULL, 0, N_SEQUENCES},
+    {"alone", 64, 64, 4, 1, NULL, 3, 1},
+    {"chunks of 1", 1, 64, 2, 1, NULL, 3, 2},
+    {"chunks of 7", 7, 16, 5, 1, NULL, 0, 9},
+    {"pages of 16", 32, 16, 6, 1, NULL, 0, 9},
+    {"pages of 80", 33, 80, 6, 1, NULL, 0, 9},
+    {"2 threads", 64, 64, N_SEQUENCES, 2, NULL, 0, N_SEQUENCES},
+    {"uneven layers", 48, 32, 3, 1, "", 0, 9},
+};
+
+static void same_tokens_whatever_the_shape(void) {
+    for (size_t i = 0; i < sizeof variants / sizeof *variants; i++) {
+        unsigned before = CU_get_number_of_failures();
+        run_variant(&variants[i]);
+        if (CU_get_number_of_failures() != before) printf("  variant: %s\n", variants[i].name);
+    }
+}
+
+/* f32 end to end: the golden tokens' mean score, and the greedy continuation where the reference is not in
+ * doubt. */
+static void demo_model_matches_reference(void) {
+    golden g;
+    char path[4096];
+    snprintf(path, sizeof path, "%s/tests/golden/models/demo.golden", harness_source_dir());
+    if (!golden_read(path, &g)) return;
+    engine_options o = {
+        .model_dir = model_dir,
+        .precision = PRECISION_F32,
+        .n_threads = 1,
+        .chunk_tokens = 100,
+        .page_tokens = 64,
+        .n_sequences = 2,
+        .longest_tokens = g.n_tokens + g.n_continued,
+        .wanted_pages = 2 * kv_pages_for(g.n_tokens + g.n_continued, 64),
+        .head_share = 1,
+        .deadline_seconds = 60,
+    };
+    engine *e;
+    if (CHECK_OK(engine_open(ranks, &config, &o, &e))) {
+        if (comm_rank(ranks) == 0) {
+            request r = {
+                .tokens = g.tokens, .n_tokens = g.n_tokens, .sampling = sampling_defaults(), .score_from = 1};
+            engine_submit(e, &r);
+            r.score_from = -1;
+            r.id = 1;
+            r.max_tokens = g.n_continued;
+            engine_submit(e, &r);
+            double sum = 0;
+            int at = 0, wrong = 0;
+            bool in_step = true;
+            for (event ev; engine_next(e, &ev);) {
+                for (int64_t k = 0; ev.id == 0 && k < ev.n_scores; k++)
+                    sum += (double)ev.scores[k];
+                if (ev.id == 0) continue;
+                in_step = in_step && (at == 0 || (double)g.margins[at - 1] > 1e-3);
+                wrong += in_step && ev.choice.token != g.continued[at] && (double)g.margins[at] > 1e-3;
+                at++;
+            }
+            CU_ASSERT(fabs(sum / (g.n_tokens - 1) - g.mean_nll) < 1e-5);
+            CU_ASSERT(wrong == 0 && at == g.n_continued);
+            engine_stop(e);
+        } else {
+            engine_serve(e);
+        }
+        engine_close(e);
+    }
+    free(g.bytes);
+}
+
+/* What cannot fit is refused by all ranks alike, and the next engine opens. */
+static void refusals(void) {
+    variant v = variants[0];
+    engine *e = NULL;
+    engine_options o = {
+        .model_dir = model_dir,
+        .n_threads = 1,
+        .chunk_tokens = 64,
+        .page_tokens = 64,
+        .n_sequences = 1,
+        .longest_tokens = LONGEST,
+        .wanted_pages = 3,
+        .bytes_per_rank = 1 << 20,
+        .deadline_seconds = 60,
+    };
+    CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "does not fit");
+    o.bytes_per_rank = 0;
+    o.layers_per_rank = "1,1,1,1,1";
+    CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "--layers-per-rank");
+    o.layers_per_rank = NULL;
+    o.model_dir = "/nowhere";
+    CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "/nowhere");
+    run_variant(&v);
+}
+
+static void open_ranks(int *argc, char ***argv) {
+    snprintf(model_dir, sizeof model_dir, "%s/jobs/demo/model", harness_source_dir());
+    if (comm_open(argc, argv, &ranks) != STATUS_OK || model_config_load(model_dir, &config) != STATUS_OK)
+        exit(1);
+}
+
+/* First, as it makes what the others compare with. */
+static void plain_reference(void) {
+    make_sequences();
+    make_reference();
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"plain reference", plain_reference},
+        {"same tokens whatever the shape", same_tokens_whatever_the_shape},
+        {"demo model matches the reference", demo_model_matches_reference},
+        {"refusals", refusals},
+        CU_TEST_INFO_NULL,
+    };
+    open_ranks(&argc, &argv);
+    int code = harness_run(&argc, &argv, "engine", tests);
+    comm_close(ranks);
+    return code;
+}

@@ -1,0 +1,191 @@
+/* Logits of every model family against Hugging Face transformers in float32, on every instruction set of this
+ * processor, in one slice and in two, read in one chunk and in several. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/model.h"
+#include "tests/golden.h"
+#include "tests/harness.h"
+
+enum { PAGE_TOKENS = 16, MAX_CHUNK = 64 };
+
+/* The bounds of tests/golden/FORMAT.md. */
+static const double f32_bound = 1e-9, bf16_bound = 1e-3;
+
+/* One slice of a model with its cache. */
+typedef struct part {
+    model *model;
+    kv_cache *kv;
+} part;
+
+typedef struct fixture {
+    model_config config;
+    weights *files;
+    device *dev;
+    trace trace;
+    float *x;
+} fixture;
+
+static bool open_part(fixture *f, slice s, int64_t n_tokens, part *out) {
+    kv_shape shape = {.n_layers = s.last_layer - s.first_layer,
+                      .n_kv_heads = f->config.n_kv_heads,
+                      .head_dim = f->config.head_dim,
+                      .page_tokens = PAGE_TOKENS,
+                      .n_pages = kv_pages_for(n_tokens, PAGE_TOKENS),
+                      .n_slots = 1};
+    return CHECK_OK(model_open(&f->config, s, MAX_CHUNK, f->files, f->dev, &f->trace, &out->model)) &&
+           CHECK_OK(kv_cache_open(f->dev, &shape, &out->kv));
+}
+
+static void close_part(part *p) {
+    model_close(p->model);
+    kv_cache_close(p->kv);
+}
+
+/* Logits of all golden positions, through the parts in turn, `chunk` rows at a time. */
+static void run_parts(fixture *f, part *parts, int n_parts, const golden *g, int chunk, float *logits) {
+    int next = 0;
+    for (int32_t pos = 0; pos < g->n_tokens; pos += chunk) {
+        int T = g->n_tokens - pos < chunk ? g->n_tokens - pos : chunk;
+        model_embed(parts[0].model, g->tokens + pos, T, f->x);
+        for (int i = 0; i < n_parts; i++) {
+            kv_cache_extend(parts[i].kv, 0, pos + T);
+            span rows = {0, T, pos, kv_cache_page_ids(parts[i].kv, 0)};
+            model_forward(parts[i].model, parts[i].kv, 1, &rows, T, f->x);
+        }
+        for (; next < g->n_positions && g->positions[next] < pos + T; next++) {
+            int32_t row = g->positions[next] - pos;
+            const float *one;
+            if (!CHECK_OK(model_logits(parts[n_parts - 1].model, f->x, &row, 1, &one))) return;
+            memcpy(logits + (size_t)next * (size_t)g->n_vocabulary, one,
+                   (size_t)g->n_vocabulary * sizeof(float));
+        }
+    }
+}
+
+static int argmax(const float *x, int n) {
+    int best = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[best]) best = i;
+    return best;
+}
+
+/* The same argmax wherever the reference's margin is above the noise: 4 times the row's root mean square
+ * error. */
+static int wrong_argmax(const float *got, const float *want, int n) {
+    int best = argmax(want, n);
+    double error = 0, second = -INFINITY;
+    for (int i = 0; i < n; i++) {
+        double d = (double)got[i] - (double)want[i];
+        error += d * d;
+        if (i != best && (double)want[i] > second) second = (double)want[i];
+    }
+    bool is_clear = (double)want[best] - second > 4 * sqrt(error / n);
+    return is_clear && argmax(got, n) != best;
+}
+
+static void compare(const char *what, const golden *g, const float *logits, double bound) {
+    size_t n = (size_t)g->n_positions * (size_t)g->n_vocabulary;
+    double *want = malloc(n * sizeof *want);
+    for (size_t i = 0; i < n; i++)
+        want[i] = (double)g->logits[i];
+    double nmse = harness_nmse(logits, want, n);
+    free(want);
+    int wrong = 0;
+    for (int i = 0; i < g->n_positions; i++) {
+        size_t at = (size_t)i * (size_t)g->n_vocabulary;
+        wrong += wrong_argmax(logits + at, g->logits + at, g->n_vocabulary);
+    }
+    printf("  %-44s nmse %.2e\n", what, nmse);
+    CU_ASSERT(nmse <= bound);
+    CU_ASSERT(wrong == 0);
+}
+
+/* One model, one precision, one instruction set: three ways that must agree bit for bit, and with the golden
+ * logits. */
+static void check_model(const char *dir, const golden *g, precision prec, const char *isa) {
+    fixture f = {0};
+    char what[160];
+    size_t n = (size_t)g->n_positions * (size_t)g->n_vocabulary;
+    float *one = calloc(n, sizeof *one), *two = calloc(n, sizeof *two);
+    if (CHECK_OK(model_config_load(dir, &f.config)) && CHECK_OK(weights_open(dir, &f.files)) &&
+        CHECK_OK(cpu_device_open(prec, 2, isa, &f.dev))) {
+        f.x = malloc((size_t)MAX_CHUNK * (size_t)f.config.d_model * sizeof(float));
+        int n_layers = f.config.n_layers;
+        part whole = {0}, halves[2] = {{0}, {0}};
+        if (open_part(&f, (slice){0, n_layers, n_layers}, g->n_tokens, &whole) &&
+            open_part(&f, (slice){0, n_layers / 2, n_layers}, g->n_tokens, &halves[0]) &&
+            open_part(&f, (slice){n_layers / 2, n_layers, n_layers}, g->n_tokens, &halves[1])) {
+            run_parts(&f, &whole, 1, g, MAX_CHUNK, one);
+            run_parts(&f, halves, 2, g, 7, two);
+            snprintf(what, sizeof what, "%s %s %s", strrchr(dir, '/') + 1, isa,
+                     prec == PRECISION_F32 ? "f32" : "bf16");
+            compare(what, g, one, prec == PRECISION_F32 ? f32_bound : bf16_bound);
+            CU_ASSERT(!memcmp(one, two, n * sizeof *one));
+        }
+        close_part(&whole);
+        close_part(&halves[0]);
+        close_part(&halves[1]);
+    }
+    free(f.x);
+    if (f.dev) f.dev->ops->close(f.dev);
+    weights_close(f.files);
+    free(one);
+    free(two);
+}
+
+static void check_all_isas(const char *dir, const golden *g, precision prec) {
+    for (int i = 0; cpu_isa_names[i]; i++)
+        if (cpu_isa_available(cpu_isa_names[i])) check_model(dir, g, prec, cpu_isa_names[i]);
+}
+
+static void check_tiny_models(precision prec) {
+    for (int i = 0; golden_models[i]; i++) {
+        char dir[4096], path[4200];
+        golden g;
+        snprintf(dir, sizeof dir, "%s/tests/golden/models/%s", harness_source_dir(), golden_models[i]);
+        snprintf(path, sizeof path, "%s/golden.bin", dir);
+        if (!golden_read(path, &g)) continue;
+        check_all_isas(dir, &g, prec);
+        free(g.bytes);
+    }
+}
+
+static void check_demo_model(precision prec) {
+    char dir[4096], path[4096];
+    golden g;
+    snprintf(dir, sizeof dir, "%s/jobs/demo/model", harness_source_dir());
+    snprintf(path, sizeof path, "%s/tests/golden/models/demo.golden", harness_source_dir());
+    if (!golden_read(path, &g)) return;
+    check_all_isas(dir, &g, prec);
+    free(g.bytes);
+}
+
+static void families_in_f32(void) {
+    check_tiny_models(PRECISION_F32);
+}
+
+static void families_in_bf16(void) {
+    check_tiny_models(PRECISION_BF16);
+}
+
+static void demo_model_in_f32(void) {
+    check_demo_model(PRECISION_F32);
+}
+
+static void demo_model_in_bf16(void) {
+    check_demo_model(PRECISION_BF16);
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"families in f32", families_in_f32},
+        {"families in bf16", families_in_bf16},
+        {"demo model in f32", demo_model_in_f32},
+        {"demo model in bf16", demo_model_in_bf16},
+        CU_TEST_INFO_NULL,
+    };
+    return harness_run(&argc, &argv, "golden", tests);
+}
