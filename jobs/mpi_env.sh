@@ -55,3 +55,14 @@ mpi_env() {
         mpi_default OMPI_MCA_smsc '^cma'
     fi
 }
+
+# What starts the ranks here: with each of them `-n RANKS PROGRAM` does.
+mpi_launcher() {
+    for mpi_name in mpirun mpiexec srun; do
+        if command -v $mpi_name >/dev/null; then
+            echo $mpi_name
+            return
+        fi
+    done
+    echo mpirun
+}

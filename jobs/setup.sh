@@ -64,7 +64,6 @@ try_compile() {
     printf '%b\n' "$1" >"$scratch/try.c"
     compiler=$2
     shift 2
-    # shellcheck disable=SC2086
     $compiler "$scratch/try.c" -o "$scratch/try" "$@" >>"$log" 2>&1
 }
 
@@ -90,9 +89,9 @@ has_pkg_config() { command -v pkg-config; }
 mpi_program='#include <mpi.h>\nint main(int n, char **a) { return MPI_Init(&n, &a); }'
 has_mpi_compiler() { try_compile "$mpi_program" mpicc || try_compile "$mpi_program" "${CC-cc}"; }
 has_mpi_launcher() { command -v mpirun || command -v mpiexec || command -v srun; }
-has_cunit() { try_compile '#include <CUnit/CUnit.h>\nint main(void) { return CU_initialize_registry(); }' "${CC-cc}" -lcunit; }
+has_cunit() { pkg-config --exists cunit; }
 
-missing=            # one line each: what TAB Debian package TAB module
+missing= # one line each: what TAB Debian package TAB module
 # need WHAT PACKAGE MODULE COMMAND...
 need() {
     what=$1 package=$2 module=$3
@@ -106,12 +105,12 @@ find_missing() {
     need "C compiler with OpenMP (GCC 11 or clang 14, or newer)" build-essential GCC has_compiler
     need "make or ninja" build-essential make has_make
     need "CMake 3.22 or newer" cmake CMake has_cmake
-    need "pkg-config" pkg-config pkgconf has_pkg_config
+    need pkg-config pkg-config pkgconf has_pkg_config
     need "MPI compiler (mpicc)" libopenmpi-dev OpenMPI has_mpi_compiler
     need "MPI launcher (mpirun)" openmpi-bin OpenMPI has_mpi_launcher
-    need "cJSON" libcjson-dev cJSON pkg-config --exists libcjson
+    need cJSON libcjson-dev cJSON pkg-config --exists libcjson
     need "PCRE2 (8 bit)" libpcre2-dev PCRE2 pkg-config --exists libpcre2-8
-    need "utf8proc" libutf8proc-dev utf8proc pkg-config --exists libutf8proc
+    need utf8proc libutf8proc-dev utf8proc pkg-config --exists libutf8proc
     if [ $tests = yes ]; then
         need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit
     fi
@@ -161,7 +160,7 @@ fi
 
 # The tests are built whenever they can be, so that one build folder serves every script.
 with_tests=OFF
-if [ $tests = yes ] || has_cunit; then with_tests=ON; fi
+if [ $tests = yes ] || has_cunit >>"$log" 2>&1; then with_tests=ON; fi
 
 cd "$root"
 say "configuring ${build#"$root"/}"

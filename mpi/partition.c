@@ -82,14 +82,12 @@ status partition_layers(const partition_problem *p, int *bounds) {
         return status_refuse("%d ranks are more than the model's %d layers: start at most %d ranks",
                              p->n_ranks, p->n_layers, p->n_layers);
     double slowest = solve(p, INFINITY, join_max, bounds);
-    if (!isfinite(slowest)) {
-        const double gib = 1024.0 * 1024 * 1024;
+    if (!isfinite(slowest))
         return status_refuse(
-            "the model does not fit: a rank may take %.3f GiB, but over %d ranks the largest needs at least "
-            "%.3f GiB: start more ranks, lower --context, --sequences or --kv-memory, or raise "
+            "the model does not fit: a rank may take %.1f MiB, but over %d ranks the largest needs at least "
+            "%.1f MiB: start more ranks, lower --context, --max-tokens or --chunk-tokens, or raise "
             "--memory-per-rank",
-            (double)p->rank_bytes / gib, p->n_ranks, (double)least_rank_bytes(p) / gib);
-    }
+            mem_mib(p->rank_bytes), p->n_ranks, mem_mib(least_rank_bytes(p)));
     solve(p, slowest * (1 + 1e-12), join_squares, bounds);
     return STATUS_OK;
 }

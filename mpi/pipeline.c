@@ -71,7 +71,8 @@ static void pump(pipeline *p) {
     for (int i = 0; i < PIPELINE_SLOTS; i++) {
         ring_slot *s = &p->slots[i];
         int done = 0;
-        if (s->state == SLOT_SENDING) MPI_Testall(N_REQUESTS, s->requests, &done, MPI_STATUSES_IGNORE);
+        MPI_Status statuses[N_REQUESTS];
+        if (s->state == SLOT_SENDING) MPI_Testall(N_REQUESTS, s->requests, &done, statuses);
         if (done) s->state = SLOT_FREE;
     }
     post_receives(p);
@@ -298,7 +299,8 @@ void pipeline_close(pipeline *p) {
     }
     for (int i = 0; i < PIPELINE_SLOTS; i++) {
         ring_slot *s = &p->slots[i];
-        if (s->state == SLOT_SENDING) MPI_Waitall(N_REQUESTS, s->requests, MPI_STATUSES_IGNORE);
+        MPI_Status statuses[N_REQUESTS];
+        if (s->state == SLOT_SENDING) MPI_Waitall(N_REQUESTS, s->requests, statuses);
         if (s->state == SLOT_RECEIVING)
             for (int k = 0; k < N_REQUESTS; k++)
                 cancel(&s->requests[k]);

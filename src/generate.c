@@ -12,7 +12,7 @@
 #include "src/report.h"
 #include "src/run.h"
 
-enum { DEFAULT_MAX_TOKENS = 256, PROMPT_MAX_BYTES = 1 << 30, CONTEXT_TOKENS = 8 };
+enum { PROMPT_MAX_BYTES = 1 << 30, CONTEXT_TOKENS = 8 };
 
 /* Rank 0's view of the run. */
 typedef struct generation {

@@ -100,7 +100,7 @@ static const option_spec table[] = {
     {"help", OPTION_FLAG, ALL, AT(help), NULL, "", 0, 0, "print this table"},
 };
 
-enum { N_OPTIONS = sizeof table / sizeof *table };
+enum { N_OPTIONS = sizeof table / sizeof *table, FIRST_CODE = 256 /* getopt's code of option 0, beyond characters */ };
 
 static const struct {
     const char *name, *help;
@@ -237,9 +237,12 @@ static status unknown_option(const options *o, const char *given) {
         distance = d;
         nearest = &table[i];
     }
-    const char *ends[] = {"; did you mean --", nearest ? nearest->name : "", "?"};
-    return status_refuse("kvarve %s has no option %s%s%s%s", options_command_name(o->command), given,
-                         nearest ? ends[0] : "; see kvarve --help", ends[1], nearest ? ends[2] : "");
+    if (nearest && distance == 0 && strchr(given, '='))
+        return status_refuse("--%s takes no value, but got %s", nearest->name, given);
+    if (nearest)
+        return status_refuse("kvarve %s has no option %s; did you mean --%s?", options_command_name(o->command), given,
+                             nearest->name);
+    return status_refuse("kvarve %s has no option %s; see kvarve --help", options_command_name(o->command), given);
 }
 
 static status find_command(const char *name, command *out) {
@@ -292,22 +295,21 @@ status options_parse(int argc, char **argv, options *out) {
     if (st != STATUS_OK) return st;
 
     struct option longs[N_OPTIONS + 1] = {{0}};
-    int specs[N_OPTIONS], n = 0, found;
-    for (int i = 0; i < N_OPTIONS; i++) {
+    for (int i = 0, n = 0; i < N_OPTIONS; i++) {
         if (!(table[i].commands & (1u << o.command))) continue;
-        specs[n] = i;
-        longs[n++] = (struct option){table[i].name,
-                                     table[i].type == OPTION_FLAG ? no_argument : required_argument, NULL, 0};
+        int takes = table[i].type == OPTION_FLAG ? no_argument : required_argument;
+        longs[n++] = (struct option){table[i].name, takes, NULL, FIRST_CODE + i};
     }
     opterr = 0;
-    optind = 2;
-    for (int c; (c = getopt_long(argc, argv, "+:", longs, &found)) != -1;) {
-        if (c == ':') return status_refuse("%s needs a value; see kvarve --help", argv[optind - 1]);
-        if (c == '?') return unknown_option(&o, argv[optind - 1]);
-        st = set_value(&o, &table[specs[found]], optarg);
+    optind = 0; /* from the beginning, also after an earlier call that refused */
+    for (int at = 1, c; (c = getopt_long(argc - 1, argv + 1, "+:", longs, NULL)) != -1; at = optind) {
+        if (c == ':') return status_refuse("%s needs a value; see kvarve --help", argv[1 + at]);
+        if (c == '?') return unknown_option(&o, argv[1 + at]);
+        st = set_value(&o, &table[c - FIRST_CODE], optarg);
         if (st != STATUS_OK) return st;
     }
-    if (optind < argc) return status_refuse("kvarve %s takes options only, not %s", argv[1], argv[optind]);
+    if (1 + optind < argc)
+        return status_refuse("kvarve %s takes options only, not %s", argv[1], argv[1 + optind]);
     st = o.help ? STATUS_OK : check_together(&o);
     if (st == STATUS_OK) *out = o;
     return st;
@@ -397,6 +399,8 @@ char *options_effective(const options *given) {
             break;
         case OPTION_REAL:
             snprintf(number, sizeof number, "%.15g", *(const double *)at);
+            if (strtod(number, NULL) != *(const double *)at)
+                snprintf(number, sizeof number, "%.17g", *(const double *)at);
             if (!isnan(*(const double *)at)) append_value(&text, spec, number);
             break;
         case OPTION_PRECISION:

@@ -6,8 +6,6 @@
 #include "mpi/pipeline.h"
 #include "src/base/memory.h"
 
-static const double gib = 1024.0 * 1024 * 1024;
-
 static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
     kv_shape shape = {
         .n_kv_heads = r->config->n_kv_heads, .head_dim = r->config->head_dim, .page_tokens = r->page_tokens};
@@ -61,10 +59,10 @@ static status choose_pages(const plan_request *r, const partition_problem *witho
         int64_t fits = (int64_t)(r->kv_bytes_per_rank / one);
         if (fits < least)
             return status_refuse(
-                "--kv-memory %.3f GiB holds %lld tokens on a rank, but a sequence of %lld tokens needs "
-                "%.3f GiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
-                (double)r->kv_bytes_per_rank / gib, (long long)fits * r->page_tokens,
-                (long long)r->longest_tokens, (double)least * (double)one / gib);
+                "--kv-memory %.1f MiB holds %lld tokens on a rank, but a sequence of %lld tokens needs "
+                "%.1f MiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
+                mem_mib(r->kv_bytes_per_rank), (long long)fits * r->page_tokens,
+                (long long)r->longest_tokens, mem_mib((uint64_t)least * one));
         if (n_pages > fits) n_pages = fits;
     }
     for (int i = 0; r->bytes_per_rank && i < r->n_ranks; i++) {
@@ -73,14 +71,13 @@ static status choose_pages(const plan_request *r, const partition_problem *witho
         int64_t fits = base < r->bytes_per_rank ? (int64_t)((r->bytes_per_rank - base) / one) : 0;
         if (fits < least)
             return status_refuse(
-                "rank %d may take %.3f GiB but needs %.3f GiB for layers %d to %d with one sequence of %lld "
+                "rank %d may take %.1f MiB but needs %.1f MiB for layers %d to %d with one sequence of %lld "
                 "tokens: start more ranks, lower --context or --max-tokens, or raise --memory-per-rank",
-                i, (double)r->bytes_per_rank / gib, (double)(base + (uint64_t)least * one) / gib, bounds[i],
+                i, mem_mib(r->bytes_per_rank), mem_mib(base + (uint64_t)least * one), bounds[i],
                 bounds[i + 1] - 1, (long long)r->longest_tokens);
         if (n_pages > fits) n_pages = fits;
     }
-    if (n_pages > INT32_MAX) n_pages = INT32_MAX;
-    *out = n_pages;
+    *out = n_pages < INT32_MAX ? n_pages : INT32_MAX;
     return STATUS_OK;
 }
 
@@ -103,6 +100,10 @@ static void fill_ranks(const plan_request *r, const partition_problem *p, const 
 }
 
 status plan_make(const plan_request *r, plan *out) {
+    if (kv_pages_for(r->longest_tokens, r->page_tokens) > INT32_MAX)
+        return status_refuse("a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
+                             "--context",
+                             (long long)r->longest_tokens, INT32_MAX);
     int *bounds = mem_new((size_t)r->n_ranks + 1, sizeof *bounds);
     /* Layers are laid out so that one longest sequence fits; the pool then grows into what is left. */
     partition_problem with_one = make_problem(r, kv_pages_for(r->longest_tokens, r->page_tokens));

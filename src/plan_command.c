@@ -51,7 +51,7 @@ static status make_and_print(const options *o) {
     status st = run_read_model(o, &config, NULL);
     if (st != STATUS_OK) return st;
     int64_t context = o->context != OPTION_UNSET ? o->context : config.max_positions;
-    int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : context;
+    int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
     if (new_tokens > context) new_tokens = context;
     plan_request r = {
         .config = &config,

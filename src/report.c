@@ -1,11 +1,11 @@
 #include "src/report.h"
 
-#include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "io/json.h"
 #include "src/base/memory.h"
 
 static const double giga = 1e9, mib = 1024.0 * 1024;

@@ -6,6 +6,8 @@
 #include "src/options.h"
 #include "src/tokenizer.h"
 
+enum { DEFAULT_MAX_TOKENS = 256 }; /* of --max-tokens */
+
 /* The commands: each is Collective and returns the exit code, the same on every rank; rank 0 prints what went
  * wrong. */
 int command_generate(comm *c, const options *o);

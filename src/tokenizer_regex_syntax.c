@@ -275,13 +275,13 @@ static status read_outer_escape(translator *t) {
     return st;
 }
 
+/* Atomic groups, (?>...), are refused: the JIT of PCRE2 10.42 forgets that (?>a*|b) is atomic. */
 static status open_group(translator *t) {
     static const struct {
-        const char *from, *to;
+        const char *text;
         bool repeatable;
-    } kinds[] = {{"(?:", "(?:", true},   {"(?>", "(?>", true},  {"(?i:", "(?i:", true},
-                 {"(?=", "(?=", false},  {"(?!", "(?!", false}, {"(?<=", "(?<=", false},
-                 {"(?<!", "(?<!", false}};
+    } kinds[] = {{"(?:", true},  {"(?i:", true},  {"(?=", false},
+                 {"(?!", false}, {"(?<=", false}, {"(?<!", false}};
     if (t->depth == MAX_DEPTH) return refuse_construct(t, "so deep a nest of groups");
     if (t->at == t->pattern && !strncmp(t->at, "(?i)", 4)) {
         emit(t->out, "(?i)");
@@ -295,13 +295,13 @@ static status open_group(translator *t) {
         t->at++;
     } else {
         size_t i = 0, n_kinds = sizeof kinds / sizeof *kinds;
-        while (i < n_kinds && strncmp(t->at, kinds[i].from, strlen(kinds[i].from)) != 0)
+        while (i < n_kinds && strncmp(t->at, kinds[i].text, strlen(kinds[i].text)) != 0)
             i++;
         if (i == n_kinds) return refuse_construct(t, "this kind of group");
-        emit(t->out, kinds[i].to);
+        emit(t->out, kinds[i].text);
         opened.repeatable = kinds[i].repeatable;
         if (t->at[2] == 'i') t->ignores_case = true;
-        t->at += strlen(kinds[i].from);
+        t->at += strlen(kinds[i].text);
     }
     t->groups[t->depth++] = opened;
     t->atom = NO_ATOM;

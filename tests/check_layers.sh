@@ -13,7 +13,7 @@ export LC_ALL
 
 check_tree() { # check_tree FOLDER
     cd "$1"
-    # shellcheck disable=SC2046 # no names with spaces
+    # shellcheck disable=SC2046 # one word for each file
     set -- $(find src kernels mpi io tests jobs -type f \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) \
         2>/dev/null | sort)
     [ $# -gt 0 ] || {
@@ -84,7 +84,7 @@ check_tree() { # check_tree FOLDER
         }
         for (library in home) if (name ~ library) {
             if (layer(FILENAME) < 6 && FILENAME !~ home[library])
-                complain("<" name "> may be known only in " where[library] " and tests")
+                complain("<" name "> may be known only in " where[library] " (and in tests)")
             next
         }
         if (quote == "<") {

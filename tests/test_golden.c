@@ -103,6 +103,25 @@ static void compare(const char *what, const golden *g, const float *logits, doub
     CU_ASSERT(wrong == 0);
 }
 
+/* A prefill and a decode of the same tokens give the same KV bytes: all positions of all layers, in the order of the pages. */
+static void compare_caches(const fixture *f, const part *a, const part *b, int32_t n_tokens) {
+    const int32_t *ids_a = kv_cache_page_ids(a->kv, 0), *ids_b = kv_cache_page_ids(b->kv, 0);
+    size_t row = (size_t)f->config.head_dim * dtype_bytes(f->dev->kv);
+    int n_different = 0;
+    for (int l = 0; l < f->config.n_layers; l++) {
+        kv_layer x = kv_cache_layer(a->kv, l, 0, NULL), y = kv_cache_layer(b->kv, l, 0, NULL);
+        for (int32_t pos = 0; pos < n_tokens; pos++) {
+            const char *page_x = (const char *)x.pages + (size_t)ids_a[pos / PAGE_TOKENS] * x.page_bytes;
+            const char *page_y = (const char *)y.pages + (size_t)ids_b[pos / PAGE_TOKENS] * y.page_bytes;
+            for (int head = 0; head < 2 * f->config.n_kv_heads; head++) {
+                size_t at = ((size_t)head * PAGE_TOKENS + (size_t)(pos % PAGE_TOKENS)) * row;
+                n_different += memcmp(page_x + at, page_y + at, row) != 0;
+            }
+        }
+    }
+    CU_ASSERT(n_different == 0);
+}
+
 /* One model, one precision, one instruction set: three ways that must agree bit for bit, and with the golden
  * logits. */
 static void check_model(const char *dir, const golden *g, precision prec, const char *isa) {
@@ -114,8 +133,9 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
         CHECK_OK(cpu_device_open(prec, 2, isa, &f.dev))) {
         f.x = malloc((size_t)MAX_CHUNK * (size_t)f.config.d_model * sizeof(float));
         int n_layers = f.config.n_layers;
-        part whole = {0}, halves[2] = {{0}, {0}};
+        part whole = {0}, decoded = {0}, halves[2] = {{0}, {0}};
         if (open_part(&f, (slice){0, n_layers, n_layers}, g->n_tokens, &whole) &&
+            open_part(&f, (slice){0, n_layers, n_layers}, g->n_tokens, &decoded) &&
             open_part(&f, (slice){0, n_layers / 2, n_layers}, g->n_tokens, &halves[0]) &&
             open_part(&f, (slice){n_layers / 2, n_layers, n_layers}, g->n_tokens, &halves[1])) {
             run_parts(&f, &whole, 1, g, MAX_CHUNK, one);
@@ -124,7 +144,11 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
                      prec == PRECISION_F32 ? "f32" : "bf16");
             compare(what, g, one, prec == PRECISION_F32 ? f32_bound : bf16_bound);
             CU_ASSERT(!memcmp(one, two, n * sizeof *one));
+            run_parts(&f, &decoded, 1, g, 1, two);
+            CU_ASSERT(!memcmp(one, two, n * sizeof *one));
+            compare_caches(&f, &whole, &decoded, g->n_tokens);
         }
+        close_part(&decoded);
         close_part(&whole);
         close_part(&halves[0]);
         close_part(&halves[1]);

@@ -1,6 +1,5 @@
 #include "src/base/memory.h"
 
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +18,11 @@ void *mem_resize(void *old, size_t n, size_t item_bytes) {
     void *p = realloc(old, bytes ? bytes : 1);
     if (!p) status_die("out of memory: wanted %zu bytes", bytes);
     return p;
+}
+
+double mem_mib(uint64_t bytes) {
+    const uint64_t mib = 1 << 20;
+    return (double)(bytes / mib) + (double)((bytes % mib * 10 + mib - 1) / mib) / 10;
 }
 
 char *mem_copy_text(const char *text, size_t n) {

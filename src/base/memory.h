@@ -6,12 +6,16 @@
 #pragma once
 
 #include <stddef.h>
+#include <stdint.h>
 
 /* n zeroed items of item_bytes; never NULL, also for n == 0. Released with free(). */
 void *mem_new(size_t n, size_t item_bytes);
 
 /* Grow or shrink to n items of item_bytes; new bytes are not zeroed. */
 void *mem_resize(void *old, size_t n, size_t item_bytes);
+
+/* Bytes in MiB, rounded up to a tenth: for messages, so that what they ask for is enough. */
+double mem_mib(uint64_t bytes);
 
 /* A copy of n bytes with a zero byte behind them, so that text is also a C string. */
 char *mem_copy_text(const char *text, size_t n);

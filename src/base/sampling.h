@@ -17,12 +17,12 @@ typedef struct sampling_options {
     double min_p;              /* 0, up to below 1: tokens below min_p times the likeliest one's go */
     double repetition_penalty; /* above 0, up to 100; 1 is none (CTRL, arXiv 1909.05858) */
     int64_t seed;              /* 0 .. 2^53 */
-    int64_t max_tokens;        /* 0 .. 2^31 - 1 to generate; 0: as many as the context holds */
+    int64_t max_tokens;        /* 0 .. 2^31 - 1 to generate at most; 0: the prompt is only read */
     int64_t n_logprobs;        /* 0 .. SAMPLING_MAX_LOGPROBS likeliest tokens reported; 0: no logprobs */
     bool ignore_eos;           /* go on behind an end token */
 } sampling_options;
 
-/* Greedy, no filter, no limit. */
+/* Greedy, no filter, nothing to generate. */
 sampling_options sampling_defaults(void);
 
 /* Refuses a value outside the ranges above by its name, also NaN. */

@@ -11,6 +11,8 @@ static void (*die_hook)(const char *text);
 static void record(const char *format, va_list args) {
     char text[STATUS_TEXT_BYTES];
     vsnprintf(text, sizeof text, format, args);
+    for (char *c = text; *c; c++) /* one line, whatever names from outside hold */
+        if ((unsigned char)*c < ' ' || *c == 0x7F) *c = '?';
     memcpy(last_text, text, sizeof text);
 }
 

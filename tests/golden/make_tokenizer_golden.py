@@ -67,7 +67,6 @@ STRINGS = {
                   "\U00011935", "\U0001e130", "\u08d3", "\u0f71", "\u0f72"],
         "code": list("(){}[];:=<>!@#$%^&*_+-/\\\"'`~|?,.") + ["==", "->", "//", "/*", "*/", "__", "++", "\n    ", "\n\t", "0x1F",
                                                           "<s>", "</s>", "<|", "|>", "[INST]", "▁", "▁▁", "Ġ", "Ċ", "<0x41>"],
-        "nul": ["\0"],
     },
     # Each string is made by one of these: up to `most` parts, each from one of the sources in `of`.
     "recipes": [
@@ -137,6 +136,8 @@ class Maker:
         if source == "repeat":
             text = self.lists["spaces"][r.below(len(self.lists["spaces"]))]
             return text * (1 + r.below(9))
+        if source == "nul":
+            return b"\0"
         if source == "special":
             return self.specials[r.below(len(self.specials))]
         if source == "novel":
@@ -248,7 +249,7 @@ DEEPSEEK3 = ("[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{
              " ?[\\p{P}\\p{S}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
 DEEPSEEK1 = ["[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[一-龥ࠀ-一가-퟿]+", "\\s+$"]
 REGEXES = ["^a|b$", "(?<=[a-c])\\d+", "(?<!x)[^\\S\\r\\n]+", "\\w+|[^\\w\\s]+", "[\\P{L}.]+", "[^\\P{N}5]+", "a{,2}", "[a-e]{2}?",
-           "e{2,3}+|o{1,}?", "(?>th|t)he?", "\\p{^M}\\p{M}*", "[\\p{Pc}\\u4e00-\\u9fff\\x{1F600}-\\x{1F64F}-]", "(?i:[aeiou]+|don't)",
+           "e{2,3}+|o{1,}?", "(?:th|t)he?+(?!n)", "\\p{^M}\\p{M}*", "[\\p{Pc}\\u4e00-\\u9fff\\x{1F600}-\\x{1F64F}-]", "(?i:[aeiou]+|don't)",
            "$", "^", "\\A\\s+|\\s+\\z", "(a|e|i)(?=\\S)|\\W", ".", "\\D+", "[\\t\\n\\x0B\\f\\r ]+", "\\p{Lu}\\p{Ll}*|\\p{N}", "x?"]
 
 

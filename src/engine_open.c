@@ -1,0 +1,228 @@
+/* The begin and the end of an engine: plan, weights, cache and pipeline, agreed by all ranks; and its
+ * figures. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/host.h"
+#include "src/base/memory.h"
+#include "src/engine_private.h"
+
+/* Ranks on other hosts may see more or less memory: the smallest share counts, so that all plans are the
+ * same. */
+static uint64_t bytes_for_a_rank(comm *c, uint64_t asked) {
+    uint64_t available = host_available_bytes();
+    int64_t share = available ? (int64_t)(available / 10 * 9 / (uint64_t)comm_node_size(c)) : INT64_MAX;
+    share = comm_min(c, share);
+    if (asked) return asked;
+    return share == INT64_MAX ? 0 : (uint64_t)share;
+}
+
+static status make_plan(engine *e) {
+    const engine_options *o = &e->options;
+    uint64_t bound = bytes_for_a_rank(e->comm, o->bytes_per_rank);
+    plan_request asked = {
+        .config = &e->config,
+        .precision = o->precision,
+        .n_ranks = comm_size(e->comm),
+        .chunk_tokens = o->chunk_tokens,
+        .page_tokens = o->page_tokens,
+        .n_sequences = o->n_sequences,
+        .longest_tokens = o->longest_tokens,
+        .wanted_pages = o->wanted_pages,
+        .kv_bytes_per_rank = o->kv_bytes_per_rank,
+        .bytes_per_rank = bound,
+        .head_share = o->head_share,
+        .layers_per_rank = o->layers_per_rank,
+    };
+    return plan_make(&asked, &e->plan);
+}
+
+/* Rank 0's options and config to all; texts are not sent: only rank 0 reads them again. */
+static void share_options(engine *e, char **model_dir, char **layers) {
+    comm_broadcast(e->comm, &e->options, sizeof e->options, 0);
+    comm_broadcast(e->comm, &e->config, sizeof e->config, 0);
+    const char *texts[2] = {e->options.model_dir, e->options.layers_per_rank};
+    char *copies[2] = {NULL, NULL};
+    for (int i = 0; i < 2; i++) {
+        bool here = comm_rank(e->comm) == 0;
+        size_t n = here && texts[i] ? strlen(texts[i]) + 1 : 0;
+        comm_broadcast(e->comm, &n, sizeof n, 0);
+        if (n == 0) continue;
+        copies[i] = mem_new(n, 1);
+        if (here) memcpy(copies[i], texts[i], n);
+        comm_broadcast(e->comm, copies[i], n, 0);
+    }
+    *model_dir = copies[0];
+    *layers = copies[1];
+    e->options.model_dir = copies[0];
+    e->options.layers_per_rank = copies[1];
+}
+
+static status open_slice(engine *e) {
+    const engine_options *o = &e->options;
+    const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
+    status st = cpu_device_open(o->precision, o->n_threads, NULL, &e->dev);
+    if (st == STATUS_OK)
+        st = model_open(&e->config, mine->slice, o->chunk_tokens, e->files, e->dev, &e->trace, &e->model);
+    kv_shape shape = {
+        .n_layers = mine->slice.last_layer - mine->slice.first_layer,
+        .n_kv_heads = e->config.n_kv_heads,
+        .head_dim = e->config.head_dim,
+        .page_tokens = o->page_tokens,
+        .n_pages = e->plan.n_pages,
+        .n_slots = o->n_sequences,
+    };
+    if (st == STATUS_OK) st = kv_cache_open(e->dev, &shape, &e->kv);
+    return st;
+}
+
+static void open_stage_0(engine *e) {
+    schedule_limits limits = {
+        .n_stages = comm_size(e->comm),
+        .n_slots = e->options.n_sequences,
+        .chunk_tokens = e->options.chunk_tokens,
+        .page_tokens = e->options.page_tokens,
+        .n_pages = e->plan.n_pages,
+    };
+    size_t slots = (size_t)limits.n_slots;
+    e->schedule = schedule_open(&limits);
+    e->planned = mem_new(slots, sizeof *e->planned);
+    e->releases = mem_new(slots, sizeof *e->releases);
+    e->issued = mem_new((size_t)e->max_in_flight, sizeof *e->issued);
+    for (int i = 0; i < e->max_in_flight; i++)
+        e->issued[i].spans = mem_new(slots, sizeof(planned_span));
+    e->to_continue = -1;
+}
+
+static status open_pipeline(engine *e) {
+    int n_slots = e->options.n_sequences, rows = e->options.chunk_tokens;
+    /* One step in each stage, and one on its way. */
+    e->max_in_flight = comm_size(e->comm) == 1 ? 1 : comm_size(e->comm) + 1;
+    pipeline_sizes sizes = {
+        .header_bytes = step_max_bytes(n_slots, rows),
+        .x_floats = (size_t)rows * (size_t)e->config.d_model,
+        .reply_bytes = step_reply_max_bytes(n_slots, rows),
+        .n_replies = e->max_in_flight,
+    };
+    e->step = step_new(n_slots, rows);
+    e->reply = step_reply_new(n_slots, rows);
+    e->reply_bytes = mem_new(1, sizes.reply_bytes);
+    return pipeline_open(e->comm, e->dev, &sizes, e->options.deadline_seconds, &e->pipe);
+}
+
+/* Each part in turn, agreed by all ranks before anyone goes on. */
+static status open_parts(engine *e) {
+    double begin = clock_seconds();
+    status st = make_plan(e);
+    if (comm_any_failed(e->comm, &st)) return st;
+    st = weights_open(e->options.model_dir, &e->files);
+    if (comm_any_failed(e->comm, &st)) return st;
+    st = open_slice(e);
+    if (comm_any_failed(e->comm, &st)) return st;
+    st = open_pipeline(e);
+    if (st != STATUS_OK) return st;
+    const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
+    e->stage = stage_open(&e->config, mine->slice, e->model, e->kv, mine->weight_bytes,
+                          e->options.n_sequences, e->options.chunk_tokens, &e->trace);
+    if (comm_rank(e->comm) == 0) open_stage_0(e);
+    e->load_seconds = clock_seconds() - begin;
+    engine_reset_clocks(e);
+    return STATUS_OK;
+}
+
+status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out) {
+    engine *e = mem_new(1, sizeof *e);
+    e->comm = c;
+    if (comm_rank(c) == 0) {
+        e->options = *options;
+        e->config = *config;
+    }
+    char *model_dir, *layers;
+    share_options(e, &model_dir, &layers);
+    status st = open_parts(e);
+    free(model_dir);
+    free(layers);
+    if (st != STATUS_OK) {
+        engine_close(e);
+        return st;
+    }
+    *out = e;
+    return STATUS_OK;
+}
+
+void engine_close(engine *e) {
+    if (!e) return;
+    pipeline_close(e->pipe);
+    stage_close(e->stage);
+    kv_cache_close(e->kv);
+    model_close(e->model);
+    if (e->dev) e->dev->ops->close(e->dev);
+    weights_close(e->files);
+    for (int i = 0; e->issued && i < e->max_in_flight; i++)
+        free(e->issued[i].spans);
+    for (int64_t i = 0; i < e->n_active_capacity; i++)
+        free(e->active[i].prompt);
+    free(e->active);
+    free(e->issued);
+    free(e->planned);
+    free(e->releases);
+    schedule_close(e->schedule);
+    step_free(&e->step);
+    step_reply_free(&e->reply);
+    free(e->reply_bytes);
+    plan_free(&e->plan);
+    free(e);
+}
+
+/* ---- what the run was like ---- */
+
+void engine_reset_clocks(engine *e) {
+    trace_begin(&e->trace);
+    e->times = (engine_times){0};
+    e->clock_begin = e->phase_begin = clock_seconds();
+}
+
+engine_times engine_get_times(const engine *e) {
+    engine_times times = e->times;
+    times.seconds = clock_seconds() - e->clock_begin;
+    return times;
+}
+
+void engine_gather_reports(engine *e, rank_report *all) {
+    trace_enter(&e->trace, REGION_REST);
+    const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
+    rank_report report = {
+        .trace = e->trace,
+        .seconds = clock_seconds() - e->clock_begin,
+        .stage = stage_get_stats(e->stage),
+        .weight_bytes = mine->weight_bytes,
+        .kv_bytes = mine->kv_bytes,
+        .total_bytes = mine->total_bytes,
+        .file_bytes = weights_bytes_read(e->files),
+        .load_seconds = e->load_seconds,
+        .bytes_sent = pipeline_get_stats(e->pipe).bytes_sent,
+        .slice = mine->slice,
+    };
+    comm_gather(e->comm, &report, sizeof report, all);
+}
+
+trace *engine_trace(engine *e) {
+    return &e->trace;
+}
+
+const plan *engine_plan(const engine *e) {
+    return &e->plan;
+}
+
+const model_config *engine_config(const engine *e) {
+    return &e->config;
+}
+
+device *engine_device(const engine *e) {
+    return e->dev;
+}
+
+int engine_threads(const engine *e) {
+    return e->options.n_threads;
+}

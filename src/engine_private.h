@@ -1,0 +1,56 @@
+/* src/engine_private.h: what engine.c (the run) and engine_open.c (begin and end) share. */
+#pragma once
+
+#include "mpi/pipeline.h"
+#include "src/engine.h"
+#include "src/schedule.h"
+
+/* A request that is not over. */
+typedef struct active {
+    int64_t id, sequence_id, n_prompt, max_tokens, n_generated, score_from;
+    sampling_options sampling;
+    int32_t *prompt;
+    int32_t next_token; /* to feed, when it decodes */
+} active;
+
+/* A step on its way: what to do when its reply comes. */
+typedef struct issued_step {
+    planned_span *spans;
+    int n_spans, n_prompt_rows;
+} issued_step;
+
+struct engine {
+    comm *comm;
+    engine_options options;
+    model_config config;
+    plan plan;
+    int max_in_flight;
+    device *dev;
+    weights *files;
+    model *model;
+    kv_cache *kv;
+    stage *stage;
+    pipeline *pipe;
+    trace trace;
+    step step;
+    step_reply reply;
+    void *reply_bytes;
+    double load_seconds, clock_begin;
+
+    /* Stage 0 only. */
+    schedule *schedule;
+    active *active; /* by the schedule's sequence number */
+    int64_t n_active_capacity;
+    planned_span *planned;
+    issued_step *issued; /* a ring of max_in_flight */
+    int first_issued, n_issued;
+    int32_t *releases; /* slots to name in the next step */
+    int n_releases;
+    int next_span, next_score; /* of the reply in hand: what events were not told yet */
+    int next_choice;
+    bool has_reply;
+    int64_t to_continue; /* the sequence of the event just told, -1: none */
+    int prompt_steps_in_flight;
+    double phase_begin;
+    engine_times times;
+};

@@ -1,0 +1,125 @@
+#!/bin/sh
+# tests/run.sh: install what is missing, build, and run every test, then all of them again under AddressSanitizer and
+# UndefinedBehaviorSanitizer.
+#
+#     tests/run.sh [--fast] [--no-install]
+#
+#   --fast         leave the sanitizers out
+#   --no-install   install nothing, only say what is missing
+# The last line is "N passed, N failed, N skipped"; the exit status is 0 only if nothing failed.
+# A test that cannot run here (no material for it, no tool) is skipped and says why.
+set -u
+
+fast=no
+setup_options=--tests
+for option; do
+    case $option in
+    --fast) fast=yes ;;
+    --no-install) setup_options="$setup_options --no-install" ;;
+    *)
+        sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"
+        [ "$option" = --help ] && exit 0 || exit 2
+        ;;
+    esac
+done
+
+cd "$(dirname "$0")/.." || exit 1
+root=$(pwd)
+. jobs/mpi_env.sh
+mpi_env 4 # the most ranks that a test starts
+
+n_passed=0 n_failed=0 n_skipped=0
+start=$(date +%s)
+times=
+
+# --- Phases: each counts what it ran, and how long it took.
+
+begin() {
+    printf '\n== %s\n' "$1"
+    phase=$1
+    phase_start=$(date +%s)
+}
+end() { # end PASSED FAILED SKIPPED
+    n_passed=$((n_passed + $1)) n_failed=$((n_failed + $2)) n_skipped=$((n_skipped + $3))
+    times="$times$(printf '%6d s  %-32s %d passed, %d failed, %d skipped' \
+        $(($(date +%s) - phase_start)) "$phase" "$1" "$2" "$3")
+"
+}
+finish() {
+    printf '\n%s%6d s  all\n%d passed, %d failed, %d skipped\n' \
+        "$times" $(($(date +%s) - start)) $n_passed $n_failed $n_skipped
+    [ $n_failed -eq 0 ]
+    exit
+}
+
+# check NAME COMMAND...: one test; exit status 77 is a skip.
+check() {
+    begin "$1"
+    shift
+    "$@"
+    case $? in
+    0) end 1 0 0 ;;
+    77) end 0 0 1 ;;
+    *)
+        echo "FAILED: $phase"
+        end 0 1 0
+        return 1
+        ;;
+    esac
+}
+
+# run_ctest NAME FOLDER: every test of a build.
+run_ctest() {
+    begin "$1"
+    # A test that hangs is a failure. Tests that start several ranks say so, and ctest counts them as that many.
+    ctest --test-dir "$2" -j "$(nproc)" --timeout 300 --no-tests=error --output-on-failure --output-junit junit.xml
+    status=$?
+    n() { sed -n "s/^.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p" "$root/$2/junit.xml" 2>/dev/null | head -n 1; }
+    all=$(n tests "$2") failed=$(n failures "$2") skipped=$(($(n skipped "$2") + $(n disabled "$2")))
+    # A test whose program is missing counts as not run, which looks like a skip: the exit status knows better.
+    if [ $status -ne 0 ] && [ "${failed:-0}" -eq 0 ]; then end 0 1 0; else end $((all - failed - skipped)) "$failed" $skipped; fi
+}
+
+# --- What is run.
+
+check "set-up and build" jobs/setup.sh $setup_options || finish
+check "layers: the check finds every kind" tests/check_layers.sh --self-test
+check "layers" tests/check_layers.sh
+check "style: text" tests/check_style.sh text
+check "style: clang-format" tests/check_style.sh format
+check "style: shellcheck" tests/check_style.sh shell
+run_ctest "tests" build
+[ $fast = no ] || finish
+
+sanitize="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined"
+sanitized=$root/build-sanitize
+
+# Warnings are errors in the first build; here the sanitizers' own code raises false ones. With -O1 asserts stay in, and the
+# suite stays short.
+check "sanitizers: build" jobs/setup.sh $setup_options --build-dir "$sanitized" -- -DKVARVE_SANITIZE=ON \
+    -DKVARVE_WERROR=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O1 -g" || finish
+
+compiler=$(sed -n 's/^CMAKE_C_COMPILER:[A-Z]*=//p' "$sanitized/CMakeCache.txt")
+"$compiler" -shared -fPIC tests/keep_modules.c -o "$sanitized/keep_modules.so" || exit 1
+export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:verify_asan_link_order=0"
+export LSAN_OPTIONS="suppressions=$root/tests/lsan.supp:print_suppressions=0"
+export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
+export LD_PRELOAD="$sanitized/keep_modules.so"
+
+probe() {
+    "$compiler" -g $sanitize tests/sanitizer_probe.c -o "$sanitized/sanitizer_probe" || return 1
+    for fault in overflow undefined leak; do
+        if "$sanitized/sanitizer_probe" $fault >"$sanitized/probe.log" 2>&1; then
+            echo "a fault was not reported: $fault"
+            return 1
+        fi
+    done
+    if "$sanitized/sanitizer_probe" none; then return 0; fi
+    # Some containers forbid what a leak check needs.
+    echo "skipped: leaks cannot be found on this machine; the other faults can"
+    return 77
+}
+check "sanitizers: a fault is reported" probe
+"$sanitized/sanitizer_probe" none >"$sanitized/probe.log" 2>&1 || ASAN_OPTIONS="$ASAN_OPTIONS:detect_leaks=0"
+run_ctest "sanitizers: tests" build-sanitize
+finish

@@ -1,0 +1,388 @@
+/* tests/test_options.c: the command line. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/options.h"
+#include "tests/harness.h"
+
+enum { MAX_ARGS = 64 };
+
+/* The words of a command line, which live until the next call. */
+static status parse_words(const char *line, options *out) {
+    static char text[8192];
+    char *argv[MAX_ARGS + 1] = {"kvarve"};
+    int argc = 1;
+    snprintf(text, sizeof text, "%s", line);
+    for (char *word = strtok(text, " "); word && argc < MAX_ARGS; word = strtok(NULL, " "))
+        argv[argc++] = word;
+    return options_parse(argc, argv, out);
+}
+
+/* The line with one option and its value behind what its command needs. */
+static const char *with(const char *verb, const char *name, const char *value) {
+    static char line[1024];
+    const char *needs = !strcmp(verb, "generate")     ? "--model m --prompt p"
+                        : !strcmp(verb, "perplexity") ? "--model m --file f"
+                                                         : "--model m";
+    snprintf(line, sizeof line, "%s %s --%s %s", verb, needs, name, value);
+    return line;
+}
+
+/* ---- values ---- */
+
+static void defaults(void) {
+    options o;
+    CHECK_OK(parse_words("generate --model m --prompt p", &o));
+    CU_ASSERT(o.command == COMMAND_GENERATE && !o.help && !strcmp(o.model, "m") && !strcmp(o.prompt, "p"));
+    CU_ASSERT(!o.prompt_file && !o.input && !o.output && !o.file && !o.report && !o.layers_per_rank && o.n_stops == 0);
+    CU_ASSERT(o.max_tokens == OPTION_UNSET && o.top_k == OPTION_UNSET && o.seed == OPTION_UNSET);
+    CU_ASSERT(o.logprobs == OPTION_UNSET && o.context == OPTION_UNSET && o.stride == OPTION_UNSET);
+    CU_ASSERT(isnan(o.temperature) && isnan(o.top_p) && isnan(o.min_p) && isnan(o.repetition_penalty));
+    CU_ASSERT(!o.ignore_eos && !o.echo && o.kv_memory == 0 && o.memory_per_rank == 0);
+    CU_ASSERT(o.chunk_tokens == 512 && o.page_tokens == 64 && o.sequences == 16 && o.threads == 0);
+    CU_ASSERT(o.peer_timeout == 600 && o.precision == PRECISION_BF16);
+    CHECK_OK(parse_words("plan --model m", &o));
+    CU_ASSERT(o.command == COMMAND_PLAN && o.ranks == 1);
+    CHECK_OK(parse_words("bench --model m", &o));
+    CU_ASSERT(o.command == COMMAND_BENCH && o.repeats == 3 && !strcmp(o.depths, "0,1024,4096"));
+    CHECK_OK(parse_words("perplexity --model m --file f", &o));
+    CU_ASSERT(o.command == COMMAND_PERPLEXITY && !strcmp(o.file, "f"));
+}
+
+static void given_values(void) {
+    options o;
+    CHECK_OK(parse_words("generate --model=dir --input=a=b --output out --max-tokens=7 --temperature 0.25 --top-k 3 "
+                         "--top-p=.5 --min-p 0.125 --repetition-penalty 1.5 --seed 9 --stop x --stop=yy --ignore-eos "
+                         "--echo --logprobs 20 --context 100 --sequences 2 --chunk-tokens 33 --page-tokens 32 "
+                         "--kv-memory 1.5G --memory-per-rank=2T --layers-per-rank 1,2 --threads 4 --precision f32 "
+                         "--peer-timeout 2.5 --report r.json",
+                         &o));
+    CU_ASSERT(!strcmp(o.model, "dir") && !strcmp(o.input, "a=b") && !strcmp(o.output, "out") && o.max_tokens == 7);
+    CU_ASSERT(o.temperature == 0.25 && o.top_k == 3 && o.top_p == 0.5 && o.min_p == 0.125);
+    CU_ASSERT(o.repetition_penalty == 1.5 && o.seed == 9 && o.n_stops == 2);
+    CU_ASSERT(!strcmp(o.stops[0], "x") && !strcmp(o.stops[1], "yy") && o.ignore_eos && o.echo && o.logprobs == 20);
+    CU_ASSERT(o.context == 100 && o.sequences == 2 && o.chunk_tokens == 33 && o.page_tokens == 32);
+    CU_ASSERT(o.kv_memory == (int64_t)3 << 29 && o.memory_per_rank == (int64_t)2 << 40);
+    CU_ASSERT(!strcmp(o.layers_per_rank, "1,2") && o.threads == 4 && o.precision == PRECISION_F32);
+    CU_ASSERT(o.peer_timeout == 2.5 && !strcmp(o.report, "r.json"));
+    CHECK_OK(parse_words("plan --model a --ranks 2 --model b --ranks 3", &o)); /* the last one counts */
+    CU_ASSERT(!strcmp(o.model, "b") && o.ranks == 3);
+}
+
+static void ends_of_the_ranges(void) {
+    static const struct {
+        const char *command, *name, *least, *most, *below, *above;
+    } rows[] = {
+        {"generate", "max-tokens", "0", "2147483647", "-1", "2147483648"},
+        {"generate", "temperature", "0", "100", "-0.001", "100.001"},
+        {"generate", "top-k", "0", "2147483647", "-1", "2147483648"},
+        {"generate", "top-p", "1e-9", "1", "0", "1.0000001"},
+        {"generate", "min-p", "0", "0.999999", "-1e-9", "1"},
+        {"generate", "repetition-penalty", "1e-9", "100", "0", "100.1"},
+        {"generate", "seed", "0", "9007199254740992", "-1", "9007199254740994"},
+        {"generate", "logprobs", "0", "20", "-1", "21"},
+        {"generate", "context", "1", "1099511627776", "0", "1099511627777"},
+        {"perplexity", "stride", "1", "1099511627776", "0", "1099511627777"},
+        {"generate", "sequences", "1", "65536", "0", "65537"},
+        {"generate", "chunk-tokens", "1", "65536", "0", "65537"},
+        {"generate", "page-tokens", "16", "65536", "0", "65552"},
+        {"generate", "kv-memory", "1", "9007199254740992", "0", "9007199254740994"},
+        {"plan", "memory-per-rank", "1K", "8192T", "0.9", "8193T"},
+        {"plan", "ranks", "1", "65536", "0", "65537"},
+        {"bench", "threads", "0", "1024", "-1", "1025"},
+        {"bench", "repeats", "1", "100", "0", "101"},
+        {"bench", "peer-timeout", "1", "1e9", "0.999", "1.1e9"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        options o;
+        char told[64];
+        snprintf(told, sizeof told, "--%s", rows[i].name);
+        CHECK_OK(parse_words(with(rows[i].command, rows[i].name, rows[i].least), &o));
+        CHECK_OK(parse_words(with(rows[i].command, rows[i].name, rows[i].most), &o));
+        CHECK_REFUSED(parse_words(with(rows[i].command, rows[i].name, rows[i].below), &o), told);
+        CU_ASSERT(strstr(status_text(), rows[i].below) != NULL);
+        CHECK_REFUSED(parse_words(with(rows[i].command, rows[i].name, rows[i].above), &o), told);
+        CU_ASSERT(strstr(status_text(), rows[i].above) != NULL);
+    }
+}
+
+static void bad_values(void) {
+    static const char *const rows[][2] = {
+        {"max-tokens", "5x"},      {"max-tokens", "1e3"},    {"max-tokens", "0x10"}, {"max-tokens", "ten"},
+        {"max-tokens", "1.5"},     {"max-tokens", "99999999999999999999"},           {"temperature", "hot"},
+        {"temperature", "nan"},    {"temperature", "inf"},   {"temperature", "1,5"}, {"top-p", "-nan"},
+        {"kv-memory", "8GB"},      {"kv-memory", "8g"},      {"kv-memory", "G"},     {"kv-memory", "-1G"},
+        {"kv-memory", "infT"},     {"kv-memory", "nan"},     {"kv-memory", "8GG"},   {"page-tokens", "17"},
+        {"page-tokens", "24"},     {"precision", "f16"},     {"precision", "BF16"},  {"precision", "f320"},
+        {"memory-per-rank", "80%"}, {"sequences", "--echo"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        options o;
+        char told[64];
+        snprintf(told, sizeof told, "--%s %s", rows[i][0], rows[i][1]);
+        CHECK_REFUSED(parse_words(with("generate", rows[i][0], rows[i][1]), &o), told);
+    }
+    static const char *const empty[] = {"max-tokens", "temperature", "kv-memory", "precision", "stop"};
+    for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
+        options o;
+        char given[64], told[64];
+        snprintf(given, sizeof given, "--%s=", empty[i]);
+        snprintf(told, sizeof told, "--%s", empty[i]);
+        char *argv[] = {"kvarve", "generate", "--model", "m", "--prompt", "p", given, NULL};
+        CHECK_REFUSED(options_parse(7, argv, &o), told);
+    }
+}
+
+static void stops(void) {
+    char line[1024] = "generate --model m --prompt p";
+    options o;
+    for (int i = 0; i < OPTIONS_MAX_STOPS; i++)
+        strcat(line, " --stop s");
+    CHECK_OK(parse_words(line, &o));
+    CU_ASSERT(o.n_stops == OPTIONS_MAX_STOPS && !strcmp(o.stops[OPTIONS_MAX_STOPS - 1], "s"));
+    strcat(line, " --stop toomany");
+    CHECK_REFUSED(parse_words(line, &o), "--stop toomany: expected at most 16");
+}
+
+/* ---- what is not there ---- */
+
+static void misspelt_options(void) {
+    static const char *const rows[][2] = {
+        {"--tempratur 1", "--temperature"}, {"--temprature=1", "--temperature"}, {"--max_tokens 5", "--max-tokens"},
+        {"--maxtokens 5", "--max-tokens"},  {"--topk 4", "--top-k"},             {"--pormpt x", "--prompt"},
+        {"--promp x", "--prompt"},          {"--kv-memroy 1G", "--kv-memory"},   {"-model x", "--model"},
+        {"-temperature 1", "--temperature"}, {"--Model x", "--model"},           {"--precison f32", "--precision"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        options o;
+        char line[256], told[256];
+        int n_given = (int)strcspn(rows[i][0], " ");
+        snprintf(line, sizeof line, "generate --model m --prompt p %s", rows[i][0]);
+        snprintf(told, sizeof told, "has no option %.*s; did you mean %s?", n_given, rows[i][0], rows[i][1]);
+        CHECK_REFUSED(parse_words(line, &o), told);
+    }
+    options o;
+    CHECK_REFUSED(parse_words("generate --model m --something-else", &o), "no option --something-else; see kvarve --help");
+    CHECK_REFUSED(parse_words("generate --model m -x", &o), "kvarve generate has no option -x; see");
+    CHECK_REFUSED(parse_words("generate -xyzabc --model m", &o), "kvarve generate has no option -xyzabc; see");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --echo=1", &o), "--echo takes no value");
+    CHECK_OK(parse_words("generate --model m --prompt p --temp 0.5", &o)); /* understood: only one begins so */
+    CU_ASSERT(o.temperature == 0.5);
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --t 1", &o), "has no option --t");
+}
+
+/* One edit away from its name, every option is found again. */
+static void one_edit_away(void) {
+    static const char *const names[] = {"model",     "prompt",   "temperature",    "top-k",     "repetition-penalty",
+                                        "max-tokens", "logprobs", "chunk-tokens",  "page-tokens", "memory-per-rank",
+                                        "precision", "report",   "layers-per-rank", "threads",   "peer-timeout"};
+    uint64_t state = 1;
+    int n_tried = 0;
+    for (int round = 0; round < 2000; round++) {
+        const char *name = names[harness_random(&state) % (sizeof names / sizeof *names)];
+        size_t n = strlen(name), at = harness_random(&state) % n;
+        char edited[64], letter = (char)('a' + harness_random(&state) % 26), told[128], line[256];
+        switch (harness_random(&state) % 3) {
+        case 0:
+            snprintf(edited, sizeof edited, "%.*s%c%s", (int)at, name, letter, name + at);
+            break;
+        case 1:
+            snprintf(edited, sizeof edited, "%.*s%s", (int)at, name, name + at + 1);
+            break;
+        default:
+            snprintf(edited, sizeof edited, "%s", name);
+            edited[at] = letter;
+        }
+        if (!strncmp(edited, name, strlen(edited)) || !strcmp(edited, "")) continue; /* a prefix is understood */
+        options o;
+        snprintf(line, sizeof line, "generate --%s 1", edited);
+        snprintf(told, sizeof told, "has no option --%s; did you mean --%s?", edited, name);
+        CHECK_REFUSED(parse_words(line, &o), told);
+        n_tried++;
+    }
+    CU_ASSERT(n_tried > 1500);
+}
+
+static void commands(void) {
+    options o;
+    CHECK_REFUSED(parse_words("genrate --model m", &o), "kvarve has no command genrate; did you mean generate?");
+    CHECK_REFUSED(parse_words("perplexty --model m", &o), "did you mean perplexity?");
+    CHECK_REFUSED(parse_words("nothing-like-it", &o), "generate, perplexity, plan and bench");
+    CHECK_REFUSED(parse_words("--model m generate", &o), "--model");
+    CHECK_REFUSED(parse_words("generate m", &o), "takes options only, not m");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p rest", &o), "takes options only, not rest");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p -- rest", &o), "takes options only, not rest");
+    for (command c = 0; c < N_COMMANDS; c++)
+        CU_ASSERT(strlen(options_command_name(c)) > 3);
+}
+
+static void missing_values(void) {
+    options o;
+    CHECK_REFUSED(parse_words("generate --prompt p --model", &o), "--model needs a value");
+    CHECK_REFUSED(parse_words("generate --model m --prompt", &o), "--prompt needs a value");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --top-k", &o), "--top-k needs a value");
+    CHECK_OK(parse_words("generate --model m --prompt --top-k", &o)); /* the next word is the value, whatever it is */
+    CU_ASSERT(!strcmp(o.prompt, "--top-k") && o.top_k == OPTION_UNSET);
+}
+
+static void options_of_other_commands(void) {
+    static const char *const rows[][2] = {
+        {"plan", "prompt x"},     {"plan", "threads 2"},  {"plan", "report x"},   {"generate", "ranks 2"},
+        {"generate", "stride 5"}, {"generate", "file f"}, {"generate", "depths 0"}, {"perplexity", "max-tokens 5"},
+        {"perplexity", "seed 1"}, {"bench", "context 5"}, {"bench", "prompt x"},  {"perplexity", "repeats 3"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        options o;
+        char line[256], told[64];
+        snprintf(line, sizeof line, "%s --model m --%s", rows[i][0], rows[i][1]);
+        snprintf(told, sizeof told, "kvarve %s has no option --%.*s", rows[i][0], (int)strcspn(rows[i][1], " "), rows[i][1]);
+        CHECK_REFUSED(parse_words(line, &o), told);
+    }
+}
+
+static void what_belongs_together(void) {
+    options o;
+    CHECK_REFUSED(parse_words("generate --prompt p", &o), "kvarve generate needs --model DIR");
+    CHECK_REFUSED(parse_words("plan", &o), "kvarve plan needs --model DIR");
+    CHECK_REFUSED(parse_words("generate --model m", &o), "one of --prompt, --prompt-file and --input, and has 0");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --input i", &o), "and has 2");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --input i --prompt-file f", &o), "and has 3");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --output o", &o), "--output is for");
+    CHECK_REFUSED(parse_words("perplexity --model m", &o), "kvarve perplexity needs --file TEXT");
+    CHECK_OK(parse_words("generate --model m --prompt-file -", &o));
+    CU_ASSERT(!strcmp(o.prompt_file, "-"));
+}
+
+/* ---- help ---- */
+
+static char *print_help(const options *o) {
+    char path[128];
+    size_t n;
+    snprintf(path, sizeof path, "%s/help", harness_temp_dir());
+    FILE *f = fopen(path, "w");
+    options_print_help(o, f);
+    fclose(f);
+    return harness_read_file(path, &n);
+}
+
+static void help(void) {
+    static const char *const lines[] = {"", "--help", "-h", "help"};
+    options o;
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) {
+        CHECK_OK(parse_words(lines[i], &o));
+        CU_ASSERT(o.help && o.command == N_COMMANDS);
+    }
+    char *all = print_help(&o);
+    CU_ASSERT(strstr(all, "--prompt TEXT") && strstr(all, "--ranks N") && strstr(all, "--stride N"));
+    CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") && strstr(all, "--precision bf16|f32"));
+    free(all);
+    CHECK_OK(parse_words("plan --help", &o)); /* nothing else is needed */
+    CU_ASSERT(o.help && o.command == COMMAND_PLAN);
+    char *plan = print_help(&o);
+    CU_ASSERT(strstr(plan, "--ranks N") && !strstr(plan, "--prompt TEXT") && !strstr(plan, "continue one prompt"));
+    for (char *line = strtok(plan, "\n"); line; line = strtok(NULL, "\n"))
+        CU_ASSERT(strlen(line) <= 140);
+    free(plan);
+}
+
+/* ---- the effective options ---- */
+
+/* The words that a shell would make of the text: single quotes and \' only. */
+static int split_as_shell(char *text, char **argv) {
+    int argc = 0;
+    for (char *from = text, *to = text; *from;) {
+        argv[argc++] = to;
+        for (bool quoted = false; *from && (quoted || *from != ' ');) {
+            if (*from == '\'') quoted = !quoted, from++;
+            else if (!quoted && *from == '\\') *to++ = from[1], from += 2;
+            else *to++ = *from++;
+        }
+        bool more = *from == ' ';
+        *to++ = '\0';
+        from += more;
+    }
+    return argc;
+}
+
+/* Parsed again, the text gives the same text and the same values. */
+static void check_round_trip(int argc, char **argv) {
+    options first, second;
+    CHECK_OK(options_parse(argc, argv, &first));
+    char *text = options_effective(&first), *copy = strdup(text), *again[MAX_ARGS] = {argv[0], argv[1]};
+    int n = 2 + split_as_shell(copy, again + 2);
+    CHECK_OK(options_parse(n, again, &second));
+    char *text2 = options_effective(&second);
+    CU_ASSERT(!strcmp(text, text2));
+    CU_ASSERT(memcmp(&first.max_tokens, &second.max_tokens, sizeof first - offsetof(options, max_tokens)) == 0);
+    CU_ASSERT(first.n_stops == second.n_stops && !strcmp(first.model, second.model));
+    for (int64_t i = 0; i < first.n_stops; i++)
+        CU_ASSERT(!strcmp(first.stops[i], second.stops[i]));
+    if (first.prompt) CU_ASSERT(!strcmp(first.prompt, second.prompt));
+    free(text);
+    free(text2);
+    free(copy);
+}
+
+static void effective_options(void) {
+    char *generate[] = {"kvarve", "generate", "--model", "a dir/with 'quotes' \\ and \"more\"", "--prompt",
+                        "Tab\t, line\nand $x `y` caf\xC3\xA9 '", "--temperature", "0.1", "--top-p", "0.30000000000000004",
+                        "--stop", "", "--stop", "''", "--stop", "-", "--max-tokens", "0", "--seed", "9007199254740992",
+                        "--echo", "--kv-memory", "1.5G", "--precision", "f32", "--peer-timeout", "3.3333333333333335"};
+    generate[11] = " ";
+    check_round_trip(sizeof generate / sizeof *generate, generate);
+    char *plan[] = {"kvarve", "plan", "--model", "m", "--ranks", "7", "--layers-per-rank", "1,2,3"};
+    check_round_trip(8, plan);
+    char *perplexity[] = {"kvarve", "perplexity", "--model", "m", "--file", "-x", "--stride", "3", "--context", "5"};
+    check_round_trip(10, perplexity);
+    char *bench[] = {"kvarve", "bench", "--model=m", "--depths", "", "--repeats=1"};
+    check_round_trip(6, bench);
+
+    options o;
+    CHECK_OK(parse_words("plan --model m --memory-per-rank 2K", &o));
+    char *text = options_effective(&o);
+    CU_ASSERT(!strcmp(text, "--model m --sequences 16 --chunk-tokens 512 --page-tokens 64 --memory-per-rank 2048 "
+                            "--ranks 1 --precision bf16"));
+    free(text);
+}
+
+/* Any words: a refusal or a result, and nothing else. */
+static void random_words(void) {
+    static const char *const words[] = {"generate", "plan", "--model", "m", "--prompt", "p", "--", "-", "---", "--=", "=",
+                                        "--model=", "-=", "--stop", "\xFF\xFE", "--help", "-h", "--top-k", "5", "--echo",
+                                        "%s%n", "--p", "--t=1", "-abc", "--%s%n=4", "--layers-per-rank", "''", "--context=9"};
+    uint64_t state = 3;
+    for (int round = 0; round < 20000; round++) {
+        char line[1024] = "";
+        for (uint64_t n = harness_random(&state) % 9; n > 0; n--) {
+            strcat(line, " ");
+            strcat(line, words[harness_random(&state) % (sizeof words / sizeof *words)]);
+        }
+        options o;
+        status st = parse_words(line, &o);
+        CU_ASSERT(st == STATUS_OK || (st == STATUS_REFUSED && *status_text()));
+        if (st == STATUS_OK && !o.help) free(options_effective(&o));
+    }
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"defaults", defaults},
+        {"given values", given_values},
+        {"ends of the ranges", ends_of_the_ranges},
+        {"bad values", bad_values},
+        {"stops", stops},
+        {"misspelt options", misspelt_options},
+        {"one edit away", one_edit_away},
+        {"commands", commands},
+        {"missing values", missing_values},
+        {"options of other commands", options_of_other_commands},
+        {"what belongs together", what_belongs_together},
+        {"help", help},
+        {"effective options", effective_options},
+        {"random words", random_words},
+        CU_TEST_INFO_NULL,
+    };
+    return harness_run(&argc, &argv, "options", tests);
+}

@@ -1,0 +1,445 @@
+/* tests/test_partition.c: layers to ranks against all ways to divide them, and the plan of bytes. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mpi/partition.h"
+#include "src/plan.h"
+#include "tests/harness.h"
+
+enum { MAX_LAYERS = 9 };
+
+static const double mib = 1024.0 * 1024;
+
+static int64_t pick(uint64_t *state, int64_t n) {
+    return (int64_t)(harness_random(state) % (uint64_t)n);
+}
+
+/* ---- all partitions of a small problem ---- */
+
+typedef struct best {
+    double slowest, squares; /* of the best that fits; infinite when none does */
+    uint64_t least_bytes;    /* of the largest rank, in the partition where that is smallest */
+} best;
+
+typedef struct measures {
+    double slowest, squares;
+    uint64_t bytes;
+} measures;
+
+static uint64_t bytes_of(const partition_problem *p, int first, int last) {
+    uint64_t bytes = p->every_bytes + (uint64_t)(last - first) * p->layer_bytes;
+    bool embeds = first == 0, has_head = last == p->n_layers;
+    return bytes + (embeds && has_head ? p->both_bytes : embeds ? p->first_bytes : has_head ? p->last_bytes : 0);
+}
+
+static measures measure(const partition_problem *p, const int *bounds) {
+    measures m = {0};
+    for (int s = 0; s < p->n_ranks; s++) {
+        double cost = (bounds[s + 1] - bounds[s]) * p->layer_cost;
+        if (s == 0) cost += p->first_cost;
+        if (s == p->n_ranks - 1) cost += p->last_cost;
+        uint64_t bytes = bytes_of(p, bounds[s], bounds[s + 1]);
+        CU_ASSERT(bytes == partition_stage_bytes(p, bounds[s], bounds[s + 1]));
+        m.slowest = fmax(m.slowest, cost);
+        m.squares += cost * cost;
+        if (bytes > m.bytes) m.bytes = bytes;
+    }
+    return m;
+}
+
+static void try_all(const partition_problem *p, int stage, int *bounds, best *out) {
+    if (stage < p->n_ranks - 1) {
+        for (bounds[stage + 1] = bounds[stage] + 1; bounds[stage + 1] < p->n_layers; bounds[stage + 1]++)
+            try_all(p, stage + 1, bounds, out);
+        return;
+    }
+    bounds[p->n_ranks] = p->n_layers;
+    measures m = measure(p, bounds);
+    if (m.bytes < out->least_bytes) out->least_bytes = m.bytes;
+    if (p->rank_bytes && m.bytes > p->rank_bytes) return;
+    if (m.slowest > out->slowest || (m.slowest == out->slowest && m.squares >= out->squares)) return;
+    out->slowest = m.slowest;
+    out->squares = m.squares;
+}
+
+static best search(const partition_problem *p) {
+    int bounds[MAX_LAYERS + 1] = {0};
+    best b = {INFINITY, INFINITY, UINT64_MAX};
+    try_all(p, 0, bounds, &b);
+    return b;
+}
+
+/* Whole numbers, so that all sums are exact. */
+static partition_problem random_problem(uint64_t *state) {
+    int n_layers = 1 + (int)pick(state, MAX_LAYERS);
+    partition_problem p = {
+        .n_layers = n_layers,
+        .n_ranks = 1 + (int)pick(state, n_layers),
+        .layer_cost = (double)(1 + pick(state, 10)),
+        .first_cost = (double)(pick(state, 2) * pick(state, 20)),
+        .last_cost = (double)(pick(state, 2) * pick(state, 40)),
+        .layer_bytes = (uint64_t)(1 + pick(state, 10)),
+        .first_bytes = (uint64_t)pick(state, 20),
+        .last_bytes = (uint64_t)pick(state, 20),
+        .every_bytes = (uint64_t)pick(state, 5),
+    };
+    bool tied = pick(state, 2);
+    p.both_bytes = p.first_bytes + (tied ? 0 : p.last_bytes);
+    if (pick(state, 3)) p.rank_bytes = 1 + (uint64_t)pick(state, 60);
+    return p;
+}
+
+static void best_of_all_partitions(void) {
+    uint64_t state = 1;
+    int n_refused = 0, n_bound = 0;
+    for (int round = 0; round < 3000; round++) {
+        partition_problem p = random_problem(&state), free_of_bounds = p;
+        free_of_bounds.rank_bytes = 0;
+        best b = search(&p);
+        int bounds[MAX_LAYERS + 1];
+        if (isinf(b.slowest)) {
+            CHECK_REFUSED(partition_layers(&p, bounds), "does not fit");
+            n_refused++;
+            continue;
+        }
+        CHECK_OK(partition_layers(&p, bounds));
+        CU_ASSERT(bounds[0] == 0 && bounds[p.n_ranks] == p.n_layers);
+        for (int s = 0; s < p.n_ranks; s++)
+            CU_ASSERT(bounds[s] < bounds[s + 1]);
+        measures m = measure(&p, bounds);
+        CU_ASSERT(m.slowest == b.slowest && m.squares == b.squares);
+        CU_ASSERT(p.rank_bytes == 0 || m.bytes <= p.rank_bytes);
+        n_bound += search(&free_of_bounds).slowest < b.slowest;
+    }
+    CU_ASSERT(n_refused > 100 && n_bound > 20); /* bounds mattered */
+}
+
+/* The refusal's number is what makes it fit, and one byte less does not. */
+static void refusal_names_what_would_fit(void) {
+    uint64_t state = 2;
+    for (int round = 0; round < 500; round++) {
+        partition_problem p = random_problem(&state);
+        int bounds[MAX_LAYERS + 1];
+        p.rank_bytes = search(&p).least_bytes;
+        CHECK_OK(partition_layers(&p, bounds));
+        p.rank_bytes--;
+        if (p.rank_bytes) CHECK_REFUSED(partition_layers(&p, bounds), "start more ranks");
+    }
+    partition_problem p = {.n_layers = 4, .n_ranks = 2, .layer_cost = 1, .layer_bytes = 5ull << 30, .rank_bytes = 1};
+    int bounds[MAX_LAYERS + 1];
+    CHECK_REFUSED(partition_layers(&p, bounds), "10240.0 MiB");
+    p.first_bytes = p.both_bytes = 1ull << 30;
+    CHECK_REFUSED(partition_layers(&p, bounds), "11264.0 MiB");
+    p.n_ranks = 1;
+    p.last_bytes = 1ull << 30; /* tied: once */
+    CHECK_REFUSED(partition_layers(&p, bounds), "21504.0 MiB");
+}
+
+static void more_ranks_than_layers(void) {
+    partition_problem p = {.n_layers = 4, .n_ranks = 5, .layer_cost = 1};
+    int bounds[6];
+    CHECK_REFUSED(partition_layers(&p, bounds), "5 ranks are more than the model's 4 layers");
+    p.n_ranks = 4;
+    CHECK_OK(partition_layers(&p, bounds));
+    CU_ASSERT(bounds[0] == 0 && bounds[1] == 1 && bounds[2] == 2 && bounds[3] == 3 && bounds[4] == 4);
+}
+
+static void large_models(void) {
+    int bounds[1025];
+    partition_problem p = {.n_layers = 126, .n_ranks = 16, .layer_cost = 1, .last_cost = 2.5};
+    CHECK_OK(partition_layers(&p, bounds));
+    for (int s = 0; s < 15; s++)
+        CU_ASSERT(bounds[s + 1] - bounds[s] == 8);
+    CU_ASSERT(bounds[16] - bounds[15] == 6);
+    p = (partition_problem){.n_layers = 1024, .n_ranks = 64, .layer_cost = 0.1};
+    CHECK_OK(partition_layers(&p, bounds));
+    for (int s = 0; s < 64; s++)
+        CU_ASSERT(bounds[s + 1] - bounds[s] == 16);
+}
+
+static void lists(void) {
+    int bounds[5] = {0, 0, 0, 0, 77}; /* the last is not theirs */
+    CHECK_OK(partition_from_list("10,12,10", 32, 3, bounds));
+    CU_ASSERT(bounds[0] == 0 && bounds[1] == 10 && bounds[2] == 22 && bounds[3] == 32);
+    CHECK_OK(partition_from_list("32", 32, 1, bounds));
+    CU_ASSERT(bounds[1] == 32);
+    static const char *const malformed[] = {"",      ",",      "10,",        ",10",     "10,,12,10", "10;12;10",
+                                            "ten",   "10 12",  "0,22,10",    "-1,23,10", "33",       "10,12,10x",
+                                            "1e1,22", "0x0A,22", "99999999999999999999", "10,12,10,0", "10.5,21.5"};
+    for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
+        CHECK_REFUSED(partition_from_list(malformed[i], 32, 3, bounds), "--layers-per-rank");
+        CU_ASSERT(malformed[i][0] == '\0' || strstr(status_text(), malformed[i]) != NULL);
+    }
+    static const char *const unfit[] = {"10,12", "10,12,9", "10,12,11", "8,8,8,8", "1,1,1,1,1", "16,16", "32", "32,32,32"};
+    for (size_t i = 0; i < sizeof unfit / sizeof *unfit; i++)
+        CHECK_REFUSED(partition_from_list(unfit[i], 32, 3, bounds), "each of the 3 ranks, 32 layers in all");
+    CU_ASSERT(bounds[4] == 77);
+}
+
+/* ---- plans ---- */
+
+/* Like Llama-3.2-1B. */
+static model_config make_config(bool tied) {
+    return (model_config){
+        .n_layers = 16,
+        .d_model = 2048,
+        .n_heads = 32,
+        .n_kv_heads = 8,
+        .head_dim = 64,
+        .d_mlp = 8192,
+        .vocab_size = 128256,
+        .tied_head = tied,
+        .max_positions = 8192,
+    };
+}
+
+static plan_request make_request(const model_config *config, int n_ranks) {
+    return (plan_request){
+        .config = config,
+        .n_ranks = n_ranks,
+        .chunk_tokens = 512,
+        .page_tokens = 64,
+        .n_sequences = 4,
+        .longest_tokens = 4096,
+        .wanted_pages = 4 * 64,
+        .head_share = 0.5,
+    };
+}
+
+static uint64_t sum_weights(const plan *p) {
+    uint64_t sum = 0;
+    for (int i = 0; i < p->n_ranks; i++)
+        sum += p->ranks[i].weight_bytes;
+    return sum;
+}
+
+static void check_sums(const plan_request *r, const plan *p) {
+    const model_config *c = r->config;
+    uint64_t page = 2ull * (unsigned)c->n_kv_heads * (unsigned)c->head_dim * (unsigned)r->page_tokens *
+                    (r->precision == PRECISION_F32 ? 4 : 2);
+    double cost = 0;
+    CU_ASSERT(p->n_ranks == r->n_ranks && p->ranks[0].slice.first_layer == 0);
+    for (int i = 0; i < p->n_ranks; i++) {
+        const plan_rank *k = &p->ranks[i];
+        int n_layers = k->slice.last_layer - k->slice.first_layer;
+        CU_ASSERT(k->slice.last_layer == (i + 1 < p->n_ranks ? p->ranks[i + 1].slice.first_layer : c->n_layers));
+        CU_ASSERT(k->slice.n_layers == c->n_layers && n_layers > 0);
+        CU_ASSERT(k->weight_bytes == model_weight_bytes(c, k->slice, r->precision));
+        CU_ASSERT(k->kv_bytes == (uint64_t)n_layers * (uint64_t)p->n_pages * page);
+        CU_ASSERT(k->workspace_bytes == model_workspace_bytes(c, k->slice, r->precision, r->chunk_tokens));
+        CU_ASSERT(k->transfer_bytes >= 2ull * (unsigned)r->chunk_tokens * (unsigned)c->d_model * sizeof(float));
+        CU_ASSERT(k->total_bytes == k->weight_bytes + k->kv_bytes + k->workspace_bytes + k->transfer_bytes +
+                                        ((uint64_t)PLAN_PROCESS_MIB << 20));
+        CU_ASSERT(r->bytes_per_rank == 0 || k->total_bytes <= r->bytes_per_rank);
+        cost += k->cost;
+    }
+    CU_ASSERT(fabs(cost - p->n_ranks) < 1e-9);
+}
+
+static void sums_of_a_plan(void) {
+    model_config config = make_config(false);
+    for (int n_ranks = 1; n_ranks <= 16; n_ranks++) {
+        plan_request r = make_request(&config, n_ranks);
+        r.precision = n_ranks % 2 ? PRECISION_BF16 : PRECISION_F32;
+        plan p;
+        CHECK_OK(plan_make(&r, &p));
+        CU_ASSERT(p.n_pages == r.wanted_pages);
+        check_sums(&r, &p);
+        plan_free(&p);
+    }
+    /* 1.24e9 parameters and the head's 0.26e9, 2 bytes each: the published size of the model. */
+    plan_request r = make_request(&config, 1);
+    plan p;
+    CHECK_OK(plan_make(&r, &p));
+    CU_ASSERT(fabs((double)p.ranks[0].weight_bytes / (2 * (1235814400.0 + 2048.0 * 128256)) - 1) < 0.01);
+    plan_free(&p);
+}
+
+/* The table is there once on one rank, and on the first and the last of several. */
+static void tied_heads(void) {
+    model_config tied = make_config(true), untied = make_config(false);
+    uint64_t table = cpu_matrix_bytes(PRECISION_BF16, tied.vocab_size, tied.d_model), one[2];
+    for (int n_ranks = 1; n_ranks <= 4; n_ranks++) {
+        plan_request a = make_request(&tied, n_ranks), b = make_request(&untied, n_ranks);
+        plan p, q;
+        CHECK_OK(plan_make(&a, &p));
+        CHECK_OK(plan_make(&b, &q));
+        if (n_ranks == 1) one[0] = sum_weights(&p), one[1] = sum_weights(&q);
+        CU_ASSERT(sum_weights(&p) == one[0] + (n_ranks > 1 ? table : 0));
+        CU_ASSERT(sum_weights(&q) == one[1]);
+        CU_ASSERT(one[1] - one[0] == table);
+        plan_free(&p);
+        plan_free(&q);
+    }
+}
+
+/* Exactly what the largest rank takes with one sequence is enough, and one byte less is not. */
+static void a_bound_is_exact(void) {
+    static const char *const lists[] = {NULL, "16", "4,12", "12,4", "10,3,3", "3,3,10"};
+    for (int tied = 0; tied < 2; tied++) {
+        for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
+            model_config config = make_config(tied);
+            plan_request r = make_request(&config, i < 2 ? 1 : i < 4 ? 2 : 3);
+            plan p;
+            r.layers_per_rank = lists[i];
+            r.wanted_pages = 0; /* at least the longest sequence */
+            CHECK_OK(plan_make(&r, &p));
+            CU_ASSERT(p.n_pages == 64);
+            for (int k = 0; k < r.n_ranks; k++)
+                if (p.ranks[k].total_bytes > r.bytes_per_rank) r.bytes_per_rank = p.ranks[k].total_bytes;
+            plan_free(&p);
+            CHECK_OK(plan_make(&r, &p));
+            CU_ASSERT(p.n_pages == 64);
+            plan_free(&p);
+            r.bytes_per_rank--;
+            CHECK_REFUSED(plan_make(&r, &p), "--memory-per-rank");
+        }
+    }
+}
+
+/* A head that most rows pass takes layers from the last rank. */
+static void head_share_moves_layers(void) {
+    model_config config = make_config(false);
+    int last[2];
+    for (int k = 0; k < 2; k++) {
+        plan_request r = make_request(&config, 4);
+        r.head_share = k;
+        plan p;
+        CHECK_OK(plan_make(&r, &p));
+        last[k] = p.ranks[3].slice.last_layer - p.ranks[3].slice.first_layer;
+        plan_free(&p);
+    }
+    CU_ASSERT(last[0] == 4 && last[1] == 1);
+}
+
+/* The number before " MiB" behind this part of the last refusal. */
+static double told_mib(const char *part) {
+    const char *at = strstr(status_text(), part);
+    double value = -1;
+    CU_ASSERT(at && sscanf(at + strlen(part), "%lf MiB", &value) == 1);
+    return value;
+}
+
+/* The request is refused; *field becomes what would do, as told behind this part of the text. */
+static void take_least(const plan_request *r, uint64_t *field, const char *part) {
+    plan p;
+    CHECK_REFUSED(plan_make(r, &p), part);
+    *field = (uint64_t)(told_mib(part) * mib);
+}
+
+static void kv_memory(void) {
+    model_config config = make_config(false);
+    plan_request r = make_request(&config, 2), small = r;
+    plan p;
+    r.kv_bytes_per_rank = 200ull << 20;
+    CHECK_OK(plan_make(&r, &p));
+    CU_ASSERT(p.n_pages >= 64 && p.n_pages < r.wanted_pages);
+    for (int i = 0; i < 2; i++)
+        CU_ASSERT(p.ranks[i].kv_bytes <= r.kv_bytes_per_rank);
+    check_sums(&r, &p);
+    plan_free(&p);
+
+    small.kv_bytes_per_rank = 1 << 20;
+    CHECK_REFUSED(plan_make(&small, &p), "--kv-memory 1.0 MiB");
+    CU_ASSERT(strstr(status_text(), "raise --kv-memory") && strstr(status_text(), "start more ranks"));
+    take_least(&small, &small.kv_bytes_per_rank, "needs ");
+    CHECK_OK(plan_make(&small, &p));
+    CU_ASSERT(p.n_pages == 64);
+    plan_free(&p);
+    small.kv_bytes_per_rank -= (uint64_t)(0.2 * mib);
+    CHECK_REFUSED(plan_make(&small, &p), "--kv-memory");
+
+    r.layers_per_rank = "2,14"; /* the rank with the most layers has the fewest pages */
+    CHECK_OK(plan_make(&r, &p));
+    CU_ASSERT(p.ranks[1].kv_bytes <= r.kv_bytes_per_rank);
+    plan_free(&p);
+}
+
+static void memory_bound(void) {
+    model_config config = make_config(false);
+    plan_request r = make_request(&config, 3), small = r;
+    plan free_plan, p;
+    CHECK_OK(plan_make(&r, &free_plan));
+    uint64_t most = 0;
+    for (int i = 0; i < 3; i++)
+        if (free_plan.ranks[i].total_bytes > most) most = free_plan.ranks[i].total_bytes;
+    plan_free(&free_plan);
+    r.bytes_per_rank = most - (32u << 20); /* fewer pages, or other layers */
+    CHECK_OK(plan_make(&r, &p));
+    CU_ASSERT(p.n_pages >= 64);
+    check_sums(&r, &p);
+    plan_free(&p);
+
+    small.bytes_per_rank = 100 << 20;
+    take_least(&small, &small.bytes_per_rank, "at least ");
+    CHECK_OK(plan_make(&small, &p));
+    check_sums(&small, &p);
+    plan_free(&p);
+    small.bytes_per_rank -= (uint64_t)(0.2 * mib);
+    CHECK_REFUSED(plan_make(&small, &p), "does not fit");
+    CU_ASSERT(strstr(status_text(), "start more ranks") && strstr(status_text(), "--memory-per-rank"));
+}
+
+/* With layers as the user said, the rank that does not fit is named. */
+static void memory_bound_with_a_list(void) {
+    model_config config = make_config(false);
+    plan_request r = make_request(&config, 2);
+    plan p;
+    r.layers_per_rank = "2,14";
+    CHECK_OK(plan_make(&r, &p));
+    CU_ASSERT(p.ranks[0].slice.last_layer == 2);
+    r.bytes_per_rank = p.ranks[1].weight_bytes;
+    plan_free(&p);
+    CHECK_REFUSED(plan_make(&r, &p), "rank 1 may take");
+    CU_ASSERT(strstr(status_text(), "layers 2 to 15") != NULL);
+    take_least(&r, &r.bytes_per_rank, "needs ");
+    CHECK_OK(plan_make(&r, &p));
+    check_sums(&r, &p);
+    plan_free(&p);
+    r.layers_per_rank = "2,15";
+    CHECK_REFUSED(plan_make(&r, &p), "--layers-per-rank 2,15");
+    r.layers_per_rank = NULL;
+    r.n_ranks = 17;
+    CHECK_REFUSED(plan_make(&r, &p), "17 ranks are more than the model's 16 layers");
+}
+
+/* No sum overflows, and page numbers stay within their type. */
+static void longest_contexts(void) {
+    model_config config = make_config(false);
+    plan_request r = make_request(&config, 1);
+    plan p;
+    r.page_tokens = 1024;
+    r.longest_tokens = (int64_t)1 << 40;
+    r.wanted_pages = 65536 * ((int64_t)1 << 30);
+    r.bytes_per_rank = 1ull << 40;
+    CHECK_REFUSED(plan_make(&r, &p), "at least ");
+    CU_ASSERT(told_mib("at least ") > (double)r.longest_tokens * 32768 / mib);
+    r.bytes_per_rank = 0;
+    CHECK_OK(plan_make(&r, &p));
+    CU_ASSERT(p.n_pages == INT32_MAX && p.ranks[0].kv_bytes == (uint64_t)INT32_MAX * 1024 * 32768);
+    plan_free(&p);
+    r.page_tokens = 256;
+    CHECK_REFUSED(plan_make(&r, &p), "--page-tokens");
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"best of all partitions", best_of_all_partitions},
+        {"refusal names what would fit", refusal_names_what_would_fit},
+        {"more ranks than layers", more_ranks_than_layers},
+        {"large models", large_models},
+        {"lists", lists},
+        {"sums of a plan", sums_of_a_plan},
+        {"tied heads", tied_heads},
+        {"a bound is exact", a_bound_is_exact},
+        {"head share moves layers", head_share_moves_layers},
+        {"kv memory", kv_memory},
+        {"memory bound", memory_bound},
+        {"memory bound with a list", memory_bound_with_a_list},
+        {"longest contexts", longest_contexts},
+        CU_TEST_INFO_NULL,
+    };
+    return harness_run(&argc, &argv, "partition", tests);
+}

@@ -1,0 +1,29 @@
+#!/bin/sh
+# tests/test_readme.sh REPOSITORY KVARVE: run every example (```sh) of README.md as it stands, with KVARVE as build/kvarve.
+set -u
+repository=$1 kvarve=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# The examples see the repository's files, and this build.
+mkdir "$work/top" "$work/top/build"
+for entry in "$repository"/*; do
+    [ "$(basename "$entry")" = build ] || ln -s "$entry" "$work/top/"
+done
+ln -s "$kvarve" "$work/top/build/kvarve"
+
+awk -v dir="$work" '/^```sh$/ { n++; on = 1; next } /^```$/ { on = 0 } on { print > (dir "/example" n ".sh") }' \
+    "$repository/README.md"
+passed=0 failed=0
+for example in "$work"/example*.sh; do
+    if (cd "$work/top" && timeout 120 sh -e "$example") >"$work/out" 2>"$work/err"; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        printf 'FAILED: an example of README.md\n'
+        cat "$example" "$work/err"
+    fi
+done
+rm -f /tmp/kvarve-prompts.jsonl /tmp/kvarve-results.jsonl /tmp/kvarve-report.json
+printf '%d passed, %d failed\n' "$passed" "$failed"
+[ "$failed" -eq 0 ] && [ "$passed" -ge 7 ]

@@ -1,0 +1,240 @@
+/* tests/test_step.c: messages of a step and their replies, and the pages of the KV cache. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+#include "src/kv_cache.h"
+#include "src/step.h"
+#include "tests/harness.h"
+
+enum { N_SLOTS = 7, MAX_ROWS = 50 };
+
+static int pick(uint64_t *state, int n) {
+    return (int)(harness_random(state) % (unsigned)n);
+}
+
+static void fill(uint64_t *state, void *data, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        ((char *)data)[i] = (char)harness_random(state);
+}
+
+/* ---- steps ---- */
+
+static step random_step(uint64_t *state) {
+    step s = step_new(N_SLOTS, MAX_ROWS);
+    s.kind = pick(state, 10) ? STEP_ROWS : STEP_STOP;
+    s.n_releases = pick(state, N_SLOTS + 1);
+    s.n_starts = pick(state, N_SLOTS + 1);
+    s.n_spans = pick(state, N_SLOTS + 1);
+    s.n_rows = pick(state, MAX_ROWS + 1);
+    for (int i = 0; i < s.n_releases; i++)
+        s.releases[i] = (int32_t)harness_random(state);
+    for (int i = 0; i < s.n_starts; i++)
+        s.starts[i] = (step_start){.slot = pick(state, N_SLOTS),
+                                   .sequence_id = (int64_t)harness_random(state),
+                                   .sampling = {.temperature = pick(state, 100) / 7.0,
+                                                .top_k = (int64_t)harness_random(state),
+                                                .top_p = 0.5,
+                                                .seed = pick(state, 1000),
+                                                .n_logprobs = pick(state, 20),
+                                                .ignore_eos = pick(state, 2)}};
+    for (int i = 0; i < s.n_spans; i++)
+        s.spans[i] = (step_span){pick(state, N_SLOTS), pick(state, MAX_ROWS), (span_want)pick(state, 3),
+                                 (int64_t)harness_random(state)};
+    fill(state, s.tokens, (size_t)s.n_rows * sizeof *s.tokens);
+    fill(state, s.targets, (size_t)s.n_rows * sizeof *s.targets);
+    return s;
+}
+
+static bool same_start(const step_start *a, const step_start *b) {
+    const sampling_options *x = &a->sampling, *y = &b->sampling;
+    return a->slot == b->slot && a->sequence_id == b->sequence_id && x->temperature == y->temperature &&
+           x->top_k == y->top_k && x->top_p == y->top_p && x->min_p == y->min_p &&
+           x->repetition_penalty == y->repetition_penalty && x->seed == y->seed && x->max_tokens == y->max_tokens &&
+           x->n_logprobs == y->n_logprobs && x->ignore_eos == y->ignore_eos;
+}
+
+static bool same_step(const step *a, const step *b) {
+    bool same = a->kind == b->kind && a->n_releases == b->n_releases && a->n_starts == b->n_starts &&
+                a->n_spans == b->n_spans && a->n_rows == b->n_rows;
+    for (int i = 0; same && i < a->n_releases; i++)
+        same = a->releases[i] == b->releases[i];
+    for (int i = 0; same && i < a->n_starts; i++)
+        same = same_start(&a->starts[i], &b->starts[i]);
+    for (int i = 0; same && i < a->n_spans; i++) {
+        const step_span *x = &a->spans[i], *y = &b->spans[i];
+        same = x->slot == y->slot && x->n_rows == y->n_rows && x->want == y->want && x->pos0 == y->pos0;
+    }
+    for (int i = 0; same && i < a->n_rows; i++)
+        same = a->tokens[i] == b->tokens[i] && a->targets[i] == b->targets[i];
+    return same;
+}
+
+/* What is read is what was written, into a step that held another; exactly the told bytes are used. */
+static void steps_come_back(void) {
+    uint64_t state = 1;
+    step read = step_new(N_SLOTS, MAX_ROWS);
+    for (int round = 0; round < 500; round++) {
+        step s = random_step(&state);
+        size_t n = 0;
+        char *bytes = mem_new(1, step_max_bytes(N_SLOTS, MAX_ROWS) + 1);
+        n = step_write(&s, bytes);
+        CU_ASSERT(n <= step_max_bytes(N_SLOTS, MAX_ROWS));
+        /* A copy of just that size, at an odd address: a message promises no alignment. */
+        char *exact = mem_new(1, n + 1);
+        memcpy(exact + 1, bytes, n);
+        step_read(exact + 1, n, &read);
+        CU_ASSERT(same_step(&s, &read));
+        step_clear(&s);
+        CU_ASSERT(s.kind == STEP_ROWS && s.n_releases + s.n_starts + s.n_spans + s.n_rows == 0);
+        step_free(&s);
+        free(bytes);
+        free(exact);
+    }
+    step_free(&read);
+    CU_ASSERT(read.tokens == NULL);
+}
+
+static void largest_step(void) {
+    uint64_t state = 2;
+    step s = random_step(&state), read = step_new(N_SLOTS, MAX_ROWS);
+    s.n_releases = s.n_starts = s.n_spans = N_SLOTS;
+    s.n_rows = MAX_ROWS;
+    size_t most = step_max_bytes(N_SLOTS, MAX_ROWS);
+    char *bytes = mem_new(1, most);
+    CU_ASSERT(step_write(&s, bytes) == most);
+    step_read(bytes, most, &read);
+    CU_ASSERT(same_step(&s, &read));
+    free(bytes);
+    step_free(&s);
+    step_free(&read);
+}
+
+static void replies_come_back(void) {
+    uint64_t state = 3;
+    step_reply read = step_reply_new(N_SLOTS, MAX_ROWS);
+    size_t most = step_reply_max_bytes(N_SLOTS, MAX_ROWS);
+    for (int round = 0; round < 300; round++) {
+        step_reply r = step_reply_new(N_SLOTS, MAX_ROWS);
+        bool full = round == 0;
+        r.n_choices = full ? N_SLOTS : pick(&state, N_SLOTS + 1);
+        r.n_scores = full ? MAX_ROWS : pick(&state, MAX_ROWS + 1);
+        fill(&state, r.choices, (size_t)r.n_choices * sizeof *r.choices);
+        fill(&state, r.scores, (size_t)r.n_scores * sizeof *r.scores);
+        char *bytes = mem_new(1, most + 1);
+        size_t n = step_reply_write(&r, bytes + 1);
+        CU_ASSERT(n <= most && (!full || n == most));
+        step_reply_read(bytes + 1, &read);
+        CU_ASSERT(read.n_choices == r.n_choices && read.n_scores == r.n_scores);
+        CU_ASSERT(memcmp(read.choices, r.choices, (size_t)r.n_choices * sizeof *r.choices) == 0);
+        CU_ASSERT(memcmp(read.scores, r.scores, (size_t)r.n_scores * sizeof *r.scores) == 0);
+        free(bytes);
+        step_reply_free(&r);
+    }
+    step_reply_free(&read);
+}
+
+/* ---- pages ---- */
+
+static device *open_device(void) {
+    device *dev = NULL;
+    CHECK_OK(cpu_device_open(PRECISION_BF16, 1, NULL, &dev));
+    return dev;
+}
+
+static void page_arithmetic(void) {
+    CU_ASSERT(kv_pages_for(0, 16) == 0 && kv_pages_for(1, 16) == 1 && kv_pages_for(16, 16) == 1);
+    CU_ASSERT(kv_pages_for(17, 16) == 2 && kv_pages_for((int64_t)1 << 40, 64) == (int64_t)1 << 34);
+    kv_shape shape = {.n_kv_heads = 8, .head_dim = 128, .page_tokens = 64};
+    CU_ASSERT(kv_page_bytes(&shape, DTYPE_BF16) == 2 * 8 * 64 * 128 * 2);
+    CU_ASSERT(kv_page_bytes(&shape, DTYPE_F32) == 2 * 8 * 64 * 128 * 4);
+}
+
+/* Slots grow and are released in any order: every page has one owner, and keeps its place. */
+static void every_page_has_one_owner(void) {
+    enum { N_PAGES = 40, PAGE_TOKENS = 16 };
+    uint64_t state = 4;
+    device *dev = open_device();
+    kv_shape shape = {2, 2, 8, PAGE_TOKENS, N_PAGES, N_SLOTS};
+    kv_cache *kv = NULL;
+    CHECK_OK(kv_cache_open(dev, &shape, &kv));
+    CU_ASSERT(kv_cache_free_pages(kv) == N_PAGES);
+    int64_t tokens[N_SLOTS] = {0};
+    int32_t known[N_SLOTS][N_PAGES];
+    for (int round = 0; round < 5000; round++) {
+        int slot = pick(&state, N_SLOTS);
+        int64_t had = kv_pages_for(tokens[slot], PAGE_TOKENS), more = pick(&state, 60);
+        int64_t n = kv_pages_for(tokens[slot] + more, PAGE_TOKENS);
+        if (pick(&state, 5) == 0 || n - had > kv_cache_free_pages(kv)) {
+            kv_cache_release(kv, slot);
+            tokens[slot] = 0;
+        } else {
+            tokens[slot] += more;
+            kv_cache_extend(kv, slot, tokens[slot]);
+            const int32_t *ids = kv_cache_page_ids(kv, slot);
+            CU_ASSERT(had == 0 || memcmp(known[slot], ids, (size_t)had * sizeof *ids) == 0);
+            if (n) memcpy(known[slot], ids, (size_t)n * sizeof *ids);
+            kv_cache_extend(kv, slot, tokens[slot] / 2); /* changes nothing */
+        }
+        bool owned[N_PAGES] = {false};
+        int64_t n_owned = 0;
+        for (int i = 0; i < N_SLOTS; i++) {
+            for (int64_t k = 0; k < kv_pages_for(tokens[i], PAGE_TOKENS); k++) {
+                int32_t id = kv_cache_page_ids(kv, i)[k];
+                CU_ASSERT(id >= 0 && id < N_PAGES && !owned[id]);
+                owned[id] = true;
+                n_owned++;
+            }
+        }
+        CU_ASSERT(kv_cache_free_pages(kv) == N_PAGES - n_owned);
+    }
+    kv_cache_close(kv);
+    dev->ops->close(dev);
+}
+
+/* Layers and pages do not overlap, and the pool holds them all. */
+static void layers_lie_apart(void) {
+    device *dev = open_device();
+    kv_shape shape = {3, 2, 8, 32, 5, 1};
+    kv_cache *kv = NULL;
+    CHECK_OK(kv_cache_open(dev, &shape, &kv));
+    size_t page_bytes = kv_page_bytes(&shape, dev->kv);
+    char *first = kv_cache_layer(kv, 0, 0, NULL).pages;
+    span spans[2] = {{0}};
+    for (int l = 0; l < 3; l++) {
+        kv_layer layer = kv_cache_layer(kv, l, 2, spans);
+        CU_ASSERT(layer.page_bytes == page_bytes && layer.page_tokens == 32 && layer.n_spans == 2 && layer.spans == spans);
+        CU_ASSERT((char *)layer.pages == first + (size_t)l * 5 * page_bytes);
+        memset(layer.pages, l, 5 * page_bytes); /* all of it is ours */
+    }
+    kv_cache_close(kv);
+    kv_cache_close(NULL);
+    dev->ops->close(dev);
+}
+
+static void pool_that_is_too_large(void) {
+    device *dev = open_device();
+    kv_shape shape = {1000, 128, 256, 1024, INT32_MAX / 1024, 4};
+    kv_cache *kv = NULL;
+    CU_ASSERT(kv_cache_open(dev, &shape, &kv) == STATUS_FAILED && kv == NULL);
+    char wanted[64];
+    snprintf(wanted, sizeof wanted, "KV cache: out of memory: wanted %zu bytes",
+             (size_t)1000 * (INT32_MAX / 1024) * kv_page_bytes(&shape, dev->kv));
+    CU_ASSERT(strstr(status_text(), wanted) != NULL);
+    dev->ops->close(dev);
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"steps come back", steps_come_back},
+        {"largest step", largest_step},
+        {"replies come back", replies_come_back},
+        {"page arithmetic", page_arithmetic},
+        {"every page has one owner", every_page_has_one_owner},
+        {"layers lie apart", layers_lie_apart},
+        {"pool that is too large", pool_that_is_too_large},
+        CU_TEST_INFO_NULL,
+    };
+    return harness_run(&argc, &argv, "step", tests);
+}
