@@ -11,6 +11,7 @@
 
 enum { TAG_HEADER = 1, TAG_X = 2, TAG_REPLY = 3 };
 enum { HEADER_REQUEST, X_REQUEST, N_REQUESTS };
+enum { LOOKS = 16 }; /* of the progress thread, while a message moves */
 
 typedef enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_IN_USE, SLOT_SENDING } slot_state;
 
@@ -68,6 +69,7 @@ static void post_receives(pipeline *p) {
 
 /* Let MPI move and free the slots whose sends are over. Under the lock. */
 static void pump(pipeline *p) {
+    if (p->n_stages == 1) return;
     for (int i = 0; i < PIPELINE_SLOTS; i++) {
         ring_slot *s = &p->slots[i];
         int done = 0;
@@ -80,7 +82,22 @@ static void pump(pipeline *p) {
     MPI_Iprobe(MPI_ANY_SOURCE, MPI_ANY_TAG, p->comm->world, &flag, MPI_STATUS_IGNORE);
 }
 
-/* While the stage computes, a rendezvous of a large message needs somebody in MPI on both sides. */
+/* Is a message on its way out, or has the header of one come and x not yet? Under the lock. */
+static bool is_moving(const pipeline *p) {
+    for (int i = 0; i < PIPELINE_SLOTS; i++) {
+        const ring_slot *s = &p->slots[i];
+        int header_is_here = 0, x_is_here = 0;
+        if (s->state == SLOT_SENDING) return true;
+        if (s->state != SLOT_RECEIVING) continue;
+        MPI_Request_get_status(s->requests[HEADER_REQUEST], &header_is_here, MPI_STATUS_IGNORE);
+        MPI_Request_get_status(s->requests[X_REQUEST], &x_is_here, MPI_STATUS_IGNORE);
+        if (header_is_here && !x_is_here) return true;
+    }
+    return false;
+}
+
+/* While the stage computes, a rendezvous of a large message needs somebody in MPI on both sides. Each look moves only
+ * some pieces of it, so there are many looks while something moves. */
 static void *progress_main(void *arg) {
     pipeline *p = arg;
     const struct timespec pause = {0, 300 * 1000};
@@ -89,6 +106,8 @@ static void *progress_main(void *arg) {
         if (pthread_mutex_trylock(&p->comm->lock) != 0) continue; /* the stage is in MPI itself */
         bool stop = p->progress_stop;
         if (!stop) pump(p);
+        for (int i = 1; i < LOOKS && !stop && is_moving(p); i++)
+            pump(p);
         pthread_mutex_unlock(&p->comm->lock);
         if (stop) return NULL;
     }
@@ -101,15 +120,14 @@ static void wait_beyond_deadline(const pipeline *p, const char *what) {
 /* Call `ready` (under the lock) until it says yes; adds the time to *seconds. */
 static void wait_until(pipeline *p, bool (*ready)(pipeline *), double *seconds, const char *what) {
     double begin = clock_seconds();
-    for (long round = 0;; round++) {
+    for (;;) {
         pthread_mutex_lock(&p->comm->lock);
         pump(p);
         bool yes = ready(p);
         pthread_mutex_unlock(&p->comm->lock);
         if (yes) break;
         sched_yield();
-        if (round % 1024 == 1023 && clock_seconds() - begin > p->deadline_seconds)
-            wait_beyond_deadline(p, what);
+        if (clock_seconds() - begin > p->deadline_seconds) wait_beyond_deadline(p, what);
     }
     *seconds += clock_seconds() - begin;
 }

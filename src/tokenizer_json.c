@@ -42,7 +42,7 @@ status json_get(const cJSON *object, const char *key, const cJSON **out) {
     const cJSON *member;
     cJSON_ArrayForEach(member, object) {
         if (strcmp(member->string, key) != 0) continue;
-        if (*out) return status_refuse("\"%s\" is there twice", key);
+        if (*out) return status_refuse("%s is there twice", json_quote_text(key).text);
         *out = member;
     }
     if (cJSON_IsNull(*out)) *out = NULL;
@@ -55,8 +55,8 @@ static status get_typed(const cJSON *object, const char *key, type_test *is, con
                         const cJSON **out) {
     status st = json_get(object, key, out);
     if (st) return st;
-    if (!*out) return status_refuse("\"%s\" is missing", key);
-    if (!is(*out)) return status_refuse("\"%s\" must be %s", key, kind);
+    if (!*out) return status_refuse("%s is missing", json_quote_text(key).text);
+    if (!is(*out)) return status_refuse("%s must be %s", json_quote_text(key).text, kind);
     return STATUS_OK;
 }
 
@@ -97,7 +97,7 @@ status json_get_char(const cJSON *object, const char *key, uint32_t *out) {
     if (st) return st;
     size_t n = 0;
     if (*text) *out = utf8_read(text, &n);
-    if (n == 0 || text[n]) return status_refuse("\"%s\" must be a single character", key);
+    if (n == 0 || text[n]) return status_refuse("%s must be a single character", json_quote_text(key).text);
     return STATUS_OK;
 }
 
@@ -114,7 +114,8 @@ status json_get_count(const cJSON *object, const char *key, uint32_t *out) {
     status st = get_typed(object, key, cJSON_IsNumber, "a number", &value);
     if (st) return st;
     int32_t count;
-    if (!json_is_id(value, &count)) return status_refuse("\"%s\" must be a whole number", key);
+    if (!json_is_id(value, &count))
+        return status_refuse("%s must be a whole number", json_quote_text(key).text);
     *out = (uint32_t)count;
     return STATUS_OK;
 }

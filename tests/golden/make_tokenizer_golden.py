@@ -10,7 +10,7 @@ Writes into REPOSITORY/tests/golden/tokenizer:
     strings.json                          what random strings are made of, by tests/tokenizer_strings.h and by `Maker`
     NAME.u32                              a 32-bit hash for each string: its ids with and without special tokens, what
                                           they decode to with and without special tokens, and the same decoded from
-                                          random ids
+                                          random ids; code_points.u32: of the ids of all code points
     cases.jsonl                           strings with their ids and texts in full
 SHARED holds the tokenizers and texts that are not part of the repository; without it their hashes are left as they are.
 """
@@ -224,13 +224,13 @@ def hashes(ref, n, seed, novel):
 
 
 def code_point_hashes(ref):
-    """One for each 4,096 code points, in strings of 64, each behind an a and before a full stop."""
+    """One for each 4,096 code points, in strings of 64, each behind an a and before a full stop: of the ids."""
     out = []
     for block in range(0, 0x110000, 4096):
         h = Hash()
         for first in range(block, block + 4096, 64):
             codes = [c for c in range(first, first + 64) if not 0xD800 <= c < 0xE000]
-            ref.add_string(h, "".join("a" + chr(c) + "." for c in codes).encode())
+            h.add_ids(ref.encode("".join("a" + chr(c) + "." for c in codes).encode(), False))
         out.append(h.value())
     return out
 
