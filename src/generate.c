@@ -217,7 +217,7 @@ static status prepare(generation *g) {
 static void submit_all(generation *g, engine *e) {
     for (int64_t i = 0; i < g->n_jobs; i++) {
         job *j = &g->jobs[i];
-        if (j->error) continue;
+        if (j->is_over) continue; /* refused, and told already */
         engine_submit(e, &(request){
                              .id = i,
                              .sequence_id = sequence_id(j->id),

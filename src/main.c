@@ -21,6 +21,12 @@ static int run_command(comm *c, const options *o) {
     return EXIT_CODE_REFUSED;
 }
 
+/* Text that did not reach stdout (a full disk) is no success. */
+static int check_stdout(const comm *c) {
+    if (fflush(stdout) == 0 && !ferror(stdout)) return EXIT_CODE_OK;
+    return run_say_failure(c, status_fail("stdout: not all of the text could be written"));
+}
+
 int main(int argc, char **argv) {
     comm *c;
     options o;
@@ -38,6 +44,7 @@ int main(int argc, char **argv) {
     } else {
         code = run_command(c, &o);
     }
+    if (code == EXIT_CODE_OK) code = check_stdout(c);
     comm_close(c);
     return code;
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/json.h"
@@ -21,10 +22,13 @@ typedef struct run_figures {
 } run_figures;
 
 status report_check_path(const options *o) {
+    struct stat info;
     if (!o->report) return STATUS_OK;
+    bool is_new = stat(o->report, &info) != 0;
     FILE *f = fopen(o->report, "a");
     if (!f) return status_refuse("--report %s: %s", o->report, strerror(errno));
     fclose(f);
+    if (is_new) unlink(o->report); /* a run that is refused leaves nothing */
     return STATUS_OK;
 }
 
@@ -210,21 +214,23 @@ static cJSON *make_json(const run_figures *f, const options *o, const engine *e)
     return root;
 }
 
-/* Whole or not at all: a temporary beside it takes its place. */
+/* Whole or not at all: a temporary beside it takes its place, unless it is a device or a pipe. */
 static status write_json(const run_figures *f, const options *o, const engine *e) {
+    struct stat info;
+    bool is_stream = stat(o->report, &info) == 0 && !S_ISREG(info.st_mode);
     cJSON *root = make_json(f, o, e);
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
     size_t n = strlen(o->report) + 5;
-    char *temporary = mem_new(n, 1);
-    snprintf(temporary, n, "%s.tmp", o->report);
-    FILE *file = fopen(temporary, "w");
+    char *path = mem_new(n, 1);
+    snprintf(path, n, "%s%s", o->report, is_stream ? "" : ".tmp");
+    FILE *file = fopen(path, "w");
     bool good = file && fprintf(file, "%s\n", text) > 0;
     if (file) good = fclose(file) == 0 && good;
-    good = good && rename(temporary, o->report) == 0;
+    if (!is_stream) good = good && rename(path, o->report) == 0;
     status st = good ? STATUS_OK : status_fail("--report %s: %s", o->report, strerror(errno));
-    if (!good) unlink(temporary);
-    free(temporary);
+    if (!good && !is_stream) unlink(path);
+    free(path);
     free(text);
     return st;
 }

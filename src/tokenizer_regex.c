@@ -7,6 +7,10 @@
 
 #include "src/tokenizer_json.h"
 
+/* Steps back after which a match is given up: in proportion to the text, for long runs of one character. */
+#define LEAST_STEPS 10000000u
+#define MOST_STEPS  UINT32_MAX
+
 struct regex {
     pcre2_code *code;
     pcre2_match_data *match;
@@ -68,6 +72,7 @@ void regex_close(regex *re) {
 status regex_find(regex *re, const char *text, size_t n, size_t from, bool *found, size_t *start,
                   size_t *end) {
     PCRE2_SPTR subject = (PCRE2_SPTR)text;
+    pcre2_set_match_limit(re->limits, n < MOST_STEPS / 16 ? LEAST_STEPS + 8 * (uint32_t)n : MOST_STEPS);
     int rc = pcre2_match(re->code, subject, n, from, PCRE2_NO_UTF_CHECK, re->match, re->limits);
     if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
         rc =

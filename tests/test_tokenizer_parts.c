@@ -5,6 +5,7 @@
 
 #include "src/base/utf8.h"
 #include "src/tokenizer.h"
+#include "src/tokenizer_cache.h"
 #include "src/tokenizer_merge.h"
 #include "tests/harness.h"
 
@@ -110,6 +111,28 @@ static void test_merges(void) {
         CU_ASSERT(n_a == n_b && !memcmp(a, b, n_b * sizeof *b));
         merge_table_free(&table);
     }
+}
+
+/* More runs than the cache holds: what it knows is right, and it knows the latest. */
+static void test_cache(void) {
+    word_cache cache;
+    word_cache_init(&cache);
+    size_t n_known = 0;
+    for (int32_t i = 0; i < 200000; i++) {
+        int32_t symbols[CACHE_MAX_SYMBOLS], ids[2] = {i, -i};
+        size_t n = 2 + (size_t)i % (CACHE_MAX_SYMBOLS - 1), n_ids = 1 + (size_t)i % 2;
+        for (size_t k = 0; k < n; k++)
+            symbols[k] = k ? (int32_t)k : i % 100000;
+        size_t n_found;
+        const int32_t *found = word_cache_find(&cache, symbols, n, &n_found);
+        if (!found) word_cache_add(&cache, symbols, n, ids, n_ids);
+        n_known += found != NULL;
+        found = word_cache_find(&cache, symbols, n, &n_found);
+        bool good = found && n_found == n_ids && found[0] % 100000 == i % 100000;
+        if (!good) CU_FAIL("the cache forgot a run at once, or mistook it for another");
+    }
+    CU_ASSERT(n_known == 0); /* 100,000 others came between */
+    word_cache_free(&cache);
 }
 
 static void test_lookup(void) {
@@ -302,9 +325,9 @@ static void test_odd_parts(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"utf8", test_utf8},           {"merges", test_merges},
-                           {"lookup", test_lookup},       {"long words", test_long_words},
-                           {"refused", test_refused},     {"deep json", test_deep},
-                           {"odd parts", test_odd_parts}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {
+        {"utf8", test_utf8},      {"merges", test_merges},         {"cache", test_cache},
+        {"lookup", test_lookup},  {"long words", test_long_words}, {"refused", test_refused},
+        {"deep json", test_deep}, {"odd parts", test_odd_parts},   CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "tokenizer parts", tests);
 }

@@ -59,7 +59,7 @@ if [ -z "$dir" ]; then
     trap 'exit 130' INT TERM
 fi
 mkdir -p "$dir"
-cat "$@" >"$dir/text"
+cat "$@" | tr -d '\r\001' >"$dir/text"
 
 # make_prompts LENGTHS N BYTES_PER_TOKEN: prompts as JSON lines, and "id length number" lines in keys.tsv.
 make_prompts() {
@@ -71,7 +71,7 @@ make_prompts() {
     }
     # Where the first sentence that starts after `at` starts; 0 if none does.
     function sentence_after(text, at,    found) {
-        found = match(substr(text, at), /[.!?]"?[ \n]+/)
+        found = match(substr(text, at, 10000), /[.!?]"?[ \n]+/)
         return found ? at + found - 1 + RLENGTH : 0
     }
     # About n bytes of whole sentences from a random place.
@@ -96,7 +96,7 @@ make_prompts() {
         return out "\""
     }
     BEGIN {
-        RS = "\001" # never in a text: the whole is one record
+        RS = "\001" # not in the text, so the whole is one record
         state = seed * 7919 % 2147483646 + 1
         for (i = 1; i < 32; i++) escape[sprintf("%c", i)] = sprintf("\\u%04x", i)
         escape["\""] = "\\\""
@@ -104,9 +104,8 @@ make_prompts() {
         n_names = split("Elizabeth Thomas Margaret Henry Charlotte Edward Harriet Arthur Eleanor Frederick Caroline " \
             "Walter Isabella George Lucy Robert Anne Philip Jane William Emma Charles Mary Richard", names, " ")
     }
-    { text = text $0 }
+    { text = $0 }
     END {
-        gsub(/\r/, "", text)
         n_lengths = split(lengths, length_of, " ")
         for (l = 1; l <= n_lengths; l++) for (p = 1; p <= n_prompts; p++) {
             name = names[1 + int(random() * n_names)]

@@ -61,7 +61,7 @@ STRINGS = {
                    "\x0b", "\x0c", "\x85", "\u2009", "\u1680", "\x1c", "\ufeff"],
         "digits": list("0123456789") + ["12", "345", "6789", "10000", "٣", "४", "²", "½", "Ⅷ", "一", "𝟘", "𐴰", ",", ".", "-"],
         "emoji": ["👩‍👩‍👧", "👍🏽", "🇫🇷", "❤️", "☺", "1️⃣", "🏴󠁧󠁢󠁥󠁮󠁧󠁿", "😀", "👨‍💻", "🤷🏿‍♀️", "\u200d", "\ufe0f"],
-        "bases": ["e", "o", "A", "한", "ᄀ", "ᅡ", "ᆨ", "क", "ा", "が", "か", "ß", "Å", "Ω", "ﬁ", "q"],
+        "bases": ["e", "o", "A", "한", "ᄀ", "ᅡ", "ᆨ", "क", "ा", "が", "か", "ß", "Å", "Ω", "ﬁ", "q", "\U00011935\U00011930"],
         "marks": ["\u0300", "\u0301", "\u0308", "\u030a", "\u0323", "\u0327", "\u0331", "\u0334", "\u0345", "\u034f", "\u05b0",
                   "\u064b", "\u0651", "\u0897", "\u093c", "\u1ac1", "\u1df6", "\u20d0", "\u3099", "\u309a", "\U00011930",
                   "\U00011935", "\U0001e130", "\u08d3", "\u0f71", "\u0f72"],
@@ -224,13 +224,14 @@ def hashes(ref, n, seed, novel):
 
 
 def code_point_hashes(ref):
-    """One for each 4,096 code points, in strings of 64, each behind an a and before a full stop: of the ids."""
+    """One for each 4,096 code points, in strings of 64: of the ids. Each stands among characters of which the tokenizer
+    `pieces` knows some and others not, so that it is seen which of them it is cut from."""
     out = []
     for block in range(0, 0x110000, 4096):
         h = Hash()
         for first in range(block, block + 4096, 64):
             codes = [c for c in range(first, first + 64) if not 0xD800 <= c < 0xE000]
-            h.add_ids(ref.encode("".join("a" + chr(c) + "." for c in codes).encode(), False))
+            h.add_ids(ref.encode("".join("Z%s%%%s9%%.a%s." % (chr(c), chr(c), chr(c)) for c in codes).encode(), False))
         out.append(h.value())
     return out
 
@@ -368,6 +369,10 @@ def make_variants(bases):
     add("llama2-no-fallback", "marks", model={"byte_fallback": False})
     add("llama2-no-fuse", "marks", model={"byte_fallback": False, "fuse_unk": False})
     add("llama2-no-unknown", "marks", model={"byte_fallback": False, "unk_token": None})
+    add("llama2-odd-merges", "marks", normalizer={"type": "NFC"}, model={
+        "vocab": dict(bases["marks"]["model"]["vocab"], **{t: n_marks + i for i, t in enumerate(
+            ["<0xC3><0xA9>", "<0xE2><0x82>", "a<0xC3>", "<unk>a", "ab<unk>", "<0xAC>e"])}),
+        "merges": ["<0xC3> <0xA9>", "<0xE2> <0x82>", "a <0xC3>", "<unk> a", "<0xAC> e"] + bases["marks"]["model"]["merges"]})
     add("llama2-ignore-merges", "marks", model={"ignore_merges": True}, pre_tokenizer=metaspace("never"))
     add("mistral", "marks", normalizer=None, pre_tokenizer=metaspace("first", split=False))
     add("metaspace-always", "marks", normalizer=None, pre_tokenizer=metaspace("always", split=True), decoder=metaspace("always"))
