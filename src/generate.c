@@ -1,5 +1,4 @@
 /* kvarve generate: continue one prompt to stdout, or a file of prompts to a file of results. */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,7 +11,7 @@
 #include "src/report.h"
 #include "src/run.h"
 
-enum { PROMPT_MAX_BYTES = 1 << 30, CONTEXT_TOKENS = 8 };
+enum { CONTEXT_TOKENS = 8 };
 
 /* Rank 0's view of the run. */
 typedef struct generation {
@@ -53,21 +52,6 @@ static int64_t sequence_id(const char *id) {
 }
 
 /* ---- prompts ---- */
-
-static status read_all(const char *path, text_buffer *out) {
-    bool is_stdin = !strcmp(path, "-");
-    FILE *f = is_stdin ? stdin : fopen(path, "rb");
-    if (!f) return status_refuse("--prompt-file %s: %s", path, strerror(errno));
-    char buffer[65536];
-    for (size_t n; (n = fread(buffer, 1, sizeof buffer, f)) > 0 && out->n <= PROMPT_MAX_BYTES;)
-        text_append(out, buffer, n);
-    bool failed = ferror(f);
-    int error = errno;
-    if (!is_stdin) fclose(f);
-    if (failed) return status_refuse("--prompt-file %s: %s", path, strerror(error));
-    if (out->n > PROMPT_MAX_BYTES) return status_refuse("--prompt-file %s: more than 1 GiB", path);
-    return STATUS_OK;
-}
 
 static job *add_job(generation *g) {
     g->jobs = mem_resize(g->jobs, (size_t)g->n_jobs + 1, sizeof *g->jobs);
@@ -115,7 +99,7 @@ static status prepare_single(generation *g) {
     const options *o = g->options;
     text_buffer text = {0};
     if (o->prompt) text_append(&text, o->prompt, strlen(o->prompt));
-    status st = o->prompt_file ? read_all(o->prompt_file, &text) : STATUS_OK;
+    status st = o->prompt_file ? run_read_text("--prompt-file", o->prompt_file, &text) : STATUS_OK;
     if (st == STATUS_OK && text.n == 0) st = status_refuse("the prompt is empty");
     if (st == STATUS_OK) {
         job *j = add_job(g);

@@ -100,7 +100,10 @@ static const option_spec table[] = {
     {"help", OPTION_FLAG, ALL, AT(help), NULL, "", 0, 0, "print this table"},
 };
 
-enum { N_OPTIONS = sizeof table / sizeof *table, FIRST_CODE = 256 /* getopt's code of option 0, beyond characters */ };
+enum {
+    N_OPTIONS = sizeof table / sizeof *table,
+    FIRST_CODE = 256 /* getopt's code of option 0, beyond characters */
+};
 
 static const struct {
     const char *name, *help;
@@ -240,9 +243,10 @@ static status unknown_option(const options *o, const char *given) {
     if (nearest && distance == 0 && strchr(given, '='))
         return status_refuse("--%s takes no value, but got %s", nearest->name, given);
     if (nearest)
-        return status_refuse("kvarve %s has no option %s; did you mean --%s?", options_command_name(o->command), given,
-                             nearest->name);
-    return status_refuse("kvarve %s has no option %s; see kvarve --help", options_command_name(o->command), given);
+        return status_refuse("kvarve %s has no option %s; did you mean --%s?",
+                             options_command_name(o->command), given, nearest->name);
+    return status_refuse("kvarve %s has no option %s; see kvarve --help", options_command_name(o->command),
+                         given);
 }
 
 static status find_command(const char *name, command *out) {

@@ -1,5 +1,4 @@
 /* kvarve perplexity: negative log-likelihood per token of a long text, in windows. */
-#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,14 +27,8 @@ typedef struct scoring {
 
 static status read_text(scoring *s) {
     const char *path = s->options->file;
-    FILE *f = fopen(path, "rb");
-    if (!f) return status_refuse("--file %s: %s", path, strerror(errno));
     text_buffer text = {0};
-    char buffer[65536];
-    for (size_t n; (n = fread(buffer, 1, sizeof buffer, f)) > 0;)
-        text_append(&text, buffer, n);
-    status st = ferror(f) ? status_refuse("--file %s: %s", path, strerror(errno)) : STATUS_OK;
-    fclose(f);
+    status st = run_read_text("--file", path, &text);
     s->n_bytes = text.n;
     if (st == STATUS_OK) st = tokenizer_encode(s->tok, text.data ? text.data : "", text.n, false, &s->text);
     free(text.data);

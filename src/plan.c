@@ -61,8 +61,8 @@ static status choose_pages(const plan_request *r, const partition_problem *witho
             return status_refuse(
                 "--kv-memory %.1f MiB holds %lld tokens on a rank, but a sequence of %lld tokens needs "
                 "%.1f MiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
-                mem_mib(r->kv_bytes_per_rank), (long long)fits * r->page_tokens,
-                (long long)r->longest_tokens, mem_mib((uint64_t)least * one));
+                mem_mib(r->kv_bytes_per_rank), (long long)fits * r->page_tokens, (long long)r->longest_tokens,
+                mem_mib((uint64_t)least * one));
         if (n_pages > fits) n_pages = fits;
     }
     for (int i = 0; r->bytes_per_rank && i < r->n_ranks; i++) {
@@ -101,9 +101,10 @@ static void fill_ranks(const plan_request *r, const partition_problem *p, const 
 
 status plan_make(const plan_request *r, plan *out) {
     if (kv_pages_for(r->longest_tokens, r->page_tokens) > INT32_MAX)
-        return status_refuse("a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
-                             "--context",
-                             (long long)r->longest_tokens, INT32_MAX);
+        return status_refuse(
+            "a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
+            "--context",
+            (long long)r->longest_tokens, INT32_MAX);
     int *bounds = mem_new((size_t)r->n_ranks + 1, sizeof *bounds);
     /* Layers are laid out so that one longest sequence fits; the pool then grows into what is left. */
     partition_problem with_one = make_problem(r, kv_pages_for(r->longest_tokens, r->page_tokens));

@@ -1,5 +1,6 @@
 #include "src/run.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +25,21 @@ status run_read_model(const options *o, model_config *config, tokenizer **out_to
     st = tokenizer_open(path, out_tokenizer);
     free(path);
     return st;
+}
+
+status run_read_text(const char *option, const char *path, text_buffer *out) {
+    enum { MAX_BYTES = 1 << 30 };
+    bool is_stdin = !strcmp(path, "-");
+    FILE *f = is_stdin ? stdin : fopen(path, "rb");
+    if (!f) return status_refuse("%s %s: %s", option, path, strerror(errno));
+    char chunk[1 << 16];
+    for (size_t n; out->n <= MAX_BYTES && (n = fread(chunk, 1, sizeof chunk, f)) > 0;)
+        text_append(out, chunk, n);
+    int error = ferror(f) ? errno : 0;
+    if (!is_stdin) fclose(f);
+    if (error) return status_refuse("%s %s: %s", option, path, strerror(error));
+    if (out->n > MAX_BYTES) return status_refuse("%s %s: more than 1 GiB", option, path);
+    return STATUS_OK;
 }
 
 /* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. */

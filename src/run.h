@@ -21,6 +21,10 @@ int run_say_failure(const comm *c, status st);
 /* The model's config, and its tokenizer when out_tokenizer is not NULL. Local. */
 status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer);
 
+/* Append the whole file to out, at most 1 GiB; "-" is stdin. Refuses, naming the option that gave the path.
+ * Local. */
+status run_read_text(const char *option, const char *path, text_buffer *out);
+
 /* Engine options from the command line; the caller adds n_sequences, longest_tokens, wanted_pages and
  * head_share. Local. */
 engine_options run_engine_options(const comm *c, const options *o);

@@ -1,10 +1,9 @@
 #include "src/tokenizer.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/json.h"
 #include "src/base/utf8.h"
 #include "src/tokenizer_added.h"
 #include "src/tokenizer_bpe.h"
@@ -19,6 +18,8 @@ typedef struct token_text {
     size_t n;
     bool special;
 } token_text;
+
+enum { TOKENIZER_MAX_BYTES = 256 << 20 }; /* the largest known has 33 MB */
 
 struct tokenizer {
     added_tokens added;
@@ -56,21 +57,21 @@ static void fill_texts(tokenizer *tok) {
 /* Each part of the file in its turn; a failure names it. */
 static status parse_parts(tokenizer *tok, const cJSON *json) {
     const cJSON *part;
-    status st = json_get(json, "version", &part);
+    status st = tokenizer_json_get(json, "version", &part);
     if (!st && part && !(cJSON_IsString(part) && !strcmp(part->valuestring, "1.0")))
         st = status_refuse("\"version\" must be \"1.0\"");
-    if (!st) st = json_get_object(json, "model", &part);
+    if (!st) st = tokenizer_json_get_object(json, "model", &part);
     if (!st) st = status_at(bpe_parse(&tok->model, part), "model");
-    if (!st) st = json_get(json, "normalizer", &part);
+    if (!st) st = tokenizer_json_get(json, "normalizer", &part);
     if (!st) st = status_at(normalizer_parse(&tok->norm, part), "normalizer");
-    if (!st) st = json_get(json, "added_tokens", &part);
+    if (!st) st = tokenizer_json_get(json, "added_tokens", &part);
     if (!st)
         st = status_at(added_tokens_parse(&tok->added, part, &tok->model.voc, &tok->norm), "added_tokens");
-    if (!st) st = json_get(json, "pre_tokenizer", &part);
+    if (!st) st = tokenizer_json_get(json, "pre_tokenizer", &part);
     if (!st) st = status_at(pretokenizer_parse(&tok->pre, part), "pre_tokenizer");
-    if (!st) st = json_get(json, "post_processor", &part);
+    if (!st) st = tokenizer_json_get(json, "post_processor", &part);
     if (!st) st = status_at(template_parse(&tok->around, part), "post_processor");
-    if (!st) st = json_get(json, "decoder", &part);
+    if (!st) st = tokenizer_json_get(json, "decoder", &part);
     if (!st) st = status_at(decoder_parse(&tok->dec, part), "decoder");
     return st;
 }
@@ -86,10 +87,13 @@ static status check_template(const tokenizer *tok) {
 }
 
 status tokenizer_parse(const char *json, size_t n, const char *name, tokenizer **out) {
-    cJSON *tree = NULL;
+    size_t n_valid = utf8_count_valid(json, n);
+    if (n_valid < n) return status_refuse("%s: not valid UTF-8 at byte %zu", name, n_valid);
+    cJSON *tree;
+    status st = json_parse(json, n, name, &tree);
+    if (st) return st;
     tokenizer *tok = mem_new(1, sizeof *tok);
-    status st = tokenizer_json_parse(json, n, &tree);
-    if (!st) st = parse_parts(tok, tree);
+    st = parse_parts(tok, tree);
     cJSON_Delete(tree);
     if (!st) {
         fill_texts(tok);
@@ -103,22 +107,13 @@ status tokenizer_parse(const char *json, size_t n, const char *name, tokenizer *
     return STATUS_OK;
 }
 
-static status read_file(const char *path, text_buffer *out) {
-    FILE *file = fopen(path, "rb");
-    if (!file) return status_refuse("%s: cannot be read: %s", path, strerror(errno));
-    char chunk[1 << 16];
-    for (size_t n; (n = fread(chunk, 1, sizeof chunk, file)) > 0;)
-        text_append(out, chunk, n);
-    bool failed = ferror(file);
-    fclose(file);
-    return failed ? status_refuse("%s: cannot be read: %s", path, strerror(errno)) : STATUS_OK;
-}
-
 status tokenizer_open(const char *path, tokenizer **out) {
-    text_buffer json = {0};
-    status st = read_file(path, &json);
-    if (!st) st = tokenizer_parse(json.data ? json.data : "", json.n, path, out);
-    free(json.data);
+    char *json;
+    size_t n;
+    status st = json_read_bytes(path, TOKENIZER_MAX_BYTES, &json, &n);
+    if (st) return st;
+    st = tokenizer_parse(json, n, path, out);
+    free(json);
     return st;
 }
 

@@ -28,7 +28,8 @@ static status order_by_content(added_tokens *added) {
     qsort(added->by_content, added->n, sizeof *added->by_content, compare_contents);
     for (size_t i = 1; i < added->n; i++)
         if (!compare_contents(&added->by_content[i - 1], &added->by_content[i]))
-            return status_refuse("%s is there twice", json_quote_text(added->by_content[i]->content).text);
+            return status_refuse("%s is there twice",
+                                 tokenizer_json_quote_text(added->by_content[i]->content).text);
     return STATUS_OK;
 }
 
@@ -38,7 +39,8 @@ static status matcher_init(added_matcher *matcher, const added_tokens *added, bo
         const added_token *token = &added->tokens[i];
         if (token->normalized != normalized) continue;
         if (token->n_pattern == 0)
-            return status_refuse("%s is nothing after normalization", json_quote_text(token->content).text);
+            return status_refuse("%s is nothing after normalization",
+                                 tokenizer_json_quote_text(token->content).text);
         matcher->tokens[matcher->n++] = token;
         matcher->begins[(unsigned char)token->pattern[0]] = true;
     }
@@ -46,8 +48,8 @@ static status matcher_init(added_matcher *matcher, const added_tokens *added, bo
     for (size_t i = 1; i < matcher->n; i++)
         if (!compare_patterns(matcher->tokens[i - 1], matcher->tokens[i]))
             return status_refuse("%s and %s are the same after normalization",
-                                 json_quote_text(matcher->tokens[i - 1]->content).text,
-                                 json_quote_text(matcher->tokens[i]->content).text);
+                                 tokenizer_json_quote_text(matcher->tokens[i - 1]->content).text,
+                                 tokenizer_json_quote_text(matcher->tokens[i]->content).text);
     return STATUS_OK;
 }
 
@@ -125,12 +127,12 @@ void added_matcher_cut(const added_matcher *matcher, size_t base, size_t n, bool
 
 static status parse_fields(added_token *token, const cJSON *json, const normalizer *norm) {
     const char *content;
-    status st = json_get_text(json, "content", &content);
-    if (!st) st = json_get_bool(json, "single_word", &token->single_word);
-    if (!st) st = json_get_bool(json, "lstrip", &token->lstrip);
-    if (!st) st = json_get_bool(json, "rstrip", &token->rstrip);
-    if (!st) st = json_get_bool(json, "normalized", &token->normalized);
-    if (!st) st = json_get_bool(json, "special", &token->special);
+    status st = tokenizer_json_get_text(json, "content", &content);
+    if (!st) st = tokenizer_json_get_bool(json, "single_word", &token->single_word);
+    if (!st) st = tokenizer_json_get_bool(json, "lstrip", &token->lstrip);
+    if (!st) st = tokenizer_json_get_bool(json, "rstrip", &token->rstrip);
+    if (!st) st = tokenizer_json_get_bool(json, "normalized", &token->normalized);
+    if (!st) st = tokenizer_json_get_bool(json, "special", &token->special);
     if (st) return st;
     text_buffer pattern = {0};
     text_append(&pattern, "", 0);
@@ -151,16 +153,17 @@ static status check_id(const added_token *token, const cJSON *json, const vocab 
     int32_t id, expected = vocab_find(voc, token->content, strlen(token->content));
     const cJSON *value;
     size_t n;
-    status st = json_get(json, "id", &value);
+    status st = tokenizer_json_get(json, "id", &value);
     if (st) return st;
-    if (!json_is_id(value, &id)) return status_refuse("\"id\" must be a whole number");
+    if (!tokenizer_json_is_id(value, &id)) return status_refuse("\"id\" must be a whole number");
     if (expected < 0) expected = (*next_id)++;
     if (id != expected)
-        return status_refuse("%s must have the id %d (it has %d)", json_quote_text(token->content).text,
-                             expected, id);
+        return status_refuse("%s must have the id %d (it has %d)",
+                             tokenizer_json_quote_text(token->content).text, expected, id);
     const char *other = vocab_content(voc, id, &n);
     if (other && (n != strlen(token->content) || memcmp(other, token->content, n) != 0))
-        return status_refuse("%s has the id %d of another token", json_quote_text(token->content).text, id);
+        return status_refuse("%s has the id %d of another token",
+                             tokenizer_json_quote_text(token->content).text, id);
     return STATUS_OK;
 }
 

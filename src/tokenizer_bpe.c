@@ -37,7 +37,7 @@ static status make_symbols(bpe *model, const char *piece, size_t n) {
                 return status_refuse(
                     "text with an unknown character, but the tokenizer's unknown token %s is not "
                     "in its vocabulary",
-                    json_quote_text(model->unk_token).text);
+                    tokenizer_json_quote_text(model->unk_token).text);
             if (waits && !model->fuse_unk) token_list_append(&model->symbols, model->unk_id);
             waits = true;
         }

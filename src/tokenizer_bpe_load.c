@@ -11,12 +11,12 @@ static status refuse_unsupported(const cJSON *json) {
     static const char *const texts[] = {"continuing_subword_prefix", "end_of_word_suffix"};
     const cJSON *value;
     for (size_t i = 0; i < 2; i++) {
-        status st = json_get(json, texts[i], &value);
+        status st = tokenizer_json_get(json, texts[i], &value);
         if (st) return st;
         if (value && !(cJSON_IsString(value) && !*value->valuestring))
             return status_refuse("\"%s\" is not supported", texts[i]);
     }
-    status st = json_get(json, "dropout", &value);
+    status st = tokenizer_json_get(json, "dropout", &value);
     if (st) return st;
     if (value && !(cJSON_IsNumber(value) && value->valuedouble == 0))
         return status_refuse("\"dropout\" other than 0 is not supported");
@@ -25,20 +25,21 @@ static status refuse_unsupported(const cJSON *json) {
 
 static status check_type(const cJSON *json) {
     const cJSON *type;
-    status st = json_get(json, "type", &type);
+    status st = tokenizer_json_get(json, "type", &type);
     if (st || !type) return st; /* old files do not say it */
     if (!cJSON_IsString(type)) return status_refuse("\"type\" must be a string");
     if (strcmp(type->valuestring, "BPE") != 0)
-        return status_refuse("type %s is not supported (BPE is)", json_quote_text(type->valuestring).text);
+        return status_refuse("type %s is not supported (BPE is)",
+                             tokenizer_json_quote_text(type->valuestring).text);
     return STATUS_OK;
 }
 
 static status parse_options(bpe *model, const cJSON *json) {
-    status st = json_get_bool_or(json, "fuse_unk", false, &model->fuse_unk);
-    if (!st) st = json_get_bool_or(json, "byte_fallback", false, &model->byte_fallback);
-    if (!st) st = json_get_bool_or(json, "ignore_merges", false, &model->ignore_merges);
+    status st = tokenizer_json_get_bool_or(json, "fuse_unk", false, &model->fuse_unk);
+    if (!st) st = tokenizer_json_get_bool_or(json, "byte_fallback", false, &model->byte_fallback);
+    if (!st) st = tokenizer_json_get_bool_or(json, "ignore_merges", false, &model->ignore_merges);
     const cJSON *unk;
-    if (!st) st = json_get(json, "unk_token", &unk);
+    if (!st) st = tokenizer_json_get(json, "unk_token", &unk);
     if (st || !unk) return st;
     if (!cJSON_IsString(unk)) return status_refuse("\"unk_token\" must be a string");
     size_t n = strlen(unk->valuestring);
@@ -86,7 +87,7 @@ static status read_merge(const cJSON *item, merge_text *out) {
 static status find_token(const vocab *voc, const char *content, int32_t *id) {
     *id = vocab_find(voc, content, strlen(content));
     if (*id >= 0) return STATUS_OK;
-    return status_refuse("the token %s is not in the vocabulary", json_quote_text(content).text);
+    return status_refuse("the token %s is not in the vocabulary", tokenizer_json_quote_text(content).text);
 }
 
 static status resolve_merge(const vocab *voc, const merge_text *text, merge *out) {
@@ -147,10 +148,10 @@ status bpe_parse(bpe *model, const cJSON *json) {
     const cJSON *tokens, *merges;
     status st = check_type(json);
     if (!st) st = refuse_unsupported(json);
-    if (!st) st = json_get_object(json, "vocab", &tokens);
+    if (!st) st = tokenizer_json_get_object(json, "vocab", &tokens);
     if (!st) st = status_at(vocab_parse(&model->voc, tokens), "vocab");
     if (!st) st = parse_options(model, json);
-    if (!st) st = json_get_array(json, "merges", &merges);
+    if (!st) st = tokenizer_json_get_array(json, "merges", &merges);
     if (!st) st = parse_merges(model, merges);
     if (st) return st;
     find_symbols(model);

@@ -255,21 +255,21 @@ static status parse_step(decoder_step *step, const cJSON *json, const char *type
     } else if (!strcmp(type, "Replace")) {
         step->kind = STEP_REPLACE;
         st = text_pattern_parse(&step->pattern, json);
-        if (!st) st = json_get_text(json, "content", &content);
+        if (!st) st = tokenizer_json_get_text(json, "content", &content);
         if (!st) step->content = mem_copy_text(content, strlen(content));
     } else if (!strcmp(type, "Strip")) {
         step->kind = STEP_STRIP;
-        st = json_get_char(json, "content", &step->code);
-        if (!st) st = json_get_count(json, "start", &step->start);
-        if (!st) st = json_get_count(json, "stop", &step->stop);
+        st = tokenizer_json_get_char(json, "content", &step->code);
+        if (!st) st = tokenizer_json_get_count(json, "start", &step->start);
+        if (!st) st = tokenizer_json_get_count(json, "stop", &step->stop);
     } else if (!strcmp(type, "Metaspace")) {
         step->kind = STEP_METASPACE;
         metaspace_scheme scheme;
-        st = json_get_char(json, "replacement", &step->code);
+        st = tokenizer_json_get_char(json, "replacement", &step->code);
         if (!st) st = metaspace_parse_scheme(json, &scheme);
         if (!st) step->drops_first = scheme != METASPACE_NEVER;
     } else {
-        st = status_refuse("type %s is not supported", json_quote_text(type).text);
+        st = status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
     }
     return st;
 }
@@ -282,7 +282,7 @@ static void add_step(decoder *dec, decoder_step step) {
 /* Add the steps of an object; a Sequence adds those of its parts. */
 static status parse_steps(decoder *dec, const cJSON *json) {
     const char *type;
-    status st = json_get_text(json, "type", &type);
+    status st = tokenizer_json_get_text(json, "type", &type);
     if (st) return st;
     if (strcmp(type, "Sequence") != 0) {
         if (dec->n == MAX_STEPS) return status_refuse("more than %d steps are not supported", MAX_STEPS);
@@ -290,7 +290,7 @@ static status parse_steps(decoder *dec, const cJSON *json) {
         return parse_step(&dec->steps[dec->n - 1], json, type);
     }
     const cJSON *parts, *part;
-    st = json_get_array(json, "decoders", &parts);
+    st = tokenizer_json_get_array(json, "decoders", &parts);
     if (st) return st;
     int i = 0;
     cJSON_ArrayForEach(part, parts) {

@@ -9,8 +9,8 @@ status metaspace_parse_scheme(const cJSON *json, metaspace_scheme *out) {
     static const char *const names[] = {"always", "first", "never"};
     bool adds;
     const cJSON *scheme;
-    status st = json_get_bool_or(json, "add_prefix_space", true, &adds);
-    if (!st) st = json_get(json, "prepend_scheme", &scheme);
+    status st = tokenizer_json_get_bool_or(json, "add_prefix_space", true, &adds);
+    if (!st) st = tokenizer_json_get(json, "prepend_scheme", &scheme);
     if (st) return st;
     *out = adds ? METASPACE_ALWAYS : METASPACE_NEVER;
     if (!scheme) return STATUS_OK;

@@ -79,7 +79,7 @@ static status apply_byte_level(const normalizer_step *step, const char *text, si
 
 static status parse_content(normalizer_step *step, const cJSON *json, const char *key) {
     const char *content;
-    status st = json_get_text(json, key, &content);
+    status st = tokenizer_json_get_text(json, key, &content);
     if (!st) step->content = mem_copy_text(content, strlen(content));
     return st;
 }
@@ -99,8 +99,8 @@ static status parse_step(normalizer_step *step, const cJSON *json, const char *t
     }
     if (!strcmp(type, "Strip")) {
         step->apply = apply_strip;
-        status st = json_get_bool(json, "strip_left", &step->strips_left);
-        return st ? st : json_get_bool(json, "strip_right", &step->strips_right);
+        status st = tokenizer_json_get_bool(json, "strip_left", &step->strips_left);
+        return st ? st : tokenizer_json_get_bool(json, "strip_right", &step->strips_right);
     }
     if (!strcmp(type, "Prepend")) {
         step->apply = apply_prepend;
@@ -115,14 +115,14 @@ static status parse_step(normalizer_step *step, const cJSON *json, const char *t
         step->apply = apply_byte_level;
         return STATUS_OK;
     }
-    return status_refuse("type %s is not supported", json_quote_text(type).text);
+    return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
 }
 
 /* Add the steps of an object; a Sequence adds those of its parts. */
 status normalizer_parse(normalizer *norm, const cJSON *json) {
     if (!json) return STATUS_OK;
     const char *type;
-    status st = json_get_text(json, "type", &type);
+    status st = tokenizer_json_get_text(json, "type", &type);
     if (st) return st;
     if (strcmp(type, "Sequence") != 0) {
         norm->steps = mem_resize(norm->steps, norm->n + 1, sizeof *norm->steps);
@@ -130,7 +130,7 @@ status normalizer_parse(normalizer *norm, const cJSON *json) {
         return parse_step(&norm->steps[norm->n++], json, type);
     }
     const cJSON *parts, *part;
-    st = json_get_array(json, "normalizers", &parts);
+    st = tokenizer_json_get_array(json, "normalizers", &parts);
     if (st) return st;
     int i = 0;
     cJSON_ArrayForEach(part, parts) {

@@ -9,15 +9,15 @@
 status text_pattern_parse(text_pattern *pattern, const cJSON *owner) {
     *pattern = (text_pattern){0};
     const cJSON *object, *literal;
-    status st = json_get_object(owner, "pattern", &object);
-    if (!st) st = json_get(object, "String", &literal);
+    status st = tokenizer_json_get_object(owner, "pattern", &object);
+    if (!st) st = tokenizer_json_get(object, "String", &literal);
     if (st) return st;
     const char *text;
     if (!literal) {
-        st = json_get_text(object, "Regex", &text);
+        st = tokenizer_json_get_text(object, "Regex", &text);
         return st ? st : regex_open(text, &pattern->re);
     }
-    st = json_get_text(object, "String", &text);
+    st = tokenizer_json_get_text(object, "String", &text);
     if (st) return st;
     pattern->n = strlen(text);
     pattern->literal = mem_copy_text(text, pattern->n);

@@ -190,30 +190,30 @@ static status parse_split(pretokenizer_step *step, const cJSON *json) {
     step->apply = apply_split;
     const char *behavior;
     status st = text_pattern_parse(&step->pattern, json);
-    if (!st) st = json_get_bool(json, "invert", &step->invert);
-    if (!st) st = json_get_text(json, "behavior", &behavior);
+    if (!st) st = tokenizer_json_get_bool(json, "invert", &step->invert);
+    if (!st) st = tokenizer_json_get_text(json, "behavior", &behavior);
     if (st) return st;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(behavior, names[i]) != 0) continue;
         step->behavior = (split_behavior)i;
         return STATUS_OK;
     }
-    return status_refuse("behavior %s is not supported", json_quote_text(behavior).text);
+    return status_refuse("behavior %s is not supported", tokenizer_json_quote_text(behavior).text);
 }
 
 static status parse_byte_level(pretokenizer_step *step, const cJSON *json) {
     step->apply = apply_byte_level;
     bool use_regex;
-    status st = json_get_bool(json, "add_prefix_space", &step->adds_space);
-    if (!st) st = json_get_bool_or(json, "use_regex", true, &use_regex);
+    status st = tokenizer_json_get_bool(json, "add_prefix_space", &step->adds_space);
+    if (!st) st = tokenizer_json_get_bool_or(json, "use_regex", true, &use_regex);
     return !st && use_regex ? regex_open(BYTE_LEVEL_REGEX, &step->pattern.re) : st;
 }
 
 static status parse_metaspace(pretokenizer_step *step, const cJSON *json) {
     step->apply = apply_metaspace;
     uint32_t replacement;
-    status st = json_get_char(json, "replacement", &replacement);
-    if (!st) st = json_get_bool_or(json, "split", true, &step->splits);
+    status st = tokenizer_json_get_char(json, "replacement", &replacement);
+    if (!st) st = tokenizer_json_get_bool_or(json, "split", true, &step->splits);
     if (!st) st = metaspace_parse_scheme(json, &step->scheme);
     if (st) return st;
     char text[4];
@@ -229,13 +229,13 @@ static status parse_step(pretokenizer_step *step, const cJSON *json, const char 
     if (!strcmp(type, "Digits")) {
         step->apply = apply_digits;
         bool individual;
-        status st = json_get_bool(json, "individual_digits", &individual);
+        status st = tokenizer_json_get_bool(json, "individual_digits", &individual);
         if (!st) step->behavior = individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
         return st;
     }
     bool split = !strcmp(type, "WhitespaceSplit");
     if (!split && strcmp(type, "Whitespace") != 0)
-        return status_refuse("type %s is not supported", json_quote_text(type).text);
+        return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
     step->apply = split ? apply_whitespace_split : apply_whitespace;
     return STATUS_OK;
 }
@@ -244,7 +244,7 @@ static status parse_step(pretokenizer_step *step, const cJSON *json, const char 
 status pretokenizer_parse(pretokenizer *pre, const cJSON *json) {
     if (!json) return STATUS_OK;
     const char *type;
-    status st = json_get_text(json, "type", &type);
+    status st = tokenizer_json_get_text(json, "type", &type);
     if (st) return st;
     if (strcmp(type, "Sequence") != 0) {
         pre->steps = mem_resize(pre->steps, pre->n + 1, sizeof *pre->steps);
@@ -252,7 +252,7 @@ status pretokenizer_parse(pretokenizer *pre, const cJSON *json) {
         return parse_step(&pre->steps[pre->n++], json, type);
     }
     const cJSON *parts, *part;
-    st = json_get_array(json, "pretokenizers", &parts);
+    st = tokenizer_json_get_array(json, "pretokenizers", &parts);
     if (st) return st;
     int i = 0;
     cJSON_ArrayForEach(part, parts) {

@@ -38,7 +38,7 @@ static status compile(const char *pattern, pcre2_code **out) {
         }
     }
     free(translated.data);
-    return status_at(st, "regex %s", json_quote_text(pattern).text);
+    return status_at(st, "regex %s", tokenizer_json_quote_text(pattern).text);
 }
 
 status regex_open(const char *pattern, regex **out) {
@@ -81,7 +81,7 @@ status regex_find(regex *re, const char *text, size_t n, size_t from, bool *foun
         PCRE2_UCHAR why[160];
         pcre2_get_error_message(rc, why, sizeof why);
         return status_refuse("the tokenizer's regex %s failed on this text: %s",
-                             json_quote_text(re->pattern).text, (const char *)why);
+                             tokenizer_json_quote_text(re->pattern).text, (const char *)why);
     }
     *found = rc >= 0;
     if (*found) {

@@ -9,13 +9,14 @@
 static status parse_special(template *around, const cJSON *piece, const cJSON *special_tokens) {
     const char *name;
     const cJSON *token, *ids, *item;
-    status st = json_get_text(piece, "id", &name);
-    if (!st) st = json_get_object(special_tokens, name, &token);
-    if (!st) st = json_get_array(token, "ids", &ids);
+    status st = tokenizer_json_get_text(piece, "id", &name);
+    if (!st) st = tokenizer_json_get_object(special_tokens, name, &token);
+    if (!st) st = tokenizer_json_get_array(token, "ids", &ids);
     if (st) return status_at(st, "special_tokens");
     cJSON_ArrayForEach(item, ids) {
         int32_t id;
-        if (!json_is_id(item, &id)) return status_refuse("special_tokens: an id must be a whole number");
+        if (!tokenizer_json_is_id(item, &id))
+            return status_refuse("special_tokens: an id must be a whole number");
         token_list_append(&around->items, id);
     }
     return STATUS_OK;
@@ -24,10 +25,10 @@ static status parse_special(template *around, const cJSON *piece, const cJSON *s
 /* {"Sequence": {"id": "A"}}: the text. */
 static status parse_sequence(template *around, const cJSON *piece) {
     const char *name;
-    status st = json_get_text(piece, "id", &name);
+    status st = tokenizer_json_get_text(piece, "id", &name);
     if (st) return st;
     if (strcmp(name, "A") != 0)
-        return status_refuse("sequence %s is not supported", json_quote_text(name).text);
+        return status_refuse("sequence %s is not supported", tokenizer_json_quote_text(name).text);
     token_list_append(&around->items, TEMPLATE_TEXT);
     return STATUS_OK;
 }
@@ -35,14 +36,14 @@ static status parse_sequence(template *around, const cJSON *piece) {
 static status parse_processing(template *around, const cJSON *json) {
     const cJSON *single, *special_tokens, *item;
     if (around->items.n) return status_refuse("a second TemplateProcessing is not supported");
-    status st = json_get_array(json, "single", &single);
-    if (!st) st = json_get_object(json, "special_tokens", &special_tokens);
+    status st = tokenizer_json_get_array(json, "single", &single);
+    if (!st) st = tokenizer_json_get_object(json, "special_tokens", &special_tokens);
     if (st) return st;
     int i = 0;
     cJSON_ArrayForEach(item, single) {
         const cJSON *special, *sequence;
-        st = json_get(item, "SpecialToken", &special);
-        if (!st) st = json_get(item, "Sequence", &sequence);
+        st = tokenizer_json_get(item, "SpecialToken", &special);
+        if (!st) st = tokenizer_json_get(item, "Sequence", &sequence);
         if (!st && !special && !sequence) st = status_refuse("must be a SpecialToken or a Sequence");
         if (!st)
             st = special ? parse_special(around, special, special_tokens) : parse_sequence(around, sequence);
@@ -54,13 +55,13 @@ static status parse_processing(template *around, const cJSON *json) {
 
 static status parse_processor(template *around, const cJSON *json) {
     const char *type;
-    status st = json_get_text(json, "type", &type);
+    status st = tokenizer_json_get_text(json, "type", &type);
     if (st || !strcmp(type, "ByteLevel")) return st;
     if (!strcmp(type, "TemplateProcessing")) return parse_processing(around, json);
     if (strcmp(type, "Sequence") != 0)
-        return status_refuse("type %s is not supported", json_quote_text(type).text);
+        return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
     const cJSON *parts, *part;
-    st = json_get_array(json, "processors", &parts);
+    st = tokenizer_json_get_array(json, "processors", &parts);
     if (st) return st;
     int i = 0;
     cJSON_ArrayForEach(part, parts) {

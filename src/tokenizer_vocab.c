@@ -34,10 +34,12 @@ static size_t slot_of(const vocab *voc, const char *content, size_t n) {
 static status vocab_add(vocab *voc, const char *content, int32_t id) {
     size_t n = strlen(content);
     size_t slot = slot_of(voc, content, n);
-    if (voc->slots[slot] >= 0) return status_refuse("%s is there twice", json_quote_text(content).text);
+    if (voc->slots[slot] >= 0)
+        return status_refuse("%s is there twice", tokenizer_json_quote_text(content).text);
     vocab_entry *entry = &voc->entries[id];
     if (entry->n >= 0)
-        return status_refuse("%s has the id %d of another token", json_quote_text(content).text, id);
+        return status_refuse("%s has the id %d of another token", tokenizer_json_quote_text(content).text,
+                             id);
     *entry = (vocab_entry){.at = voc->text.n, .n = (int32_t)n};
     text_append(&voc->text, content, n);
     voc->slots[slot] = id;
@@ -51,9 +53,9 @@ static status count_ids(const cJSON *json, int32_t *n_tokens, int32_t *n_ids) {
     const cJSON *item;
     cJSON_ArrayForEach(item, json) {
         int32_t id;
-        if (!json_is_id(item, &id) || id >= limit)
+        if (!tokenizer_json_is_id(item, &id) || id >= limit)
             return status_refuse("the id of %s must be a whole number below %lld",
-                                 json_quote_text(item->string).text, (long long)limit);
+                                 tokenizer_json_quote_text(item->string).text, (long long)limit);
         if (id >= *n_ids) *n_ids = id + 1;
     }
     *n_tokens = (int32_t)n;

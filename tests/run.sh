@@ -100,11 +100,11 @@ check "sanitizers: build" jobs/setup.sh $setup_options --build-dir "$sanitized" 
     -DKVARVE_WERROR=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O1 -g" || finish
 
 compiler=$(sed -n 's/^CMAKE_C_COMPILER:[A-Z]*=//p' "$sanitized/CMakeCache.txt")
-"$compiler" -shared -fPIC tests/keep_modules.c -o "$sanitized/keep_modules.so" || exit 1
+"$compiler" -shared -fPIC -fno-omit-frame-pointer tests/sanitizer_preload.c -o "$sanitized/sanitizer_preload.so" || exit 1
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:verify_asan_link_order=0"
 export LSAN_OPTIONS="suppressions=$root/tests/lsan.supp:print_suppressions=0"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
-export LD_PRELOAD="$sanitized/keep_modules.so"
+export LD_PRELOAD="$sanitized/sanitizer_preload.so"
 
 probe() {
     "$compiler" -g $sanitize tests/sanitizer_probe.c -o "$sanitized/sanitizer_probe" || return 1

@@ -411,17 +411,18 @@ bad_memory() {
     generate 1 --prompt 'Hello there' --kv-memory 10K
     refused 'KV memory too small' 2 'raise --kv-memory'
     # Granted by the plan, but not by the system: the KV cache of four million tokens is 4 GiB and more on each rank.
-    (
-        ulimit -v 4000000
-        generate 3 --prompt 'Hello there' --max-tokens 4000000 --context 4000100 --memory-per-rank 1T
-        exit "$status"
-    )
-    status=$?
-    if [ "$status" -eq 0 ]; then
-        failed 'out of memory' 'the limit was not felt'
+    # shellcheck disable=SC3045 # not every shell has it
+    if (ulimit -v 4000000 && "$kvarve" --help) >/dev/null 2>&1; then
+        (
+            ulimit -v 4000000
+            generate 3 --prompt 'Hello there' --max-tokens 4000000 --context 4000100 --memory-per-rank 1T
+            exit "$status"
+        )
+        check 'out of memory' "exit status $?" [ $? -eq 1 ]
+        check 'out of memory: which rank, and how much' 'not told' grep -q '^kvarve: error: rank [0-2] on .*wanted [0-9]* ' "$temp/err"
+        check 'out of memory: said once' 'it is not' [ "$(grep -c '^kvarve: error:' "$temp/err")" -eq 1 ]
     else
-        check 'out of memory' 'no rank with the bytes wanted' grep -q '^kvarve: error: rank [0-2] on .*wanted [0-9]* ' "$temp/err"
-        check 'out of memory is told once' 'it is not' [ "$(grep -c '^kvarve: error:' "$temp/err")" -eq 1 ]
+        skipped 'out of memory' 'the program does not start with 4 GB of addresses (as with AddressSanitizer)'
     fi
 
     mkdir -p "$temp/two_layers"

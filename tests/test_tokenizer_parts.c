@@ -193,8 +193,8 @@ static void test_refused(void) {
     static const struct {
         const char *json, *part;
     } cases[] = {
-        {"", "x.json: not JSON"},
-        {"{\"model\":", "not JSON"},
+        {"", "x.json: empty, but JSON was expected"},
+        {"{\"model\":", "x.json: not valid JSON at column 9"},
         {"{} {}", "more text"},
         {"[]", "JSON object"},
         {"{}", "\"model\" is missing"},
@@ -284,7 +284,7 @@ static void test_refused(void) {
         tokenizer_close(tok);
     }
     tokenizer *tok;
-    CHECK_REFUSED(tokenizer_open("/no/such/tokenizer.json", &tok), "/no/such/tokenizer.json: cannot be read");
+    CHECK_REFUSED(tokenizer_open("/no/such/tokenizer.json", &tok), "/no/such/tokenizer.json: cannot be opened");
     CHECK_OK(tokenizer_parse("{" GOOD_MODEL "}", strlen("{" GOOD_MODEL "}"), "x.json", &tok));
     tokenizer_close(tok);
 }
@@ -295,7 +295,7 @@ static void test_deep(void) {
         text_append(&json, "[", 1);
     tokenizer *tok;
     CHECK_REFUSED(tokenizer_parse(json.data, json.n, "deep.json", &tok),
-                  "deep.json: not JSON, or nested more than");
+                  "deep.json: too deeply nested JSON");
     free(json.data);
 }
 
