@@ -10,7 +10,8 @@ mpi_env 2
 
 jobs/setup.sh "$@"
 page=jobs/demo/page.txt
-set -- "$(mpi_launcher)" -n 2 build/kvarve generate --model jobs/demo/model --prompt-file $page --max-tokens 120 --seed 1
+set -- "$(mpi_launcher)" -n 2 build/kvarve generate --model jobs/demo/model --prompt-file $page --max-tokens 120 \
+    --seed 1
 printf '\n$ %s\n\n... ' "$*"
 tail -n 1 $page
 "$@"

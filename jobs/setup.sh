@@ -4,8 +4,8 @@
 #     jobs/setup.sh [--tests] [--no-install] [--build-dir DIR] [-- CMAKE-OPTION...]
 #
 # What is missing is found by trying, so that modules of a cluster count as well as packages. It is installed with apt
-# where that is possible without asking (as root, or with a sudo that asks for no password); otherwise what is missing is
-# listed, and the exit status is 2. What apt and CMake have to say goes to DIR/setup.log.
+# where that is possible without asking (as root, or with a sudo that asks for no password); otherwise what is missing
+# is listed, and the exit status is 2. What apt and CMake have to say goes to DIR/setup.log.
 #   --tests        what the tests need is needed too
 #   --no-install   never install, only say what is missing
 #   --build-dir    where to build (default: build)
@@ -83,7 +83,9 @@ int main(void) { return omp_get_max_threads() < 1; }" "$candidate" -fopenmp; the
 }
 has_make() { command -v make || command -v ninja; }
 has_cmake() {
-    cmake --version | awk 'NR == 1 { split($3, v, "."); exit !(v[1] > 3 || v[1] == 3 && v[2] >= 22) } END { if (!NR) exit 1 }'
+    cmake --version | awk '
+        NR == 1 { split($3, v, "."); exit !(v[1] > 3 || v[1] == 3 && v[2] >= 22) }
+        END { if (!NR) exit 1 }'
 }
 has_pkg_config() { command -v pkg-config; }
 mpi_program='#include <mpi.h>\nint main(int n, char **a) { return MPI_Init(&n, &a); }'

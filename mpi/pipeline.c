@@ -96,8 +96,8 @@ static bool is_moving(const pipeline *p) {
     return false;
 }
 
-/* While the stage computes, a rendezvous of a large message needs somebody in MPI on both sides. Each look moves only
- * some pieces of it, so there are many looks while something moves. */
+/* While the stage computes, a rendezvous of a large message needs somebody in MPI on both sides. Each look
+ * moves only some pieces of it, so there are many looks while something moves. */
 static void *progress_main(void *arg) {
     pipeline *p = arg;
     const struct timespec pause = {0, 300 * 1000};

@@ -9,7 +9,9 @@ export LC_ALL
 cd "$(dirname "$0")/.." || exit 1
 format_version=14
 
-find_sources() { find src kernels mpi io tests jobs -type f \( -name '*.c' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' \) | sort; }
+find_sources() {
+    find src kernels mpi io tests jobs -type f \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) | sort
+}
 find_scripts() { find jobs tests .ci/run -type f \( -name '*.sh' -o -name run \) | sort; }
 
 check_text() {

@@ -77,7 +77,11 @@ run_ctest() {
     n() { sed -n "s/^.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p" "$root/$2/junit.xml" 2>/dev/null | head -n 1; }
     all=$(n tests "$2") failed=$(n failures "$2") skipped=$(($(n skipped "$2") + $(n disabled "$2")))
     # A test whose program is missing counts as not run, which looks like a skip: the exit status knows better.
-    if [ $status -ne 0 ] && [ "${failed:-0}" -eq 0 ]; then end 0 1 0; else end $((all - failed - skipped)) "$failed" $skipped; fi
+    if [ $status -ne 0 ] && [ "${failed:-0}" -eq 0 ]; then
+        end 0 1 0
+    else
+        end $((all - failed - skipped)) "$failed" $skipped
+    fi
 }
 
 # --- What is run.
@@ -94,13 +98,14 @@ run_ctest "tests" build
 sanitize="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined"
 sanitized=$root/build-sanitize
 
-# Warnings are errors in the first build; here the sanitizers' own code raises false ones. With -O1 asserts stay in, and the
-# suite stays short.
+# Warnings are errors in the first build; here the sanitizers' own code raises false ones. With -O1 asserts stay in, and
+# the suite stays short.
 check "sanitizers: build" jobs/setup.sh $setup_options --build-dir "$sanitized" -- -DKVARVE_SANITIZE=ON \
     -DKVARVE_WERROR=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O1 -g" || finish
 
 compiler=$(sed -n 's/^CMAKE_C_COMPILER:[A-Z]*=//p' "$sanitized/CMakeCache.txt")
-"$compiler" -shared -fPIC -fno-omit-frame-pointer tests/sanitizer_preload.c -o "$sanitized/sanitizer_preload.so" || exit 1
+"$compiler" -shared -fPIC -fno-omit-frame-pointer tests/sanitizer_preload.c \
+    -o "$sanitized/sanitizer_preload.so" || exit 1
 export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:verify_asan_link_order=0"
 export LSAN_OPTIONS="suppressions=$root/tests/lsan.supp:print_suppressions=0"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"

@@ -103,7 +103,8 @@ static void compare(const char *what, const golden *g, const float *logits, doub
     CU_ASSERT(wrong == 0);
 }
 
-/* A prefill and a decode of the same tokens give the same KV bytes: all positions of all layers, in the order of the pages. */
+/* A prefill and a decode of the same tokens give the same KV bytes: all positions of all layers, in the order
+ * of the pages. */
 static void compare_caches(const fixture *f, const part *a, const part *b, int32_t n_tokens) {
     const int32_t *ids_a = kv_cache_page_ids(a->kv, 0), *ids_b = kv_cache_page_ids(b->kv, 0);
     size_t row = (size_t)f->config.head_dim * dtype_bytes(f->dev->kv);

@@ -25,7 +25,7 @@ static const char *with(const char *verb, const char *name, const char *value) {
     static char line[1024];
     const char *needs = !strcmp(verb, "generate")     ? "--model m --prompt p"
                         : !strcmp(verb, "perplexity") ? "--model m --file f"
-                                                         : "--model m";
+                                                      : "--model m";
     snprintf(line, sizeof line, "%s %s --%s %s", verb, needs, name, value);
     return line;
 }
@@ -36,7 +36,8 @@ static void defaults(void) {
     options o;
     CHECK_OK(parse_words("generate --model m --prompt p", &o));
     CU_ASSERT(o.command == COMMAND_GENERATE && !o.help && !strcmp(o.model, "m") && !strcmp(o.prompt, "p"));
-    CU_ASSERT(!o.prompt_file && !o.input && !o.output && !o.file && !o.report && !o.layers_per_rank && o.n_stops == 0);
+    CU_ASSERT(!o.prompt_file && !o.input && !o.output && !o.file && !o.report && !o.layers_per_rank &&
+              o.n_stops == 0);
     CU_ASSERT(o.max_tokens == OPTION_UNSET && o.top_k == OPTION_UNSET && o.seed == OPTION_UNSET);
     CU_ASSERT(o.logprobs == OPTION_UNSET && o.context == OPTION_UNSET && o.stride == OPTION_UNSET);
     CU_ASSERT(isnan(o.temperature) && isnan(o.top_p) && isnan(o.min_p) && isnan(o.repetition_penalty));
@@ -53,16 +54,19 @@ static void defaults(void) {
 
 static void given_values(void) {
     options o;
-    CHECK_OK(parse_words("generate --model=dir --input=a=b --output out --max-tokens=7 --temperature 0.25 --top-k 3 "
-                         "--top-p=.5 --min-p 0.125 --repetition-penalty 1.5 --seed 9 --stop x --stop=yy --ignore-eos "
-                         "--echo --logprobs 20 --context 100 --sequences 2 --chunk-tokens 33 --page-tokens 32 "
-                         "--kv-memory 1.5G --memory-per-rank=2T --layers-per-rank 1,2 --threads 4 --precision f32 "
-                         "--peer-timeout 2.5 --report r.json",
-                         &o));
-    CU_ASSERT(!strcmp(o.model, "dir") && !strcmp(o.input, "a=b") && !strcmp(o.output, "out") && o.max_tokens == 7);
+    CHECK_OK(parse_words(
+        "generate --model=dir --input=a=b --output out --max-tokens=7 --temperature 0.25 --top-k 3 "
+        "--top-p=.5 --min-p 0.125 --repetition-penalty 1.5 --seed 9 --stop x --stop=yy --ignore-eos "
+        "--echo --logprobs 20 --context 100 --sequences 2 --chunk-tokens 33 --page-tokens 32 "
+        "--kv-memory 1.5G --memory-per-rank=2T --layers-per-rank 1,2 --threads 4 --precision f32 "
+        "--peer-timeout 2.5 --report r.json",
+        &o));
+    CU_ASSERT(!strcmp(o.model, "dir") && !strcmp(o.input, "a=b") && !strcmp(o.output, "out") &&
+              o.max_tokens == 7);
     CU_ASSERT(o.temperature == 0.25 && o.top_k == 3 && o.top_p == 0.5 && o.min_p == 0.125);
     CU_ASSERT(o.repetition_penalty == 1.5 && o.seed == 9 && o.n_stops == 2);
-    CU_ASSERT(!strcmp(o.stops[0], "x") && !strcmp(o.stops[1], "yy") && o.ignore_eos && o.echo && o.logprobs == 20);
+    CU_ASSERT(!strcmp(o.stops[0], "x") && !strcmp(o.stops[1], "yy") && o.ignore_eos && o.echo &&
+              o.logprobs == 20);
     CU_ASSERT(o.context == 100 && o.sequences == 2 && o.chunk_tokens == 33 && o.page_tokens == 32);
     CU_ASSERT(o.kv_memory == (int64_t)3 << 29 && o.memory_per_rank == (int64_t)2 << 40);
     CU_ASSERT(!strcmp(o.layers_per_rank, "1,2") && o.threads == 4 && o.precision == PRECISION_F32);
@@ -110,13 +114,15 @@ static void ends_of_the_ranges(void) {
 
 static void bad_values(void) {
     static const char *const rows[][2] = {
-        {"max-tokens", "5x"},      {"max-tokens", "1e3"},    {"max-tokens", "0x10"}, {"max-tokens", "ten"},
-        {"max-tokens", "1.5"},     {"max-tokens", "99999999999999999999"},           {"temperature", "hot"},
-        {"temperature", "nan"},    {"temperature", "inf"},   {"temperature", "1,5"}, {"top-p", "-nan"},
-        {"kv-memory", "8GB"},      {"kv-memory", "8g"},      {"kv-memory", "G"},     {"kv-memory", "-1G"},
-        {"kv-memory", "infT"},     {"kv-memory", "nan"},     {"kv-memory", "8GG"},   {"page-tokens", "17"},
-        {"page-tokens", "24"},     {"precision", "f16"},     {"precision", "BF16"},  {"precision", "f320"},
-        {"memory-per-rank", "80%"}, {"sequences", "--echo"},
+        {"max-tokens", "5x"},    {"max-tokens", "1e3"},  {"max-tokens", "0x10"},
+        {"max-tokens", "ten"},   {"max-tokens", "1.5"},  {"max-tokens", "99999999999999999999"},
+        {"temperature", "hot"},  {"temperature", "nan"}, {"temperature", "inf"},
+        {"temperature", "1,5"},  {"top-p", "-nan"},      {"kv-memory", "8GB"},
+        {"kv-memory", "8g"},     {"kv-memory", "G"},     {"kv-memory", "-1G"},
+        {"kv-memory", "infT"},   {"kv-memory", "nan"},   {"kv-memory", "8GG"},
+        {"page-tokens", "17"},   {"page-tokens", "24"},  {"precision", "f16"},
+        {"precision", "BF16"},   {"precision", "f320"},  {"memory-per-rank", "80%"},
+        {"sequences", "--echo"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
@@ -150,10 +156,18 @@ static void stops(void) {
 
 static void misspelt_options(void) {
     static const char *const rows[][2] = {
-        {"--tempratur 1", "--temperature"}, {"--temprature=1", "--temperature"}, {"--max_tokens 5", "--max-tokens"},
-        {"--maxtokens 5", "--max-tokens"},  {"--topk 4", "--top-k"},             {"--pormpt x", "--prompt"},
-        {"--promp x", "--prompt"},          {"--kv-memroy 1G", "--kv-memory"},   {"-model x", "--model"},
-        {"-temperature 1", "--temperature"}, {"--Model x", "--model"},           {"--precison f32", "--precision"},
+        {"--tempratur 1", "--temperature"},
+        {"--temprature=1", "--temperature"},
+        {"--max_tokens 5", "--max-tokens"},
+        {"--maxtokens 5", "--max-tokens"},
+        {"--topk 4", "--top-k"},
+        {"--pormpt x", "--prompt"},
+        {"--promp x", "--prompt"},
+        {"--kv-memroy 1G", "--kv-memory"},
+        {"-model x", "--model"},
+        {"-temperature 1", "--temperature"},
+        {"--Model x", "--model"},
+        {"--precison f32", "--precision"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
@@ -164,20 +178,24 @@ static void misspelt_options(void) {
         CHECK_REFUSED(parse_words(line, &o), told);
     }
     options o;
-    CHECK_REFUSED(parse_words("generate --model m --something-else", &o), "no option --something-else; see kvarve --help");
+    CHECK_REFUSED(parse_words("generate --model m --something-else", &o),
+                  "no option --something-else; see kvarve --help");
     CHECK_REFUSED(parse_words("generate --model m -x", &o), "kvarve generate has no option -x; see");
-    CHECK_REFUSED(parse_words("generate -xyzabc --model m", &o), "kvarve generate has no option -xyzabc; see");
+    CHECK_REFUSED(parse_words("generate -xyzabc --model m", &o),
+                  "kvarve generate has no option -xyzabc; see");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --echo=1", &o), "--echo takes no value");
-    CHECK_OK(parse_words("generate --model m --prompt p --temp 0.5", &o)); /* understood: only one begins so */
+    CHECK_OK(
+        parse_words("generate --model m --prompt p --temp 0.5", &o)); /* understood: only one begins so */
     CU_ASSERT(o.temperature == 0.5);
     CHECK_REFUSED(parse_words("generate --model m --prompt p --t 1", &o), "has no option --t");
 }
 
 /* One edit away from its name, every option is found again. */
 static void one_edit_away(void) {
-    static const char *const names[] = {"model",     "prompt",   "temperature",    "top-k",     "repetition-penalty",
-                                        "max-tokens", "logprobs", "chunk-tokens",  "page-tokens", "memory-per-rank",
-                                        "precision", "report",   "layers-per-rank", "threads",   "peer-timeout"};
+    static const char *const names[] = {
+        "model",      "prompt",   "temperature",     "top-k",       "repetition-penalty",
+        "max-tokens", "logprobs", "chunk-tokens",    "page-tokens", "memory-per-rank",
+        "precision",  "report",   "layers-per-rank", "threads",     "peer-timeout"};
     uint64_t state = 1;
     int n_tried = 0;
     for (int round = 0; round < 2000; round++) {
@@ -195,7 +213,8 @@ static void one_edit_away(void) {
             snprintf(edited, sizeof edited, "%s", name);
             edited[at] = letter;
         }
-        if (!strncmp(edited, name, strlen(edited)) || !strcmp(edited, "")) continue; /* a prefix is understood */
+        if (!strncmp(edited, name, strlen(edited)) || !strcmp(edited, ""))
+            continue; /* a prefix is understood */
         options o;
         snprintf(line, sizeof line, "generate --%s 1", edited);
         snprintf(told, sizeof told, "has no option --%s; did you mean --%s?", edited, name);
@@ -207,7 +226,8 @@ static void one_edit_away(void) {
 
 static void commands(void) {
     options o;
-    CHECK_REFUSED(parse_words("genrate --model m", &o), "kvarve has no command genrate; did you mean generate?");
+    CHECK_REFUSED(parse_words("genrate --model m", &o),
+                  "kvarve has no command genrate; did you mean generate?");
     CHECK_REFUSED(parse_words("perplexty --model m", &o), "did you mean perplexity?");
     CHECK_REFUSED(parse_words("nothing-like-it", &o), "generate, perplexity, plan and bench");
     CHECK_REFUSED(parse_words("--model m generate", &o), "--model");
@@ -223,21 +243,24 @@ static void missing_values(void) {
     CHECK_REFUSED(parse_words("generate --prompt p --model", &o), "--model needs a value");
     CHECK_REFUSED(parse_words("generate --model m --prompt", &o), "--prompt needs a value");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --top-k", &o), "--top-k needs a value");
-    CHECK_OK(parse_words("generate --model m --prompt --top-k", &o)); /* the next word is the value, whatever it is */
+    CHECK_OK(parse_words("generate --model m --prompt --top-k",
+                         &o)); /* the next word is the value, whatever it is */
     CU_ASSERT(!strcmp(o.prompt, "--top-k") && o.top_k == OPTION_UNSET);
 }
 
 static void options_of_other_commands(void) {
     static const char *const rows[][2] = {
-        {"plan", "prompt x"},     {"plan", "threads 2"},  {"plan", "report x"},   {"generate", "ranks 2"},
-        {"generate", "stride 5"}, {"generate", "file f"}, {"generate", "depths 0"}, {"perplexity", "max-tokens 5"},
-        {"perplexity", "seed 1"}, {"bench", "context 5"}, {"bench", "prompt x"},  {"perplexity", "repeats 3"},
+        {"plan", "prompt x"},     {"plan", "threads 2"},          {"plan", "report x"},
+        {"generate", "ranks 2"},  {"generate", "stride 5"},       {"generate", "file f"},
+        {"generate", "depths 0"}, {"perplexity", "max-tokens 5"}, {"perplexity", "seed 1"},
+        {"bench", "context 5"},   {"bench", "prompt x"},          {"perplexity", "repeats 3"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
         char line[256], told[64];
         snprintf(line, sizeof line, "%s --model m --%s", rows[i][0], rows[i][1]);
-        snprintf(told, sizeof told, "kvarve %s has no option --%.*s", rows[i][0], (int)strcspn(rows[i][1], " "), rows[i][1]);
+        snprintf(told, sizeof told, "kvarve %s has no option --%.*s", rows[i][0],
+                 (int)strcspn(rows[i][1], " "), rows[i][1]);
         CHECK_REFUSED(parse_words(line, &o), told);
     }
 }
@@ -246,7 +269,8 @@ static void what_belongs_together(void) {
     options o;
     CHECK_REFUSED(parse_words("generate --prompt p", &o), "kvarve generate needs --model DIR");
     CHECK_REFUSED(parse_words("plan", &o), "kvarve plan needs --model DIR");
-    CHECK_REFUSED(parse_words("generate --model m", &o), "one of --prompt, --prompt-file and --input, and has 0");
+    CHECK_REFUSED(parse_words("generate --model m", &o),
+                  "one of --prompt, --prompt-file and --input, and has 0");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --input i", &o), "and has 2");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --input i --prompt-file f", &o), "and has 3");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --output o", &o), "--output is for");
@@ -276,12 +300,14 @@ static void help(void) {
     }
     char *all = print_help(&o);
     CU_ASSERT(strstr(all, "--prompt TEXT") && strstr(all, "--ranks N") && strstr(all, "--stride N"));
-    CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") && strstr(all, "--precision bf16|f32"));
+    CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") &&
+              strstr(all, "--precision bf16|f32"));
     free(all);
     CHECK_OK(parse_words("plan --help", &o)); /* nothing else is needed */
     CU_ASSERT(o.help && o.command == COMMAND_PLAN);
     char *plan = print_help(&o);
-    CU_ASSERT(strstr(plan, "--ranks N") && !strstr(plan, "--prompt TEXT") && !strstr(plan, "continue one prompt"));
+    CU_ASSERT(strstr(plan, "--ranks N") && !strstr(plan, "--prompt TEXT") &&
+              !strstr(plan, "continue one prompt"));
     for (char *line = strtok(plan, "\n"); line; line = strtok(NULL, "\n"))
         CU_ASSERT(strlen(line) <= 140);
     free(plan);
@@ -295,9 +321,12 @@ static int split_as_shell(char *text, char **argv) {
     for (char *from = text, *to = text; *from;) {
         argv[argc++] = to;
         for (bool quoted = false; *from && (quoted || *from != ' ');) {
-            if (*from == '\'') quoted = !quoted, from++;
-            else if (!quoted && *from == '\\') *to++ = from[1], from += 2;
-            else *to++ = *from++;
+            if (*from == '\'')
+                quoted = !quoted, from++;
+            else if (!quoted && *from == '\\')
+                *to++ = from[1], from += 2;
+            else
+                *to++ = *from++;
         }
         bool more = *from == ' ';
         *to++ = '\0';
@@ -315,7 +344,8 @@ static void check_round_trip(int argc, char **argv) {
     CHECK_OK(options_parse(n, again, &second));
     char *text2 = options_effective(&second);
     CU_ASSERT(!strcmp(text, text2));
-    CU_ASSERT(memcmp(&first.max_tokens, &second.max_tokens, sizeof first - offsetof(options, max_tokens)) == 0);
+    CU_ASSERT(memcmp(&first.max_tokens, &second.max_tokens, sizeof first - offsetof(options, max_tokens)) ==
+              0);
     CU_ASSERT(first.n_stops == second.n_stops && !strcmp(first.model, second.model));
     for (int64_t i = 0; i < first.n_stops; i++)
         CU_ASSERT(!strcmp(first.stops[i], second.stops[i]));
@@ -326,15 +356,39 @@ static void check_round_trip(int argc, char **argv) {
 }
 
 static void effective_options(void) {
-    char *generate[] = {"kvarve", "generate", "--model", "a dir/with 'quotes' \\ and \"more\"", "--prompt",
-                        "Tab\t, line\nand $x `y` caf\xC3\xA9 '", "--temperature", "0.1", "--top-p", "0.30000000000000004",
-                        "--stop", "", "--stop", "''", "--stop", "-", "--max-tokens", "0", "--seed", "9007199254740992",
-                        "--echo", "--kv-memory", "1.5G", "--precision", "f32", "--peer-timeout", "3.3333333333333335"};
+    char *generate[] = {"kvarve",
+                        "generate",
+                        "--model",
+                        "a dir/with 'quotes' \\ and \"more\"",
+                        "--prompt",
+                        "Tab\t, line\nand $x `y` caf\xC3\xA9 '",
+                        "--temperature",
+                        "0.1",
+                        "--top-p",
+                        "0.30000000000000004",
+                        "--stop",
+                        "",
+                        "--stop",
+                        "''",
+                        "--stop",
+                        "-",
+                        "--max-tokens",
+                        "0",
+                        "--seed",
+                        "9007199254740992",
+                        "--echo",
+                        "--kv-memory",
+                        "1.5G",
+                        "--precision",
+                        "f32",
+                        "--peer-timeout",
+                        "3.3333333333333335"};
     generate[11] = " ";
     check_round_trip(sizeof generate / sizeof *generate, generate);
     char *plan[] = {"kvarve", "plan", "--model", "m", "--ranks", "7", "--layers-per-rank", "1,2,3"};
     check_round_trip(8, plan);
-    char *perplexity[] = {"kvarve", "perplexity", "--model", "m", "--file", "-x", "--stride", "3", "--context", "5"};
+    char *perplexity[] = {"kvarve", "perplexity", "--model", "m",         "--file",
+                          "-x",     "--stride",   "3",       "--context", "5"};
     check_round_trip(10, perplexity);
     char *bench[] = {"kvarve", "bench", "--model=m", "--depths", "", "--repeats=1"};
     check_round_trip(6, bench);
@@ -342,16 +396,28 @@ static void effective_options(void) {
     options o;
     CHECK_OK(parse_words("plan --model m --memory-per-rank 2K", &o));
     char *text = options_effective(&o);
-    CU_ASSERT(!strcmp(text, "--model m --sequences 16 --chunk-tokens 512 --page-tokens 64 --memory-per-rank 2048 "
-                            "--ranks 1 --precision bf16"));
+    CU_ASSERT(!strcmp(text,
+                      "--model m --sequences 16 --chunk-tokens 512 --page-tokens 64 --memory-per-rank 2048 "
+                      "--ranks 1 --precision bf16"));
     free(text);
 }
 
 /* Any words: a refusal or a result, and nothing else. */
 static void random_words(void) {
-    static const char *const words[] = {"generate", "plan", "--model", "m", "--prompt", "p", "--", "-", "---", "--=", "=",
-                                        "--model=", "-=", "--stop", "\xFF\xFE", "--help", "-h", "--top-k", "5", "--echo",
-                                        "%s%n", "--p", "--t=1", "-abc", "--%s%n=4", "--layers-per-rank", "''", "--context=9"};
+    static const char *const words[] = {"generate", "plan",
+                                        "--model",  "m",
+                                        "--prompt", "p",
+                                        "--",       "-",
+                                        "---",      "--=",
+                                        "=",        "--model=",
+                                        "-=",       "--stop",
+                                        "\xFF\xFE", "--help",
+                                        "-h",       "--top-k",
+                                        "5",        "--echo",
+                                        "%s%n",     "--p",
+                                        "--t=1",    "-abc",
+                                        "--%s%n=4", "--layers-per-rank",
+                                        "''",       "--context=9"};
     uint64_t state = 3;
     for (int round = 0; round < 20000; round++) {
         char line[1024] = "";

@@ -31,7 +31,10 @@ typedef struct measures {
 static uint64_t bytes_of(const partition_problem *p, int first, int last) {
     uint64_t bytes = p->every_bytes + (uint64_t)(last - first) * p->layer_bytes;
     bool embeds = first == 0, has_head = last == p->n_layers;
-    return bytes + (embeds && has_head ? p->both_bytes : embeds ? p->first_bytes : has_head ? p->last_bytes : 0);
+    return bytes + (embeds && has_head ? p->both_bytes
+                    : embeds           ? p->first_bytes
+                    : has_head         ? p->last_bytes
+                                       : 0);
 }
 
 static measures measure(const partition_problem *p, const int *bounds) {
@@ -127,7 +130,8 @@ static void refusal_names_what_would_fit(void) {
         p.rank_bytes--;
         if (p.rank_bytes) CHECK_REFUSED(partition_layers(&p, bounds), "start more ranks");
     }
-    partition_problem p = {.n_layers = 4, .n_ranks = 2, .layer_cost = 1, .layer_bytes = 5ull << 30, .rank_bytes = 1};
+    partition_problem p = {
+        .n_layers = 4, .n_ranks = 2, .layer_cost = 1, .layer_bytes = 5ull << 30, .rank_bytes = 1};
     int bounds[MAX_LAYERS + 1];
     CHECK_REFUSED(partition_layers(&p, bounds), "10240.0 MiB");
     p.first_bytes = p.both_bytes = 1ull << 30;
@@ -165,14 +169,17 @@ static void lists(void) {
     CU_ASSERT(bounds[0] == 0 && bounds[1] == 10 && bounds[2] == 22 && bounds[3] == 32);
     CHECK_OK(partition_from_list("32", 32, 1, bounds));
     CU_ASSERT(bounds[1] == 32);
-    static const char *const malformed[] = {"",      ",",      "10,",        ",10",     "10,,12,10", "10;12;10",
-                                            "ten",   "10 12",  "0,22,10",    "-1,23,10", "33",       "10,12,10x",
-                                            "1e1,22", "0x0A,22", "99999999999999999999", "10,12,10,0", "10.5,21.5"};
+    static const char *const malformed[] = {
+        "",           ",",         "10,",    ",10",     "10,,12,10",
+        "10;12;10",   "ten",       "10 12",  "0,22,10", "-1,23,10",
+        "33",         "10,12,10x", "1e1,22", "0x0A,22", "99999999999999999999",
+        "10,12,10,0", "10.5,21.5"};
     for (size_t i = 0; i < sizeof malformed / sizeof *malformed; i++) {
         CHECK_REFUSED(partition_from_list(malformed[i], 32, 3, bounds), "--layers-per-rank");
         CU_ASSERT(malformed[i][0] == '\0' || strstr(status_text(), malformed[i]) != NULL);
     }
-    static const char *const unfit[] = {"10,12", "10,12,9", "10,12,11", "8,8,8,8", "1,1,1,1,1", "16,16", "32", "32,32,32"};
+    static const char *const unfit[] = {"10,12",     "10,12,9", "10,12,11", "8,8,8,8",
+                                        "1,1,1,1,1", "16,16",   "32",       "32,32,32"};
     for (size_t i = 0; i < sizeof unfit / sizeof *unfit; i++)
         CHECK_REFUSED(partition_from_list(unfit[i], 32, 3, bounds), "each of the 3 ranks, 32 layers in all");
     CU_ASSERT(bounds[4] == 77);
@@ -224,12 +231,14 @@ static void check_sums(const plan_request *r, const plan *p) {
     for (int i = 0; i < p->n_ranks; i++) {
         const plan_rank *k = &p->ranks[i];
         int n_layers = k->slice.last_layer - k->slice.first_layer;
-        CU_ASSERT(k->slice.last_layer == (i + 1 < p->n_ranks ? p->ranks[i + 1].slice.first_layer : c->n_layers));
+        CU_ASSERT(k->slice.last_layer ==
+                  (i + 1 < p->n_ranks ? p->ranks[i + 1].slice.first_layer : c->n_layers));
         CU_ASSERT(k->slice.n_layers == c->n_layers && n_layers > 0);
         CU_ASSERT(k->weight_bytes == model_weight_bytes(c, k->slice, r->precision));
         CU_ASSERT(k->kv_bytes == (uint64_t)n_layers * (uint64_t)p->n_pages * page);
         CU_ASSERT(k->workspace_bytes == model_workspace_bytes(c, k->slice, r->precision, r->chunk_tokens));
-        CU_ASSERT(k->transfer_bytes >= 2ull * (unsigned)r->chunk_tokens * (unsigned)c->d_model * sizeof(float));
+        CU_ASSERT(k->transfer_bytes >=
+                  2ull * (unsigned)r->chunk_tokens * (unsigned)c->d_model * sizeof(float));
         CU_ASSERT(k->total_bytes == k->weight_bytes + k->kv_bytes + k->workspace_bytes + k->transfer_bytes +
                                         ((uint64_t)PLAN_PROCESS_MIB << 20));
         CU_ASSERT(r->bytes_per_rank == 0 || k->total_bytes <= r->bytes_per_rank);

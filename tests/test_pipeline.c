@@ -18,7 +18,8 @@ typedef struct sizes {
     size_t n_header_bytes, n_x_floats, n_reply_bytes;
 } sizes;
 
-static const pipeline_sizes limits = {.header_bytes = 3000, .x_floats = 40000, .reply_bytes = 2000, .n_replies = 5};
+static const pipeline_sizes limits = {
+    .header_bytes = 3000, .x_floats = 40000, .reply_bytes = 2000, .n_replies = 5};
 
 static sizes sizes_of(int number) {
     uint64_t state = 1000 + (uint64_t)number;
@@ -164,22 +165,26 @@ static void refused_by_one_rank(void) {
     pipeline *p = NULL;
     if (is_last()) huge.x_floats = (size_t)1 << 50;
     status st = pipeline_open(ranks, dev, &huge, 60, &p);
-    CU_ASSERT(st == STATUS_FAILED && p == NULL && strstr(status_text(), "activations between stages") != NULL);
+    CU_ASSERT(st == STATUS_FAILED && p == NULL &&
+              strstr(status_text(), "activations between stages") != NULL);
     char who[32];
     snprintf(who, sizeof who, "rank %d on", comm_size(ranks) - 1);
     CU_ASSERT((strstr(status_text(), who) != NULL) == (comm_size(ranks) > 1));
 }
 
-/* Large messages through stages that each take a while: the time is near that of a pipeline, (n + P - 1) steps, and far
- * from n * P. Sleeping stages leave the processors to MPI, as many fewer processors than ranks would not. */
+/* Large messages through stages that each take a while: the time is near that of a pipeline, (n + P - 1)
+ * steps, and far from n * P. Sleeping stages leave the processors to MPI, as many fewer processors than ranks
+ * would not. */
 static double time_slow_stages(int n, double step_seconds, size_t x_floats) {
     const pipeline_sizes large = {.header_bytes = 8, .x_floats = x_floats, .reply_bytes = 4, .n_replies = 5};
     pipeline *p = open_pipeline(&large, 60);
-    int n_sent = 0, n_taken = 0, stage = comm_rank(ranks), in_flight = comm_size(ranks) == 1 ? 1 : large.n_replies;
+    int n_sent = 0, n_taken = 0, stage = comm_rank(ranks),
+        in_flight = comm_size(ranks) == 1 ? 1 : large.n_replies;
     comm_barrier(ranks);
     double begin = clock_seconds();
     while (stage == 0 ? n_taken < n : n_sent < n) {
-        if (stage == 0 && n_sent > n_taken && pipeline_take_reply(p, n_sent == n || n_sent - n_taken == in_flight)) {
+        if (stage == 0 && n_sent > n_taken &&
+            pipeline_take_reply(p, n_sent == n || n_sent - n_taken == in_flight)) {
             n_taken++;
             continue;
         }
@@ -209,8 +214,9 @@ static void transfers_overlap_with_compute(void) {
         if (best < 1.15 * bound) break;
     }
     if (comm_rank(ranks) == 0)
-        printf("%d messages of 8 MiB, stages of %.0f ms: %.3f s; a pipeline's bound %.3f s, one after the other %.3f s\n", N,
-               1e3 * step, best, bound, sum);
+        printf("%d messages of 8 MiB, stages of %.0f ms: %.3f s; a pipeline's bound %.3f s, one after the "
+               "other %.3f s\n",
+               N, 1e3 * step, best, bound, sum);
     CU_ASSERT(best >= 0.99 * bound);
     CU_ASSERT(P == 1 || best < bound + 0.4 * (sum - bound));
 }
@@ -225,7 +231,8 @@ static void note_death(const char *text) {
     longjmp(after_death, 1);
 }
 
-/* Nobody sends: every rank gives up when the deadline is over. The last test, as ranks do not die in others so. */
+/* Nobody sends: every rank gives up when the deadline is over. The last test, as ranks do not die in others
+ * so. */
 static void waits_end_with_the_deadline(void) {
     if (comm_size(ranks) == 1) {
         pipeline *alone = open_pipeline(&limits, 0.5);
@@ -240,12 +247,15 @@ static void waits_end_with_the_deadline(void) {
     begin = clock_seconds();
     status_set_die_hook(note_death);
     if (setjmp(after_death) == 0) {
-        if (comm_rank(ranks) == 0) pipeline_take_reply(p, true);
-        else pipeline_receive(p);
+        if (comm_rank(ranks) == 0)
+            pipeline_take_reply(p, true);
+        else
+            pipeline_receive(p);
     }
     double seconds = clock_seconds() - begin;
     CU_ASSERT(seconds >= 0.5 && seconds < 3);
-    const char *what = comm_rank(ranks) == 0 ? "a reply from the last stage" : "a message from the stage before";
+    const char *what =
+        comm_rank(ranks) == 0 ? "a reply from the last stage" : "a message from the stage before";
     CU_ASSERT(strstr(last_words, what) && strstr(last_words, "lost or hangs"));
     status_set_die_hook(NULL);
     comm_barrier(ranks);

@@ -1,5 +1,6 @@
 #!/bin/sh
-# tests/test_readme.sh REPOSITORY KVARVE: run every example (```sh) of README.md as it stands, with KVARVE as build/kvarve.
+# tests/test_readme.sh REPOSITORY KVARVE: run every example of README.md as it
+# stands, with KVARVE as build/kvarve.
 set -u
 repository=$1 kvarve=$2
 work=$(mktemp -d)

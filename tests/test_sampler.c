@@ -35,7 +35,8 @@ static void normalise(distribution *d) {
         d->items[i].p /= sum;
 }
 
-static void reference(const sampling_options *o, const bool *seen, const float *logits, int V, distribution *d) {
+static void reference(const sampling_options *o, const bool *seen, const float *logits, int V,
+                      distribution *d) {
     d->n = 0;
     for (int i = 0; i < V; i++) {
         if (!isfinite(logits[i])) continue;
@@ -67,7 +68,8 @@ static sampling_options drawing(double temperature) {
     return o;
 }
 
-static int32_t choose(int V, const sampling_options *o, int64_t id, int64_t pos, const bool *seen, const float *logits) {
+static int32_t choose(int V, const sampling_options *o, int64_t id, int64_t pos, const bool *seen,
+                      const float *logits) {
     sampler *s = sampler_open(V);
     sampler_choice choice;
     sampler_choose(s, o, id, pos, seen, logits, &choice);
@@ -106,7 +108,8 @@ static sampling_options make_options(uint64_t *state, int V) {
     return o;
 }
 
-/* Pearson's statistic in deviations of a normal variable (Wilson and Hilferty 1931); rare tokens share a cell. */
+/* Pearson's statistic in deviations of a normal variable (Wilson and Hilferty 1931); rare tokens share a
+ * cell. */
 static double chi_square_deviations(const distribution *d, const int *counts, int n_draws) {
     double sum = 0, rest_p = 0;
     int n_cells = 0, rest = 0;
@@ -132,12 +135,13 @@ static double chi_square_deviations(const distribution *d, const int *counts, in
 
 /* ---- tests ---- */
 
-/* The first word of the known answers of Random123 1.14 (kat_vectors, philox4x32 10): counter and key are made of
- * (pos, sequence id) and seed. */
+/* The first word of the known answers of Random123 1.14 (kat_vectors, philox4x32 10): counter and key are
+ * made of (pos, sequence id) and seed. */
 static void known_answers(void) {
     CU_ASSERT(sampler_random(0, 0, 0) == 0x6627e8d5);
     CU_ASSERT(sampler_random(-1, -1, -1) == 0x408f276d);
-    CU_ASSERT(sampler_random(0x299f31d0a4093822, 0x0370734413198a2e, (int64_t)0x85a308d3243f6a88) == 0xd16cfe09);
+    CU_ASSERT(sampler_random(0x299f31d0a4093822, 0x0370734413198a2e, (int64_t)0x85a308d3243f6a88) ==
+              0xd16cfe09);
 }
 
 static void random_words_are_even(void) {
@@ -280,14 +284,16 @@ static void what_is_not_a_number(void) {
     }
 }
 
-/* The smallest and the largest of many random words: the ends of the distribution, and no token without probability. */
+/* The smallest and the largest of many random words: the ends of the distribution, and no token without
+ * probability. */
 static void ends_of_the_unit_interval(void) {
     int64_t lowest = 0, highest = 0;
     for (int64_t pos = 0; pos < 1 << 21; pos++) {
         if (sampler_random(0, 0, pos) < sampler_random(0, 0, lowest)) lowest = pos;
         if (sampler_random(0, 0, pos) > sampler_random(0, 0, highest)) highest = pos;
     }
-    CU_ASSERT(sampler_random(0, 0, lowest) < 1 << 14 && sampler_random(0, 0, highest) > UINT32_MAX - (1 << 14));
+    CU_ASSERT(sampler_random(0, 0, lowest) < 1 << 14 &&
+              sampler_random(0, 0, highest) > UINT32_MAX - (1 << 14));
     const float logits[] = {-1000, 1, -INFINITY, 0, NAN, -2000};
     for (int filter = 0; filter < 4; filter++) {
         sampling_options o = drawing(1);

@@ -1,4 +1,5 @@
-/* tests/test_schedule.c: the scheduler before a simulated pipeline, whose replies come in the order of the steps. */
+/* tests/test_schedule.c: the scheduler before a simulated pipeline, whose replies come in the order of the
+ * steps. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,10 +12,10 @@ enum { MAX_SEQUENCES = 256, MAX_SLOTS = 64, MAX_STEPS = 16 };
 /* What the test knows of a sequence. */
 typedef struct tracked {
     int64_t n_prompt, n_all;
-    int64_t n_issued;  /* rows */
+    int64_t n_issued; /* rows */
     int64_t n_returned;
-    int slot;          /* -1: none yet, or no more */
-    bool may_go_on;    /* its next decode row was asked for */
+    int slot;       /* -1: none yet, or no more */
+    bool may_go_on; /* its next decode row was asked for */
     bool is_over;
 } tracked;
 
@@ -159,11 +160,13 @@ static simulation *begin_random(uint64_t *state) {
 }
 
 static void add_random(simulation *m, uint64_t *state) {
-    int64_t n_prompt = 1 + pick(state, pick(state, 2) ? 10 : 200), n_new = pick(state, 4) ? pick(state, 60) : 0;
+    int64_t n_prompt = 1 + pick(state, pick(state, 2) ? 10 : 200),
+            n_new = pick(state, 4) ? pick(state, 60) : 0;
     if (schedule_fits(m->schedule, n_prompt + n_new)) add(m, n_prompt, n_new);
 }
 
-/* Whatever the sizes and the moments of the replies, every sequence gets all its rows, and the limits are kept. */
+/* Whatever the sizes and the moments of the replies, every sequence gets all its rows, and the limits are
+ * kept. */
 static void random_runs(void) {
     uint64_t state = 1;
     for (int round = 0; round < 300; round++) {
@@ -175,8 +178,10 @@ static void random_runs(void) {
         for (int left = to_add - n_first;;) {
             bool may_issue = m->n_steps < in_flight && (m->n_steps == 0 || pick(&state, 3));
             int n_rows = may_issue ? issue(m) : 0;
-            if (n_rows == 0 && m->n_steps > 0) take_reply(m, &state, one_in_ends);
-            else if (n_rows == 0 && may_issue && left == 0) break; /* nothing is ready and nothing is on its way */
+            if (n_rows == 0 && m->n_steps > 0)
+                take_reply(m, &state, one_in_ends);
+            else if (n_rows == 0 && may_issue && left == 0)
+                break; /* nothing is ready and nothing is on its way */
             if (left > 0 && pick(&state, 4) == 0) add_random(m, &state), left--;
         }
         CU_ASSERT(m->n_over == m->n_sequences && schedule_n_left(m->schedule) == 0 && m->used_pages == 0);
@@ -224,7 +229,8 @@ static void no_stage_idles_with_late_replies(void) {
         issue(m);
         take_reply(m, &state, 0);
         for (int t = 0; t < 300; t++) {
-            while (m->n_steps < n_stages + 1 && issue(m) > 0) {}
+            while (m->n_steps < n_stages + 1 && issue(m) > 0) {
+            }
             n_missing += m->n_steps < n_stages;
             for (int64_t k = 1 + pick(&state, m->n_steps); k > 0; k--)
                 take_reply(m, &state, 0);
@@ -297,7 +303,8 @@ static void short_prompts_share_a_step(void) {
     end(m);
 }
 
-/* The pool holds one of these at a time: the second enters when the first is over, and so does a third, small one. */
+/* The pool holds one of these at a time: the second enters when the first is over, and so does a third, small
+ * one. */
 static void waiting_for_pages(void) {
     uint64_t state = 6;
     simulation *m = begin((schedule_limits){1, 4, 512, 16, 10});
@@ -352,7 +359,8 @@ static void more_sequences_than_rows(void) {
         add(m, 3, 20);
     int n_steps = 0;
     for (; m->n_over < 32 && n_steps < 1000; n_steps++) {
-        while (m->n_steps < 3 && issue(m) > 0) {}
+        while (m->n_steps < 3 && issue(m) > 0) {
+        }
         take_reply(m, &state, 0);
     }
     CU_ASSERT(m->n_over == 32);

@@ -51,8 +51,8 @@ static bool same_start(const step_start *a, const step_start *b) {
     const sampling_options *x = &a->sampling, *y = &b->sampling;
     return a->slot == b->slot && a->sequence_id == b->sequence_id && x->temperature == y->temperature &&
            x->top_k == y->top_k && x->top_p == y->top_p && x->min_p == y->min_p &&
-           x->repetition_penalty == y->repetition_penalty && x->seed == y->seed && x->max_tokens == y->max_tokens &&
-           x->n_logprobs == y->n_logprobs && x->ignore_eos == y->ignore_eos;
+           x->repetition_penalty == y->repetition_penalty && x->seed == y->seed &&
+           x->max_tokens == y->max_tokens && x->n_logprobs == y->n_logprobs && x->ignore_eos == y->ignore_eos;
 }
 
 static bool same_step(const step *a, const step *b) {
@@ -204,7 +204,8 @@ static void layers_lie_apart(void) {
     span spans[2] = {{0}};
     for (int l = 0; l < 3; l++) {
         kv_layer layer = kv_cache_layer(kv, l, 2, spans);
-        CU_ASSERT(layer.page_bytes == page_bytes && layer.page_tokens == 32 && layer.n_spans == 2 && layer.spans == spans);
+        CU_ASSERT(layer.page_bytes == page_bytes && layer.page_tokens == 32 && layer.n_spans == 2 &&
+                  layer.spans == spans);
         CU_ASSERT((char *)layer.pages == first + (size_t)l * 5 * page_bytes);
         memset(layer.pages, l, 5 * page_bytes); /* all of it is ours */
     }

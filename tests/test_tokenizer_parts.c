@@ -284,7 +284,8 @@ static void test_refused(void) {
         tokenizer_close(tok);
     }
     tokenizer *tok;
-    CHECK_REFUSED(tokenizer_open("/no/such/tokenizer.json", &tok), "/no/such/tokenizer.json: cannot be opened");
+    CHECK_REFUSED(tokenizer_open("/no/such/tokenizer.json", &tok),
+                  "/no/such/tokenizer.json: cannot be opened");
     CHECK_OK(tokenizer_parse("{" GOOD_MODEL "}", strlen("{" GOOD_MODEL "}"), "x.json", &tok));
     tokenizer_close(tok);
 }
@@ -294,8 +295,7 @@ static void test_deep(void) {
     for (int i = 0; i < 100000; i++)
         text_append(&json, "[", 1);
     tokenizer *tok;
-    CHECK_REFUSED(tokenizer_parse(json.data, json.n, "deep.json", &tok),
-                  "deep.json: too deeply nested JSON");
+    CHECK_REFUSED(tokenizer_parse(json.data, json.n, "deep.json", &tok), "deep.json: too deeply nested JSON");
     free(json.data);
 }
 

@@ -142,7 +142,11 @@ generate() {
 make_prompts 500 8 4
 generate 0
 bytes_per_token=$(awk '
-    match($0, /"prompt_tokens": *[0-9]+/) { n = split(substr($0, RSTART, RLENGTH), word, /[: ]+/); sum += word[n]; lines++ }
+    match($0, /"prompt_tokens": *[0-9]+/) {
+        n = split(substr($0, RSTART, RLENGTH), word, /[: ]+/)
+        sum += word[n]
+        lines++
+    }
     END { if (!lines) exit 1; print 4 * 500 * lines / sum }' "$dir/results.jsonl")
 
 # shellcheck disable=SC2086 # one word for each length
