@@ -54,6 +54,8 @@ static status fill(prompts *p) {
     do
         got = read(p->fd, p->data + p->end, p->capacity - p->end);
     while (got < 0 && errno == EINTR);
+    if (got < 0 && errno == EISDIR)
+        return status_refuse("%s: is a directory, not a file of prompts", p->path);
     if (got < 0) return status_fail("%s: cannot be read: %s", p->path, strerror(errno));
     p->at_end = got == 0;
     p->end += (size_t)got;

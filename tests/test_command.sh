@@ -268,6 +268,8 @@ bad_prompts() {
     generate 1 --input "$temp/missing" --output "$temp/never"
     refused 'no input file' 2 "$temp/missing"
     check 'no input file, no output' 'it was made' [ ! -e "$temp/never" ]
+    generate 1 --input "$temp"
+    refused 'input that is a directory' 2 'is a directory'
     generate 1 --input /dev/null
     refused 'no prompts in the input' 2 'no prompts'
 
