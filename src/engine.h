@@ -40,8 +40,9 @@ typedef struct engine_options {
     bool quiet;                  /* no line that says what is loaded */
 } engine_options;
 
-/* Load the model, each rank its slice. `config` and `options` count on rank 0 only. Refuses what plan_make,
- * weights_open and the devices refuse. Collective. */
+/* Load the model, each rank its slice. `config` and `options` count on rank 0 only. Nothing runs
+ * yet, so that every failure is a refusal: of what plan_make and weights_open refuse, and of memory that the
+ * system does not grant, with the rank and the bytes. Collective. */
 status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out);
 void engine_close(engine *e); /* Collective. NULL is fine */
 

@@ -143,9 +143,10 @@ status engine_open(comm *c, const model_config *config, const engine_options *op
     status st = open_parts(e);
     free(model_dir);
     free(layers);
+    e->options.model_dir = e->options.layers_per_rank = NULL;
     if (st != STATUS_OK) {
         engine_close(e);
-        return st;
+        return STATUS_REFUSED;
     }
     *out = e;
     return STATUS_OK;

@@ -93,8 +93,10 @@ static void print_table(const run_figures *f) {
     if (t->mixed_tokens) fprintf(stderr, " (%lld came during prefill)", (long long)t->mixed_tokens);
     if (f->summary.first_token_seconds > 0)
         fprintf(stderr, "\n  time to first token %.3f s", f->summary.first_token_seconds);
-    fprintf(stderr, "\n  %.2f GB/s of weights and KV read (memory reads here: %.2f GB/s), %.1f GFLOP/s",
-            f->bytes_read_per_second / giga, f->machine.read_bytes_per_second / giga, f->flops / giga);
+    fprintf(stderr, "\n  %.2f GB/s of weights and KV read", f->bytes_read_per_second / giga);
+    if (f->machine.read_bytes_per_second > 0)
+        fprintf(stderr, " (memory reads here: %.2f GB/s)", f->machine.read_bytes_per_second / giga);
+    fprintf(stderr, ", %.1f GFLOP/s", f->flops / giga);
     double sent = 0, file = 0;
     for (int i = 0; i < f->n_ranks; i++) {
         sent += f->ranks[i].bytes_sent;
@@ -235,12 +237,21 @@ static status write_json(const run_figures *f, const options *o, const engine *e
     return st;
 }
 
+/* Where memory is bounded, the measurement must not break the bound. The same on every rank. */
+static bool has_room_for_yardstick(const engine *e, const options *o) {
+    const plan *p = engine_plan(e);
+    uint64_t most = 0;
+    for (int i = 0; i < p->n_ranks; i++)
+        if (p->ranks[i].total_bytes > most) most = p->ranks[i].total_bytes;
+    return o->memory_per_rank == 0 || most + ((uint64_t)YARDSTICK_MIB << 20) <= (uint64_t)o->memory_per_rank;
+}
+
 status report_run(comm *c, engine *e, const options *o, const run_summary *summary) {
     int n = comm_size(c);
     run_figures f = {.n_ranks = n, .ranks = mem_new((size_t)n, sizeof(rank_report))};
     f.times = engine_get_times(e);
     engine_gather_reports(e, f.ranks);
-    f.machine = yardstick_measure(c, engine_threads(e), NULL);
+    if (has_room_for_yardstick(e, o)) f.machine = yardstick_measure(c, engine_threads(e), NULL);
     status st = STATUS_OK;
     if (comm_rank(c) == 0) {
         f.summary = *summary;

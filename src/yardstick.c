@@ -8,7 +8,7 @@
 #include "src/base/memory.h"
 
 enum {
-    READ_WORDS = 32 << 20, /* 256 MiB: past the caches */
+    READ_WORDS = YARDSTICK_MIB << 17,
     LINE_WORDS = 8,
     STREAMS = 4,
     AHEAD_WORDS = 256, /* of prefetches: beyond the end they do no harm */

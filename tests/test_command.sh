@@ -431,7 +431,7 @@ bad_memory() {
             generate 3 --prompt 'Hello there' --max-tokens 4000000 --context 4000100 --memory-per-rank 1T
             exit "$status"
         )
-        check 'out of memory' "exit status $?" [ $? -eq 1 ]
+        check 'out of memory' "exit status $?" [ $? -eq 2 ]
         check 'out of memory: which rank, and how much' 'not told' \
             grep -q '^kvarve: error: rank [0-2] on .*wanted [0-9]* ' "$temp/err"
         check 'out of memory: said once' 'it is not' [ "$(grep -c '^kvarve: error:' "$temp/err")" -eq 1 ]
