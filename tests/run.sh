@@ -108,7 +108,7 @@ build_sanitized() {
 }
 check "sanitizers: build" build_sanitized || finish
 
-# Not detect_stack_use_after_return: with it GCC misaligns AVX-512 variables on the stack (its bug 110027).
+# Not detect_stack_use_after_return: with it GCC 12 misaligns AVX-512 variables on the stack.
 export ASAN_OPTIONS="detect_leaks=1:verify_asan_link_order=0"
 export LSAN_OPTIONS="suppressions=$root/tests/lsan.supp:print_suppressions=0"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
