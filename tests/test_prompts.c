@@ -199,7 +199,7 @@ static void test_files(void) {
     }
     bool more;
     CHECK_OK(prompts_open(harness_temp_dir(), &p));
-    CU_ASSERT_EQUAL(prompts_next(p, &defaults, &line, &more), STATUS_FAILED); /* a directory cannot be read */
+    CHECK_REFUSED(prompts_next(p, &defaults, &line, &more), "is a directory, not a file of prompts");
     prompts_close(p);
 }
 
