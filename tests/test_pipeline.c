@@ -207,18 +207,21 @@ static void transfers_overlap_with_compute(void) {
     const double step = 0.03;
     int P = comm_size(ranks);
     double bound = (N + P - 1) * step, sum = N * P * step, best = sum * 10;
-    for (int attempt = 0; attempt < 3; attempt++) { /* other programs may take the processors for a moment */
+    for (int attempt = 0; attempt < 6; attempt++) { /* other programs may take the processors for a moment */
         double seconds = time_slow_stages(N, step, (size_t)2 << 20);
         comm_broadcast(ranks, &seconds, sizeof seconds, 0);
         if (seconds < best) best = seconds;
-        if (best < 1.15 * bound) break;
+        if (best < bound + 0.4 * (sum - bound)) break;
     }
     if (comm_rank(ranks) == 0)
         printf("%d messages of 8 MiB, stages of %.0f ms: %.3f s; a pipeline's bound %.3f s, one after the "
                "other %.3f s\n",
                N, 1e3 * step, best, bound, sum);
     CU_ASSERT(best >= 0.99 * bound);
-    CU_ASSERT(P == 1 || best < bound + 0.4 * (sum - bound));
+    /* Ranks that share a processor copy in each other's time: then the figures are for people only. */
+    bool has_own_processors =
+        comm_processors(ranks) * comm_node_size(ranks) <= (int)sysconf(_SC_NPROCESSORS_ONLN);
+    CU_ASSERT(P == 1 || !has_own_processors || best < bound + 0.4 * (sum - bound));
 }
 
 /* ---- a rank that is lost ---- */
