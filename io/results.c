@@ -8,6 +8,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "io/json.h"
 #include "src/base/memory.h"
@@ -17,7 +18,8 @@ struct results {
     int fd;
     bool is_new, is_regular;
     bool has_lines;
-    off_t n_bytes; /* written */
+    off_t n_bytes;        /* written */
+    XXH3_state_t *digest; /* of them */
 };
 
 /* ---- the file ---- */
@@ -56,15 +58,79 @@ status results_open(const char *path, const char *input_path, results **out) {
     *r = (results){.path = mem_copy_text(path, strlen(path)),
                    .fd = fd,
                    .is_new = is_new,
-                   .is_regular = is_ours && S_ISREG(info.st_mode)};
+                   .is_regular = is_ours && S_ISREG(info.st_mode),
+                   .digest = XXH3_createState()};
+    XXH3_128bits_reset(r->digest);
     *out = r;
     return STATUS_OK;
+}
+
+/* Digest the first n bytes of the file; false when it has fewer. */
+static bool digest_file(results *r, int64_t n) {
+    enum { PIECE_BYTES = 1 << 16 };
+    int fd = open(r->path, O_RDONLY | O_CLOEXEC);
+    char *piece = mem_new(1, PIECE_BYTES);
+    ssize_t got = 1;
+    for (int64_t left = n; left > 0 && got > 0; left -= got) {
+        got = read(fd, piece, left < PIECE_BYTES ? (size_t)left : PIECE_BYTES);
+        if (got > 0) XXH3_128bits_update(r->digest, piece, (size_t)got);
+    }
+    free(piece);
+    if (fd >= 0) close(fd);
+    return got > 0;
+}
+
+status results_reopen(const char *path, const char *input_path, int64_t n_bytes, const uint64_t digest[2],
+                      results **out) {
+    results *r;
+    status st = results_open(path, input_path, &r);
+    if (st != STATUS_OK || n_bytes < 0 || !r->is_regular) {
+        if (st == STATUS_OK) *out = r;
+        return st;
+    }
+    uint64_t found[2] = {0, 0};
+    bool is_there = digest_file(r, n_bytes);
+    results_position(r, &(int64_t){0}, found);
+    if (!is_there || found[0] != digest[0] || found[1] != digest[1]) {
+        results_close(r);
+        return status_refuse("%s: does not begin with the %" PRId64
+                             " bytes of results that the snapshot was saved "
+                             "with: give the file that the earlier run wrote, or begin anew without --resume",
+                             path, n_bytes);
+    }
+    r->has_lines = n_bytes > 0;
+    r->n_bytes = (off_t)n_bytes;
+    if (ftruncate(r->fd, r->n_bytes) != 0 || lseek(r->fd, r->n_bytes, SEEK_SET) < 0) {
+        st = status_fail("%s: cannot be cut to the results of the snapshot: %s", path, strerror(errno));
+        results_close(r);
+        return st;
+    }
+    *out = r;
+    return STATUS_OK;
+}
+
+bool results_are_missing(const char *path) {
+    struct stat info;
+    return stat(path, &info) != 0 || (S_ISREG(info.st_mode) && info.st_size == 0);
+}
+
+void results_position(const results *r, int64_t *n_bytes, uint64_t digest[2]) {
+    XXH128_hash_t hash = XXH3_128bits_digest(r->digest);
+    *n_bytes = r->is_regular ? (int64_t)r->n_bytes : -1;
+    digest[0] = hash.high64;
+    digest[1] = hash.low64;
+}
+
+status results_flush(const results *r) {
+    if (!r->is_regular || fsync(r->fd) == 0) return STATUS_OK;
+    return status_fail("%s: cannot be written: %s", r->path, strerror(errno));
 }
 
 void results_close(results *r) {
     if (!r) return;
     close(r->fd);
     if (r->is_new && !r->has_lines) unlink(r->path);
+    XXH3_freeState(r->digest);
     free(r->path);
     free(r);
 }
@@ -85,6 +151,7 @@ static status write_whole(results *r, const char *bytes, size_t n) {
         done += (size_t)put;
     }
     r->n_bytes += (off_t)n;
+    XXH3_128bits_update(r->digest, bytes, n);
     return STATUS_OK;
 }
 

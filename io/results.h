@@ -49,6 +49,20 @@ typedef struct result {
  * first line is written over it. /dev/stdout is standard output, which is appended to. */
 status results_open(const char *path, const char *input_path, results **out);
 
+/* Go on with a file of which an earlier run wrote n_bytes with this digest (XXH3, 128 bits: high, low); what
+ * follows them is cut off. Refuses a file that does not begin with them. */
+status results_reopen(const char *path, const char *input_path, int64_t n_bytes, const uint64_t digest[2],
+                      results **out);
+
+/* Is there no file at path, or an empty one? */
+bool results_are_missing(const char *path);
+
+/* Bytes so far and their digest; -1 for what is not a regular file. */
+void results_position(const results *r, int64_t *n_bytes, uint64_t digest[2]);
+
+/* What was written is on the disk. May run in another thread than the writing. */
+status results_flush(const results *r);
+
 /* Write one line. Fails when the disk is full, and takes back what it wrote of the line. */
 status results_write(results *r, const result *line);
 

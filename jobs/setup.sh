@@ -91,6 +91,8 @@ has_pkg_config() { command -v pkg-config; }
 mpi_program='#include <mpi.h>\nint main(int n, char **a) { return MPI_Init(&n, &a); }'
 has_mpi_compiler() { try_compile "$mpi_program" mpicc || try_compile "$mpi_program" "${CC-cc}"; }
 has_mpi_launcher() { command -v mpirun || command -v mpiexec || command -v srun; }
+has_hdf5() { command -v h5cc || command -v h5pcc || pkg-config --exists hdf5-serial || pkg-config --exists hdf5; }
+has_h5py() { python3 -c 'import h5py' || /usr/bin/python3 -c 'import h5py'; }
 has_cunit() { pkg-config --exists cunit; }
 
 missing= # one line each: what TAB Debian package TAB module
@@ -113,8 +115,15 @@ find_missing() {
     need cJSON libcjson-dev cJSON pkg-config --exists libcjson
     need "PCRE2 (8 bit)" libpcre2-dev PCRE2 pkg-config --exists libpcre2-8
     need utf8proc libutf8proc-dev utf8proc pkg-config --exists libutf8proc
+    need HDF5 libhdf5-dev HDF5 has_hdf5
+    need xxHash libxxhash-dev xxHash pkg-config --exists libxxhash
     if [ $tests = yes ]; then
         need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit
+    fi
+    # Tests that other programs read our files: skipped where these are not there, and cannot be installed.
+    if [ $tests = yes ] && may_install >>"$log" 2>&1; then
+        need "h5dump (for a test)" hdf5-tools HDF5 command -v h5dump
+        need "h5py (for a test)" python3-h5py h5py has_h5py
     fi
 }
 

@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 /* The number in a file of one number; UINT64_MAX when there is none ("max"). */
 static uint64_t read_number(const char *path) {
@@ -48,4 +49,9 @@ int host_processor_mask(uint64_t mask[HOST_MASK_WORDS]) {
         n++;
     }
     return n;
+}
+
+void host_yield_to_others(void) {
+    enum { NICENESS = 15 };                 /* Linux: a weight of 36 beside 1,024 */
+    setpriority(PRIO_PROCESS, 0, NICENESS); /* on Linux, of this thread only */
 }

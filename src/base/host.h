@@ -10,3 +10,7 @@ uint64_t host_available_bytes(void);
 /* Which processors this process may run on (its affinity), one bit each, and how many those are. */
 enum { HOST_MASK_WORDS = 16 };
 int host_processor_mask(uint64_t mask[HOST_MASK_WORDS]);
+
+/* From now on the calling thread, and those that it starts, step back behind others: where all processors are
+ * busy it gets a few percent of one, and where one is idle all of that. */
+void host_yield_to_others(void);

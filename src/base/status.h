@@ -18,6 +18,7 @@ enum {
     EXIT_CODE_FAILED = 1,
     EXIT_CODE_REFUSED = 2,
     EXIT_CODE_SOME_FAILED = 3, /* a batch ended, but some of its lines were refused */
+    EXIT_CODE_MORE = 75,       /* stopped early and saved: more to do (BSD's EX_TEMPFAIL) */
 };
 
 enum { STATUS_TEXT_BYTES = 1024 };

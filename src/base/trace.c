@@ -29,6 +29,8 @@ const char *region_name(region r) {
         [REGION_HEAD] = "head",
         [REGION_SAMPLE] = "sample",
         [REGION_TEXT] = "text and results",
+        [REGION_LOAD] = "snapshot load",
+        [REGION_SAVE] = "snapshot save",
         [REGION_SEND_WAIT] = "wait to send",
         [REGION_RECEIVE_WAIT] = "wait for stage before",
         [REGION_REPLY_WAIT] = "wait for last stage",

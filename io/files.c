@@ -1,0 +1,99 @@
+#define _GNU_SOURCE /* fallocate, sync_file_range: Linux only, and only hints */
+#include "io/files.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "src/base/memory.h"
+
+char *file_path(const char *dir, const char *name) {
+    text_buffer path = {0};
+    text_append(&path, dir, strlen(dir));
+    text_append(&path, "/", 1);
+    text_append(&path, name, strlen(name));
+    return path.data;
+}
+
+/* ---- reading ---- */
+
+status file_open_regular(const char *path, int *fd, int64_t *n_bytes) {
+    int file = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (file < 0) return status_refuse("%s: cannot be opened: %s", path, strerror(errno));
+    struct stat info;
+    status st = STATUS_OK;
+    if (fstat(file, &info) != 0)
+        st = status_fail("%s: %s", path, strerror(errno));
+    else if (!S_ISREG(info.st_mode))
+        st = status_refuse("%s: not a regular file", path);
+    if (st != STATUS_OK) {
+        close(file);
+        return st;
+    }
+    *fd = file;
+    *n_bytes = (int64_t)info.st_size;
+    return STATUS_OK;
+}
+
+status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t n) {
+    for (size_t done = 0; done < n;) {
+        ssize_t got = pread(fd, (char *)out + done, n - done, (off_t)(offset + (int64_t)done));
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return status_fail("%s: cannot be read: %s", path, strerror(errno));
+        if (got == 0) return status_refuse("%s: it became shorter while it was read", path);
+        done += (size_t)got;
+    }
+    return STATUS_OK;
+}
+
+/* ---- writing ---- */
+
+status file_reserve(int fd, const char *path, int64_t n_bytes) {
+#ifdef FALLOC_FL_KEEP_SIZE
+    while (fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, (off_t)n_bytes) != 0) {
+        if (errno == EINTR) continue;
+        if (errno == ENOSPC || errno == EDQUOT || errno == EFBIG)
+            return status_fail("%s: %.1f MiB cannot be reserved: %s", path, mem_mib((uint64_t)n_bytes),
+                               strerror(errno));
+        break; /* not on this file system: writing will show */
+    }
+#else
+    (void)fd, (void)path, (void)n_bytes;
+#endif
+    return STATUS_OK;
+}
+
+status file_trim(int fd, const char *path, int64_t n_bytes) {
+    if (ftruncate(fd, (off_t)n_bytes) == 0) return STATUS_OK;
+    return status_fail("%s: cannot be cut to its size: %s", path, strerror(errno));
+}
+
+void file_start_writeback(int fd, int64_t offset, int64_t n_bytes) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    (void)sync_file_range(fd, (off_t)offset, (off_t)n_bytes, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd, (void)offset, (void)n_bytes;
+#endif
+}
+
+status file_flush(int fd, const char *path) {
+    while (fsync(fd) != 0)
+        if (errno != EINTR)
+            return status_fail("%s: cannot be flushed to the disk: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+status directory_flush(const char *dir) {
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) return status_fail("%s: cannot be opened: %s", dir, strerror(errno));
+    int code;
+    while ((code = fsync(fd)) != 0 && errno == EINTR)
+        continue;
+    status st = STATUS_OK;
+    if (code != 0 && errno != EINVAL) /* EINVAL: a file system that keeps its entries by other means */
+        st = status_fail("%s: cannot be flushed to the disk: %s", dir, strerror(errno));
+    close(fd);
+    return st;
+}

@@ -1,0 +1,31 @@
+/* io/files.h: files that are written to last, and files that are read without trust. All functions are Local.
+ */
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "src/base/status.h"
+
+/* "dir/name"; released with free(). */
+char *file_path(const char *dir, const char *name);
+
+/* Open a regular file for reading; its size. Refuses what is missing or something else (a FIFO does not
+ * hang).
+ */
+status file_open_regular(const char *path, int *fd, int64_t *n_bytes);
+
+/* Exactly n bytes at this offset. Refuses a file that is shorter. */
+status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t n);
+
+/* Have the disk space of n_bytes ready, where the file system can do so. The file's size does not change:
+ * what was not used is given back by file_trim. */
+status file_reserve(int fd, const char *path, int64_t n_bytes);
+status file_trim(int fd, const char *path, int64_t n_bytes);
+
+/* Let the system begin to write this range to the disk, so that less is left for file_flush. A hint. */
+void file_start_writeback(int fd, int64_t offset, int64_t n_bytes);
+
+/* Until the file's bytes, or the directory's entries, are on the disk. */
+status file_flush(int fd, const char *path);
+status directory_flush(const char *dir);
