@@ -13,6 +13,8 @@ enum { TAG_HEADER = 1, TAG_X = 2, TAG_REPLY = 3 };
 enum { HEADER_REQUEST, X_REQUEST, N_REQUESTS };
 enum { LOOKS = 16 }; /* of the progress thread, while a message moves */
 
+static const double eager_seconds = 0.05; /* a wait turns round and round at first, for the sake of latency */
+
 typedef enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_IN_USE, SLOT_SENDING } slot_state;
 
 typedef struct ring_slot {
@@ -119,6 +121,7 @@ static void wait_beyond_deadline(const pipeline *p, const char *what) {
 
 /* Call `ready` (under the lock) until it says yes; adds the time to *seconds. */
 static void wait_until(pipeline *p, bool (*ready)(pipeline *), double *seconds, const char *what) {
+    const struct timespec pause = {0, 200 * 1000};
     double begin = clock_seconds();
     for (;;) {
         pthread_mutex_lock(&p->comm->lock);
@@ -126,7 +129,11 @@ static void wait_until(pipeline *p, bool (*ready)(pipeline *), double *seconds, 
         bool yes = ready(p);
         pthread_mutex_unlock(&p->comm->lock);
         if (yes) break;
-        sched_yield();
+        /* After a while leave the processor to others: a save may be going on here. */
+        if (clock_seconds() - begin > eager_seconds)
+            nanosleep(&pause, NULL);
+        else
+            sched_yield();
         if (clock_seconds() - begin > p->deadline_seconds) wait_beyond_deadline(p, what);
     }
     *seconds += clock_seconds() - begin;

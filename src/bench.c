@@ -64,6 +64,7 @@ static double time_prefill(bench *b, int64_t depth) {
         &(request){.tokens = b->tokens, .n_tokens = n, .sampling = sampling_defaults(), .score_from = n});
     int64_t chunk = b->options->chunk_tokens;
     for (event ev; engine_next(b->engine, &ev);) {
+        if (ev.kind == EVENT_STEP) continue;
         read = read + chunk < n ? read + chunk : n;
         if (read <= depth) begin = clock_seconds();
     }
@@ -87,6 +88,7 @@ static double time_decode(bench *b, int64_t depth, int64_t n) {
     int64_t n_started = 0;
     int64_t *n_tokens = mem_new((size_t)n, sizeof *n_tokens);
     for (event ev; engine_next(b->engine, &ev);) {
+        if (ev.kind == EVENT_STEP) continue;
         if (n_tokens[ev.id]++ == 0 && ++n_started == n) begin = clock_seconds();
     }
     double seconds = clock_seconds() - begin;

@@ -3,14 +3,16 @@
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/engine_private.h"
+#include "src/stop.h"
 
 /* ---- every stage ---- */
 
-static void run_stage(engine *e, pipeline_slot *slot) {
+static void run_rows(engine *e, pipeline_slot *slot) {
     status st = stage_run(e->stage, &e->step, slot->x, &e->reply);
     if (st != STATUS_OK) status_die("%s", status_text());
     bool is_last = comm_rank(e->comm) == comm_size(e->comm) - 1;
@@ -20,17 +22,55 @@ static void run_stage(engine *e, pipeline_slot *slot) {
     trace_enter(&e->trace, before);
 }
 
+static void load_slots(engine *e) {
+    region before = trace_enter(&e->trace, REGION_LOAD);
+    for (int i = 0; i < e->step.n_extents; i++) {
+        const step_extent *x = &e->step.extents[i];
+        double begin = clock_seconds();
+        note told = {.kind = NOTE_LOADED, .number = x->slot};
+        told.st = loader_load(e->loader, e->kv, x->slot, x->source, x->n_tokens);
+        if (told.st != STATUS_OK) memcpy(told.text, status_text(), sizeof told.text);
+        stage_start_cached(e->stage, &e->step.starts[i], loader_tokens(e->loader, x->source), x->n_tokens);
+        told.seconds = clock_seconds() - begin;
+        mailbox_send(e->notes, &told, sizeof told);
+    }
+    trace_enter(&e->trace, before);
+}
+
+/* Loads and saves go on to the next stage before they are done here, so that all stages do them at once.
+ * False when the step was the last. */
+static bool run_step(engine *e, pipeline_slot *slot) {
+    stage_release(e->stage, &e->step);
+    if (e->step.kind == STEP_ROWS) {
+        run_rows(e, slot);
+        return true;
+    }
+    pipeline_forward(e->pipe, slot);
+    if (e->step.kind == STEP_LOAD) load_slots(e);
+    if (e->step.kind == STEP_HURRY) saver_hurry(e->saver);
+    if (e->step.kind == STEP_SAVE) {
+        region before = trace_enter(&e->trace, REGION_SAVE);
+        saver_begin(e->saver, &e->step);
+        trace_enter(&e->trace, before);
+    }
+    return e->step.kind != STEP_STOP;
+}
+
+static void tell_signal(engine *e) {
+    if (e->told_stop || !stop_was_signalled()) return;
+    note told = {.kind = NOTE_STOP};
+    mailbox_send(e->notes, &told, sizeof told);
+    e->told_stop = true;
+}
+
 void engine_serve(engine *e) {
-    for (;;) {
+    for (bool more = true; more;) {
         trace_enter(&e->trace, REGION_RECEIVE_WAIT);
         pipeline_slot *slot = pipeline_receive(e->pipe);
         trace_enter(&e->trace, REGION_REST);
         step_read(slot->header, slot->n_header_bytes, &e->step);
-        if (e->step.kind == STEP_STOP) {
-            pipeline_forward(e->pipe, slot);
-            return;
-        }
-        run_stage(e, slot);
+        more = run_step(e, slot);
+        if (more) tell_signal(e);
     }
 }
 
@@ -38,7 +78,7 @@ void engine_serve(engine *e) {
 
 void engine_submit(engine *e, const request *r) {
     assert(r->n_tokens > 0 && r->n_tokens + r->max_tokens <= e->options.longest_tokens);
-    int64_t n = schedule_add(e->schedule, r->n_tokens, r->n_tokens + r->max_tokens);
+    int64_t n = schedule_add(e->schedule, r->n_tokens, r->n_tokens + r->max_tokens, r->n_cached);
     if (n >= e->n_active_capacity) {
         int64_t capacity = 2 * e->n_active_capacity + 16;
         e->active = mem_resize(e->active, (size_t)capacity, sizeof *e->active);
@@ -47,6 +87,7 @@ void engine_submit(engine *e, const request *r) {
         e->n_active_capacity = capacity;
     }
     active *a = &e->active[n];
+    e->n_unloaded += r->n_cached > 0;
     *a = (active){
         .id = r->id,
         .sequence_id = r->sequence_id,
@@ -54,22 +95,34 @@ void engine_submit(engine *e, const request *r) {
         .max_tokens = r->max_tokens,
         .score_from = r->score_from,
         .sampling = r->sampling,
+        .n_cached = r->n_cached,
+        .source = r->source,
+        .is_kept = r->is_kept,
         .prompt = mem_new((size_t)r->n_tokens, sizeof(int32_t)),
     };
     memcpy(a->prompt, r->tokens, (size_t)r->n_tokens * sizeof(int32_t));
 }
 
 void engine_finish(engine *e, int64_t handle) {
+    if (e->to_continue == handle) e->to_continue = -1;
+    if (e->active[handle].is_kept)
+        schedule_hold(e->schedule, handle);
+    else
+        engine_release(e, handle);
+}
+
+void engine_release(engine *e, int64_t handle) {
     int slot = schedule_finish(e->schedule, handle);
     if (slot >= 0) e->releases[e->n_releases++] = slot;
     free(e->active[handle].prompt);
     e->active[handle].prompt = NULL;
-    if (e->to_continue == handle) e->to_continue = -1;
 }
 
 static span_want wanted_of(const active *a, const planned_span *s) {
     if (a->score_from >= 0) return WANT_SCORES;
-    return s->ends_prompt && a->max_tokens > 0 ? WANT_TOKEN : WANT_NOTHING;
+    if (!s->ends_prompt) return WANT_NOTHING;
+    if (a->max_tokens > 0) return WANT_TOKEN;
+    return a->is_kept ? WANT_LOGITS : WANT_NOTHING;
 }
 
 /* Append the rows of a span to the step that is being made. */
@@ -104,6 +157,26 @@ static void account_phase(engine *e) {
     e->phase_begin = now;
 }
 
+/* Begin a step of this kind, with what was released since the last one. */
+static void begin_step(engine *e, step_kind kind) {
+    step_clear(&e->step);
+    e->step.kind = kind;
+    for (int i = 0; i < e->n_releases; i++)
+        e->step.releases[e->step.n_releases++] = e->releases[i];
+    e->n_releases = 0;
+}
+
+/* Send the step through the stages, this one first. */
+static void send_step(engine *e) {
+    region before = trace_enter(&e->trace, REGION_SEND_WAIT);
+    pipeline_slot *slot = pipeline_begin(e->pipe);
+    trace_enter(&e->trace, before);
+    slot->n_header_bytes = step_write(&e->step, slot->header);
+    slot->n_x_floats = (size_t)e->step.n_rows * (size_t)e->config.d_model;
+    e->last_sent = clock_seconds();
+    run_step(e, slot);
+}
+
 /* Make the next step, run stage 0 on it and send it on; false when nothing is ready. */
 static bool issue_step(engine *e) {
     if (e->n_issued == e->max_in_flight) return false;
@@ -111,10 +184,7 @@ static bool issue_step(engine *e) {
     s->n_spans = schedule_next(e->schedule, s->spans);
     if (s->n_spans == 0) return false;
 
-    step_clear(&e->step);
-    for (int i = 0; i < e->n_releases; i++)
-        e->step.releases[e->step.n_releases++] = e->releases[i];
-    e->n_releases = 0;
+    begin_step(e, STEP_ROWS);
     for (int i = 0; i < s->n_spans; i++)
         add_span(e, &s->spans[i]);
     s->n_prompt_rows = count_prompt_rows(e, s);
@@ -122,12 +192,7 @@ static bool issue_step(engine *e) {
     account_phase(e);
     e->n_issued++;
     e->prompt_steps_in_flight += s->n_prompt_rows > 0;
-    region before = trace_enter(&e->trace, REGION_SEND_WAIT);
-    pipeline_slot *slot = pipeline_begin(e->pipe);
-    trace_enter(&e->trace, before);
-    slot->n_header_bytes = step_write(&e->step, slot->header);
-    slot->n_x_floats = (size_t)e->step.n_rows * (size_t)e->config.d_model;
-    run_stage(e, slot);
+    send_step(e);
     return true;
 }
 
@@ -143,6 +208,7 @@ static bool take_reply(engine *e, bool wait) {
     e->prompt_steps_in_flight -= s->n_prompt_rows > 0;
     e->times.prompt_tokens += s->n_prompt_rows;
     e->has_reply = true;
+    e->told_any = false;
     e->next_span = e->next_choice = e->next_score = 0;
     return true;
 }
@@ -186,6 +252,7 @@ static bool tell_event(engine *e, event *out) {
             e->next_score += (int)out->n_scores;
             break;
         case WANT_NOTHING:
+        case WANT_LOGITS:
             if (!told->ends_prompt) continue;
             out->kind = EVENT_READ;
             out->is_last = true;
@@ -195,34 +262,161 @@ static bool tell_event(engine *e, event *out) {
             engine_finish(e, told->sequence);
         else if (out->kind == EVENT_TOKEN)
             e->to_continue = told->sequence;
+        e->told_any = true;
         return true;
     }
     e->has_reply = false;
     e->first_issued = (e->first_issued + 1) % e->max_in_flight;
     account_phase(e);
     e->n_issued--;
-    return false;
+    *out = (event){.kind = EVENT_STEP, .id = -1, .handle = -1};
+    return !e->told_any;
 }
 
-bool engine_next(engine *e, event *out) {
-    if (e->to_continue >= 0) schedule_continue(e->schedule, e->to_continue);
-    e->to_continue = -1;
-    for (;;) {
-        if (e->has_reply && tell_event(e, out)) return true;
-        if (e->n_issued > 0 && take_reply(e, false)) continue;
-        if (issue_step(e)) continue;
-        if (e->n_issued == 0) return false;
-        take_reply(e, true);
+bool engine_is_between_steps(const engine *e) {
+    const issued_step *s = &e->issued[e->first_issued];
+    for (int i = e->next_span; e->has_reply && i < s->n_spans; i++)
+        if (s->spans[i].ends_prompt ||
+            wanted_of(&e->active[s->spans[i].sequence], &s->spans[i]) == WANT_SCORES)
+            return false;
+    return true;
+}
+
+/* Have every stage load what just entered with cached positions; false when nothing did. */
+static bool issue_loads(engine *e) {
+    slot_tokens q;
+    if (!schedule_next_load(e->schedule, &q)) return false;
+    begin_step(e, STEP_LOAD);
+    do {
+        const active *a = &e->active[q.sequence];
+        e->step.starts[e->step.n_starts++] = (step_start){q.slot, a->sequence_id, a->sampling};
+        e->step.extents[e->step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, a->source};
+        e->loads[q.slot] = (slot_load){q.sequence, comm_size(e->comm), false};
+        e->n_loading++;
+    } while (schedule_next_load(e->schedule, &q));
+    send_step(e);
+    return true;
+}
+
+/* A rank loaded its part, or could not: the first failure of a run is kept for engine_next. */
+static void take_load(engine *e, const note *n, int rank) {
+    slot_load *load = &e->loads[n->number];
+    if (n->st != STATUS_OK) {
+        status_adopt(n->st, n->text);
+        if (comm_size(e->comm) > 1) status_at(n->st, "rank %d", rank);
+        if (!e->load_failure) e->load_failure = mem_copy_text(status_text(), strlen(status_text()));
+        e->failed_load = load->sequence;
+        load->failed = true;
+    }
+    if (--load->n_left > 0) return;
+    e->n_loading--;
+    e->n_unloaded--;
+    if (!load->failed) schedule_loaded(e->schedule, load->sequence);
+}
+
+/* Sort what came: loads and signals are the engine's, the rest waits for engine_take_note. */
+static void take_notes(engine *e) {
+    size_t n_bytes;
+    int rank;
+    for (note *n; (n = mailbox_take(e->notes, &n_bytes, &rank));) {
+        if (n->kind == NOTE_SEGMENT || n->kind == NOTE_LOGITS) {
+            e->waiting_notes = mem_resize(e->waiting_notes, (size_t)e->n_waiting_notes + 1, sizeof(note *));
+            e->waiting_notes[e->n_waiting_notes++] = n;
+            continue;
+        }
+        e->stop_wanted = e->stop_wanted || n->kind == NOTE_STOP;
+        if (n->kind == NOTE_LOADED) take_load(e, n, rank);
+        free(n);
     }
 }
 
+/* Tell, once, that what is cached could not be loaded. */
+static bool tell_load_failure(engine *e, event *out) {
+    if (!e->load_failure || e->told_load_failure) return false;
+    e->told_load_failure = true;
+    status_adopt(STATUS_REFUSED, e->load_failure);
+    *out = (event){.kind = EVENT_LOAD_FAILED, .id = e->active[e->failed_load].id, .handle = e->failed_load};
+    return true;
+}
+
+bool engine_next(engine *e, event *out) {
+    const struct timespec moment = {0, 100 * 1000};
+    if (e->to_continue >= 0) schedule_continue(e->schedule, e->to_continue);
+    e->to_continue = -1;
+    for (;;) {
+        take_notes(e);
+        if (tell_load_failure(e, out)) return true;
+        if (e->has_reply && tell_event(e, out)) return true;
+        if (e->n_issued > 0 && take_reply(e, false)) continue;
+        if (!e->is_paused && (issue_loads(e) || issue_step(e))) continue;
+        if (e->n_issued > 0)
+            take_reply(e, true);
+        else if (e->n_loading > 0)
+            nanosleep(&moment, NULL);
+        else
+            return false;
+    }
+}
+
+void engine_pause(engine *e) {
+    e->is_paused = true;
+}
+
+bool engine_stop_wanted(engine *e) {
+    return e->stop_wanted || stop_was_signalled();
+}
+
 void engine_stop(engine *e) {
-    if (comm_size(e->comm) == 1) return;
     assert(e->n_issued == 0);
-    step_clear(&e->step);
-    e->step.kind = STEP_STOP;
-    pipeline_slot *slot = pipeline_begin(e->pipe);
-    slot->n_header_bytes = step_write(&e->step, slot->header);
-    slot->n_x_floats = 0;
-    pipeline_forward(e->pipe, slot);
+    begin_step(e, STEP_STOP);
+    send_step(e);
+}
+
+/* ---- saving ---- */
+
+bool engine_cached_at(const engine *e, int i, engine_cached *out) {
+    slot_tokens q;
+    if (!schedule_running(e->schedule, i, &q)) return false;
+    *out = (engine_cached){e->active[q.sequence].id, q.sequence, q.slot, q.n_tokens};
+    return true;
+}
+
+void engine_begin_save(engine *e, const step_save *save, const step_extent *extents, int n_extents) {
+    begin_step(e, STEP_SAVE);
+    e->step.save = *save;
+    e->step.n_extents = n_extents;
+    memcpy(e->step.extents, extents, (size_t)n_extents * sizeof *extents);
+    send_step(e);
+}
+
+void engine_hurry_save(engine *e) {
+    begin_step(e, STEP_HURRY);
+    send_step(e);
+}
+
+void engine_keep_alive(engine *e) {
+    if (comm_size(e->comm) == 1 || clock_seconds() - e->last_sent < e->options.deadline_seconds / 4) return;
+    begin_step(e, STEP_WAIT);
+    send_step(e);
+}
+
+note *engine_take_note(engine *e) {
+    take_notes(e);
+    if (e->n_waiting_notes == 0) return NULL;
+    note *first = e->waiting_notes[0];
+    e->n_waiting_notes--;
+    memmove(e->waiting_notes, e->waiting_notes + 1, (size_t)e->n_waiting_notes * sizeof *e->waiting_notes);
+    return first;
+}
+
+bool engine_has_waiting(const engine *e) {
+    return schedule_has_waiting(e->schedule);
+}
+
+int64_t engine_n_unloaded(const engine *e) {
+    return e->n_unloaded;
+}
+
+int engine_n_slots(const engine *e) {
+    return e->options.n_sequences;
 }

@@ -15,9 +15,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "io/segment.h"
 #include "mpi/comm.h"
 #include "src/base/trace.h"
 #include "src/model_config.h"
+#include "src/notes.h"
 #include "src/plan.h"
 #include "src/stage.h"
 #include "src/step.h"
@@ -38,11 +40,16 @@ typedef struct engine_options {
     const char *layers_per_rank; /* NULL: the best partition */
     double deadline_seconds;     /* of any wait for another rank */
     bool quiet;                  /* no line that says what is loaded */
+    const char *save_dir;        /* the snapshot that is written to; NULL: none */
+    kv_codec codec;              /* of what is written */
+    const char *load_dir;        /* the snapshot that requests refer to; NULL: none */
+    const char *manifest;        /* the n_manifest bytes of its manifest */
+    size_t n_manifest;
 } engine_options;
 
 /* Load the model, each rank its slice. `config` and `options` count on rank 0 only. Nothing runs
- * yet, so that every failure is a refusal: of what plan_make and weights_open refuse, and of memory that the
- * system does not grant, with the rank and the bytes. Collective. */
+ * yet, so that every failure is a refusal: of what plan_make, weights_open and loader_open refuse, and of
+ * memory that the system does not grant, with the rank and the bytes. Collective. */
 status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out);
 void engine_close(engine *e); /* Collective. NULL is fine */
 
@@ -54,12 +61,18 @@ typedef struct request {
     int64_t max_tokens; /* to generate, >= 0; 0: the prompt is only read */
     sampling_options sampling;
     int64_t score_from; /* >= 0: score the prompt's tokens from this index (at least 1) on; -1: none */
+    int64_t n_cached;   /* the prompt's first tokens, less than all, whose K and V are loaded ... */
+    int64_t source;     /* ... from this sequence of the manifest */
+    bool is_kept;       /* when it is over, its K and V stay until engine_release */
 } request;
 
 typedef enum event_kind {
-    EVENT_TOKEN,  /* a token was chosen */
-    EVENT_SCORES, /* -log p of some of the prompt's tokens, in order */
-    EVENT_READ,   /* the whole prompt was read, and nothing is to be generated */
+    EVENT_TOKEN,       /* a token was chosen */
+    EVENT_SCORES,      /* -log p of some of the prompt's tokens, in order */
+    EVENT_READ,        /* the whole prompt was read, and nothing is to be generated */
+    EVENT_STEP,        /* a step of prompts came back, and there is nothing to tell of any request */
+    EVENT_LOAD_FAILED, /* what is cached could not be loaded: status_text() says why. The request stands still
+                        */
 } event_kind;
 
 typedef struct event {
@@ -80,6 +93,52 @@ bool engine_next(engine *e, event *out);
 
 /* The request of an EVENT_TOKEN that was just returned is over before its max_tokens. Rank 0. Local. */
 void engine_finish(engine *e, int64_t handle);
+
+/* Was the last event the last one of its step? Rank 0. Local. */
+bool engine_is_between_steps(const engine *e);
+
+/* No more steps are made: engine_next tells what is on its way, then returns false. Rank 0. Local. */
+void engine_pause(engine *e);
+
+/* Did a signal ask any rank to end the run? Rank 0. Local. */
+bool engine_stop_wanted(engine *e);
+
+/* ---- saving, on rank 0: src/checkpoint.h does it ---- */
+
+/* A request whose K and V are in the cache, on every rank, once all steps so far are through. */
+typedef struct engine_cached {
+    int64_t id, handle;
+    int slot;
+    int64_t n_tokens; /* positions [0, n_tokens) */
+} engine_cached;
+
+/* The i-th of them; false when there are no more. Local. */
+bool engine_cached_at(const engine *e, int i, engine_cached *out);
+
+/* Every rank writes these positions as a segment; each tells the end of it by a NOTE_SEGMENT. Sequences that
+ * are in the list must not be released before all did. */
+void engine_begin_save(engine *e, const step_save *save, const step_extent *extents, int n_extents);
+
+/* The save on its way need not spare the run any more: it is waited for. Local. */
+void engine_hurry_save(engine *e);
+
+/* While rank 0 waits for saves only: now and then, let the others know that it is there. Local. */
+void engine_keep_alive(engine *e);
+
+/* The next NOTE_SEGMENT or NOTE_LOGITS, released with free(); NULL when none has come. Local. */
+note *engine_take_note(engine *e);
+
+/* The K and V of a kept request that is over may go. Local. */
+void engine_release(engine *e, int64_t handle);
+
+/* Is a request waiting for a slot, or for pages? Local. */
+bool engine_has_waiting(const engine *e);
+
+/* Requests with cached tokens that are not loaded yet. Local. */
+int64_t engine_n_unloaded(const engine *e);
+
+/* Sequences at once. Local. */
+int engine_n_slots(const engine *e);
 
 /* Run this rank's stage until rank 0 stops the engine. Ranks > 0. */
 void engine_serve(engine *e);
@@ -120,6 +179,9 @@ void engine_gather_reports(engine *e, rank_report *all);
 
 /* The clock regions of this rank, to enter REGION_TEXT from outside. */
 trace *engine_trace(engine *e);
+
+/* XXH3, 128 bits (high, low), of the config and all weights; rank 0, where a snapshot was asked for. */
+const uint64_t *engine_model_digest(const engine *e);
 
 const plan *engine_plan(const engine *e);
 const model_config *engine_config(const engine *e);

@@ -38,25 +38,41 @@ static status make_plan(engine *e) {
     return plan_make(&asked, &e->plan);
 }
 
-/* Rank 0's options and config to all; texts are not sent: only rank 0 reads them again. */
-static void share_options(engine *e, char **model_dir, char **layers) {
-    comm_broadcast(e->comm, &e->options, sizeof e->options, 0);
+/* A copy of rank 0's n bytes on every rank, released with free(); NULL stays NULL. */
+static char *share_bytes(comm *c, const char *bytes, size_t n) {
+    bool here = comm_rank(c) == 0, is_there = here && bytes;
+    comm_broadcast(c, &is_there, sizeof is_there, 0);
+    if (!is_there) return NULL;
+    comm_broadcast(c, &n, sizeof n, 0);
+    char *copy = mem_new(n, 1);
+    if (here) memcpy(copy, bytes, n);
+    comm_broadcast(c, copy, n, 0);
+    return copy;
+}
+
+static char *share_text(comm *c, const char *text) {
+    return share_bytes(c, text, comm_rank(c) == 0 && text ? strlen(text) + 1 : 0);
+}
+
+/* Rank 0's options and config to all; what they point to is needed only while the engine opens. */
+static void share_options(engine *e) {
+    engine_options *o = &e->options;
+    comm_broadcast(e->comm, o, sizeof *o, 0);
     comm_broadcast(e->comm, &e->config, sizeof e->config, 0);
-    const char *texts[2] = {e->options.model_dir, e->options.layers_per_rank};
-    char *copies[2] = {NULL, NULL};
-    for (int i = 0; i < 2; i++) {
-        bool here = comm_rank(e->comm) == 0;
-        size_t n = here && texts[i] ? strlen(texts[i]) + 1 : 0;
-        comm_broadcast(e->comm, &n, sizeof n, 0);
-        if (n == 0) continue;
-        copies[i] = mem_new(n, 1);
-        if (here) memcpy(copies[i], texts[i], n);
-        comm_broadcast(e->comm, copies[i], n, 0);
+    o->model_dir = share_text(e->comm, o->model_dir);
+    o->layers_per_rank = share_text(e->comm, o->layers_per_rank);
+    o->save_dir = share_text(e->comm, o->save_dir);
+    o->load_dir = share_text(e->comm, o->load_dir);
+    o->manifest = share_bytes(e->comm, o->manifest, o->n_manifest);
+}
+
+static void forget_shared_options(engine *e) {
+    engine_options *o = &e->options;
+    const char **shared[] = {&o->model_dir, &o->layers_per_rank, &o->save_dir, &o->load_dir, &o->manifest};
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
+        free((void *)*shared[i]);
+        *shared[i] = NULL;
     }
-    *model_dir = copies[0];
-    *layers = copies[1];
-    e->options.model_dir = copies[0];
-    e->options.layers_per_rank = copies[1];
 }
 
 static status open_slice(engine *e) {
@@ -64,7 +80,8 @@ static status open_slice(engine *e) {
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
     status st = cpu_device_open(o->precision, o->n_threads, NULL, &e->dev);
     if (st == STATUS_OK)
-        st = model_open(&e->config, mine->slice, o->chunk_tokens, e->files, e->dev, &e->trace, &e->model);
+        st = model_open(&e->config, mine->slice, o->chunk_tokens, e->files, e->dev, &e->trace,
+                        o->save_dir || o->load_dir ? e->model_digest : NULL, &e->model);
     kv_shape shape = {
         .n_layers = mine->slice.last_layer - mine->slice.first_layer,
         .n_kv_heads = e->config.n_kv_heads,
@@ -92,6 +109,7 @@ static void open_stage_0(engine *e) {
     e->issued = mem_new((size_t)e->max_in_flight, sizeof *e->issued);
     for (int i = 0; i < e->max_in_flight; i++)
         e->issued[i].spans = mem_new(slots, sizeof(planned_span));
+    e->loads = mem_new(slots, sizeof *e->loads);
     e->to_continue = -1;
 }
 
@@ -111,6 +129,32 @@ static status open_pipeline(engine *e) {
     return pipeline_open(e->comm, e->dev, &sizes, e->options.deadline_seconds, &e->pipe);
 }
 
+/* Ranks digest the tensors that they own; the sum does not depend on who owned which. */
+static void add_up_digests(engine *e) {
+    uint64_t(*all)[2] = mem_new((size_t)comm_size(e->comm), sizeof *all);
+    comm_gather(e->comm, e->model_digest, sizeof e->model_digest, all);
+    e->model_digest[0] = e->model_digest[1] = 0;
+    for (int i = 0; comm_rank(e->comm) == 0 && i < comm_size(e->comm); i++) {
+        e->model_digest[0] += all[i][0];
+        e->model_digest[1] += all[i][1];
+    }
+    free(all);
+}
+
+/* The ends of the snapshots that this rank writes to and reads from. */
+static status open_snapshots(engine *e) {
+    const engine_options *o = &e->options;
+    slice s = e->plan.ranks[comm_rank(e->comm)].slice;
+    if (o->save_dir || o->load_dir) add_up_digests(e);
+    if (o->save_dir) {
+        e->saver = saver_open(o->save_dir, o->codec, s, &e->config, e->dev->kv, o->n_threads, e->kv, e->stage,
+                              e->notes);
+        if (slice_has_head(s)) stage_keep_logits(e->stage);
+    }
+    if (!o->load_dir) return STATUS_OK;
+    return loader_open(o->load_dir, o->manifest, o->n_manifest, s, o->n_threads, &e->loader);
+}
+
 /* Each part in turn, agreed by all ranks before anyone goes on. */
 static status open_parts(engine *e) {
     double begin = clock_seconds();
@@ -125,6 +169,9 @@ static status open_parts(engine *e) {
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
     e->stage = stage_open(&e->config, mine->slice, e->model, e->kv, mine->weight_bytes,
                           e->options.n_sequences, e->options.chunk_tokens, &e->trace);
+    e->notes = mailbox_open(e->comm);
+    st = open_snapshots(e);
+    if (comm_any_failed(e->comm, &st)) return st;
     if (comm_rank(e->comm) == 0) open_stage_0(e);
     e->load_seconds = clock_seconds() - begin;
     engine_reset_clocks(e);
@@ -138,12 +185,9 @@ status engine_open(comm *c, const model_config *config, const engine_options *op
         e->options = *options;
         e->config = *config;
     }
-    char *model_dir, *layers;
-    share_options(e, &model_dir, &layers);
+    share_options(e);
     status st = open_parts(e);
-    free(model_dir);
-    free(layers);
-    e->options.model_dir = e->options.layers_per_rank = NULL;
+    forget_shared_options(e);
     if (st != STATUS_OK) {
         engine_close(e);
         return STATUS_REFUSED;
@@ -154,7 +198,12 @@ status engine_open(comm *c, const model_config *config, const engine_options *op
 
 void engine_close(engine *e) {
     if (!e) return;
+    saver_close(e->saver);
     pipeline_close(e->pipe);
+    for (note *n; e->notes && comm_rank(e->comm) == 0 && (n = engine_take_note(e));)
+        free(n);
+    mailbox_close(e->notes);
+    loader_close(e->loader);
     stage_close(e->stage);
     kv_cache_close(e->kv);
     model_close(e->model);
@@ -165,6 +214,9 @@ void engine_close(engine *e) {
     for (int64_t i = 0; i < e->n_active_capacity; i++)
         free(e->active[i].prompt);
     free(e->active);
+    free(e->loads);
+    free(e->waiting_notes);
+    free(e->load_failure);
     free(e->issued);
     free(e->planned);
     free(e->releases);
@@ -210,6 +262,10 @@ void engine_gather_reports(engine *e, rank_report *all) {
 
 trace *engine_trace(engine *e) {
     return &e->trace;
+}
+
+const uint64_t *engine_model_digest(const engine *e) {
+    return e->model_digest;
 }
 
 const plan *engine_plan(const engine *e) {

@@ -1,8 +1,11 @@
 /* src/engine_private.h: what engine.c (the run) and engine_open.c (begin and end) share. */
 #pragma once
 
+#include "mpi/mailbox.h"
 #include "mpi/pipeline.h"
 #include "src/engine.h"
+#include "src/loader.h"
+#include "src/saver.h"
 #include "src/schedule.h"
 
 /* A request that is not over. */
@@ -10,8 +13,17 @@ typedef struct active {
     int64_t id, sequence_id, n_prompt, max_tokens, n_generated, score_from;
     sampling_options sampling;
     int32_t *prompt;
+    int64_t n_cached, source;
     int32_t next_token; /* to feed, when it decodes */
+    bool is_kept;
 } active;
+
+/* A slot that is being loaded: how many ranks did not tell yet. */
+typedef struct slot_load {
+    int64_t sequence;
+    int n_left;
+    bool failed;
+} slot_load;
 
 /* A step on its way: what to do when its reply comes. */
 typedef struct issued_step {
@@ -31,6 +43,10 @@ struct engine {
     kv_cache *kv;
     stage *stage;
     pipeline *pipe;
+    mailbox *notes;
+    saver *saver;   /* NULL: nothing is saved */
+    loader *loader; /* NULL: nothing is loaded */
+    bool told_stop; /* this rank's signal to rank 0 */
     trace trace;
     step step;
     step_reply reply;
@@ -48,9 +64,19 @@ struct engine {
     int n_releases;
     int next_span, next_score; /* of the reply in hand: what events were not told yet */
     int next_choice;
-    bool has_reply;
-    int64_t to_continue; /* the sequence of the event just told, -1: none */
+    bool has_reply, told_any; /* of it */
+    int64_t to_continue;      /* the sequence of the event just told, -1: none */
+    slot_load *loads;         /* by slot */
+    int n_loading;            /* slots */
+    int64_t n_unloaded;       /* requests */
+    char *load_failure;
+    int64_t failed_load; /* the sequence it was */
+    bool told_load_failure;
+    note **waiting_notes;
+    int n_waiting_notes;
+    bool is_paused, stop_wanted;
+    uint64_t model_digest[2];
     int prompt_steps_in_flight;
-    double phase_begin;
+    double phase_begin, last_sent;
     engine_times times;
 };

@@ -1,221 +1,80 @@
 /* kvarve generate: continue one prompt to stdout, or a file of prompts to a file of results. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "src/base/clock.h"
 #include "src/base/memory.h"
-#include "src/job.h"
+#include "src/generation.h"
 #include "src/progress.h"
-#include "src/report.h"
 #include "src/run.h"
 
-enum { CONTEXT_TOKENS = 8 };
+/* ---- before the model is loaded ---- */
 
-/* Rank 0's view of the run. */
-typedef struct generation {
-    const options *options;
-    model_config config;
-    tokenizer *tok;
-    results *out; /* NULL: a single prompt, whose text goes to stdout */
-    job *jobs;
-    int64_t n_jobs, n_failed;
-    int64_t context, longest_tokens, wanted_pages, prompt_tokens, max_new_tokens;
-    int64_t n_runnable;
-    run_summary summary;
-    double begin;
-    int64_t prompt_done, decode_done;
-} generation;
-
-static sampling_options choose_sampling(const generation *g) {
+static status read_model(generation *g) {
     const options *o = g->options;
-    sampling_options s = g->config.sampling;
-    if (!isnan(o->temperature)) s.temperature = o->temperature;
-    if (!isnan(o->top_p)) s.top_p = o->top_p;
-    if (!isnan(o->min_p)) s.min_p = o->min_p;
-    if (!isnan(o->repetition_penalty)) s.repetition_penalty = o->repetition_penalty;
-    if (o->top_k != OPTION_UNSET) s.top_k = o->top_k;
-    s.seed = o->seed != OPTION_UNSET ? o->seed : 0;
-    s.max_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
-    s.n_logprobs = o->logprobs != OPTION_UNSET ? o->logprobs : 0;
-    s.ignore_eos = o->ignore_eos;
-    return s;
-}
-
-/* FNV-1a (Fowler, Noll, Vo): a prompt's draws depend on its id, not on its place in the file. */
-static int64_t sequence_id(const char *id) {
-    uint64_t hash = 0xCBF29CE484222325u;
-    for (; *id; id++)
-        hash = (hash ^ (unsigned char)*id) * 0x100000001B3u;
-    return (int64_t)hash;
-}
-
-/* ---- prompts ---- */
-
-static job *add_job(generation *g) {
-    g->jobs = mem_resize(g->jobs, (size_t)g->n_jobs + 1, sizeof *g->jobs);
-    job *j = &g->jobs[g->n_jobs++];
-    *j = (job){.stream.skip_special = true};
-    return j;
-}
-
-static void copy_stops(job *j, const char *const *stops, int64_t n) {
-    for (j->n_stops = 0; j->n_stops < n; j->n_stops++)
-        j->stops[j->n_stops] = mem_copy_text(stops[j->n_stops], strlen(stops[j->n_stops]));
-}
-
-/* Give the stream the prompt's last tokens, so that what follows decodes as in the middle of a text. */
-static void seed_stream(generation *g, job *j) {
-    text_buffer known = {0};
-    size_t first = j->prompt.n > CONTEXT_TOKENS ? j->prompt.n - CONTEXT_TOKENS : 0;
-    for (size_t i = first; i < j->prompt.n; i++)
-        text_stream_push(g->tok, &j->stream, j->prompt.ids[i], &known);
-    free(known.data);
-}
-
-/* Does the prompt fit the model and the context? How many tokens may follow? */
-static status check_job(generation *g, job *j) {
-    if (j->prompt.n == 0) return status_refuse("the prompt is empty");
-    for (size_t i = 0; i < j->prompt.n; i++)
-        if (j->prompt.ids[i] < 0 || j->prompt.ids[i] >= g->config.vocab_size)
-            return status_refuse("token %d of the prompt is %d, but the model has tokens 0 to %d", (int)i,
-                                 j->prompt.ids[i], g->config.vocab_size - 1);
-    int64_t n = (int64_t)j->prompt.n, least = j->sampling.max_tokens > 0 ? 1 : 0;
-    if (n + least > g->context)
-        return status_refuse(
-            "the prompt has %lld tokens, but the context holds %lld%s: shorten it or raise --context",
-            (long long)n, (long long)g->context, least ? " with at least one to generate" : "");
-    j->max_tokens = j->sampling.max_tokens;
-    if (n + j->max_tokens > g->context) {
-        j->max_tokens = g->context - n;
-        g->summary.clipped_context = true;
-    }
-    seed_stream(g, j);
-    return STATUS_OK;
-}
-
-static status prepare_single(generation *g) {
-    const options *o = g->options;
-    text_buffer text = {0};
-    if (o->prompt) text_append(&text, o->prompt, strlen(o->prompt));
-    status st = o->prompt_file ? run_read_text("--prompt-file", o->prompt_file, &text) : STATUS_OK;
-    if (st == STATUS_OK && text.n == 0) st = status_refuse("the prompt is empty");
-    if (st == STATUS_OK) {
-        job *j = add_job(g);
-        j->id = mem_copy_text("0", 1);
-        j->sampling = choose_sampling(g);
-        copy_stops(j, o->stops, o->n_stops);
-        if (o->echo) j->echo = mem_copy_text(text.data, text.n);
-        st = tokenizer_encode(g->tok, text.data, text.n, true, &j->prompt);
-        if (st == STATUS_OK) st = check_job(g, j);
-    }
-    free(text.data);
+    status st = run_read_model(o, &g->config, &g->tok);
+    if (st != STATUS_OK || (!o->save && !o->resume)) return st;
+    text_buffer path = {0}, file = {0};
+    text_append(&path, o->model, strlen(o->model));
+    text_append(&path, "/tokenizer.json", strlen("/tokenizer.json"));
+    st = run_read_text("--model", path.data, &file);
+    XXH128_hash_t digest = XXH3_128bits(file.data, file.n);
+    g->tokenizer_digest[0] = digest.high64;
+    g->tokenizer_digest[1] = digest.low64;
+    free(path.data);
+    free(file.data);
     return st;
 }
 
-static void take_line(generation *g, prompt_line *line) {
-    job *j = add_job(g);
-    j->id = line->id;
-    j->id_is_integer = line->id_is_integer;
-    j->error = line->error;
-    line->id = line->error = NULL;
-    if (j->error) return;
-    j->sampling = line->sampling;
-    const char *const *own = (const char *const *)line->stops;
-    copy_stops(j, line->has_stops ? own : g->options->stops,
-               line->has_stops ? line->n_stops : g->options->n_stops);
-    status st = STATUS_OK;
-    if (line->text) st = tokenizer_encode(g->tok, line->text, line->n_text, true, &j->prompt);
-    for (size_t i = 0; !line->text && i < line->n_tokens; i++)
-        token_list_append(&j->prompt, line->tokens[i]);
-    if (st == STATUS_OK) st = check_job(g, j);
-    if (st != STATUS_OK) {
-        status_at(st, "%s: line %lld", g->options->input, (long long)line->line);
-        j->error = mem_copy_text(status_text(), strlen(status_text()));
-    } else if (g->options->echo) {
-        text_buffer echo = {0};
-        if (line->text)
-            text_append(&echo, line->text, line->n_text);
-        else
-            tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &echo);
-        j->echo = echo.data;
-    }
-}
-
-static status prepare_lines(generation *g) {
-    prompts *in;
-    sampling_options defaults = choose_sampling(g);
-    status st = prompts_open(g->options->input, &in);
-    if (st != STATUS_OK) return st;
-    for (bool more = true; st == STATUS_OK && more;) {
-        prompt_line line;
-        st = prompts_next(in, &defaults, &line, &more);
-        if (st != STATUS_OK || !more) break;
-        take_line(g, &line);
-        prompt_line_free(&line);
-    }
-    prompts_close(in);
-    if (st == STATUS_OK && g->n_jobs == 0) st = status_refuse("--input %s: no prompts", g->options->input);
-    return st;
-}
-
-static int by_size_down(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x > y ? -1 : x < y;
-}
-
-/* What all this takes: the longest sequence, and pages for the largest that could run at once. */
-static void add_up(generation *g) {
-    int64_t *pages = mem_new((size_t)g->n_jobs, sizeof *pages);
-    for (int64_t i = 0; i < g->n_jobs; i++) {
-        const job *j = &g->jobs[i];
-        if (j->error) continue;
-        int64_t all = (int64_t)j->prompt.n + j->max_tokens;
-        if (all > g->longest_tokens) g->longest_tokens = all;
-        g->prompt_tokens += (int64_t)j->prompt.n;
-        g->max_new_tokens += j->max_tokens;
-        pages[g->n_runnable++] = kv_pages_for(all, (int)g->options->page_tokens);
-    }
-    qsort(pages, (size_t)g->n_runnable, sizeof *pages, by_size_down);
-    for (int64_t i = 0; i < g->n_runnable && i < g->options->sequences; i++)
-        g->wanted_pages += pages[i];
-    free(pages);
+static status open_results(generation *g) {
+    const options *o = g->options;
+    const char *path = o->output ? o->output : "/dev/stdout";
+    const manifest_batch *b = &g->past.batch;
+    if (!o->input) return STATUS_OK;
+    if (g->continues_batch) return results_reopen(path, o->input, b->output_bytes, b->output_digest, &g->out);
+    return results_open(path, o->input, &g->out);
 }
 
 static status prepare(generation *g) {
-    const options *o = g->options;
-    status st = report_check_path(o);
-    if (st == STATUS_OK && o->input)
-        st = results_open(o->output ? o->output : "/dev/stdout", o->input, &g->out);
-    if (st == STATUS_OK) st = run_read_model(o, &g->config, &g->tok);
+    status st = report_check_path(g->options);
+    if (st == STATUS_OK && !g->options->resume) st = open_results(g);
+    if (st == STATUS_OK) st = read_model(g);
+    if (st == STATUS_OK) st = generate_open_save(g);
+    if (st == STATUS_OK) st = generate_read_past(g);
+    if (st == STATUS_OK) st = generate_read_prompts(g);
     if (st != STATUS_OK) return st;
-    g->context = o->context != OPTION_UNSET ? o->context : g->config.max_positions;
-    st = o->input ? prepare_lines(g) : prepare_single(g);
-    if (st == STATUS_OK) add_up(g);
-    return st;
+    generate_match_past(g);
+    generate_add_up(g);
+    return g->options->resume ? open_results(g) : STATUS_OK;
 }
 
 /* ---- the run ---- */
 
-static void submit_all(generation *g, engine *e) {
-    for (int64_t i = 0; i < g->n_jobs; i++) {
-        job *j = &g->jobs[i];
-        if (j->is_over) continue; /* refused, and told already */
-        engine_submit(e, &(request){
-                             .id = i,
-                             .sequence_id = sequence_id(j->id),
-                             .tokens = j->prompt.ids,
-                             .n_tokens = (int64_t)j->prompt.n,
-                             .max_tokens = j->max_tokens,
-                             .sampling = j->sampling,
-                             .score_from = -1,
-                         });
-    }
+/* What is known of a job, generated tokens too, is its prompt for the engine. */
+static void submit(generation *g, engine *e, int64_t i) {
+    job *j = &g->jobs[i];
+    int64_t n_tokens;
+    int32_t *tokens = job_tokens(j, &n_tokens);
+    engine_submit(e, &(request){
+                         .id = i,
+                         .sequence_id = j->sequence_id,
+                         .tokens = tokens,
+                         .n_tokens = n_tokens,
+                         .max_tokens = j->max_tokens - (int64_t)j->generated.n,
+                         .sampling = j->sampling,
+                         .score_from = -1,
+                         .n_cached = j->n_cached,
+                         .source = j->n_cached ? g->matches[i].source : -1,
+                         .is_kept = g->save != NULL,
+                     });
+    free(tokens);
 }
 
 /* The job is over: its line is written, and what it held is released. */
 static void end_job(generation *g, job *j) {
+    j->is_over = true;
     if (!g->out) {
         job_print_text(j, stdout);
         if (j->text.n == 0 || j->text.data[j->text.n - 1] != '\n') fputc('\n', stdout);
@@ -228,22 +87,20 @@ static void end_job(generation *g, job *j) {
     }
     if (j->error) g->n_failed++;
     if (job_write_result(j, g->out) != STATUS_OK) status_die("%s", status_text());
-    job_free(j);
-    *j = (job){.is_over = true};
+    j->was_written = true;
+    if (!j->is_kept || !g->save) job_empty(j);
 }
 
-static void take_event(generation *g, engine *e, const event *ev) {
-    job *j = &g->jobs[ev->id];
-    if (ev->kind == EVENT_READ) {
-        j->is_over = true;
-        j->finish = FINISH_LENGTH;
-        end_job(g, j);
-        return;
+/* Jobs that need no run: refused ones, and what a snapshot knew the end of. */
+static void end_idle_jobs(generation *g) {
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        job *j = &g->jobs[i];
+        if (!j->was_written && (j->error || j->is_over)) end_job(g, j);
     }
-    if (j->generated.n == 0) {
-        g->summary.first_token_seconds += clock_seconds() - g->begin;
-        g->prompt_done += (int64_t)j->prompt.n;
-    }
+}
+
+static void take_token(generation *g, engine *e, job *j, const event *ev) {
+    if (j->generated.n == 0) g->summary.first_token_seconds += clock_seconds() - g->begin;
     g->decode_done++;
     bool over = job_take_token(j, g->tok, &g->config, &ev->choice, ev->is_last);
     if (over && !ev->is_last) engine_finish(e, ev->handle);
@@ -253,75 +110,182 @@ static void take_event(generation *g, engine *e, const event *ev) {
         job_print_text(j, stdout);
 }
 
-static void run_stage_0(generation *g, engine *e) {
-    g->begin = clock_seconds();
-    for (int64_t i = 0; i < g->n_jobs; i++)
-        if (g->jobs[i].error) end_job(g, &g->jobs[i]);
-    submit_all(g, e);
-    if (!g->out && g->jobs[0].echo) fputs(g->jobs[0].echo, stdout);
-    progress bar = progress_begin(g->prompt_tokens, g->max_new_tokens);
-    for (event ev; engine_next(e, &ev);) {
+/* What is known of a single prompt's text before this run generates any: not before it is sure that it runs.
+ */
+static void begin_text(generation *g) {
+    if (g->out || g->has_begun_text) return;
+    g->has_begun_text = true;
+    if (g->jobs[0].echo) fputs(g->jobs[0].echo, stdout);
+    job_print_text(&g->jobs[0], stdout);
+}
+
+/* False when the run cannot go on. */
+static bool take_event(generation *g, engine *e, const event *ev) {
+    if (ev->kind == EVENT_LOAD_FAILED) {
+        status_at(STATUS_REFUSED, "--resume %s", g->options->resume);
+        return false;
+    }
+    begin_text(g);
+    if (ev->kind == EVENT_STEP) return true;
+    job *j = &g->jobs[ev->id];
+    j->handle = ev->handle;
+    if (ev->kind == EVENT_READ) {
+        j->finish = FINISH_LENGTH;
+        end_job(g, j);
+    } else {
+        take_token(g, e, j, ev);
+    }
+    if (j->is_over) generate_let_go(g, e, j);
+    return true;
+}
+
+/* Events until nothing is left, or the run must end early; a failure is one to read what is cached. */
+static status run_events(generation *g, engine *e) {
+    status st = STATUS_OK;
+    progress bar = progress_begin(g->prompt_tokens - g->reused_tokens, g->max_new_tokens);
+    for (event ev;;) {
+        if (!engine_next(e, &ev)) {
+            if (!g->stop_reason && st == STATUS_OK && generate_make_room(g, e)) continue;
+            break;
+        }
         region before = trace_enter(engine_trace(e), REGION_TEXT);
         progress_update(&bar, engine_get_times(e).prompt_tokens, g->decode_done);
-        if (!g->out) progress_end(&bar);
-        take_event(g, e, &ev);
+        if (!g->out && ev.kind == EVENT_TOKEN) progress_end(&bar);
+        if (!take_event(g, e, &ev)) {
+            st = STATUS_REFUSED;
+            engine_pause(e);
+        }
         trace_enter(engine_trace(e), before);
+        if (!engine_is_between_steps(e)) continue;
+        generate_look_after_saves(g, e);
+        if (!g->stop_reason && (g->stop_reason = generate_stop_reason(g, e))) engine_pause(e);
     }
     progress_end(&bar);
+    return st;
+}
+
+static void print_reuse(const generation *g) {
+    if (g->reused_tokens == 0) return;
+    fprintf(stderr, "kvarve: %s holds %lld of %lld tokens of %lld prompts\n", g->options->resume,
+            (long long)g->reused_tokens, (long long)g->known_tokens, (long long)g->n_runnable);
+}
+
+static status run_stage_0(generation *g, engine *e) {
+    g->begin = clock_seconds();
+    print_reuse(g);
+    end_idle_jobs(g);
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        if (!g->jobs[i].is_over && !g->jobs[i].error) submit(g, e, i);
+    status st = run_events(g, e);
+    if (st == STATUS_OK) st = generate_last_save(g, e);
     engine_stop(e);
     g->summary.n_requests = g->n_runnable;
+    g->summary.reused_tokens = g->reused_tokens;
     if (g->n_runnable) g->summary.first_token_seconds /= (double)g->n_runnable;
+    return st;
+}
+
+/* ---- the end ---- */
+
+static int64_t count_jobs_left(const generation *g) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        n += !g->jobs[i].is_over && !g->jobs[i].error;
+    return n;
+}
+
+/* The exit code of a run that went as it should: to its end, or to the end of its time. */
+static int conclude(const generation *g) {
+    int64_t n_left = count_jobs_left(g);
+    if (g->stop_reason && n_left > 0) {
+        fprintf(stderr,
+                "kvarve: stopped early (%s) and saved; %lld of %lld prompts are not done: go on with "
+                "--resume %s\n",
+                g->stop_reason, (long long)n_left, (long long)g->n_jobs, g->options->save);
+        return EXIT_CODE_MORE;
+    }
+    if (g->n_failed)
+        fprintf(stderr, "kvarve: %lld of %lld prompts were refused; their results say why\n",
+                (long long)g->n_failed, (long long)g->n_jobs);
+    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
 }
 
 static void close_generation(generation *g) {
+    checkpoint_close(g->save);
     for (int64_t i = 0; i < g->n_jobs; i++)
         job_free(&g->jobs[i]);
     free(g->jobs);
+    free(g->matches);
+    free(g->to_release);
+    free(g->past_bytes);
+    manifest_free(&g->past);
     results_close(g->out);
     tokenizer_close(g->tok);
 }
 
-/* All prompts were refused: their lines are written without loading the model. */
+static status open_engine(generation *g, comm *c, engine **out) {
+    const options *o = g->options;
+    engine_options wanted = run_engine_options(c, o);
+    wanted.n_sequences = (int)(g->n_runnable < o->sequences ? g->n_runnable : o->sequences);
+    wanted.longest_tokens = g->longest_tokens;
+    wanted.wanted_pages = g->wanted_pages;
+    wanted.head_share = run_head_share(g->prompt_tokens, g->max_new_tokens);
+    wanted.save_dir = o->save;
+    wanted.codec = o->codec;
+    wanted.load_dir = g->past_bytes ? o->resume : NULL;
+    wanted.manifest = g->past_bytes;
+    wanted.n_manifest = g->n_past_bytes;
+    status st = engine_open(c, &g->config, &wanted, out);
+    if (st != STATUS_OK) return st;
+    st = comm_rank(c) == 0 ? generate_check_weights(g, *out) : STATUS_OK;
+    comm_any_failed(c, &st);
+    return st;
+}
+
+/* Nothing is left to run: results are written without loading the model. */
 static int end_without_run(generation *g) {
-    for (int64_t i = 0; i < g->n_jobs; i++)
-        end_job(g, &g->jobs[i]);
-    return EXIT_CODE_SOME_FAILED;
+    if (g->save_goes_on) manifest_remove_unnamed_files(g->options->save, &g->past);
+    if (!g->out && g->jobs[0].echo) fputs(g->jobs[0].echo, stdout);
+    end_idle_jobs(g);
+    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
+}
+
+static int run(generation *g, comm *c, engine *e) {
+    bool is_first = comm_rank(c) == 0;
+    status st = STATUS_OK;
+    if (is_first) {
+        char *effective = options_effective(g->options);
+        run_print_begin(c, e, g->options);
+        generate_start_save(g, e, effective);
+        free(effective);
+        st = run_stage_0(g, e);
+    } else {
+        if (g->options->save) stop_watch_signals();
+        engine_serve(e);
+    }
+    if (is_first && g->save) g->summary.saves = checkpoint_get_stats(g->save);
+    status reported = report_run(c, e, g->options, &g->summary);
+    if (st == STATUS_OK) st = reported;
+    if (comm_any_failed(c, &st)) return run_say_failure(c, st);
+    int code = is_first ? conclude(g) : 0;
+    comm_broadcast(c, &code, sizeof code, 0);
+    return code;
 }
 
 int command_generate(comm *c, const options *o) {
     generation g = {.options = o};
     bool is_first = comm_rank(c) == 0;
-    int code = EXIT_CODE_OK;
+    int code;
     engine *e = NULL;
     status st = is_first ? prepare(&g) : STATUS_OK;
     if (comm_any_failed(c, &st)) {
         code = run_say_failure(c, st);
     } else if (comm_broadcast(c, &g.n_runnable, sizeof g.n_runnable, 0), g.n_runnable == 0) {
-        code = is_first ? end_without_run(&g) : EXIT_CODE_SOME_FAILED;
-    } else {
-        engine_options wanted = run_engine_options(c, o);
-        wanted.n_sequences = (int)(g.n_runnable < o->sequences ? g.n_runnable : o->sequences);
-        wanted.longest_tokens = g.longest_tokens;
-        wanted.wanted_pages = g.wanted_pages;
-        wanted.head_share = run_head_share(g.prompt_tokens, g.max_new_tokens);
-        st = engine_open(c, &g.config, &wanted, &e);
-        if (st != STATUS_OK) code = run_say_failure(c, st);
-    }
-    if (e) {
-        if (is_first) run_print_begin(c, e, o);
-        if (is_first)
-            run_stage_0(&g, e);
-        else
-            engine_serve(e);
-        st = report_run(c, e, o, &g.summary);
-        if (comm_any_failed(c, &st))
-            code = run_say_failure(c, st);
-        else if (is_first && g.n_failed)
-            code = EXIT_CODE_SOME_FAILED;
+        code = is_first ? end_without_run(&g) : 0;
         comm_broadcast(c, &code, sizeof code, 0);
-        if (is_first && g.n_failed)
-            fprintf(stderr, "kvarve: %lld of %lld prompts were refused; their results say why\n",
-                    (long long)g.n_failed, (long long)g.n_jobs);
+    } else {
+        st = open_engine(&g, c, &e);
+        code = st == STATUS_OK ? run(&g, c, e) : run_say_failure(c, st);
     }
     engine_close(e);
     close_generation(&g);

@@ -69,6 +69,14 @@ bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sa
     return is_last ? end_job(j, FINISH_LENGTH) : false;
 }
 
+int32_t *job_tokens(const job *j, int64_t *n_tokens) {
+    int32_t *tokens = mem_new(j->prompt.n + j->generated.n, sizeof *tokens);
+    if (j->prompt.n) memcpy(tokens, j->prompt.ids, j->prompt.n * sizeof *tokens);
+    if (j->generated.n) memcpy(tokens + j->prompt.n, j->generated.ids, j->generated.n * sizeof *tokens);
+    *n_tokens = (int64_t)(j->prompt.n + j->generated.n);
+    return tokens;
+}
+
 void job_print_text(job *j, FILE *to) {
     size_t held = j->is_over || j->n_stops == 0 ? 0 : longest_stop(j) - 1;
     size_t end = j->text.n > held ? j->text.n - held : 0;
@@ -113,7 +121,18 @@ void job_free(job *j) {
     free(j->error);
     free(j->prompt.ids);
     free(j->echo);
+    free(j->prompt_text);
     free(j->generated.ids);
     text_stream_free(&j->stream);
     free(j->text.data);
+}
+
+void job_empty(job *j) {
+    job over = {.is_over = true,
+                .was_written = j->was_written,
+                .line = j->line,
+                .handle = j->handle,
+                .finish = j->finish};
+    job_free(j);
+    *j = over;
 }

@@ -21,6 +21,14 @@ typedef struct job {
     int n_stops;
     char *stops[PROMPT_MAX_STOPS];
 
+    int64_t line;        /* of the batch, from 0; -1: a single prompt */
+    int64_t sequence_id; /* of its draws */
+    bool is_kept;        /* its K and V are worth keeping when it is over */
+    bool was_written;    /* its result is out, perhaps by an earlier run */
+    int64_t n_cached;    /* its first tokens, prompt and generated, that a snapshot holds */
+    int64_t handle;      /* of the engine */
+    char *prompt_text;   /* for snapshots; NULL: not made yet */
+
     token_list generated;
     text_stream stream;
     text_buffer text; /* generated so far */
@@ -35,10 +43,16 @@ typedef struct job {
 bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sampler_choice *choice,
                     bool is_last);
 
+/* All tokens so far: prompt, then generated; released with free(). */
+int32_t *job_tokens(const job *j, int64_t *n_tokens);
+
 /* Print what can no longer be cut off by a stop text; all of it when the job is over. */
 void job_print_text(job *j, FILE *to);
 
 /* Write the job's line of results. */
 status job_write_result(const job *j, results *out);
+
+/* Release all but what says that the job is over. */
+void job_empty(job *j);
 
 void job_free(job *j);

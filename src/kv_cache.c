@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "src/base/memory.h"
 
@@ -85,6 +86,58 @@ int64_t kv_cache_free_pages(const kv_cache *kv) {
 
 const int32_t *kv_cache_page_ids(const kv_cache *kv, int slot) {
     return kv->slots[slot].ids;
+}
+
+int kv_cache_page_tokens(const kv_cache *kv) {
+    return kv->shape.page_tokens;
+}
+
+/* Where K or V of one head begins in the page that holds `pos`, and how many positions of [pos, end) it
+ * holds. */
+static char *find_rows(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int head,
+                       int64_t pos, int64_t end, int64_t *n) {
+    int64_t page_tokens = kv->shape.page_tokens, at = pos % page_tokens;
+    size_t row_bytes = (size_t)kv->shape.head_dim * dtype_bytes(kv->dev->kv);
+    size_t id = (size_t)layer * (size_t)kv->shape.n_pages + (size_t)page_ids[pos / page_tokens];
+    size_t row =
+        ((size_t)part * (size_t)kv->shape.n_kv_heads + (size_t)head) * (size_t)page_tokens + (size_t)at;
+    *n = page_tokens - at < end - pos ? page_tokens - at : end - pos;
+    return kv->pool + id * kv->page_bytes + row * row_bytes;
+}
+
+/* A page holds the positions of a head together; outside, the heads of a position are together. */
+void kv_cache_read(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
+                   int64_t n_tokens, void *out) {
+    size_t row_bytes = (size_t)kv->shape.head_dim * dtype_bytes(kv->dev->kv);
+    size_t G = (size_t)kv->shape.n_kv_heads;
+    char *rows = mem_new((size_t)kv->shape.page_tokens, row_bytes);
+    for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
+        char *to = (char *)out + (size_t)(pos - pos0) * G * row_bytes;
+        for (size_t head = 0; head < G; head++) {
+            const char *from = find_rows(kv, page_ids, layer, part, (int)head, pos, pos0 + n_tokens, &n);
+            kv->dev->ops->copy_out(kv->dev, rows, from, (size_t)n * row_bytes);
+            for (size_t i = 0; i < (size_t)n; i++)
+                memcpy(to + (i * G + head) * row_bytes, rows + i * row_bytes, row_bytes);
+        }
+    }
+    free(rows);
+}
+
+void kv_cache_write(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
+                    int64_t n_tokens, const void *in) {
+    size_t row_bytes = (size_t)kv->shape.head_dim * dtype_bytes(kv->dev->kv);
+    size_t G = (size_t)kv->shape.n_kv_heads;
+    char *rows = mem_new((size_t)kv->shape.page_tokens, row_bytes);
+    for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
+        const char *from = (const char *)in + (size_t)(pos - pos0) * G * row_bytes;
+        for (size_t head = 0; head < G; head++) {
+            char *to = find_rows(kv, page_ids, layer, part, (int)head, pos, pos0 + n_tokens, &n);
+            for (size_t i = 0; i < (size_t)n; i++)
+                memcpy(rows + i * row_bytes, from + (i * G + head) * row_bytes, row_bytes);
+            kv->dev->ops->copy_in(kv->dev, to, rows, (size_t)n * row_bytes);
+        }
+    }
+    free(rows);
 }
 
 kv_layer kv_cache_layer(const kv_cache *kv, int layer, int n_spans, const span *spans) {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "mpi/comm.h"
+#include "src/base/fault.h"
 #include "src/options.h"
 #include "src/run.h"
 
@@ -15,6 +16,8 @@ static int run_command(comm *c, const options *o) {
         return command_plan(c, o);
     case COMMAND_BENCH:
         return command_bench(c, o);
+    case COMMAND_SNAPSHOT:
+        return command_snapshot(c, o);
     case N_COMMANDS:
         break;
     }
@@ -37,6 +40,7 @@ int main(int argc, char **argv) {
     }
     int code = EXIT_CODE_OK;
     st = options_parse(argc, argv, &o);
+    if (st == STATUS_OK && o.fail_at) st = fault_arm(o.fail_at, comm_rank(c));
     if (st != STATUS_OK) {
         code = run_say_failure(c, st);
     } else if (o.help) {

@@ -51,9 +51,11 @@ model_cost model_rows_cost(const model_config *config, slice s, precision prec, 
 status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out);
 
 /* Read the slice's weights from the files, in file order and nothing else, and take the workspace. Borrows
- * dev and t. */
+ * dev and t. Where `digest` is not NULL, XXH3 digests (128 bits: high, low) of the slice's tensors, and of
+ * the config on the first stage, are summed into it: the sum over all stages, modulo 2^64 each, is the same
+ * for every partition. */
 status model_open(const model_config *config, slice s, int max_rows, weights *files, device *dev, trace *t,
-                  model **out);
+                  uint64_t digest[2], model **out);
 void model_close(model *m); /* NULL is fine */
 
 /* x[T, D] = embedding of the tokens. First stage. */

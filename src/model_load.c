@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "src/base/memory.h"
 #include "src/model_private.h"
@@ -19,6 +20,7 @@ typedef struct wanted {
     matrix *matrix;
     float *vector;
     const tensor *tensor;
+    bool is_copy; /* another stage has it too, and counts it for the digest */
 } wanted;
 
 typedef struct wanted_list {
@@ -78,9 +80,11 @@ static status want_slice(wanted_list *list, const model_config *c, slice s, cons
         want_layer(list, c, i, m ? &m->layers[i - s.first_layer] : &none);
     if (slice_has_head(s)) {
         want(list, -1, "model.norm.weight", c->d_model, 0, 0, NULL, m ? m->final_norm : NULL);
-        if (!head_shares_embedding(c, s))
+        if (!head_shares_embedding(c, s)) {
             want(list, -1, c->tied_head ? "model.embed_tokens.weight" : "lm_head.weight", c->vocab_size,
                  c->d_model, 0, m ? m->head : NULL, NULL);
+            list->items[list->n - 1].is_copy = c->tied_head;
+        }
     }
     for (size_t i = 0; i < list->n; i++) {
         wanted *w = &list->items[i];
@@ -196,7 +200,13 @@ static void load_vector(model *m, const wanted *w, const void *data) {
     free(values);
 }
 
-static status load_tensor(model *m, const wanted *w, weights *files, void *buffer) {
+static void add_digest(XXH128_hash_t hash, uint64_t digest[2]) {
+    digest[0] += hash.high64;
+    digest[1] += hash.low64;
+}
+
+/* hash: NULL, or where the tensor's bytes are digested. */
+static status load_tensor(model *m, const wanted *w, weights *files, void *buffer, XXH3_state_t *hash) {
     int64_t cols = w->n_cols ? w->n_cols : 1;
     int64_t rows_at_once = READ_BYTES / (cols * (int64_t)dtype_bytes(w->tensor->type));
     if (rows_at_once < 1 || w->vector) rows_at_once = w->vector ? w->n_rows : 1;
@@ -204,6 +214,7 @@ static status load_tensor(model *m, const wanted *w, weights *files, void *buffe
         int64_t n = w->n_rows - row < rows_at_once ? w->n_rows - row : rows_at_once;
         status st = weights_read(files, w->tensor, row * cols, n * cols, buffer);
         if (st != STATUS_OK) return st;
+        if (hash) XXH3_128bits_update(hash, buffer, (size_t)(n * cols) * dtype_bytes(w->tensor->type));
         if (w->matrix)
             m->dev->ops->matrix_load(m->dev, w->matrix, w->row0 + row, n, buffer, w->tensor->type);
         else
@@ -212,7 +223,37 @@ static status load_tensor(model *m, const wanted *w, weights *files, void *buffe
     return STATUS_OK;
 }
 
-static status load_weights(model *m, weights *files) {
+/* What of the config changes the arithmetic, as a text. */
+static void digest_config(const model_config *c, uint64_t digest[2]) {
+    char text[1024];
+    const rope_config *r = &c->rope;
+    int n =
+        snprintf(text, sizeof text,
+                 "%d layers %d width %d heads %d %d %d mlp %d vocabulary %d eps %.9g biases %d %d norms %d "
+                 "tied %d rope %d %.17g %.17g %.17g %.17g %.17g %.17g %.17g %.17g %.17g %.17g %d window %lld",
+                 (int)c->family, c->n_layers, c->d_model, c->n_heads, c->n_kv_heads, c->head_dim, c->d_mlp,
+                 c->vocab_size, (double)c->rms_norm_eps, c->qkv_bias, c->output_bias, c->qk_norm,
+                 c->tied_head, (int)r->kind, r->theta, r->factor, r->original_positions, r->low_freq_factor,
+                 r->high_freq_factor, r->beta_fast, r->beta_slow, r->attention_factor, r->mscale,
+                 r->mscale_all_dim, r->truncate, (long long)c->window);
+    assert(n > 0 && (size_t)n < sizeof text);
+    add_digest(XXH3_128bits(text, (size_t)n), digest);
+    for (int i = 0; i < c->n_layers; i++)
+        if (c->is_windowed[i]) add_digest(XXH3_128bits_withSeed("windowed", 8, (uint64_t)i), digest);
+}
+
+static status load_and_digest(model *m, const wanted *w, weights *files, void *buffer, uint64_t digest[2]) {
+    if (!digest || w->is_copy) return load_tensor(m, w, files, buffer, NULL);
+    XXH3_state_t *hash = XXH3_createState();
+    XXH3_128bits_reset(hash);
+    XXH3_128bits_update(hash, w->name, strlen(w->name) + 1);
+    status st = load_tensor(m, w, files, buffer, hash);
+    add_digest(XXH3_128bits_digest(hash), digest);
+    XXH3_freeState(hash);
+    return st;
+}
+
+static status load_weights(model *m, weights *files, uint64_t digest[2]) {
     wanted_list list = {0};
     status st = want_slice(&list, &m->config, m->slice, m, files);
     if (st == STATUS_OK) qsort(list.items, list.n, sizeof *list.items, by_file_offset);
@@ -222,14 +263,14 @@ static status load_weights(model *m, weights *files) {
     size_t bytes = (size_t)row * sizeof(float) > READ_BYTES ? (size_t)row * sizeof(float) : READ_BYTES;
     void *buffer = mem_new(1, bytes);
     for (size_t i = 0; st == STATUS_OK && i < list.n; i++)
-        st = load_tensor(m, &list.items[i], files, buffer);
+        st = load_and_digest(m, &list.items[i], files, buffer, digest);
     free(buffer);
     free(list.items);
     return st == STATUS_OK ? m->dev->ops->sync(m->dev) : st;
 }
 
 status model_open(const model_config *config, slice s, int max_rows, weights *files, device *dev, trace *t,
-                  model **out) {
+                  uint64_t digest[2], model **out) {
     model *m = mem_new(1, sizeof *m);
     *m = (model){.config = *config, .slice = s, .max_rows = max_rows, .dev = dev, .trace = t};
     m->layers = mem_new((size_t)(s.last_layer - s.first_layer), sizeof *m->layers);
@@ -237,7 +278,8 @@ status model_open(const model_config *config, slice s, int max_rows, weights *fi
     rope_inverse_frequencies(config, m->inverse_frequencies, &m->rope_factor);
     status st = take_weights(m);
     if (st == STATUS_OK) st = model_take_workspace(m);
-    if (st == STATUS_OK) st = load_weights(m, files);
+    if (st == STATUS_OK) st = load_weights(m, files, digest);
+    if (digest && slice_embeds(s)) digest_config(config, digest);
     if (st != STATUS_OK) {
         model_close(m);
         return st;

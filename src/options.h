@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
+#include "io/kv_codec.h"
 #include "kernels/device.h"
 #include "src/base/status.h"
 
@@ -14,19 +15,33 @@ typedef enum command {
     COMMAND_PERPLEXITY,
     COMMAND_PLAN,
     COMMAND_BENCH,
+    COMMAND_SNAPSHOT,
     N_COMMANDS
 } command;
+
+/* kvarve snapshot ACTION DIR */
+typedef enum snapshot_action {
+    SNAPSHOT_INFO,
+    SNAPSHOT_VERIFY,
+    SNAPSHOT_COMPACT,
+    SNAPSHOT_TEXT,
+    N_SNAPSHOT_ACTIONS
+} snapshot_action;
 
 enum { OPTIONS_MAX_STOPS = 16 };
 
 /* Values as given or the table's defaults. Texts are borrowed from argv. */
 typedef struct options {
     command command;
+    snapshot_action action; /* of COMMAND_SNAPSHOT; N_SNAPSHOT_ACTIONS: only its help is asked for */
     bool help;
 
     const char *model, *report; /* NULL: not given, as all texts */
     const char *prompt, *prompt_file, *input, *output, *file;
     const char *layers_per_rank, *depths;
+    const char *save, *resume, *stop_file;
+    const char *dir, *id; /* of COMMAND_SNAPSHOT */
+    const char *fail_at;  /* only where KVARVE_FAULTS is defined */
     const char *stops[OPTIONS_MAX_STOPS];
     int64_t n_stops;
 
@@ -39,7 +54,11 @@ typedef struct options {
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
     double peer_timeout;
+    double save_every_seconds; /* NaN: not given */
+    int64_t save_every_tokens; /* OPTION_UNSET: not given; one of both at most */
+    double max_time_seconds;   /* NaN: not given */
     precision precision;
+    kv_codec codec;
 } options;
 
 #define OPTION_UNSET INT64_MIN
@@ -51,7 +70,9 @@ status options_parse(int argc, char **argv, options *out);
 /* The table of a command's options (all commands when `help` came before any), on `to`. */
 void options_print_help(const options *o, FILE *to);
 
-/* "--name value ..." of all that was given or has a default, for logs and reports; released with free(). */
+/* "--name value ..." of all that was given or has a default, for logs and reports, with snapshot's action and
+ * directory before it; released with free(). */
 char *options_effective(const options *o);
 
 const char *options_command_name(command c);
+const char *options_action_name(snapshot_action a);

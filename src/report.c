@@ -78,6 +78,12 @@ static double per_second(double n, double seconds) {
     return seconds > 0 ? n / seconds : 0;
 }
 
+/* K and V of a token, over all layers. */
+static double kv_token_bytes(const engine *e) {
+    const model_config *c = engine_config(e);
+    return 2.0 * c->n_layers * c->n_kv_heads * c->head_dim * (double)dtype_bytes(engine_device(e)->kv);
+}
+
 static void print_table(const run_figures *f) {
     const engine_times *t = &f->times;
     fprintf(stderr, "\n  %-24s %10s %10s %10s %6s %8s\n", "region, seconds", "min", "avg", "max", "rank",
@@ -104,6 +110,35 @@ static void print_table(const run_figures *f) {
     }
     fprintf(stderr, "\n  %.1f MiB sent between ranks; %.1f MiB of weights read in %.2f s\n", sent / mib,
             file / mib, f->ranks[0].load_seconds);
+}
+
+static double most_seconds(const run_figures *f, region r) {
+    double most = 0;
+    for (int i = 0; i < f->n_ranks; i++)
+        if (f->ranks[i].trace.seconds[r] > most) most = f->ranks[i].trace.seconds[r];
+    return most;
+}
+
+/* What snapshots cost: the time of the save itself, and how long the run stood still for it. */
+static void print_snapshots(const run_figures *f, const options *o, const engine *e) {
+    const checkpoint_stats *s = &f->summary.saves;
+    double load = most_seconds(f, REGION_LOAD), save = most_seconds(f, REGION_SAVE);
+    if (f->summary.reused_tokens > 0)
+        fprintf(stderr, "  %s: %lld tokens were not computed but loaded, in %.3f s (%.2f GB/s of K and V)\n",
+                o->resume, (long long)f->summary.reused_tokens, load,
+                per_second((double)f->summary.reused_tokens * kv_token_bytes(e), load) / giga);
+    if (s->n_saves > 0)
+        fprintf(stderr,
+                "  %s: %d save%s of %lld tokens, %.1f MiB in %.1f MiB of files (%.2fx) in %.3f s; the run "
+                "stood still "
+                "for %.3f s\n",
+                o->save, s->n_saves, s->n_saves == 1 ? "" : "s", (long long)s->n_tokens, s->raw_bytes / mib,
+                (double)s->file_bytes / mib, per_second(s->raw_bytes, (double)s->file_bytes), s->seconds,
+                save);
+    if (s->beside_seconds > 0 && s->alone_seconds > 0)
+        fprintf(stderr, "  with a save beside it the run did %.1f tokens/s, without one %.1f\n",
+                per_second((double)s->beside_tokens, s->beside_seconds),
+                per_second((double)s->alone_tokens, s->alone_seconds));
 }
 
 /* ---- advice ---- */
@@ -181,6 +216,23 @@ static void add_rank(cJSON *list, const rank_report *r, int rank) {
     cJSON_AddItemToArray(list, item);
 }
 
+static void add_snapshots(cJSON *root, const run_figures *f) {
+    const checkpoint_stats *s = &f->summary.saves;
+    cJSON_AddNumberToObject(root, "reused_tokens", (double)f->summary.reused_tokens);
+    cJSON_AddNumberToObject(root, "load_kv_seconds", most_seconds(f, REGION_LOAD));
+    cJSON_AddNumberToObject(root, "saves", s->n_saves);
+    cJSON_AddNumberToObject(root, "failed_saves", s->n_failed);
+    cJSON_AddNumberToObject(root, "saved_tokens", (double)s->n_tokens);
+    cJSON_AddNumberToObject(root, "saved_kv_bytes", s->raw_bytes);
+    cJSON_AddNumberToObject(root, "saved_file_bytes", (double)s->file_bytes);
+    cJSON_AddNumberToObject(root, "save_seconds", s->seconds);
+    cJSON_AddNumberToObject(root, "save_stall_seconds", most_seconds(f, REGION_SAVE));
+    cJSON_AddNumberToObject(root, "tokens_per_second_while_saving",
+                            per_second((double)s->beside_tokens, s->beside_seconds));
+    cJSON_AddNumberToObject(root, "tokens_per_second_otherwise",
+                            per_second((double)s->alone_tokens, s->alone_seconds));
+}
+
 static cJSON *make_json(const run_figures *f, const options *o, const engine *e) {
     cJSON *root = cJSON_CreateObject(), *ranks = cJSON_CreateArray();
     char shape[256], *effective = options_effective(o);
@@ -205,6 +257,7 @@ static cJSON *make_json(const run_figures *f, const options *o, const engine *e)
     cJSON_AddNumberToObject(root, "read_bytes_per_second", f->bytes_read_per_second);
     cJSON_AddNumberToObject(root, "machine_read_bytes_per_second", f->machine.read_bytes_per_second);
     cJSON_AddNumberToObject(root, "flops", f->flops);
+    add_snapshots(root, f);
     if (f->summary.n_scored) {
         cJSON_AddNumberToObject(root, "scored_tokens", (double)f->summary.n_scored);
         cJSON_AddNumberToObject(root, "nll", f->summary.nll);
@@ -263,6 +316,7 @@ status report_run(comm *c, engine *e, const options *o, const run_summary *summa
         f.bytes_read_per_second = per_second(bytes, busy);
         f.flops = per_second(flops, busy);
         print_table(&f);
+        print_snapshots(&f, o, e);
         print_notes(&f, o, e);
         if (o->report) st = write_json(&f, o, e);
     }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mpi/comm.h"
+#include "src/checkpoint.h"
 #include "src/engine.h"
 #include "src/options.h"
 #include "src/yardstick.h"
@@ -14,6 +15,8 @@ typedef struct run_summary {
     bool clipped_context;       /* some request could not get all its max_tokens */
     double perplexity, nll;     /* of COMMAND_PERPLEXITY */
     int64_t n_scored;
+    int64_t reused_tokens;  /* that came from a snapshot */
+    checkpoint_stats saves; /* zeroed: nothing was to be saved */
 } run_summary;
 
 /* The table and notes on stderr, the JSON file where --report asks for one. Collective; `summary` counts on

@@ -42,8 +42,7 @@ status run_read_text(const char *option, const char *path, text_buffer *out) {
     return STATUS_OK;
 }
 
-/* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. */
-static int choose_threads(const comm *c, const options *o) {
+int run_threads(const comm *c, const options *o) {
     const char *text = getenv("OMP_NUM_THREADS");
     int n = text ? atoi(text) : 0;
     if (o->threads > 0) return (int)o->threads;
@@ -54,7 +53,7 @@ engine_options run_engine_options(const comm *c, const options *o) {
     return (engine_options){
         .model_dir = o->model,
         .precision = o->precision,
-        .n_threads = choose_threads(c, o),
+        .n_threads = run_threads(c, o),
         .chunk_tokens = (int)o->chunk_tokens,
         .page_tokens = (int)o->page_tokens,
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,

@@ -14,6 +14,7 @@ int command_generate(comm *c, const options *o);
 int command_perplexity(comm *c, const options *o);
 int command_plan(comm *c, const options *o);
 int command_bench(comm *c, const options *o);
+int command_snapshot(comm *c, const options *o);
 
 /* Print a failure (on rank 0 only) and return its exit code. Local. */
 int run_say_failure(const comm *c, status st);
@@ -24,6 +25,9 @@ status run_read_model(const options *o, model_config *config, tokenizer **out_to
 /* Append the whole file to out, at most 1 GiB; "-" is stdin. Refuses, naming the option that gave the path.
  * Local. */
 status run_read_text(const char *option, const char *path, text_buffer *out);
+
+/* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. Local. */
+int run_threads(const comm *c, const options *o);
 
 /* Engine options from the command line; the caller adds n_sequences, longest_tokens, wanted_pages and
  * head_share. Local. */

@@ -6,13 +6,22 @@
 #include "src/base/memory.h"
 #include "src/kv_cache.h"
 
-typedef enum sequence_state { WAITING, PREFILLING, AWAITING, READY, OVER } sequence_state;
+typedef enum sequence_state {
+    WAITING,
+    TO_LOAD, /* entered, and its load was not told yet */
+    LOADING,
+    PREFILLING,
+    AWAITING, /* the reply to its last row */
+    READY,    /* for a decode row */
+    HELD,
+    OVER,
+} sequence_state;
 
 typedef struct sequence {
     sequence_state state;
     int slot;
-    int64_t n_prompt, n_pages;
-    int64_t n_issued; /* rows that were put into steps */
+    int64_t n_prompt, n_cached, n_pages;
+    int64_t n_issued; /* rows that were put into steps, or loaded */
     int64_t step;     /* the last of those */
 } sequence;
 
@@ -53,7 +62,8 @@ bool schedule_fits(const schedule *s, int64_t n_tokens) {
     return kv_pages_for(n_tokens, s->limits.page_tokens) <= s->limits.n_pages;
 }
 
-int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens) {
+int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens, int64_t n_cached_tokens) {
+    assert(n_cached_tokens >= 0 && n_cached_tokens < n_prompt_tokens);
     assert(n_prompt_tokens > 0 && n_all_tokens >= n_prompt_tokens && schedule_fits(s, n_all_tokens));
     if (s->n == s->capacity) {
         s->capacity = 2 * s->capacity + 16;
@@ -62,6 +72,7 @@ int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens)
     s->sequences[s->n] = (sequence){
         .slot = -1,
         .n_prompt = n_prompt_tokens,
+        .n_cached = n_cached_tokens,
         .n_pages = kv_pages_for(n_all_tokens, s->limits.page_tokens),
     };
     s->n_left++;
@@ -75,9 +86,28 @@ static void admit_waiting(schedule *s) {
         if (s->n_free_slots == 0 || q->n_pages > s->free_pages) return;
         q->slot = s->free_slots[--s->n_free_slots];
         s->free_pages -= q->n_pages;
-        q->state = PREFILLING;
+        q->state = q->n_cached > 0 ? TO_LOAD : PREFILLING;
         s->running[s->n_running++] = s->first_waiting;
     }
+}
+
+bool schedule_next_load(schedule *s, slot_tokens *out) {
+    admit_waiting(s);
+    for (int i = 0; i < s->n_running; i++) {
+        sequence *q = &s->sequences[s->running[i]];
+        if (q->state != TO_LOAD) continue;
+        q->state = LOADING;
+        *out = (slot_tokens){s->running[i], q->slot, q->n_cached};
+        return true;
+    }
+    return false;
+}
+
+void schedule_loaded(schedule *s, int64_t id) {
+    sequence *q = &s->sequences[id];
+    assert(q->state == LOADING);
+    q->state = PREFILLING;
+    q->n_issued = q->n_cached;
 }
 
 static int divide_up(int a, int b) {
@@ -142,6 +172,11 @@ void schedule_continue(schedule *s, int64_t id) {
     s->sequences[id].state = READY;
 }
 
+void schedule_hold(schedule *s, int64_t id) {
+    assert(s->sequences[id].state == AWAITING);
+    s->sequences[id].state = HELD;
+}
+
 int schedule_finish(schedule *s, int64_t id) {
     sequence *q = &s->sequences[id];
     assert(q->state != OVER);
@@ -162,4 +197,17 @@ int schedule_finish(schedule *s, int64_t id) {
 
 int64_t schedule_n_left(const schedule *s) {
     return s->n_left;
+}
+
+bool schedule_has_waiting(const schedule *s) {
+    for (int64_t i = s->first_waiting; i < s->n; i++)
+        if (s->sequences[i].state == WAITING) return true;
+    return false;
+}
+
+bool schedule_running(const schedule *s, int i, slot_tokens *out) {
+    if (i >= s->n_running) return false;
+    const sequence *q = &s->sequences[s->running[i]];
+    *out = (slot_tokens){s->running[i], q->slot, q->n_issued};
+    return true;
 }

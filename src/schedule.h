@@ -30,15 +30,28 @@ typedef struct planned_span {
     bool ends_prompt; /* the last row of the prompt, or a decode row, is among them */
 } planned_span;
 
+/* A sequence with a slot, and its positions [0, n_tokens). */
+typedef struct slot_tokens {
+    int64_t sequence;
+    int slot;
+    int64_t n_tokens;
+} slot_tokens;
+
 schedule *schedule_open(const schedule_limits *limits);
 void schedule_close(schedule *s); /* NULL is fine */
 
 /* Would a sequence of so many tokens in all ever fit? */
 bool schedule_fits(const schedule *s, int64_t n_tokens);
 
-/* Put a sequence at the end of the queue: its prompt, and all tokens whose K and V it may ever hold. Its
- * number. */
-int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens);
+/* Put a sequence at the end of the queue: its prompt, all tokens whose K and V it may ever hold, and how many
+ * of the prompt's first ones (less than all) will be loaded from a snapshot instead of computed. Its number.
+ */
+int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens, int64_t n_cached_tokens);
+
+/* A sequence that just entered and is to be loaded, told once; it has no rows in a step before
+ * schedule_loaded. False when there is none. */
+bool schedule_next_load(schedule *s, slot_tokens *out);
+void schedule_loaded(schedule *s, int64_t sequence);
 
 /* The spans of the next step, at most n_slots and chunk_tokens rows in all; 0 when nothing is ready. */
 int schedule_next(schedule *s, planned_span *spans);
@@ -46,9 +59,20 @@ int schedule_next(schedule *s, planned_span *spans);
 /* The sequence, all of whose rows came back, goes on with one more row. */
 void schedule_continue(schedule *s, int64_t sequence);
 
+/* The sequence, all of whose rows came back, gets no more; its slot and pages stay its own until
+ * schedule_finish. */
+void schedule_hold(schedule *s, int64_t sequence);
+
 /* The sequence is over, whatever its state, with no rows on their way. Returns its slot, -1 if it had none.
  */
 int schedule_finish(schedule *s, int64_t sequence);
 
 /* Sequences that are not over. */
 int64_t schedule_n_left(const schedule *s);
+
+/* Is a sequence waiting for a slot or for pages? */
+bool schedule_has_waiting(const schedule *s);
+
+/* The i-th sequence that has a slot, in the order in which they entered, with the positions that were put
+ * into steps or loaded; false when there are no more. */
+bool schedule_running(const schedule *s, int i, slot_tokens *out);

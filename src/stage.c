@@ -10,7 +10,9 @@
 typedef struct slot_state {
     int64_t sequence_id;
     sampling_options sampling;
-    bool *seen; /* [V] tokens so far, for the repetition penalty; NULL until one asks for it */
+    bool *seen;         /* [V] tokens so far, for the repetition penalty; NULL until one asks for it */
+    float *last_logits; /* [V]; NULL unless they are kept */
+    int64_t logits_pos; /* theirs; -1: none yet */
 } slot_state;
 
 /* A row whose logits are wanted, and for what. */
@@ -32,6 +34,7 @@ struct stage {
     head_row *head_rows;
     sampler *sampler;
     int n_slots;
+    bool keeps_logits;
     stage_stats stats;
 };
 
@@ -56,8 +59,10 @@ stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, u
 
 void stage_close(stage *g) {
     if (!g) return;
-    for (int i = 0; i < g->n_slots; i++)
+    for (int i = 0; i < g->n_slots; i++) {
         free(g->slots[i].seen);
+        free(g->slots[i].last_logits);
+    }
     free(g->slots);
     free(g->spans);
     free(g->head_rows);
@@ -69,30 +74,39 @@ static void start_sequence(stage *g, const step_start *start) {
     slot_state *slot = &g->slots[start->slot];
     slot->sequence_id = start->sequence_id;
     slot->sampling = start->sampling;
+    slot->logits_pos = -1;
     size_t V = (size_t)g->config->vocab_size;
     if (!slice_has_head(g->slice) || start->sampling.repetition_penalty == 1) return;
     if (!slot->seen) slot->seen = mem_new(V, sizeof(bool));
     memset(slot->seen, 0, V * sizeof(bool));
 }
 
-static void note_seen(stage *g, const step *todo, const step_span *wanted, int row0) {
-    slot_state *slot = &g->slots[wanted->slot];
+static void note_seen(stage *g, int slot_number, const int32_t *tokens, int64_t n) {
+    slot_state *slot = &g->slots[slot_number];
     if (!slice_has_head(g->slice) || slot->sampling.repetition_penalty == 1) return;
-    for (int i = 0; i < wanted->n_rows; i++)
-        slot->seen[todo->tokens[row0 + i]] = true;
+    for (int64_t i = 0; i < n; i++)
+        slot->seen[tokens[i]] = true;
 }
 
-/* Releases, starts, and pages for the rows; fills g->spans. */
-static void prepare(stage *g, const step *todo) {
+void stage_start_cached(stage *g, const step_start *start, const int32_t *tokens, int64_t n_tokens) {
+    start_sequence(g, start);
+    note_seen(g, start->slot, tokens, n_tokens);
+}
+
+void stage_release(stage *g, const step *todo) {
     for (int i = 0; i < todo->n_releases; i++)
         kv_cache_release(g->kv, todo->releases[i]);
+}
+
+/* Starts, and pages for the rows; fills g->spans. */
+static void prepare(stage *g, const step *todo) {
     for (int i = 0; i < todo->n_starts; i++)
         start_sequence(g, &todo->starts[i]);
     int row = 0;
     for (int i = 0; i < todo->n_spans; i++) {
         const step_span *wanted = &todo->spans[i];
         kv_cache_extend(g->kv, wanted->slot, wanted->pos0 + wanted->n_rows);
-        note_seen(g, todo, wanted, row);
+        note_seen(g, wanted->slot, todo->tokens + row, wanted->n_rows);
         g->spans[i] = (span){
             .row0 = row,
             .n_rows = wanted->n_rows,
@@ -125,10 +139,17 @@ static int list_head_rows(stage *g, const step *todo) {
         for (int k = 0; wanted->want == WANT_SCORES && k < wanted->n_rows; k++)
             if (todo->targets[row0 + k] != NO_TARGET)
                 g->head_rows[n++] = (head_row){row0 + k, todo->targets[row0 + k], wanted};
-        if (wanted->want == WANT_TOKEN)
+        if (wanted->want == WANT_TOKEN || wanted->want == WANT_LOGITS)
             g->head_rows[n++] = (head_row){row0 + wanted->n_rows - 1, NO_TARGET, wanted};
     }
     return n;
+}
+
+static void keep_logits(const stage *g, slot_state *slot, int64_t pos, const float *logits) {
+    size_t bytes = (size_t)g->config->vocab_size * sizeof(float);
+    if (!slot->last_logits) slot->last_logits = mem_new(1, bytes);
+    memcpy(slot->last_logits, logits, bytes);
+    slot->logits_pos = pos;
 }
 
 static void use_logits(stage *g, const head_row *h, const float *logits, step_reply *reply) {
@@ -136,8 +157,10 @@ static void use_logits(stage *g, const head_row *h, const float *logits, step_re
         reply->scores[reply->n_scores++] = (float)sampler_nll(logits, g->config->vocab_size, h->target);
         return;
     }
-    const slot_state *slot = &g->slots[h->span->slot];
+    slot_state *slot = &g->slots[h->span->slot];
     int64_t pos = h->span->pos0 + h->span->n_rows;
+    if (g->keeps_logits) keep_logits(g, slot, pos - 1, logits);
+    if (h->span->want == WANT_LOGITS) return;
     sampler_choose(g->sampler, &slot->sampling, slot->sequence_id, pos, slot->seen, logits,
                    &reply->choices[reply->n_choices++]);
 }
@@ -168,6 +191,15 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
     model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
     return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_sync(g->model);
+}
+
+void stage_keep_logits(stage *g) {
+    g->keeps_logits = true;
+}
+
+const float *stage_last_logits(const stage *g, int slot_number, int64_t pos) {
+    const slot_state *slot = &g->slots[slot_number];
+    return slot->last_logits && slot->logits_pos == pos ? slot->last_logits : NULL;
 }
 
 stage_stats stage_get_stats(const stage *g) {

@@ -21,8 +21,20 @@ stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, u
                   int n_slots, int max_rows, trace *t);
 void stage_close(stage *s); /* NULL is fine */
 
+/* The slots that this step names are free. Before anything else of the step. */
+void stage_release(stage *s, const step *todo);
+
 /* x[T, D]: this step's rows as the stage before left them; the result stands in x. The reply is written on
  * the last stage and left alone elsewhere. A failure is the device's. */
 status stage_run(stage *s, const step *todo, float *x, step_reply *reply);
+
+/* The sequence of `start` takes its slot, and its first n_tokens tokens are in the cache already. */
+void stage_start_cached(stage *s, const step_start *start, const int32_t *tokens, int64_t n_tokens);
+
+/* From now on keep the logits of each slot's last position for which any were computed. Last stage. */
+void stage_keep_logits(stage *s);
+
+/* Those of a slot [V], when they are the logits of position `pos`; otherwise NULL. Until the next step. */
+const float *stage_last_logits(const stage *s, int slot, int64_t pos);
 
 stage_stats stage_get_stats(const stage *s);

@@ -8,7 +8,8 @@
 
 /* A message begins with the counts; the arrays follow in the order of the structure. */
 typedef struct step_counts {
-    int32_t kind, n_releases, n_starts, n_spans, n_rows;
+    int32_t kind, n_releases, n_starts, n_spans, n_rows, n_extents;
+    step_save save;
 } step_counts;
 
 typedef struct reply_counts {
@@ -36,6 +37,7 @@ step step_new(int n_slots, int max_rows) {
         .releases = mem_new(slots, sizeof(int32_t)),
         .starts = mem_new(slots, sizeof(step_start)),
         .spans = mem_new(slots, sizeof(step_span)),
+        .extents = mem_new(slots, sizeof(step_extent)),
         .tokens = mem_new(rows, sizeof(int32_t)),
         .targets = mem_new(rows, sizeof(int32_t)),
     };
@@ -45,6 +47,7 @@ void step_free(step *s) {
     free(s->releases);
     free(s->starts);
     free(s->spans);
+    free(s->extents);
     free(s->tokens);
     free(s->targets);
     *s = (step){0};
@@ -52,22 +55,26 @@ void step_free(step *s) {
 
 void step_clear(step *s) {
     s->kind = STEP_ROWS;
-    s->n_releases = s->n_starts = s->n_spans = s->n_rows = 0;
+    s->n_releases = s->n_starts = s->n_spans = s->n_rows = s->n_extents = 0;
+    s->save = (step_save){0};
 }
 
 size_t step_max_bytes(int n_slots, int max_rows) {
     return sizeof(step_counts) +
-           (size_t)n_slots * (sizeof(int32_t) + sizeof(step_start) + sizeof(step_span)) +
+           (size_t)n_slots *
+               (sizeof(int32_t) + sizeof(step_start) + sizeof(step_span) + sizeof(step_extent)) +
            (size_t)max_rows * 2 * sizeof(int32_t);
 }
 
 size_t step_write(const step *s, void *out) {
     cursor c = {out};
-    step_counts counts = {(int32_t)s->kind, s->n_releases, s->n_starts, s->n_spans, s->n_rows};
+    step_counts counts = {(int32_t)s->kind, s->n_releases, s->n_starts, s->n_spans,
+                          s->n_rows,        s->n_extents,  s->save};
     put(&c, &counts, 1, sizeof counts);
     put(&c, s->releases, (size_t)s->n_releases, sizeof *s->releases);
     put(&c, s->starts, (size_t)s->n_starts, sizeof *s->starts);
     put(&c, s->spans, (size_t)s->n_spans, sizeof *s->spans);
+    put(&c, s->extents, (size_t)s->n_extents, sizeof *s->extents);
     put(&c, s->tokens, (size_t)s->n_rows, sizeof *s->tokens);
     put(&c, s->targets, (size_t)s->n_rows, sizeof *s->targets);
     return (size_t)(c.at - (char *)out);
@@ -82,9 +89,12 @@ void step_read(const void *bytes, size_t n_bytes, step *out) {
     out->n_starts = counts.n_starts;
     out->n_spans = counts.n_spans;
     out->n_rows = counts.n_rows;
+    out->n_extents = counts.n_extents;
+    out->save = counts.save;
     get(&c, out->releases, (size_t)counts.n_releases, sizeof *out->releases);
     get(&c, out->starts, (size_t)counts.n_starts, sizeof *out->starts);
     get(&c, out->spans, (size_t)counts.n_spans, sizeof *out->spans);
+    get(&c, out->extents, (size_t)counts.n_extents, sizeof *out->extents);
     get(&c, out->tokens, (size_t)counts.n_rows, sizeof *out->tokens);
     get(&c, out->targets, (size_t)counts.n_rows, sizeof *out->targets);
     assert(c.at == (const char *)bytes + n_bytes);

@@ -11,12 +11,20 @@
 #include "src/base/sampling.h"
 #include "src/sampler.h"
 
-typedef enum step_kind { STEP_ROWS, STEP_STOP } step_kind;
+typedef enum step_kind {
+    STEP_ROWS,  /* releases first, then starts, then rows through the layers */
+    STEP_LOAD,  /* starts, whose first positions come from the snapshot */
+    STEP_SAVE,  /* positions to be written to the snapshot */
+    STEP_HURRY, /* what is being saved is waited for now */
+    STEP_WAIT,  /* nothing, but stage 0 is alive: waits for another rank begin anew */
+    STEP_STOP,
+} step_kind;
 
 typedef enum span_want {
     WANT_NOTHING, /* more rows of the prompt follow, or nobody asks */
     WANT_TOKEN,   /* sample the token behind the last row */
     WANT_SCORES,  /* -log p(target) of the rows that have a target */
+    WANT_LOGITS,  /* those of the last row are kept for a save; nothing is told */
 } span_want;
 
 /* A sequence takes a slot. */
@@ -32,13 +40,29 @@ typedef struct step_span {
     int64_t pos0;
 } step_span;
 
-/* Releases happen first, then starts, then rows. */
+/* Positions [pos0, pos0 + n_tokens) of the sequence in a slot. STEP_SAVE: they become the snapshot's next
+ * rows, in the order of the step. STEP_LOAD: they come from the manifest's sequence number `source`. */
+typedef struct step_extent {
+    int32_t slot;
+    int64_t pos0, n_tokens;
+    int64_t source;
+} step_extent;
+
+/* What STEP_SAVE says besides. */
+typedef struct step_save {
+    int64_t number;  /* of the save; from 1 */
+    int64_t row0;    /* of the first extent */
+    int32_t is_last; /* nothing else runs any more: write with all threads */
+} step_save;
+
 typedef struct step {
     step_kind kind;
-    int n_releases, n_starts, n_spans, n_rows;
+    int n_releases, n_starts, n_spans, n_rows, n_extents;
+    step_save save;
     int32_t *releases;
     step_start *starts;
     step_span *spans;
+    step_extent *extents;
     int32_t *tokens;  /* [n_rows] */
     int32_t *targets; /* [n_rows] the token that follows, -1: not scored */
 } step;

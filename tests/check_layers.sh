@@ -29,6 +29,7 @@ check_tree() { # check_tree FOLDER
              "^(kernels/cuda/|mpi/comm_nccl\\.c$)", "kernels/cuda/ and mpi/comm_nccl.c")
         hide("^(cjson/)?cJSON(_Utils)?\\.h$", "^(io/|src/tokenizer)", "io/ and src/tokenizer*")
         hide("^(pcre2(posix)?|utf8proc)\\.h$", "^src/tokenizer", "src/tokenizer*")
+        hide("^xxh(ash|3)\\.h$", "^(io|src)/", "io/ and src/")
         split("src/base kernels mpi io src tests", names, " ")
         for (i = 1; i < ARGC; i++) exists[ARGV[i]] = 1
     }

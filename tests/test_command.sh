@@ -213,7 +213,13 @@ good_others() {
         run 1 $words
         check "kvarve $words" 'no table of options' grep -q -- '--model TEXT' "$temp/out"
     done
+    for words in 'snapshot --help' 'snapshot text --help'; do
+        # shellcheck disable=SC2086
+        run 1 $words
+        check "kvarve $words" 'no table of its options' grep -q -- '--id TEXT' "$temp/out"
+    done
     run 2 --help
+    check 'help fits a terminal' 'a line of more than 120 columns' [ "$(awk 'length > 120' "$temp/out" | wc -l)" -eq 0 ]
     n=$(grep -c '^usage:' "$temp/out")
     check 'help comes once' "it is there $n times" [ "$n" -eq 1 ]
 
@@ -254,6 +260,43 @@ bad_options() {
     refused 'plan that does not fit' 2 'start more ranks'
     generate 2 --prompt x --layers-per-rank 4,5
     refused 'layers that are not there' 2 '--layers-per-rank 4,5'
+}
+
+bad_saving() {
+    for option in '--save-every 5m' '--max-time 1:00:00' "--stop-file $temp/stop"; do
+        # shellcheck disable=SC2086 # several words
+        generate 1 --prompt x $option
+        refused "${option%% *} without --save" 2 "${option%% *} needs --save"
+    done
+    generate 2 --prompt x --save "$temp/never.kvs" --max-time 30:00
+    refused 'a time that may be minutes or hours' 2 'HH:MM:SS'
+    generate 1 --prompt x --save "$temp/never.kvs" --save-every often
+    refused 'a time that is none' 2 '--save-every often'
+    generate 1 --prompt x --save "$temp/never.kvs" --codec zip
+    refused 'unknown codec' 2 '--codec zip: expected lossless or none'
+    generate 1 --save "$temp/never.kvs"
+    refused 'nothing to save' 2 '--prompt'
+    generate 1 --resume "$temp/never.kvs" --output "$temp/never"
+    refused 'results of no input' 2 '--output is for the results of --input'
+    generate 2 --prompt x --resume ''
+    refused 'resume from no name' 2 "--resume '': expected a path"
+    if "$kvarve" --help | grep -q -- --fail-at; then
+        generate 2 --prompt x --save "$temp/never.kvs" --fail-at nowhere
+        refused 'a failure at no site' 2 'no such site; there are segment-create'
+    else
+        skipped 'a failure at no site' 'built without failures on demand'
+    fi
+    run 2 snapshot
+    refused 'snapshot without an action' 2 'needs an action first: info, verify, compact or text'
+    run 1 snapshot vreify "$temp"
+    refused 'misspelt action' 2 'did you mean verify?'
+    run 1 snapshot info
+    refused 'snapshot of no directory' 2 'needs the directory of a snapshot'
+    run 1 snapshot info "$temp" "$temp"
+    refused 'snapshots of two directories' 2 'takes one directory'
+    run 1 snapshot info "$temp" --codec none
+    refused "another action's option" 2 'snapshot info has no option --codec'
+    check 'refused options leave nothing' 'they do' [ ! -e "$temp/never.kvs" -a ! -e "$temp/never" ]
 }
 
 bad_prompts() {
@@ -492,7 +535,7 @@ lost_ranks() {
     check 'a rank hangs: said by another' 'it is not' grep -q '^kvarve: error: rank [01] on .*waited 3 s' "$temp/err"
 }
 
-run_chain good_runs bad_options bad_memory &
+run_chain good_runs bad_options bad_saving bad_memory &
 run_chain good_results good_others bad_prompts bad_paths &
 run_chain bad_configs bad_weights &
 wait

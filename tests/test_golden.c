@@ -18,6 +18,7 @@ static const double f32_bound = 1e-9, bf16_bound = 1e-3;
 typedef struct part {
     model *model;
     kv_cache *kv;
+    uint64_t digest[2];
 } part;
 
 typedef struct fixture {
@@ -35,7 +36,8 @@ static bool open_part(fixture *f, slice s, int64_t n_tokens, part *out) {
                       .page_tokens = PAGE_TOKENS,
                       .n_pages = kv_pages_for(n_tokens, PAGE_TOKENS),
                       .n_slots = 1};
-    return CHECK_OK(model_open(&f->config, s, MAX_CHUNK, f->files, f->dev, &f->trace, &out->model)) &&
+    return CHECK_OK(
+               model_open(&f->config, s, MAX_CHUNK, f->files, f->dev, &f->trace, out->digest, &out->model)) &&
            CHECK_OK(kv_cache_open(f->dev, &shape, &out->kv));
 }
 
@@ -123,6 +125,12 @@ static void compare_caches(const fixture *f, const part *a, const part *b, int32
     CU_ASSERT(n_different == 0);
 }
 
+/* The digest of a model is the sum over its parts, however it is cut. */
+static void check_digests(const part *whole, const part halves[2]) {
+    for (int i = 0; i < 2; i++)
+        CU_ASSERT(whole->digest[i] != 0 && whole->digest[i] == halves[0].digest[i] + halves[1].digest[i]);
+}
+
 /* One model, one precision, one instruction set: three ways that must agree bit for bit, and with the golden
  * logits. */
 static void check_model(const char *dir, const golden *g, precision prec, const char *isa) {
@@ -147,6 +155,7 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
             CU_ASSERT(!memcmp(one, two, n * sizeof *one));
             run_parts(&f, &decoded, 1, g, 1, two);
             CU_ASSERT(!memcmp(one, two, n * sizeof *one));
+            check_digests(&whole, halves);
             compare_caches(&f, &whole, &decoded, g->n_tokens);
         }
         close_part(&decoded);

@@ -44,6 +44,9 @@ static void defaults(void) {
     CU_ASSERT(!o.ignore_eos && !o.echo && o.kv_memory == 0 && o.memory_per_rank == 0);
     CU_ASSERT(o.chunk_tokens == 512 && o.page_tokens == 64 && o.sequences == 16 && o.threads == 0);
     CU_ASSERT(o.peer_timeout == 600 && o.precision == PRECISION_BF16);
+    CU_ASSERT(!o.save && !o.resume && !o.stop_file && !o.fail_at && o.codec == KV_CODEC_LOSSLESS);
+    CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == OPTION_UNSET &&
+              isnan(o.max_time_seconds));
     CHECK_OK(parse_words("plan --model m", &o));
     CU_ASSERT(o.command == COMMAND_PLAN && o.ranks == 1);
     CHECK_OK(parse_words("bench --model m", &o));
@@ -71,6 +74,12 @@ static void given_values(void) {
     CU_ASSERT(o.kv_memory == (int64_t)3 << 29 && o.memory_per_rank == (int64_t)2 << 40);
     CU_ASSERT(!strcmp(o.layers_per_rank, "1,2") && o.threads == 4 && o.precision == PRECISION_F32);
     CU_ASSERT(o.peer_timeout == 2.5 && !strcmp(o.report, "r.json"));
+    CHECK_OK(
+        parse_words("generate --model m --prompt p --save a.kvs/ --resume b.kvs --stop-file /s --codec none "
+                    "--save-every 1.5m --max-time 23:50:00",
+                    &o));
+    CU_ASSERT(!strcmp(o.save, "a.kvs/") && !strcmp(o.resume, "b.kvs") && !strcmp(o.stop_file, "/s"));
+    CU_ASSERT(o.codec == KV_CODEC_NONE && o.save_every_seconds == 90 && o.max_time_seconds == 85800);
     CHECK_OK(parse_words("plan --model a --ranks 2 --model b --ranks 3", &o)); /* the last one counts */
     CU_ASSERT(!strcmp(o.model, "b") && o.ranks == 3);
 }
@@ -130,7 +139,9 @@ static void bad_values(void) {
         snprintf(told, sizeof told, "--%s %s", rows[i][0], rows[i][1]);
         CHECK_REFUSED(parse_words(with("generate", rows[i][0], rows[i][1]), &o), told);
     }
-    static const char *const empty[] = {"max-tokens", "temperature", "kv-memory", "precision", "stop"};
+    static const char *const empty[] = {"max-tokens", "temperature", "kv-memory", "precision",
+                                        "stop",       "save",        "resume",    "stop-file",
+                                        "save-every", "max-time",    "codec"};
     for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
         options o;
         char given[64], told[64];
@@ -139,6 +150,119 @@ static void bad_values(void) {
         char *argv[] = {"kvarve", "generate", "--model", "m", "--prompt", "p", given, NULL};
         CHECK_REFUSED(options_parse(7, argv, &o), told);
     }
+}
+
+static void times(void) {
+    static const struct {
+        const char *text;
+        double seconds;
+    } rows[] = {
+        {"90s", 90},           {"30m", 1800},          {"12h", 43200},      {"0.5s", 0.5},
+        {"1.25h", 4500},       {"00:00:01", 1},        {"23:50:00", 85800}, {"100:00:59", 360059},
+        {"1-00:00:00", 86400}, {"2-23:59:59", 259199}, {"0-1:2:3", 3723},   {"0.001s", 0.001},
+        {".5m", 30},           {"1000000000s", 1e9},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        options o;
+        CHECK_OK(parse_words(with("generate", "save d --max-time", rows[i].text), &o));
+        CU_ASSERT_EQUAL(o.max_time_seconds, rows[i].seconds);
+    }
+    static const char *const bad[] = {"90",
+                                      "1000",
+                                      "90S",
+                                      "90 s",
+                                      "s",
+                                      ".s",
+                                      "-5s",
+                                      "+5s",
+                                      "1e3s",
+                                      "0x10s",
+                                      "infs",
+                                      "nans",
+                                      "5d",
+                                      "5min",
+                                      "1.2.3s",
+                                      "0s",
+                                      "00:00:00",
+                                      "1:60:00",
+                                      "1:00:60",
+                                      "1-24:00:00",
+                                      "1-",
+                                      "-1:2:3",
+                                      "1--1:00:00",
+                                      "1:2:3:4",
+                                      "1-2-3:4:5",
+                                      "1:2:",
+                                      ":2:3",
+                                      "1::3",
+                                      "a:b:c",
+                                      "1:2:3s",
+                                      "1:-2:3",
+                                      "1-2:3",
+                                      "1-2",
+                                      "1:2:3.5",
+                                      "1000000001s",
+                                      "0.0009s",
+                                      "9999999999:00:00",
+                                      "11574-01:46:41",
+                                      "1: 2:3",
+                                      "later"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char option[64], told[128];
+        snprintf(option, sizeof option, "--max-time=%s", bad[i]);
+        snprintf(told, sizeof told, "--max-time %s: expected a time above 0 such as 23:50:00", bad[i]);
+        char *argv[] = {"kvarve", "generate", "--model", "m", "--prompt", "p", "--save", "d", option, NULL};
+        options o;
+        CHECK_REFUSED(options_parse(9, argv, &o), told);
+    }
+    options o;
+    CHECK_REFUSED(parse_words(with("generate", "save d --max-time", "30:00"), &o),
+                  "--max-time 30:00: expected hours, minutes and seconds as HH:MM:SS, as two numbers may be");
+}
+
+static void save_every(void) {
+    options o;
+    CHECK_OK(parse_words(with("generate", "save d --save-every", "15m"), &o));
+    CU_ASSERT(o.save_every_seconds == 900 && o.save_every_tokens == OPTION_UNSET);
+    CHECK_OK(parse_words(with("generate", "save d --save-every", "1"), &o));
+    CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == 1);
+    CHECK_OK(parse_words(with("generate", "save d --save-every", "1000000000"), &o));
+    CU_ASSERT(o.save_every_tokens == 1000000000);
+    CHECK_OK(parse_words(with("generate", "save d --save-every 5 --save-every", "2h"), &o));
+    CU_ASSERT(o.save_every_seconds == 7200 && o.save_every_tokens == OPTION_UNSET);
+    CHECK_OK(parse_words(with("generate", "save d --save-every 2h --save-every", "5"), &o));
+    CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == 5);
+    static const char *const bad[] = {
+        "0", "-1", "1.5", "00:15:00", "0s", "1000000001", "99999999999999999999", "5t", "often", "1e3"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        CHECK_REFUSED(parse_words(with("generate", "save d --save-every", bad[i]), &o),
+                      "expected a time such as 90s, 15m or 2h, or a number of new tokens above 0");
+        CU_ASSERT(strstr(status_text(), bad[i]) != NULL);
+    }
+}
+
+static void failures_on_demand(void) {
+    options o;
+#ifdef KVARVE_FAULTS
+    CHECK_OK(parse_words(with("generate", "fail-at", "lock:0:kill"), &o));
+    CU_ASSERT(!strcmp(o.fail_at, "lock:0:kill"));
+    CHECK_OK(parse_words("snapshot verify d --fail-at load", &o));
+    CU_ASSERT(!strcmp(o.fail_at, "load"));
+#else
+    CHECK_REFUSED(parse_words(with("generate", "fail-at", "lock"), &o), "has no option --fail-at");
+#endif
+}
+
+static void codecs(void) {
+    options o;
+    CHECK_OK(parse_words(with("generate", "codec", "lossless"), &o));
+    CU_ASSERT(o.codec == KV_CODEC_LOSSLESS);
+    CHECK_OK(parse_words("snapshot compact d --codec none", &o));
+    CU_ASSERT(o.codec == KV_CODEC_NONE);
+    CHECK_REFUSED(parse_words(with("generate", "codec", "gzip"), &o),
+                  "--codec gzip: expected lossless or none");
+    CHECK_REFUSED(parse_words("snapshot compact d --codec None", &o),
+                  "--codec None: expected lossless or none");
 }
 
 static void stops(void) {
@@ -229,13 +353,51 @@ static void commands(void) {
     CHECK_REFUSED(parse_words("genrate --model m", &o),
                   "kvarve has no command genrate; did you mean generate?");
     CHECK_REFUSED(parse_words("perplexty --model m", &o), "did you mean perplexity?");
-    CHECK_REFUSED(parse_words("nothing-like-it", &o), "generate, perplexity, plan and bench");
+    CHECK_REFUSED(parse_words("nothing-like-it", &o), "generate, perplexity, plan, bench and snapshot");
     CHECK_REFUSED(parse_words("--model m generate", &o), "--model");
     CHECK_REFUSED(parse_words("generate m", &o), "takes options only, not m");
     CHECK_REFUSED(parse_words("generate --model m --prompt p rest", &o), "takes options only, not rest");
     CHECK_REFUSED(parse_words("generate --model m --prompt p -- rest", &o), "takes options only, not rest");
     for (command c = 0; c < N_COMMANDS; c++)
         CU_ASSERT(strlen(options_command_name(c)) > 3);
+}
+
+static void snapshot_actions(void) {
+    options o;
+    CHECK_OK(parse_words("snapshot info d.kvs", &o));
+    CU_ASSERT(o.command == COMMAND_SNAPSHOT && o.action == SNAPSHOT_INFO && !strcmp(o.dir, "d.kvs"));
+    CU_ASSERT(o.threads == 0 && o.codec == KV_CODEC_LOSSLESS && !o.id && !o.help);
+    CHECK_OK(parse_words("snapshot verify --threads 3 d", &o));
+    CU_ASSERT(o.action == SNAPSHOT_VERIFY && !strcmp(o.dir, "d") && o.threads == 3);
+    CHECK_OK(parse_words("snapshot compact d --codec=none", &o));
+    CU_ASSERT(o.action == SNAPSHOT_COMPACT && o.codec == KV_CODEC_NONE);
+    CHECK_OK(parse_words("snapshot text -- d", &o));
+    CU_ASSERT(o.action == SNAPSHOT_TEXT && !strcmp(o.dir, "d"));
+    CHECK_OK(parse_words("snapshot text d --id 7", &o));
+    CU_ASSERT(!strcmp(o.id, "7"));
+    CHECK_OK(parse_words("generate --model m --prompt p", &o));
+    CU_ASSERT(o.action == N_SNAPSHOT_ACTIONS && !o.dir);
+
+    CHECK_REFUSED(parse_words("snapshto info d", &o), "no command snapshto; did you mean snapshot?");
+    CHECK_REFUSED(parse_words("snapshot", &o), "needs an action first: info, verify, compact or text");
+    CHECK_REFUSED(parse_words("snapshot --threads 2 info d", &o), "needs an action first");
+    CHECK_REFUSED(parse_words("snapshot inof d", &o),
+                  "kvarve snapshot has no action inof; did you mean info?");
+    CHECK_REFUSED(parse_words("snapshot verfy d", &o), "no action verfy; did you mean verify?");
+    CHECK_REFUSED(parse_words("snapshot compat d", &o), "did you mean compact?");
+    CHECK_REFUSED(parse_words("snapshot txet d", &o), "did you mean text?");
+    CHECK_REFUSED(parse_words("snapshot my-run.kvs", &o),
+                  "no action my-run.kvs; there are info, verify, compact and text");
+    CHECK_REFUSED(parse_words("snapshot info", &o), "kvarve snapshot info needs the directory of a snapshot");
+    CHECK_REFUSED(parse_words("snapshot info a b", &o), "snapshot info takes one directory, not b as well");
+    CHECK_REFUSED(parse_words("snapshot info a -- b", &o), "not b as well");
+    CHECK_REFUSED(parse_words("snapshot info d --codec none", &o), "snapshot info has no option --codec");
+    CHECK_REFUSED(parse_words("snapshot verify d --id 5", &o), "snapshot verify has no option --id");
+    CHECK_REFUSED(parse_words("snapshot info d --model m", &o), "snapshot info has no option --model");
+    CHECK_REFUSED(parse_words("snapshot verify d --thread", &o), "--thread needs a value");
+    CHECK_REFUSED(parse_words("snapshot verify d --thraeds 3", &o), "did you mean --threads?");
+    char *empty[] = {"kvarve", "snapshot", "info", "", NULL};
+    CHECK_REFUSED(options_parse(4, empty, &o), "needs the directory");
 }
 
 static void missing_values(void) {
@@ -254,6 +416,8 @@ static void options_of_other_commands(void) {
         {"generate", "ranks 2"},  {"generate", "stride 5"},       {"generate", "file f"},
         {"generate", "depths 0"}, {"perplexity", "max-tokens 5"}, {"perplexity", "seed 1"},
         {"bench", "context 5"},   {"bench", "prompt x"},          {"perplexity", "repeats 3"},
+        {"plan", "save d"},       {"perplexity", "resume d"},     {"bench", "max-time 5m"},
+        {"generate", "id x"},     {"bench", "codec none"},        {"plan", "stop-file x"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
@@ -275,6 +439,20 @@ static void what_belongs_together(void) {
     CHECK_REFUSED(parse_words("generate --model m --prompt p --input i --prompt-file f", &o), "and has 3");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --output o", &o), "--output is for");
     CHECK_REFUSED(parse_words("perplexity --model m", &o), "kvarve perplexity needs --file TEXT");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --save-every 5", &o),
+                  "--save-every needs --save NAME.kvs");
+    CHECK_REFUSED(parse_words("generate --model m --resume r --save-every 5m", &o),
+                  "--save-every needs --save NAME.kvs");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --max-time 5m", &o),
+                  "--max-time needs --save NAME.kvs");
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --stop-file f", &o),
+                  "--stop-file needs --save NAME.kvs");
+    CHECK_OK(parse_words("generate --model m --resume r", &o)); /* goes on with what the snapshot holds */
+    CU_ASSERT(!strcmp(o.resume, "r") && !o.prompt);
+    CHECK_OK(parse_words("generate --model m --resume r --input i --output o", &o));
+    CHECK_REFUSED(parse_words("generate --model m --resume r --output o", &o), "--output is for");
+    CHECK_REFUSED(parse_words("generate --model m --resume r --prompt p --input i", &o), "and has 2");
+    CHECK_REFUSED(parse_words("generate --model m --save d", &o), "and has 0");
     CHECK_OK(parse_words("generate --model m --prompt-file -", &o));
     CU_ASSERT(!strcmp(o.prompt_file, "-"));
 }
@@ -302,15 +480,27 @@ static void help(void) {
     CU_ASSERT(strstr(all, "--prompt TEXT") && strstr(all, "--ranks N") && strstr(all, "--stride N"));
     CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") &&
               strstr(all, "--precision bf16|f32"));
+    CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec lossless|none") &&
+              strstr(all, "75 stopped early and saved"));
+    for (char *line = strtok(all, "\n"); line; line = strtok(NULL, "\n"))
+        CU_ASSERT(strlen(line) <= 120);
     free(all);
     CHECK_OK(parse_words("plan --help", &o)); /* nothing else is needed */
     CU_ASSERT(o.help && o.command == COMMAND_PLAN);
     char *plan = print_help(&o);
     CU_ASSERT(strstr(plan, "--ranks N") && !strstr(plan, "--prompt TEXT") &&
               !strstr(plan, "continue one prompt"));
-    for (char *line = strtok(plan, "\n"); line; line = strtok(NULL, "\n"))
-        CU_ASSERT(strlen(line) <= 140);
     free(plan);
+    CHECK_OK(parse_words("snapshot --help", &o));
+    CU_ASSERT(o.help && o.command == COMMAND_SNAPSHOT && o.action == N_SNAPSHOT_ACTIONS);
+    char *snapshot = print_help(&o);
+    CU_ASSERT(strstr(snapshot, "--codec") && strstr(snapshot, "--id TEXT") && strstr(snapshot, "compact ") &&
+              !strstr(snapshot, "--model"));
+    free(snapshot);
+    CHECK_OK(parse_words("snapshot text --help", &o)); /* the directory is not needed */
+    char *text = print_help(&o);
+    CU_ASSERT(o.help && strstr(text, "--id TEXT") && !strstr(text, "--codec"));
+    free(text);
 }
 
 /* ---- the effective options ---- */
@@ -335,6 +525,10 @@ static int split_as_shell(char *text, char **argv) {
     return argc;
 }
 
+static bool same(const char *a, const char *b) {
+    return a && b ? !strcmp(a, b) : a == b;
+}
+
 /* Parsed again, the text gives the same text and the same values. */
 static void check_round_trip(int argc, char **argv) {
     options first, second;
@@ -346,10 +540,14 @@ static void check_round_trip(int argc, char **argv) {
     CU_ASSERT(!strcmp(text, text2));
     CU_ASSERT(memcmp(&first.max_tokens, &second.max_tokens, sizeof first - offsetof(options, max_tokens)) ==
               0);
-    CU_ASSERT(first.n_stops == second.n_stops && !strcmp(first.model, second.model));
+    CU_ASSERT(first.n_stops == second.n_stops && same(first.model, second.model) &&
+              first.action == second.action);
+    CU_ASSERT(same(first.save, second.save) && same(first.resume, second.resume) &&
+              same(first.stop_file, second.stop_file) && same(first.dir, second.dir) &&
+              same(first.id, second.id));
     for (int64_t i = 0; i < first.n_stops; i++)
         CU_ASSERT(!strcmp(first.stops[i], second.stops[i]));
-    if (first.prompt) CU_ASSERT(!strcmp(first.prompt, second.prompt));
+    CU_ASSERT(same(first.prompt, second.prompt));
     free(text);
     free(text2);
     free(copy);
@@ -393,7 +591,21 @@ static void effective_options(void) {
     char *bench[] = {"kvarve", "bench", "--model=m", "--depths", "", "--repeats=1"};
     check_round_trip(6, bench);
 
+    char *save[] = {"kvarve",       "generate", "--model",    "m",         "--resume",    "a b.kvs",
+                    "--save",       "'.kvs",    "--codec",    "none",      "--stop-file", "$HOME/x",
+                    "--save-every", "0.1h",     "--max-time", "1-02:03:04"};
+    check_round_trip(16, save);
+    save[13] = "77";
+    save[15] = "0.0033333333333333335h";
+    check_round_trip(16, save);
+    char *snapshot[] = {"kvarve", "snapshot", "text", "it's here", "--id", "a b", "--threads", "2"};
+    check_round_trip(8, snapshot);
+
     options o;
+    CHECK_OK(parse_words("snapshot compact d --threads 2 --codec none", &o));
+    char *compact = options_effective(&o);
+    CU_ASSERT(!strcmp(compact, "compact d --codec none --threads 2"));
+    free(compact);
     CHECK_OK(parse_words("plan --model m --memory-per-rank 2K", &o));
     char *text = options_effective(&o);
     CU_ASSERT(!strcmp(text,
@@ -404,20 +616,40 @@ static void effective_options(void) {
 
 /* Any words: a refusal or a result, and nothing else. */
 static void random_words(void) {
-    static const char *const words[] = {"generate", "plan",
-                                        "--model",  "m",
-                                        "--prompt", "p",
-                                        "--",       "-",
-                                        "---",      "--=",
-                                        "=",        "--model=",
-                                        "-=",       "--stop",
-                                        "\xFF\xFE", "--help",
-                                        "-h",       "--top-k",
-                                        "5",        "--echo",
-                                        "%s%n",     "--p",
-                                        "--t=1",    "-abc",
-                                        "--%s%n=4", "--layers-per-rank",
-                                        "''",       "--context=9"};
+    static const char *const words[] = {"generate",
+                                        "plan",
+                                        "snapshot",
+                                        "info",
+                                        "--id",
+                                        "--save",
+                                        "--max-time=5m",
+                                        "--save-every",
+                                        "--model",
+                                        "m",
+                                        "--prompt",
+                                        "p",
+                                        "--",
+                                        "-",
+                                        "---",
+                                        "--=",
+                                        "=",
+                                        "--model=",
+                                        "-=",
+                                        "--stop",
+                                        "\xFF\xFE",
+                                        "--help",
+                                        "-h",
+                                        "--top-k",
+                                        "5",
+                                        "--echo",
+                                        "%s%n",
+                                        "--p",
+                                        "--t=1",
+                                        "-abc",
+                                        "--%s%n=4",
+                                        "--layers-per-rank",
+                                        "''",
+                                        "--context=9"};
     uint64_t state = 3;
     for (int round = 0; round < 20000; round++) {
         char line[1024] = "";
@@ -438,10 +670,15 @@ int main(int argc, char **argv) {
         {"given values", given_values},
         {"ends of the ranges", ends_of_the_ranges},
         {"bad values", bad_values},
+        {"times", times},
+        {"save every", save_every},
+        {"codecs", codecs},
+        {"failures on demand", failures_on_demand},
         {"stops", stops},
         {"misspelt options", misspelt_options},
         {"one edit away", one_edit_away},
         {"commands", commands},
+        {"snapshot actions", snapshot_actions},
         {"missing values", missing_values},
         {"options of other commands", options_of_other_commands},
         {"what belongs together", what_belongs_together},

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/attempts.h"
 #include "io/prompts.h"
 #include "io/results.h"
 #include "src/base/memory.h"
@@ -352,6 +353,71 @@ static void test_full_disk(void) {
     results_close(r);
 }
 
+static void write_numbers(results *r, int first, int n) {
+    for (int i = first; i < first + n; i++) {
+        char id[16];
+        snprintf(id, sizeof id, "%d", i);
+        CHECK_OK(results_write(
+            r, &(result){.id = id, .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"}));
+    }
+}
+
+/* A second run goes on behind what a snapshot knew of the first one's results, and nothing else. */
+static void test_reopened(void) {
+    uint64_t digest[2], again[2];
+    int64_t n_bytes, n_again;
+    results *r = open_results("whole.jsonl");
+    write_numbers(r, 0, 9);
+    results_close(r);
+    r = open_results("parts.jsonl");
+    results_position(r, &n_bytes, digest);
+    CU_ASSERT(n_bytes == 0 && !results_are_missing(path_of("whole.jsonl")));
+    write_numbers(r, 0, 4);
+    CHECK_OK(results_flush(r));
+    results_position(r, &n_bytes, digest);
+    write_numbers(r, 100, 8); /* behind the save: they are cut off */
+    results_close(r);
+    CHECK_OK(results_reopen(path_of("parts.jsonl"), NULL, n_bytes, digest, &r));
+    results_position(r, &n_again, again);
+    CU_ASSERT(n_again == n_bytes && again[0] == digest[0] && again[1] == digest[1]);
+    write_numbers(r, 4, 5);
+    results_position(r, &n_again, again);
+    results_close(r);
+    size_t n, n_parts;
+    char *whole = read_results("whole.jsonl", &n), *parts = read_results("parts.jsonl", &n_parts);
+    CU_ASSERT(n == n_parts && (int64_t)n == n_again && memcmp(whole, parts, n) == 0);
+
+    parts[n_bytes - 3] ^= 1;
+    harness_write_file(path_of("other.jsonl"), parts, n);
+    harness_write_file(path_of("short.jsonl"), whole, (size_t)n_bytes - 1);
+    harness_write_file(path_of("empty.jsonl"), "", 0);
+    CHECK_REFUSED(results_reopen(path_of("other.jsonl"), NULL, n_bytes, digest, &r),
+                  "does not begin with the");
+    CHECK_REFUSED(results_reopen(path_of("short.jsonl"), NULL, n_bytes, digest, &r),
+                  "does not begin with the");
+    char *kept = read_results("other.jsonl", &n_parts);
+    CU_ASSERT(n_parts == n && memcmp(kept, parts, n) == 0); /* a refusal changes nothing */
+    CU_ASSERT(results_are_missing(path_of("empty.jsonl")) && results_are_missing(path_of("none.jsonl")));
+    free(whole);
+    free(parts);
+    free(kept);
+}
+
+static void test_attempts(void) {
+    const char *dir = harness_temp_dir();
+    for (int i = 0; i < 4; i++)
+        CU_ASSERT(attempts_begin(dir) == i);
+    attempts_end(dir);
+    CU_ASSERT(attempts_begin(dir) == 0);
+    harness_write_file(path_of("attempts"), "-7", 2);
+    CU_ASSERT(attempts_begin(dir) == 0 && attempts_begin(dir) == 1);
+    harness_write_file(path_of("attempts"), "99999999999999999999 and more", 29);
+    CU_ASSERT(attempts_begin(dir) == 0);
+    attempts_end(dir);
+    CU_ASSERT(mkdir(path_of("attempts"), 0777) == 0 && attempts_begin(dir) == 0);
+    CU_ASSERT(rmdir(path_of("attempts")) == 0 && attempts_begin("/no/such/directory") == 0);
+}
+
 static void test_sampling(void) {
     sampling_options o = sampling_defaults();
     CHECK_OK(sampling_check(&o));
@@ -374,6 +440,8 @@ int main(int argc, char **argv) {
                            {"result files", test_result_files},
                            {"standard output", test_standard_output},
                            {"full disk", test_full_disk},
+                           {"reopened results", test_reopened},
+                           {"attempts", test_attempts},
                            {"sampling", test_sampling},
                            CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "prompts", tests);

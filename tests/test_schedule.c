@@ -11,8 +11,9 @@ enum { MAX_SEQUENCES = 256, MAX_SLOTS = 64, MAX_STEPS = 16 };
 
 /* What the test knows of a sequence. */
 typedef struct tracked {
-    int64_t n_prompt, n_all;
-    int64_t n_issued; /* rows */
+    int64_t n_prompt, n_all, n_cached;
+    bool is_loading;
+    int64_t n_issued; /* rows, and cached positions that were loaded */
     int64_t n_returned;
     int slot;       /* -1: none yet, or no more */
     bool may_go_on; /* its next decode row was asked for */
@@ -50,33 +51,65 @@ static void end(simulation *m) {
     free(m);
 }
 
-static int64_t add(simulation *m, int64_t n_prompt, int64_t n_new) {
-    int64_t id = schedule_add(m->schedule, n_prompt, n_prompt + n_new);
+static int64_t add_cached(simulation *m, int64_t n_prompt, int64_t n_new, int64_t n_cached) {
+    int64_t id = schedule_add(m->schedule, n_prompt, n_prompt + n_new, n_cached);
     CU_ASSERT(id == m->n_sequences);
-    m->sequences[m->n_sequences++] = (tracked){.n_prompt = n_prompt, .n_all = n_prompt + n_new, .slot = -1};
+    m->sequences[m->n_sequences++] =
+        (tracked){.n_prompt = n_prompt, .n_all = n_prompt + n_new, .n_cached = n_cached, .slot = -1};
     return id;
+}
+
+static int64_t add(simulation *m, int64_t n_prompt, int64_t n_new) {
+    return add_cached(m, n_prompt, n_new, 0);
 }
 
 static int64_t pages_of(const simulation *m, const tracked *q) {
     return kv_pages_for(q->n_all, m->limits.page_tokens);
 }
 
-static void check_start(simulation *m, const planned_span *s) {
-    tracked *q = &m->sequences[s->sequence];
-    CU_ASSERT(s->slot >= 0 && s->slot < m->limits.n_slots && m->owner[s->slot] == -1);
-    m->owner[s->slot] = s->sequence;
-    q->slot = s->slot;
+static void check_start(simulation *m, int64_t sequence, int slot) {
+    tracked *q = &m->sequences[sequence];
+    CU_ASSERT(slot >= 0 && slot < m->limits.n_slots && m->owner[slot] == -1);
+    m->owner[slot] = sequence;
+    q->slot = slot;
     m->used_pages += pages_of(m, q);
     CU_ASSERT(m->used_pages <= m->limits.n_pages);
-    for (int64_t i = 0; i < s->sequence; i++) /* first come, first served */
-        CU_ASSERT(m->sequences[i].n_issued > 0 || m->sequences[i].is_over);
+}
+
+/* What entered and is cached begins to load; by chance, what loads is loaded. */
+static bool issue_loads(simulation *m, uint64_t *state) {
+    bool any = false;
+    for (slot_tokens q; schedule_next_load(m->schedule, &q); any = true) {
+        tracked *t = &m->sequences[q.sequence];
+        CU_ASSERT(!t->is_loading && t->n_issued == 0 && t->n_cached > 0 && q.n_tokens == t->n_cached);
+        check_start(m, q.sequence, q.slot);
+        t->is_loading = true;
+    }
+    for (int i = 0; i < m->n_sequences; i++) {
+        tracked *t = &m->sequences[i];
+        if (!t->is_loading || harness_random(state) % 3) continue;
+        schedule_loaded(m->schedule, i);
+        t->is_loading = false;
+        t->n_issued = t->n_returned = t->n_cached;
+        any = true;
+    }
+    return any;
+}
+
+static bool any_loads(const simulation *m) {
+    for (int i = 0; i < m->n_sequences; i++)
+        if (m->sequences[i].is_loading) return true;
+    return false;
 }
 
 static void check_span(simulation *m, const planned_span *s) {
     tracked *q = &m->sequences[s->sequence];
     CU_ASSERT(s->sequence >= 0 && s->sequence < m->n_sequences && !q->is_over);
     CU_ASSERT(s->n_rows > 0 && s->pos0 == q->n_issued && s->starts == (q->n_issued == 0));
-    if (s->starts) check_start(m, s);
+    CU_ASSERT(!q->is_loading && (q->n_cached == 0 || q->n_issued > 0));
+    if (s->starts) check_start(m, s->sequence, s->slot);
+    for (int64_t i = 0; s->starts && i < s->sequence; i++) /* first come, first served */
+        CU_ASSERT(m->sequences[i].n_issued > 0 || m->sequences[i].n_cached > 0 || m->sequences[i].is_over);
     CU_ASSERT(s->slot == q->slot);
     bool decodes = q->n_issued >= q->n_prompt;
     if (decodes) {
@@ -162,7 +195,8 @@ static simulation *begin_random(uint64_t *state) {
 static void add_random(simulation *m, uint64_t *state) {
     int64_t n_prompt = 1 + pick(state, pick(state, 2) ? 10 : 200),
             n_new = pick(state, 4) ? pick(state, 60) : 0;
-    if (schedule_fits(m->schedule, n_prompt + n_new)) add(m, n_prompt, n_new);
+    int64_t n_cached = pick(state, 3) ? 0 : pick(state, n_prompt);
+    if (schedule_fits(m->schedule, n_prompt + n_new)) add_cached(m, n_prompt, n_new, n_cached);
 }
 
 /* Whatever the sizes and the moments of the replies, every sequence gets all its rows, and the limits are
@@ -178,9 +212,10 @@ static void random_runs(void) {
         for (int left = to_add - n_first;;) {
             bool may_issue = m->n_steps < in_flight && (m->n_steps == 0 || pick(&state, 3));
             int n_rows = may_issue ? issue(m) : 0;
+            bool loaded = issue_loads(m, &state);
             if (n_rows == 0 && m->n_steps > 0)
                 take_reply(m, &state, one_in_ends);
-            else if (n_rows == 0 && may_issue && left == 0)
+            else if (n_rows == 0 && may_issue && left == 0 && !loaded && !any_loads(m))
                 break; /* nothing is ready and nothing is on its way */
             if (left > 0 && pick(&state, 4) == 0) add_random(m, &state), left--;
         }
@@ -189,6 +224,42 @@ static void random_runs(void) {
             CU_ASSERT(m->sequences[i].n_issued == m->sequences[i].n_all);
         end(m);
     }
+}
+
+/* A sequence that is held keeps its slot and pages, and gets no rows, until it is finished. */
+static void held_sequences_stay(void) {
+    simulation *m = begin((schedule_limits){1, 2, 64, 16, 100});
+    uint64_t state = 5;
+    for (int i = 0; i < 3; i++)
+        add(m, 5, 10);
+    CU_ASSERT(issue(m) == 10 && schedule_has_waiting(m->schedule));
+    slot_tokens q;
+    CU_ASSERT(schedule_running(m->schedule, 1, &q) && q.sequence == 1 && q.n_tokens == 5);
+    CU_ASSERT(!schedule_running(m->schedule, 2, &q));
+    m->n_steps = 0;
+    schedule_hold(m->schedule, 0);
+    schedule_hold(m->schedule, 1);
+    CU_ASSERT(issue(m) == 0 && !issue_loads(m, &state) && schedule_has_waiting(m->schedule));
+    CU_ASSERT(schedule_running(m->schedule, 0, &q) && q.sequence == 0 && q.n_tokens == 5);
+    finish(m, 0);
+    CU_ASSERT(issue(m) == 5 && !schedule_has_waiting(m->schedule));
+    CU_ASSERT(schedule_running(m->schedule, 0, &q) && q.sequence == 1);
+    end(m);
+
+    /* Nor does it count as one that decodes: two others are still shared out over two stages. */
+    m = begin((schedule_limits){2, 3, 64, 16, 100});
+    for (int i = 0; i < 3; i++)
+        add(m, 5, 10);
+    CU_ASSERT(issue(m) == 15);
+    m->n_steps = 0;
+    schedule_hold(m->schedule, 0);
+    for (int i = 1; i < 3; i++) {
+        schedule_continue(m->schedule, i);
+        m->sequences[i].may_go_on = true;
+        m->sequences[i].n_returned = 5;
+    }
+    CU_ASSERT(issue(m) == 1 && issue(m) == 1);
+    end(m);
 }
 
 /* As many sequences as stages, or more: there is always a row for a stage that has none. */
@@ -371,6 +442,7 @@ static void more_sequences_than_rows(void) {
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"random runs", random_runs},
+        {"held sequences stay", held_sequences_stay},
         {"no stage idles in decode", no_stage_idles_in_decode},
         {"no stage idles with late replies", no_stage_idles_with_late_replies},
         {"newcomers are spread", newcomers_are_spread},

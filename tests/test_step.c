@@ -23,7 +23,9 @@ static void fill(uint64_t *state, void *data, size_t n) {
 
 static step random_step(uint64_t *state) {
     step s = step_new(N_SLOTS, MAX_ROWS);
-    s.kind = pick(state, 10) ? STEP_ROWS : STEP_STOP;
+    s.kind = (step_kind)pick(state, STEP_STOP + 1);
+    s.save = (step_save){pick(state, 1000), (int64_t)harness_random(state), pick(state, 2)};
+    s.n_extents = pick(state, N_SLOTS + 1);
     s.n_releases = pick(state, N_SLOTS + 1);
     s.n_starts = pick(state, N_SLOTS + 1);
     s.n_spans = pick(state, N_SLOTS + 1);
@@ -42,6 +44,9 @@ static step random_step(uint64_t *state) {
     for (int i = 0; i < s.n_spans; i++)
         s.spans[i] = (step_span){pick(state, N_SLOTS), pick(state, MAX_ROWS), (span_want)pick(state, 3),
                                  (int64_t)harness_random(state)};
+    for (int i = 0; i < s.n_extents; i++)
+        s.extents[i] = (step_extent){pick(state, N_SLOTS), (int64_t)harness_random(state),
+                                     (int64_t)harness_random(state), pick(state, 1000)};
     fill(state, s.tokens, (size_t)s.n_rows * sizeof *s.tokens);
     fill(state, s.targets, (size_t)s.n_rows * sizeof *s.targets);
     return s;
@@ -57,7 +62,14 @@ static bool same_start(const step_start *a, const step_start *b) {
 
 static bool same_step(const step *a, const step *b) {
     bool same = a->kind == b->kind && a->n_releases == b->n_releases && a->n_starts == b->n_starts &&
-                a->n_spans == b->n_spans && a->n_rows == b->n_rows;
+                a->n_spans == b->n_spans && a->n_rows == b->n_rows && a->n_extents == b->n_extents &&
+                a->save.number == b->save.number && a->save.row0 == b->save.row0 &&
+                a->save.is_last == b->save.is_last;
+    for (int i = 0; same && i < a->n_extents; i++) {
+        const step_extent *x = &a->extents[i], *y = &b->extents[i];
+        same =
+            x->slot == y->slot && x->pos0 == y->pos0 && x->n_tokens == y->n_tokens && x->source == y->source;
+    }
     for (int i = 0; same && i < a->n_releases; i++)
         same = a->releases[i] == b->releases[i];
     for (int i = 0; same && i < a->n_starts; i++)
@@ -87,7 +99,8 @@ static void steps_come_back(void) {
         step_read(exact + 1, n, &read);
         CU_ASSERT(same_step(&s, &read));
         step_clear(&s);
-        CU_ASSERT(s.kind == STEP_ROWS && s.n_releases + s.n_starts + s.n_spans + s.n_rows == 0);
+        CU_ASSERT(s.kind == STEP_ROWS &&
+                  s.n_releases + s.n_starts + s.n_spans + s.n_rows + s.n_extents == 0 && s.save.number == 0);
         step_free(&s);
         free(bytes);
         free(exact);
@@ -99,7 +112,7 @@ static void steps_come_back(void) {
 static void largest_step(void) {
     uint64_t state = 2;
     step s = random_step(&state), read = step_new(N_SLOTS, MAX_ROWS);
-    s.n_releases = s.n_starts = s.n_spans = N_SLOTS;
+    s.n_releases = s.n_starts = s.n_spans = s.n_extents = N_SLOTS;
     s.n_rows = MAX_ROWS;
     size_t most = step_max_bytes(N_SLOTS, MAX_ROWS);
     char *bytes = mem_new(1, most);
@@ -214,6 +227,42 @@ static void layers_lie_apart(void) {
     dev->ops->close(dev);
 }
 
+/* Rows come back as they went in, whatever pieces they are moved in, and other rows stay as they were. */
+static void rows_move_between_layouts(void) {
+    enum { N_LAYERS = 2, G = 3, K = 8, PAGE_TOKENS = 16, N_PAGES = 9, N_TOKENS = 70, ROW = G * K };
+    uint64_t state = 6;
+    device *dev = open_device();
+    kv_shape shape = {N_LAYERS, G, K, PAGE_TOKENS, N_PAGES, 2};
+    kv_cache *kv = NULL;
+    CHECK_OK(kv_cache_open(dev, &shape, &kv));
+    kv_cache_extend(kv, 1, PAGE_TOKENS * 2 + 1); /* so that page ids do not begin at 0 */
+    kv_cache_extend(kv, 0, N_TOKENS);
+    CU_ASSERT(kv_cache_page_tokens(kv) == PAGE_TOKENS);
+    const int32_t *ids = kv_cache_page_ids(kv, 0);
+    uint16_t want[N_LAYERS][N_KV_PARTS][N_TOKENS][ROW], got[N_TOKENS][ROW];
+    fill(&state, want, sizeof want);
+    for (int l = 0; l < N_LAYERS; l++)
+        for (int part = 0; part < N_KV_PARTS; part++)
+            for (int pos = 0, n; pos < N_TOKENS; pos += n) {
+                n = 1 + pick(&state, 40);
+                if (n > N_TOKENS - pos) n = N_TOKENS - pos;
+                kv_cache_write(kv, ids, l, (kv_part)part, pos, n, want[l][part][pos]);
+            }
+    for (int round = 0; round < 200; round++) {
+        int l = pick(&state, N_LAYERS), part = pick(&state, N_KV_PARTS), pos = pick(&state, N_TOKENS);
+        int n = 1 + pick(&state, N_TOKENS - pos);
+        kv_cache_read(kv, ids, l, (kv_part)part, pos, n, got);
+        CU_ASSERT(memcmp(got, want[l][part][pos], (size_t)n * sizeof got[0]) == 0);
+    }
+    /* The model's own layout: k [G, page_tokens, K], then v. */
+    const uint16_t *page =
+        (const uint16_t *)kv_cache_layer(kv, 1, 0, NULL).pages + (size_t)ids[2] * 2 * ROW * PAGE_TOKENS;
+    CU_ASSERT(page[(2 * PAGE_TOKENS + 5) * K + 3] == want[1][KV_PART_K][2 * PAGE_TOKENS + 5][2 * K + 3]);
+    CU_ASSERT(page[(G * PAGE_TOKENS + 7) * K + 1] == want[1][KV_PART_V][2 * PAGE_TOKENS + 7][1]);
+    kv_cache_close(kv);
+    dev->ops->close(dev);
+}
+
 static void pool_that_is_too_large(void) {
     device *dev = open_device();
     kv_shape shape = {1000, 128, 256, 1024, INT32_MAX / 1024, 4};
@@ -234,6 +283,7 @@ int main(int argc, char **argv) {
         {"page arithmetic", page_arithmetic},
         {"every page has one owner", every_page_has_one_owner},
         {"layers lie apart", layers_lie_apart},
+        {"rows move between layouts", rows_move_between_layouts},
         {"pool that is too large", pool_that_is_too_large},
         CU_TEST_INFO_NULL,
     };

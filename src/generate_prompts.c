@@ -1,0 +1,179 @@
+/* The prompts of `kvarve generate`: a text, or a file with one JSON object a line, as jobs. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+#include "src/generation.h"
+#include "src/run.h"
+
+enum { CONTEXT_TOKENS = 8 };
+
+static sampling_options choose_sampling(const generation *g) {
+    const options *o = g->options;
+    sampling_options s = g->config.sampling;
+    s.seed = 0;
+    s.max_tokens = DEFAULT_MAX_TOKENS;
+    s.n_logprobs = 0;
+    return generate_override_sampling(o, s);
+}
+
+sampling_options generate_override_sampling(const options *o, sampling_options s) {
+    if (!isnan(o->temperature)) s.temperature = o->temperature;
+    if (!isnan(o->top_p)) s.top_p = o->top_p;
+    if (!isnan(o->min_p)) s.min_p = o->min_p;
+    if (!isnan(o->repetition_penalty)) s.repetition_penalty = o->repetition_penalty;
+    if (o->top_k != OPTION_UNSET) s.top_k = o->top_k;
+    if (o->seed != OPTION_UNSET) s.seed = o->seed;
+    if (o->max_tokens != OPTION_UNSET) s.max_tokens = o->max_tokens;
+    if (o->logprobs != OPTION_UNSET) s.n_logprobs = o->logprobs;
+    if (o->ignore_eos) s.ignore_eos = true;
+    return s;
+}
+
+/* FNV-1a (Fowler, Noll, Vo): a prompt's draws depend on its id, not on its place in the file. */
+static int64_t sequence_id(const char *id) {
+    uint64_t hash = 0xCBF29CE484222325u;
+    for (; *id; id++)
+        hash = (hash ^ (unsigned char)*id) * 0x100000001B3u;
+    return (int64_t)hash;
+}
+
+job *generate_add_job(generation *g) {
+    g->jobs = mem_resize(g->jobs, (size_t)g->n_jobs + 1, sizeof *g->jobs);
+    job *j = &g->jobs[g->n_jobs++];
+    *j = (job){.stream.skip_special = true, .line = g->options->input ? g->n_jobs - 1 : -1, .handle = -1};
+    return j;
+}
+
+static void copy_stops(job *j, const char *const *stops, int64_t n) {
+    for (j->n_stops = 0; j->n_stops < n; j->n_stops++)
+        j->stops[j->n_stops] = mem_copy_text(stops[j->n_stops], strlen(stops[j->n_stops]));
+}
+
+/* Give the stream the prompt's last tokens, so that what follows decodes as in the middle of a text. */
+static void seed_stream(generation *g, job *j) {
+    text_buffer known = {0};
+    size_t first = j->prompt.n > CONTEXT_TOKENS ? j->prompt.n - CONTEXT_TOKENS : 0;
+    for (size_t i = first; i < j->prompt.n; i++)
+        text_stream_push(g->tok, &j->stream, j->prompt.ids[i], &known);
+    free(known.data);
+}
+
+status generate_check_job(generation *g, job *j) {
+    if (j->prompt.n == 0) return status_refuse("the prompt is empty");
+    for (size_t i = 0; i < j->prompt.n; i++)
+        if (j->prompt.ids[i] < 0 || j->prompt.ids[i] >= g->config.vocab_size)
+            return status_refuse("token %d of the prompt is %d, but the model has tokens 0 to %d", (int)i,
+                                 j->prompt.ids[i], g->config.vocab_size - 1);
+    int64_t n = (int64_t)j->prompt.n, least = j->sampling.max_tokens > 0 ? 1 : 0;
+    if (n + least > g->context)
+        return status_refuse(
+            "the prompt has %lld tokens, but the context holds %lld%s: shorten it or raise --context",
+            (long long)n, (long long)g->context, least ? " with at least one to generate" : "");
+    j->max_tokens = j->sampling.max_tokens;
+    if (n + j->max_tokens > g->context) {
+        j->max_tokens = g->context - n;
+        g->summary.clipped_context = true;
+    }
+    j->sequence_id = sequence_id(j->id);
+    j->is_kept = j->line < 0 || j->max_tokens == 0;
+    seed_stream(g, j);
+    return STATUS_OK;
+}
+
+static status read_single(generation *g) {
+    const options *o = g->options;
+    text_buffer text = {0};
+    if (o->prompt) text_append(&text, o->prompt, strlen(o->prompt));
+    status st = o->prompt_file ? run_read_text("--prompt-file", o->prompt_file, &text) : STATUS_OK;
+    if (st == STATUS_OK && text.n == 0) st = status_refuse("the prompt is empty");
+    if (st == STATUS_OK) {
+        job *j = generate_add_job(g);
+        j->id = mem_copy_text("0", 1);
+        j->sampling = choose_sampling(g);
+        copy_stops(j, o->stops, o->n_stops);
+        if (o->echo) j->echo = mem_copy_text(text.data, text.n);
+        st = tokenizer_encode(g->tok, text.data, text.n, true, &j->prompt);
+        if (st == STATUS_OK) st = generate_check_job(g, j);
+    }
+    free(text.data);
+    return st;
+}
+
+static void take_line(generation *g, prompt_line *line) {
+    job *j = generate_add_job(g);
+    j->id = line->id;
+    j->id_is_integer = line->id_is_integer;
+    j->error = line->error;
+    line->id = line->error = NULL;
+    if (j->error) return;
+    j->sampling = line->sampling;
+    const char *const *own = (const char *const *)line->stops;
+    copy_stops(j, line->has_stops ? own : g->options->stops,
+               line->has_stops ? line->n_stops : g->options->n_stops);
+    status st = STATUS_OK;
+    if (line->text) st = tokenizer_encode(g->tok, line->text, line->n_text, true, &j->prompt);
+    for (size_t i = 0; !line->text && i < line->n_tokens; i++)
+        token_list_append(&j->prompt, line->tokens[i]);
+    if (st == STATUS_OK) st = generate_check_job(g, j);
+    if (st != STATUS_OK) {
+        status_at(st, "%s: line %lld", g->options->input, (long long)line->line);
+        j->error = mem_copy_text(status_text(), strlen(status_text()));
+    } else if (g->options->echo) {
+        text_buffer echo = {0};
+        if (line->text)
+            text_append(&echo, line->text, line->n_text);
+        else
+            tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &echo);
+        j->echo = echo.data;
+    }
+}
+
+static status read_lines(generation *g) {
+    prompts *in;
+    sampling_options defaults = choose_sampling(g);
+    status st = prompts_open(g->options->input, &in);
+    if (st != STATUS_OK) return st;
+    for (bool more = true; st == STATUS_OK && more;) {
+        prompt_line line;
+        st = prompts_next(in, &defaults, &line, &more);
+        if (st != STATUS_OK || !more) break;
+        take_line(g, &line);
+        prompt_line_free(&line);
+    }
+    prompts_close(in);
+    if (st == STATUS_OK && g->n_jobs == 0) st = status_refuse("--input %s: no prompts", g->options->input);
+    return st;
+}
+
+status generate_read_prompts(generation *g) {
+    const options *o = g->options;
+    g->context = o->context != OPTION_UNSET ? o->context : g->config.max_positions;
+    if (o->input) return read_lines(g);
+    return o->prompt || o->prompt_file ? read_single(g) : generate_take_past_prompt(g);
+}
+
+static int by_size_down(const void *a, const void *b) {
+    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return x > y ? -1 : x < y;
+}
+
+void generate_add_up(generation *g) {
+    int64_t *pages = mem_new((size_t)g->n_jobs, sizeof *pages);
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        const job *j = &g->jobs[i];
+        if (j->error || j->is_over) continue;
+        int64_t all = (int64_t)j->prompt.n + j->max_tokens;
+        if (all > g->longest_tokens) g->longest_tokens = all;
+        g->prompt_tokens += (int64_t)j->prompt.n;
+        g->max_new_tokens += j->max_tokens - (int64_t)j->generated.n;
+        g->known_tokens += (int64_t)(j->prompt.n + j->generated.n);
+        g->reused_tokens += j->n_cached;
+        pages[g->n_runnable++] = kv_pages_for(all, (int)g->options->page_tokens);
+    }
+    qsort(pages, (size_t)g->n_runnable, sizeof *pages, by_size_down);
+    for (int64_t i = 0; i < g->n_runnable && i < g->options->sequences; i++)
+        g->wanted_pages += pages[i];
+    free(pages);
+}

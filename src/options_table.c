@@ -1,0 +1,172 @@
+#include <string.h>
+
+#include "src/options_private.h"
+
+#define GENERATE   (1u << COMMAND_GENERATE)
+#define PERPLEXITY (1u << COMMAND_PERPLEXITY)
+#define PLAN       (1u << COMMAND_PLAN)
+#define BENCH      (1u << COMMAND_BENCH)
+#define RUNS       (GENERATE | PERPLEXITY | BENCH)
+#define MODEL      (RUNS | PLAN) /* the commands on a model */
+#define ACTION(a)  (1u << (N_COMMANDS + (a)))
+#define SNAPSHOT                                                                                             \
+    (ACTION(SNAPSHOT_INFO) | ACTION(SNAPSHOT_VERIFY) | ACTION(SNAPSHOT_COMPACT) | ACTION(SNAPSHOT_TEXT))
+#define AT(field) offsetof(options, field)
+
+static const double most = 9007199254740992.0; /* 2^53 */
+
+const option_spec options_table[] = {
+    {"model", OPTION_TEXT, MODEL, AT(model), NULL, "required", 0, 0,
+     "model directory, as downloaded from Hugging Face"},
+    {"prompt", OPTION_TEXT, GENERATE, AT(prompt), NULL, "", 0, 0, "text to continue"},
+    {"prompt-file", OPTION_TEXT, GENERATE, AT(prompt_file), NULL, "", 0, 0,
+     "file whose text is continued; - is stdin"},
+    {"input", OPTION_TEXT, GENERATE, AT(input), NULL, "", 0, 0, "prompts, one JSON object a line"},
+    {"output", OPTION_TEXT, GENERATE, AT(output), NULL, "stdout", 0, 0,
+     "results of --input, one JSON object a line"},
+    {"save", OPTION_PATH, GENERATE, AT(save), NULL, "", 0, 0, "NAME.kvs to keep the KV cache in"},
+    {"resume", OPTION_PATH, GENERATE, AT(resume), NULL, "", 0, 0,
+     "snapshot to go on from; one that does not exist yet starts afresh"},
+    {"save-every", OPTION_EVERY, GENERATE, AT(save_every_seconds), NULL, "at the end", 0.001, 1e9,
+     "15m, 90s, 2h: a time; a plain number: new tokens; needs --save"},
+    {"max-time", OPTION_TIME, GENERATE, AT(max_time_seconds), NULL, "", 0.001, 1e9,
+     "save and end then: [D-]HH:MM:SS, 90s, 30m or 12h; needs --save"},
+    {"stop-file", OPTION_PATH, GENERATE, AT(stop_file), NULL, "", 0, 0,
+     "save and end when this file appears; needs --save"},
+    {"codec", OPTION_CODEC, GENERATE | ACTION(SNAPSHOT_COMPACT), AT(codec), "lossless", NULL, 0, 0,
+     "of what is saved; either way the same numbers come back"},
+    {"id", OPTION_TEXT, ACTION(SNAPSHOT_TEXT), AT(id), NULL, "all", 0, 0,
+     "only the sequence of the prompt of this id"},
+    {"file", OPTION_TEXT, PERPLEXITY, AT(file), NULL, "required", 0, 0, "text to score"},
+    {"max-tokens", OPTION_INTEGER, GENERATE | PLAN, AT(max_tokens), NULL, "256", 0, 2147483647,
+     "tokens to generate at most; 0 only reads the prompt"},
+    {"temperature", OPTION_REAL, GENERATE, AT(temperature), NULL, "model's", 0, 100,
+     "0 takes the likeliest token"},
+    {"top-k", OPTION_INTEGER, GENERATE, AT(top_k), NULL, "model's", 0, 2147483647,
+     "draw among the k likeliest; 0 is all"},
+    {"top-p", OPTION_REAL, GENERATE, AT(top_p), NULL, "model's", 0, 1,
+     "draw among the likeliest that sum to p"},
+    {"min-p", OPTION_REAL, GENERATE, AT(min_p), NULL, "model's", 0, 1,
+     "draw among those at least p times the likeliest"},
+    {"repetition-penalty", OPTION_REAL, GENERATE, AT(repetition_penalty), NULL, "model's", 0, 100,
+     "above 1 makes tokens seen before less likely"},
+    {"seed", OPTION_INTEGER, GENERATE, AT(seed), NULL, "0", 0, 9007199254740992.0, "of the draws"},
+    {"stop", OPTION_TEXTS, GENERATE, AT(stops), NULL, "", 0, 0,
+     "end before this text; may be given 16 times"},
+    {"ignore-eos", OPTION_FLAG, GENERATE, AT(ignore_eos), NULL, "", 0, 0,
+     "go on behind the model's end token"},
+    {"echo", OPTION_FLAG, GENERATE, AT(echo), NULL, "", 0, 0, "print the prompt before what is generated"},
+    {"logprobs", OPTION_INTEGER, GENERATE, AT(logprobs), NULL, "0", 0, 20,
+     "likeliest tokens to tell with each token"},
+    {"context", OPTION_INTEGER, GENERATE | PERPLEXITY | PLAN, AT(context), NULL, "model's", 1,
+     1099511627776.0, "tokens of a sequence, prompt and generated; perplexity: 2048"},
+    {"stride", OPTION_INTEGER, PERPLEXITY, AT(stride), NULL, "context", 1, 1099511627776.0,
+     "tokens from one window to the next; only new ones are scored"},
+    {"sequences", OPTION_INTEGER, MODEL, AT(sequences), "16", NULL, 1, 65536, "sequences at once at most"},
+    {"chunk-tokens", OPTION_INTEGER, MODEL, AT(chunk_tokens), "512", NULL, 1, 65536,
+     "rows of a step through the pipeline"},
+    {"page-tokens", OPTION_INTEGER, MODEL, AT(page_tokens), "64", NULL, KV_PAGE_QUANTUM, 65536,
+     "positions of a KV page, a multiple of 16"},
+    {"kv-memory", OPTION_BYTES, GENERATE | PERPLEXITY | PLAN, AT(kv_memory), NULL, "as needed", 1, most,
+     "KV cache of a rank, such as 8G"},
+    {"memory-per-rank", OPTION_BYTES, MODEL, AT(memory_per_rank), NULL, "90% of host", 1, most,
+     "all that a rank may take"},
+    {"layers-per-rank", OPTION_TEXT, MODEL, AT(layers_per_rank), NULL, "best", 0, 0,
+     "layers of each rank, such as 10,12,10"},
+    {"ranks", OPTION_INTEGER, PLAN, AT(ranks), "1", NULL, 1, 65536, "ranks to plan for"},
+    {"threads", OPTION_INTEGER, RUNS | SNAPSHOT, AT(threads), "0", NULL, 0, 1024,
+     "of a rank; 0 shares this host's processors"},
+    {"precision", OPTION_PRECISION, MODEL, AT(precision), "bf16", NULL, 0, 0,
+     "of matrices and KV cache: bf16, or f32 to check"},
+    {"depths", OPTION_TEXT, BENCH, AT(depths), "0,1024,4096", NULL, 0, 0, "contexts at which to measure"},
+    {"repeats", OPTION_INTEGER, BENCH, AT(repeats), "3", NULL, 1, 100,
+     "measurements of each, of which the median counts"},
+    {"peer-timeout", OPTION_REAL, RUNS, AT(peer_timeout), "600", NULL, 1, 1e9,
+     "seconds to wait for another rank at most"},
+    {"report", OPTION_TEXT, RUNS, AT(report), NULL, "", 0, 0,
+     "write figures of the run to this file, as JSON"},
+#ifdef KVARVE_FAULTS
+    {"fail-at", OPTION_TEXT, GENERATE | SNAPSHOT, AT(fail_at), NULL, "", 0, 0,
+     "for tests: SITE[:RANK[:WHAT]] where to fail on purpose"},
+#endif
+    {"help", OPTION_FLAG, MODEL | SNAPSHOT, AT(help), NULL, "", 0, 0, "print this table"},
+};
+
+const int n_options = sizeof options_table / sizeof *options_table;
+_Static_assert(sizeof options_table / sizeof *options_table <= OPTIONS_MAX, "raise OPTIONS_MAX");
+
+static const struct {
+    const char *name, *help;
+} commands[N_COMMANDS] =
+    {
+        [COMMAND_GENERATE] = {"generate", "continue one prompt, or a file of prompts"},
+        [COMMAND_PERPLEXITY] = {"perplexity", "score a text: negative log-likelihood per token"},
+        [COMMAND_PLAN] = {"plan", "what each rank would own, and whether it fits; loads nothing"},
+        [COMMAND_BENCH] = {"bench", "prefill and decode speed beside what this machine can do"},
+        [COMMAND_SNAPSHOT] = {"snapshot", "look into the snapshot in directory DIR, or tidy it:"},
+},
+  actions[N_SNAPSHOT_ACTIONS] = {
+      [SNAPSHOT_INFO] = {"info", "model, sequences, tokens, sizes, and where it came from"},
+      [SNAPSHOT_VERIFY] = {"verify", "read all of it and check every checksum"},
+      [SNAPSHOT_COMPACT] = {"compact", "merge its files into few, and drop what no sequence needs"},
+      [SNAPSHOT_TEXT] = {"text", "prompts and generated texts"},
+};
+
+const char *options_command_name(command c) {
+    return commands[c].name;
+}
+
+const char *options_action_name(snapshot_action a) {
+    return actions[a].name;
+}
+
+bool options_have(const options *o, const option_spec *spec) {
+    if (o->command == N_COMMANDS) return true;
+    unsigned mask = 1u << o->command;
+    if (o->command == COMMAND_SNAPSHOT) mask = o->action == N_SNAPSHOT_ACTIONS ? SNAPSHOT : ACTION(o->action);
+    return spec->commands & mask;
+}
+
+static void print_row(const option_spec *spec, FILE *to) {
+    static const char *const types[] = {
+        [OPTION_FLAG] = "",
+        [OPTION_TEXT] = "TEXT",
+        [OPTION_TEXTS] = "TEXT",
+        [OPTION_INTEGER] = "N",
+        [OPTION_REAL] = "X",
+        [OPTION_BYTES] = "BYTES",
+        [OPTION_PATH] = "PATH",
+        [OPTION_TIME] = "TIME",
+        [OPTION_EVERY] = "TIME|N",
+        [OPTION_PRECISION] = "bf16|f32",
+        [OPTION_CODEC] = "lossless|none",
+    };
+    char name[48], range[48] = "";
+    bool numeric = spec->type == OPTION_INTEGER || spec->type == OPTION_REAL;
+    snprintf(name, sizeof name, "--%s %s", spec->name, types[spec->type]);
+    if (numeric && spec->max >= 1e9)
+        snprintf(range, sizeof range, "%.6g ..", spec->min);
+    else if (numeric)
+        snprintf(range, sizeof range, "%.6g .. %.6g", spec->min, spec->max);
+    fprintf(to, "  %-25s %-12s %-12s %s\n", name, spec->fallback ? spec->fallback : spec->unset, range,
+            spec->help);
+}
+
+void options_print_help(const options *o, FILE *to) {
+    fprintf(to, "kvarve: long-context generation from language models over MPI ranks\n\n"
+                "usage: [mpirun -n RANKS] kvarve COMMAND [options]\n"
+                "       kvarve snapshot info|verify|compact|text DIR [options]\n\n");
+    for (int i = 0; i < N_COMMANDS; i++)
+        if (o->command == N_COMMANDS || o->command == (command)i)
+            fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].help);
+    for (int i = 0; i < N_SNAPSHOT_ACTIONS; i++)
+        if (o->command == N_COMMANDS || o->command == COMMAND_SNAPSHOT)
+            fprintf(to, "    %-10s %s\n", actions[i].name, actions[i].help);
+    fprintf(to, "\n  %-25s %-12s %-12s %s\n", "option", "default", "range", "what it does");
+    for (int i = 0; i < n_options; i++)
+        if (options_have(o, &options_table[i])) print_row(&options_table[i], to);
+    fprintf(to,
+            "\nText goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the machine failed,\n"
+            "2 the input was refused, 3 some lines of --input were refused,\n"
+            "75 stopped early and saved: more to do.\n");
+}

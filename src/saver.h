@@ -1,0 +1,27 @@
+/* src/saver.h: writes this rank's part of a save: the K and V of its layers, as a segment.
+ *
+ * Positions that the model has written are final, so a thread of low priority copies, encodes and writes them
+ * while the next steps are computed; a save with nothing beside it is written with all threads. The
+ * end of it is told to rank 0 by a note. The pages of the save's sequences must not be released before. */
+#pragma once
+
+#include "mpi/mailbox.h"
+#include "src/kv_cache.h"
+#include "src/model.h"
+#include "src/stage.h"
+#include "src/step.h"
+
+typedef struct saver saver;
+
+/* Borrows all but dir; `logits` is the stage that keeps them. Local. */
+saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *config, dtype type,
+                  int n_threads, const kv_cache *kv, const stage *logits, mailbox *notes);
+
+/* Waits for what it writes. NULL is fine. Local. */
+void saver_close(saver *s);
+
+/* Take the order of a STEP_SAVE; the one before must have been told to be over. Local. */
+void saver_begin(saver *s, const step *order);
+
+/* What is being written need not spare the run any more. Local. */
+void saver_hurry(saver *s);
