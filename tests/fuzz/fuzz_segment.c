@@ -1,0 +1,109 @@
+/* What a manifest says of a segment (20 bytes), then the file. Unless the first byte says otherwise,
+ * checksums and digest are made right, so that what they cover is reached too. */
+#include <fcntl.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "io/segment_private.h"
+#include "tests/fuzz/fuzz_dir.h"
+
+enum { HEAD_BYTES = 20, LEAVE_CHECKSUMS = 1, LEAVE_DIGEST = 2 };
+
+static segment_info read_info(const uint8_t *head, size_t n_file) {
+    uint16_t row0, n_rows, chunk_tokens;
+    uint32_t index_offset;
+    memcpy(&row0, head + 6, 2);
+    memcpy(&n_rows, head + 8, 2);
+    memcpy(&chunk_tokens, head + 10, 2);
+    memcpy(&index_offset, head + 12, 4);
+    return (segment_info){.name = "input",
+                          .first_layer = head[1],
+                          .last_layer = head[1] + head[2] % 8,
+                          .row0 = row0,
+                          .n_rows = n_rows,
+                          .n_kv_heads = head[3] % 32,
+                          .head_dim = head[4] % 32,
+                          .type = head[5] & 1 ? DTYPE_BF16 : DTYPE_F32,
+                          .codec = (kv_codec)(head[5] >> 1 & 1),
+                          .chunk_tokens = chunk_tokens,
+                          .file_bytes = (int64_t)n_file,
+                          .index_offset = index_offset};
+}
+
+/* Give each frame that lies where it may the checksum of its bytes, and /index the same. */
+static void mend_checksums(const segment_info *info, uint8_t *file) {
+    const size_t n = (size_t)segment_count_frames(info);
+    segment_frame *frames = malloc(n * sizeof *frames);
+    memcpy(frames, file + info->index_offset, n * sizeof *frames);
+    if (segment_check_index(info, frames, "here") == STATUS_OK) {
+        for (size_t i = 0; i < n; i++) {
+            if (frames[i].n_bytes < 8) continue;
+            uint8_t *frame = file + frames[i].offset;
+            frames[i].checksum = XXH3_64bits(frame, frames[i].n_bytes - 8);
+            memcpy(frame + frames[i].n_bytes - 8, &frames[i].checksum, 8);
+        }
+        memcpy(file + info->index_offset, frames, n * sizeof *frames);
+    }
+    free(frames);
+}
+
+/* Only refusals, and those in words. */
+static int is_good(status st) {
+    fuzz_check(st != STATUS_FAILED, "bad bytes are refused");
+    if (st != STATUS_OK) fuzz_check_text(status_text());
+    return st == STATUS_OK;
+}
+
+static void mend_digest(segment_info *info) {
+    char path[128];
+    segment_frame *frames;
+    int fd = open(fuzz_dir_file("input", path), O_RDONLY);
+    fuzz_check(fd >= 0, "the file is there");
+    if (is_good(segment_read_index(fd, info, path, &frames))) {
+        fuzz_check(segment_digest(fd, info, frames, path, info->digest) == STATUS_OK,
+                   "a checked index has a digest");
+        fuzz_check(segment_check_digest(fd, info, frames, path) == STATUS_OK, "a digest is the same again");
+        free(frames);
+    }
+    close(fd);
+}
+
+/* A layer that verifies can be read, in pieces and whole, and one that does not verify cannot. */
+static void read_layer(segment *s, const segment_info *info, int layer) {
+    int64_t n_bytes = 0;
+    const int verified = is_good(segment_verify_layer(s, layer, &n_bytes));
+    fuzz_check(n_bytes <= info->file_bytes, "frames lie within the file");
+    const size_t row_bytes = (size_t)info->n_kv_heads * (size_t)info->head_dim * dtype_bytes(info->type);
+    char *whole = malloc((size_t)info->n_rows * row_bytes), *piece = malloc((size_t)info->n_rows * row_bytes);
+    int n_read = 0;
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        if (!is_good(segment_read(s, layer, (kv_part)part, info->row0, info->n_rows, whole))) continue;
+        n_read++;
+        const int64_t skip = info->n_rows / 3, n = info->n_rows / 2;
+        fuzz_check(segment_read(s, layer, (kv_part)part, info->row0 + skip, n, piece) == STATUS_OK,
+                   "what is read whole is read in pieces");
+        fuzz_check(memcmp(piece, whole + (size_t)skip * row_bytes, (size_t)n * row_bytes) == 0,
+                   "a piece is a part of the whole");
+    }
+    fuzz_check(verified || n_read < N_KV_PARTS, "what does not verify is not read");
+    free(whole);
+    free(piece);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
+    if (n < HEAD_BYTES) return 0;
+    segment_info info = read_info(data, n - HEAD_BYTES);
+    if (!is_good(segment_check(&info, "here"))) return 0;
+    uint8_t *file = malloc(n);
+    memcpy(file, data + HEAD_BYTES, n - HEAD_BYTES);
+    if (!(data[0] & LEAVE_CHECKSUMS)) mend_checksums(&info, file);
+    fuzz_dir_write("input", file, n - HEAD_BYTES);
+    free(file);
+    if (!(data[0] & LEAVE_DIGEST)) mend_digest(&info);
+    segment *s;
+    if (!is_good(segment_open(fuzz_dir(), &info, &s))) return 0;
+    for (int layer = info.first_layer; layer < info.last_layer; layer++)
+        read_layer(s, &info, layer);
+    segment_close(s);
+    return 0;
+}
