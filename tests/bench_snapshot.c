@@ -5,7 +5,7 @@
  * The K and V of SNAPSHOT, over and over until there are MIB of them (512), are written to FOLDER and read
  * again in several ways, in turn, from another one each time, REPEATS times (5); each figure is the median,
  * in GB/s of K and V. Every write ends with an fsync; every read begins with nothing of the file in memory,
- * where the system allows to drop it. */
+ * where the system allows to drop it. Then the codecs alone, chunk by chunk in memory, on one thread. */
 #include <fcntl.h>
 #include <hdf5.h>
 #include <omp.h>
@@ -193,6 +193,63 @@ static void read_segment(bench *b, int n_threads) {
     segment_close(s);
 }
 
+static int by_size(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *values, int n) {
+    qsort(values, (size_t)n, sizeof *values, by_size);
+    return values[n / 2];
+}
+
+/* ---- the codecs alone ---- */
+
+typedef struct codec_figures {
+    double encode_seconds[MOST_REPEATS], decode_seconds[MOST_REPEATS], frame_bytes;
+} codec_figures;
+
+/* Every whole chunk of the snapshot, one after the other: what is timed is the codec, and reading K and V. */
+static void run_codec(const rows *r, const kv_chunk_shape *shape, kv_codec codec, int repeat,
+                      codec_figures *f) {
+    uint8_t *frame = mem_new(1, kv_frame_max_bytes(shape));
+    void *elements = mem_new(1, kv_chunk_bytes(shape));
+    f->encode_seconds[repeat] = f->decode_seconds[repeat] = f->frame_bytes = 0;
+    for (int i = 0; i < r->m.n_layers * N_KV_PARTS; i++)
+        for (int64_t row = 0; row + shape->n_tokens <= r->n; row += shape->n_tokens) {
+            const char *chunk = row_at(r, i / N_KV_PARTS, i % N_KV_PARTS, row);
+            double begin = clock_seconds();
+            size_t n_bytes = kv_frame_encode(codec, shape, chunk, frame);
+            double middle = clock_seconds();
+            check(kv_frame_decode(frame, n_bytes, shape, elements));
+            f->encode_seconds[repeat] += middle - begin;
+            f->decode_seconds[repeat] += clock_seconds() - middle;
+            f->frame_bytes += (double)n_bytes;
+            check_system(memcmp(elements, chunk, kv_chunk_bytes(shape)) == 0, "decode");
+        }
+    free(elements);
+    free(frame);
+}
+
+static void bench_codecs(const bench *b, int repeats) {
+    static codec_figures figures[N_KV_CODECS];
+    const rows *r = &b->rows;
+    const kv_chunk_shape shape = {r->m.type, b->info.chunk_tokens, r->m.n_kv_heads, r->m.head_dim};
+    double bytes =
+        (double)(r->n / shape.n_tokens * r->m.n_layers * N_KV_PARTS) * (double)kv_chunk_bytes(&shape);
+    for (int repeat = 0; repeat < repeats; repeat++)
+        for (int codec = 0; codec < N_KV_CODECS; codec++)
+            run_codec(r, &shape, (kv_codec)codec, repeat, &figures[codec]);
+    printf("\n%-32s %8s %12s %12s %23s\n", "codec, checksum included", "threads", "encode GB/s",
+           "decode GB/s", "smaller");
+    for (int codec = 0; codec < N_KV_CODECS; codec++) {
+        codec_figures *f = &figures[codec];
+        printf("%-32s %8d %12.2f %12.2f %22.2fx\n", kv_codec_name((kv_codec)codec), 1,
+               bytes / median(f->encode_seconds, repeats) / 1e9,
+               bytes / median(f->decode_seconds, repeats) / 1e9, bytes / f->frame_bytes);
+    }
+}
+
 /* ---- the table ---- */
 
 typedef struct way {
@@ -203,16 +260,6 @@ typedef struct way {
     double write_seconds[MOST_REPEATS], read_seconds[MOST_REPEATS];
     double file_bytes;
 } way;
-
-static int by_size(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *values, int n) {
-    qsort(values, (size_t)n, sizeof *values, by_size);
-    return values[n / 2];
-}
 
 static void run_way(bench *b, way *w, int repeat, int n_threads) {
     snprintf(b->path, sizeof b->path, "%s/bench_snapshot.tmp", b->folder);
@@ -268,6 +315,7 @@ int main(int argc, char **argv) {
         printf("%-32s %8d %12.2f %12.2f %9.0f%% %12.1f\n", w->name, w->all_threads ? n_threads : 1,
                bytes / write / 1e9, bytes / read / 1e9, 100 * plain / write, w->file_bytes / BLOCK_BYTES);
     }
+    bench_codecs(&b, repeats);
     manifest_free(&b.rows.m);
     free(b.rows.data);
     free(b.block);

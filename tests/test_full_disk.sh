@@ -144,14 +144,17 @@ removed() {
 }
 
 # A user takes the lock for a dead job's, removes it, and starts a second run: the first one must keep its hands off.
-# shellcheck disable=SC2086
+# It stands still meanwhile: its end must not come before the second has the lock.
+# shellcheck disable=SC2046,SC2086
 lost_lock() {
     dir=$temp/lost_lock
     start_decode "$dir"
+    kill -STOP $(processes_of "$dir")
     rm -f "$dir/lock"
     OMPI_MCA_orte_tmpdir_base=$all "$kvarve" generate --model "$model" $small $decode $options --resume "$dir" \
         --save "$dir" >"$temp/second" 2>"$temp/second.err" </dev/null
     second=$?
+    kill -CONT $(processes_of "$dir")
     end_decode
     failed_to_save 'lost lock' "$all/decode.result" 'the lock is no longer ours'
     check 'lost lock: the second run' "exit status $second" [ $second -eq 0 ]
