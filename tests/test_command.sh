@@ -4,109 +4,16 @@
 #   good runs   the same text for 1, 2 and 3 ranks; stdin, echo, stops, logprobs, results and report in JSON, plan, help
 #   bad input   every kind gets one line that says what is wrong, the right exit status, no file half written, no hang
 #   lost ranks  one is killed, one is stopped: all are gone within seconds, with a non-zero exit status
-set -u
-LC_ALL=C
-OMPI_MCA_ess_singleton_isolated=1 # one rank alone starts no daemon: twice as fast
-export LC_ALL OMPI_MCA_ess_singleton_isolated
-
-[ $# -eq 4 ] || {
-    sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"
-    exit 2
-}
-kvarve=$1 mpiexec=$2 model=$3 source=$4
-all=$(mktemp -d) || exit 1
-trap 'rm -rf "$all"' EXIT
-trap 'exit 1' INT TERM HUP
-
-ok() {
-    echo "ok       command / $1"
-}
-
-failed() { # failed NAME WHY
-    echo "FAILED   command / $1: $2"
-    sed -n '1,6s/^/             /p' "$temp/err"
-}
-
-skipped() { # skipped NAME WHY
-    echo "skipped  command / $1: $2"
-}
-
-# In turn, in a folder of their own, with what they print in a file: several such chains may run at once.
-run_chain() { # run_chain GROUP...
-    temp=$all/$1
-    mkdir "$temp"
-    for group in "$@"; do $group; done >"$all/$1.log" 2>&1
-}
-
-check() { # check NAME WHY COMMAND...: passed when the command succeeds
-    name=$1 why=$2
-    shift 2
-    if "$@" >"$temp/check" 2>&1; then ok "$name"; else failed "$name" "$why"; fi
-}
-
-# run NP ARGUMENTS...: output in $temp/out and $temp/err, exit status in $status. One rank runs without mpiexec.
-run() {
-    np=$1
-    shift
-    if [ "$np" -eq 1 ]; then
-        timeout 60 "$kvarve" "$@" >"$temp/out" 2>"$temp/err"
-    else
-        timeout 60 "$mpiexec" -n "$np" "$kvarve" "$@" >"$temp/out" 2>"$temp/err"
-    fi
-    status=$?
-}
-
-generate() { # generate NP ARGUMENTS...
-    np=$1
-    shift
-    run "$np" generate --model "$model" --threads 1 "$@"
-}
-
-# expect NAME STATUS: the last run ended so. Shows stderr otherwise.
-expect() {
-    if [ "$status" -eq "$2" ]; then return 0; fi
-    failed "$1" "exit status $status, not $2"
-    return 1
-}
-
-# refused NAME STATUS PART: the last run ended with this status, nothing on stdout, and one line of error that has PART.
-refused() {
-    expect "$1" "$2" || return
-    n=$(grep -c '^kvarve: error:' "$temp/err")
-    if [ "$n" -ne 1 ]; then
-        failed "$1" "$n lines of error, not 1"
-    elif ! grep '^kvarve: error:' "$temp/err" | grep -qF -- "$3"; then
-        failed "$1" "no \"$3\" in the error"
-    elif [ -s "$temp/out" ]; then
-        failed "$1" "something on stdout"
-    else
-        ok "$1"
-    fi
-}
-
-# The model again, in $temp/NAME, with links to its files; change_config gives it a config.json of its own.
-copy_model() {
-    mkdir -p "$temp/$1"
-    ln -sf "$model"/* "$temp/$1/"
-    copy=$temp/$1
-}
+# shellcheck source=tests/command_test.sh
+. "$(dirname "$0")/command_test.sh"
+run_under='timeout 60'
 
 change_config() { # change_config NAME SED-SCRIPT
-    copy_model "$1"
-    rm "$copy/config.json"
-    sed "$2" "$model/config.json" >"$copy/config.json"
-    ! cmp -s "$copy/config.json" "$model/config.json" || failed "$1" "the script changed nothing"
+    change_file "$1" config.json "$2"
 }
 
-own_file() { # own_file NAME FILE: a real copy of this file
-    copy_model "$1"
-    rm "$copy/$2"
-    cp "$model/$2" "$copy/$2"
-    chmod u+w "$copy/$2"
-}
-
-on_copy() { # on_copy NP: a short run on $copy
-    run "$1" generate --model "$copy" --prompt Hello --max-tokens 2 --threads 1
+on_copy() { # on_copy NP: a short run on $model_copy
+    run "$1" generate --model "$model_copy" --prompt Hello --max-tokens 2 --threads 1
 }
 
 # Is every line of this file JSON? The program's own reader says: it knows none of the keys, and says so.
@@ -408,35 +315,26 @@ bad_configs() {
     change_config layers 's/"num_hidden_layers": 8/"num_hidden_layers": 9/'
     on_copy 3
     refused 'config: more layers than weights' 2 'model.layers.8.'
-    own_file tokenizer tokenizer.json
-    sed 's/"merges"/"mergers"/' "$model/tokenizer.json" >"$copy/tokenizer.json"
+    change_file tokenizer tokenizer.json 's/"merges"/"mergers"/'
     on_copy 1
     refused 'tokenizer without merges' 2 'merges'
-    head -c 5000 "$model/tokenizer.json" >"$copy/tokenizer.json"
+    head -c 5000 "$model/tokenizer.json" >"$model_copy/tokenizer.json"
     on_copy 2
     refused 'tokenizer cut off' 2 'tokenizer.json'
-    rm "$copy/tokenizer.json"
+    rm "$model_copy/tokenizer.json"
     on_copy 1
     refused 'no tokenizer' 2 'tokenizer.json'
 }
 
-# Where the data of a tensor begins in the model's only file.
-tensor_offset() {
-    n=$(od -An -tu8 -N8 "$model/model.safetensors" | tr -d ' ')
-    begin=$(tail -c +9 "$model/model.safetensors" | head -c "$n" | tr -d ' \n' | grep -o "\"$1\":{[^}]*}" |
-        sed 's/.*"data_offsets":\[\([0-9]*\),.*/\1/')
-    echo $((8 + n + begin))
-}
-
 bad_weights() {
     own_file cut model.safetensors
-    head -c 9000000 "$model/model.safetensors" >"$copy/model.safetensors"
+    head -c 9000000 "$model/model.safetensors" >"$model_copy/model.safetensors"
     on_copy 2
     refused 'weights cut off' 2 'model.safetensors'
-    head -c 100 "$model/model.safetensors" >"$copy/model.safetensors"
+    head -c 100 "$model/model.safetensors" >"$model_copy/model.safetensors"
     on_copy 1
     refused 'weights cut off in the header' 2 'model.safetensors'
-    rm "$copy/model.safetensors"
+    rm "$model_copy/model.safetensors"
     on_copy 2
     refused 'no weights' 2 'model.safetensors'
     for file in "$source"/tests/fuzz/corpus/safetensors/*; do
@@ -445,7 +343,7 @@ bad_weights() {
         duplicate-names | deep | header-longer-than-file | truncated-length) ;;
         *) continue ;;
         esac
-        cp "$file" "$copy/model.safetensors"
+        cp "$file" "$model_copy/model.safetensors"
         on_copy 1
         refused "weights: ${file##*/}" 2 'model.safetensors'
     done
@@ -453,7 +351,7 @@ bad_weights() {
     own_file nan model.safetensors
     tensor=model.layers.7.mlp.up_proj.weight # the last layer
     at=$(($(tensor_offset $tensor) + 2000))
-    printf '\377\177' | dd of="$copy/model.safetensors" bs=1 seek=$at conv=notrunc 2>/dev/null
+    printf '\377\177' | dd of="$model_copy/model.safetensors" bs=1 seek=$at conv=notrunc 2>/dev/null
     for np in 1 3; do
         on_copy $np
         refused "weights: a NaN, $np ranks" 2 "$tensor"
@@ -482,33 +380,19 @@ bad_memory() {
         skipped 'out of memory' 'the program does not start with 4 GB of addresses (as with AddressSanitizer)'
     fi
 
-    mkdir -p "$temp/two_layers"
-    ln -sf "$source"/tests/golden/models/llama2/*.safetensors "$source/tests/golden/models/llama2/config.json" \
-        "$model/tokenizer.json" "$temp/two_layers/"
+    two_layers two_layers
     echo '{"tokens": [1, 2, 3], "max_tokens": 2}' >"$temp/tokens.jsonl"
-    run 3 generate --model "$temp/two_layers" --input "$temp/tokens.jsonl"
+    run 3 generate --model "$model_copy" --input "$temp/tokens.jsonl"
     refused 'more ranks than layers' 2 "3 ranks are more than the model's 2 layers"
 }
 
 # ---- lost ranks ----
 
-# The processes of ours that have this word among their arguments.
-ranks_of() {
-    for dir in /proc/[0-9]*; do
-        [ "$(cat "$dir/comm" 2>/dev/null)" = "${kvarve##*/}" ] || continue
-        tr '\0' '\n' <"$dir/cmdline" 2>/dev/null | grep -qxF "$1" && echo "${dir#/proc/}"
-    done
-}
-
 # lose_rank NAME SIGNAL NP: start a long run, send one of its ranks the signal when text comes, and see that all end.
 lose_rank() {
-    report=$temp/$2.json text=$temp/$2.out
-    : >"$text"
-    timeout 60 "$mpiexec" -n "$3" "$kvarve" generate --model "$model" --prompt Once --context 50000 --max-tokens 49000 \
-        --ignore-eos --threads 1 --peer-timeout 3 --report "$report" >"$text" 2>"$temp/err" &
-    job=$!
-    begin=$(date +%s)
-    while [ "$(wc -c <"$text")" -lt 20 ] && [ $(($(date +%s) - begin)) -lt 20 ]; do sleep 0.1; done
+    report=$temp/$2.json
+    start "$3" --prompt Once --context 50000 --max-tokens 49000 --ignore-eos --peer-timeout 3 --report "$report"
+    wait_for 20 has_text
     victim=$(ranks_of "$report" | tail -n 1)
     if [ -z "$victim" ]; then
         failed "$1" 'no rank is there'
@@ -516,13 +400,16 @@ lose_rank() {
     fi
     kill "-$2" "$victim"
     begin=$(date +%s)
-    wait $job
-    status=$?
-    while [ -n "$(ranks_of "$report")" ] && [ $(($(date +%s) - begin)) -lt 20 ]; do sleep 0.1; done
+    wait_job
+    wait_for 20 is_gone "$report"
     seconds=$(($(date +%s) - begin))
     check "$1: exit status" "it is $status" [ "$status" -ne 0 -a "$status" -ne 124 ]
     check "$1: all are gone" "it took $seconds s" [ $seconds -le 10 ]
     check "$1: no report" 'it was written' [ ! -e "$report" ]
+}
+
+has_text() { # the started run
+    [ "$(wc -c <"$started/out")" -ge 20 ]
 }
 
 lost_ranks() {
@@ -540,8 +427,4 @@ run_chain good_results good_others bad_prompts bad_paths &
 run_chain bad_configs bad_weights &
 wait
 run_chain lost_ranks # alone, as it takes the time
-cat "$all"/*.log
-count() { cat "$all"/*.log | grep -c "^$1 "; }
-n_failed=$(count FAILED)
-echo "$(count ok) passed, $n_failed failed, $(count skipped) skipped"
-[ "$n_failed" -eq 0 ]
+end_test

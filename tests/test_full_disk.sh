@@ -26,7 +26,7 @@ fi
 
 options='--temperature 0.8 --seed 9 --ignore-eos --codec none'
 prompt="--prompt-file $all/prompt.txt --max-tokens 20 --chunk-tokens 128" # its cache is 7 MB
-decode="--prompt-file $source/jobs/demo/page.txt --max-tokens 700"        # takes a second or so
+decode="--prompt-file $page --max-tokens 700"        # takes a second or so
 
 # failed_to_save NAME PART: the run told so, and ended to its last word.
 failed_to_save() {
@@ -90,38 +90,28 @@ full_from_the_start() {
 # ---- without permission ----
 
 # Root may write anywhere: take this right from it.
-without_rights() {
-    if [ "$(id -u)" -ne 0 ]; then
-        "$@"
-    else
-        setpriv --bounding-set -dac_override,-dac_read_search,-fowner "$@"
-    fi
-}
+without_rights=
+if [ "$(id -u)" -eq 0 ]; then without_rights='setpriv --bounding-set -dac_override,-dac_read_search,-fowner'; fi
 
-# start_decode DIR: saves often, in the background as $job; comes back behind the first commit.
+# start_decode DIR: saves often; comes back behind the first commit.
 start_decode() {
+    with_rights=$run_under run_under="$without_rights $run_under"
     # shellcheck disable=SC2086
-    without_rights "$mpiexec" -n 2 "$kvarve" generate --model "$model" $small $decode $options --save "$1" \
-        --save-every 60 >"$temp/out" 2>"$temp/err" </dev/null &
-    job=$!
-    while [ ! -e "$1/manifest.h5" ] && kill -0 $job 2>/dev/null; do sleep 0.01; done
-}
-
-end_decode() {
-    wait $job
-    status=$?
+    start 2 $decode $options --save "$1" --save-every 60
+    run_under=$with_rights
+    wait_for_file "$1/manifest.h5"
 }
 
 # shellcheck disable=SC2086
 read_only() {
     dir=$temp/read_only
-    if ! without_rights true 2>/dev/null; then
+    if ! $without_rights true 2>/dev/null; then
         skipped 'read-only directory' 'root cannot do without its rights here'
         return
     fi
     start_decode "$dir"
     chmod a-w "$dir"
-    end_decode
+    wait_job
     failed_to_save 'read-only directory' "$all/decode.result" 'Permission denied'
     check 'read-only directory: verify' 'the snapshot is damaged' is_verified "$dir"
     chmod u+w "$dir"
@@ -135,7 +125,7 @@ removed() {
     dir=$temp/removed
     start_decode "$dir"
     mv "$dir" "$dir.gone" # at once: what is emptied bit by bit may be written to meanwhile
-    end_decode
+    wait_job
     failed_to_save 'removed directory' "$all/decode.result" "$dir"
     check 'removed directory: it stays so' 'something is there' [ ! -e "$dir" ]
     generate 2 $decode $options --resume "$dir" --save "$dir"
@@ -149,16 +139,14 @@ removed() {
 lost_lock() {
     dir=$temp/lost_lock
     start_decode "$dir"
-    kill -STOP $(processes_of "$dir")
+    kill -STOP $(ranks_of "$dir")
     rm -f "$dir/lock"
-    OMPI_MCA_orte_tmpdir_base=$all "$kvarve" generate --model "$model" $small $decode $options --resume "$dir" \
-        --save "$dir" >"$temp/second" 2>"$temp/second.err" </dev/null
-    second=$?
-    kill -CONT $(processes_of "$dir")
-    end_decode
+    generate 1 $decode $options --resume "$dir" --save "$dir"
+    check 'lost lock: the second run' "exit status $status" [ "$status" -eq 0 ]
+    check 'lost lock: text of the second run' 'another one' cmp "$temp/out" "$all/decode.result"
+    kill -CONT $(ranks_of "$dir")
+    wait_job
     failed_to_save 'lost lock' "$all/decode.result" 'the lock is no longer ours'
-    check 'lost lock: the second run' "exit status $second" [ $second -eq 0 ]
-    check 'lost lock: text of the second run' 'another one' cmp "$temp/second" "$all/decode.result"
     check 'lost lock: verify' 'the snapshot is damaged' is_verified "$dir"
     generate 1 $decode $options --resume "$dir" --save "$dir"
     ends_as 'lost lock: goes on' 0 "$all/decode.result"

@@ -43,19 +43,10 @@ draw_rounds() {
 
 # ---- one round ----
 
-# start_run NP ARGUMENTS...: in the background, as $job; processes of it have $temp/snapshot among their arguments.
+# start_run NP ARGUMENTS...: it saves to $temp/snapshot, by which its processes are known.
 start_run() {
-    np=$1
-    shift
     rm -rf "$temp/snapshot"
-    # shellcheck disable=SC2086 # several words
-    set -- generate --model "$model" $small "$@" --save "$temp/snapshot" --resume "$temp/snapshot"
-    if [ "$np" -eq 1 ]; then
-        "$kvarve" "$@" >"$temp/out" 2>"$temp/err" </dev/null &
-    else
-        "$mpiexec" -n "$np" "$kvarve" "$@" >"$temp/out" 2>"$temp/err" </dev/null &
-    fi
-    job=$!
+    start "$@" --save "$temp/snapshot" --resume "$temp/snapshot"
 }
 
 seconds_now() {
@@ -74,9 +65,9 @@ measure() {
         begin=$(seconds_now)
         # shellcheck disable=SC2046,SC2086
         start_run "$2" $(arguments_of "$1") $often
-        wait_for_lock
+        wait_for_file "$temp/snapshot/lock"
         locked=$(seconds_now)
-        wait $job
+        wait_job
         echo "$begin $locked $(seconds_now)" | awk '{ printf "%.3f %.3f\n", $3 - $1, $3 - $2 }' >"$times"
     fi
     read -r start_seconds lock_seconds <"$times"
@@ -90,25 +81,15 @@ shorten() {
     mv "$times.new" "$times"
 }
 
-wait_for_lock() {
-    while [ ! -e "$temp/snapshot/lock" ] && kill -0 $job 2>/dev/null; do sleep 0.01; done
-}
-
 # kill_run VICTIM: a rank by number, or all.
 kill_run() {
-    if ! kill -0 $job 2>/dev/null; then return; fi
-    ranks=$(processes_of "$temp/snapshot")
-    # Children of mpiexec in the order of their ranks; without it the run is the only rank.
+    ranks=$(ranks_of "$temp/snapshot") # in the order of their numbers, as mpiexec starts them
+    # shellcheck disable=SC2086 # several words
     if [ "$1" = all ]; then
-        # shellcheck disable=SC2086
-        kill -KILL $job $ranks
+        kill -s KILL -- -$job $ranks
     else
-        victim=$(echo "$ranks" | sort -n | sed -n "$(($1 + 1))p")
-        if [ "$np" -gt 1 ] && [ -z "$victim" ]; then
-            kill -KILL $job # no rank is there yet
-        else
-            kill -KILL "${victim:-$job}"
-        fi
+        victim=$(echo "$ranks" | sed -n "$(($1 + 1))p")
+        kill -s KILL -- "${victim:--$job}" # all, when this rank is not there yet
     fi 2>/dev/null
 }
 
@@ -138,16 +119,18 @@ one_round() { # one_round NUMBER KIND NP VICTIM FROM SHARE NP
     measure "$kind" "$3"
     # shellcheck disable=SC2046,SC2086
     start_run "$3" $(arguments_of "$kind") $often
-    if [ "$from" = lock ]; then wait_for_lock; fi
-    if [ "$from" = lock ]; then all_of_it=$lock_seconds; else all_of_it=$start_seconds; fi
+    all_of_it=$start_seconds
+    if [ "$from" = lock ]; then
+        wait_for_file "$temp/snapshot/lock"
+        all_of_it=$lock_seconds
+    fi
     sleep "$(echo "$all_of_it $share" | awk '{ printf "%.3f", $1 * $2 * 1.05 }')"
     kill_run "$victim"
-    wait $job 2>/dev/null
-    status=$?
-    if ! all_gone "$temp/snapshot"; then
-        failed "$round" "a process is left: $(processes_of "$temp/snapshot")"
+    wait_job
+    if ! wait_for 10 is_gone "$temp/snapshot"; then
+        failed "$round" "a process is left: $(ranks_of "$temp/snapshot")"
         # shellcheck disable=SC2046
-        kill -KILL $(processes_of "$temp/snapshot")
+        kill -KILL $(ranks_of "$temp/snapshot")
     fi
     moment=$(moment_of $status)
     echo "$moment" >>"$temp/moments"

@@ -3,6 +3,8 @@
 # stands, with KVARVE as build/kvarve.
 set -u
 repository=$1 kvarve=$2
+. "$repository/jobs/mpi_env.sh"
+mpi_env 2 # the most ranks of an example
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

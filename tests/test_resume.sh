@@ -14,7 +14,6 @@ prefill_options='--max-tokens 12 --chunk-tokens 64 --ignore-eos'
 decode_options='--max-tokens 500 --temperature 0.9 --top-p 0.95 --repetition-penalty 1.15 --seed 11 --ignore-eos'
 batch_options='--sequences 2 --ignore-eos --chunk-tokens 128'
 read_options='--max-tokens 40 --temperature 0.8 --seed 3 --ignore-eos --logprobs 2'
-page=$source/jobs/demo/page.txt
 
 # ---- make ----
 

@@ -1,55 +1,37 @@
 #!/bin/sh
 # tests/test_snapshot_command.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: kvarve snapshot info, verify, text and compact.
-set -u
-
-[ $# -ge 4 ] || {
-    sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"
-    exit 2
-}
-suite=snapshot_command kvarve=$1 mpiexec=$2 model=$3 source=$4
-# shellcheck source=tests/snapshot_checks.sh
-. "$source/tests/snapshot_checks.sh"
+# shellcheck source=tests/snapshot_test.sh
+. "$(dirname "$0")/snapshot_test.sh"
 
 # A prompt in three saves of two ranks, and a batch of which a line is done, two have begun, and two wait.
 make_snapshots() {
-    temp=$all base=$all/base.kvs batch=$all/batch.kvs
-    : >"$temp/err"
+    base=$all/base.kvs batch=$all/batch.kvs
     for n in 0 20 40; do
         generate 2 --prompt-file "$page" --layers-per-rank 5,3 --max-tokens $n --ignore-eos --save "$base" \
             --resume "$base"
         expect "save $n" 0 || return
     done
-    cat "$page" "$temp/out" >"$temp/text" # that ends with a newline of its own
+    cat "$page" "$temp/out" >"$all/text" # that ends with a newline of its own
     generate 1 --prompt-file "$page" --max-tokens 60 --ignore-eos
-    cp "$temp/out" "$temp/whole"
+    cp "$temp/out" "$all/whole"
     # The first line is soon over, and the last ones have hardly begun.
     n=0
     for id in '"a"' '"B and more"' 3 '"z\u00e4h"' '"a line\nand more"'; do
         n=$((n + 1))
         printf '{"id": %s, "prompt": "The house", "max_tokens": %d, "ignore_eos": true, "seed": %d}\n' "$id" \
             $((n == 1 ? 4 : 400)) $n
-    done >"$temp/prompts"
-    generate 1 --input "$temp/prompts" --output "$temp/results" --sequences 2 --save "$batch" --save-every 10 \
+    done >"$all/prompts"
+    generate 1 --input "$all/prompts" --output "$all/results" --sequences 2 --save "$batch" --save-every 10 \
         --fail-at manifest-rename:0:4kill
     check 'a batch is stopped' "exit status $status" [ "$status" -gt 100 -a -e "$batch/manifest.h5" ]
-    generate 1 --input "$temp/prompts" --sequences 2
-    cp "$temp/out" "$temp/whole_results"
+    generate 1 --input "$all/prompts" --sequences 2
+    cp "$temp/out" "$all/whole_results"
 }
 
 snapshot() { # snapshot NP ACTION DIR ARGUMENTS...
     np=$1
     shift
     run "$np" snapshot "$@"
-}
-
-failed_with() { # failed_with NAME STATUS PART...: one line of error that has all parts
-    title=$1
-    expect "$title" "$2" || return
-    shift 2
-    check "$title: one error" 'more or fewer' [ "$(grep -c '^kvarve: error:' "$temp/err")" -eq 1 ]
-    for part; do
-        check "$title" "no \"$part\"" grep -q "^kvarve: error: .*$part" "$temp/err"
-    done
 }
 
 # Every row of the table that begins with this word ends its columns where the heading does.
@@ -100,8 +82,8 @@ text() {
     check "text --id" 'not one prompt' [ "$status" -eq 0 -a "$(grep -c '^The house' "$temp/out")" -eq 1 ]
     for np in 1 3; do
         snapshot $np text "$batch" --id nobody
-        failed_with "text of an id that is not there, $np ranks" 2 batch.kvs 'no sequence with --id nobody' \
-            'snapshot info .* lists them'
+        refused "text of an id that is not there, $np ranks" 2 'no sequence with --id nobody' \
+            "snapshot info $batch lists them"
     done
 }
 
@@ -120,21 +102,24 @@ verify() {
         flip "$temp/damaged.kvs/$name" $(($(file_bytes "$file") * 2 / 5)) # in a frame
         rows=$(echo "$name" | sed 's/.*\.T0*\([0-9][0-9]*\)-.*/\1/')
         snapshot 1 verify "$temp/damaged.kvs" --threads 3
-        failed_with "verify: a flipped bit in $name" 2 \
-            "damaged.kvs/$name: /layers/[0-7]/[kv], rows $rows to [0-9]*: .*damaged" 'damaged objects: 1)'
+        expect_error "verify: a flipped bit in $name" 2 'damaged objects: 1)' &&
+            check "verify: a flipped bit in $name" 'another object is named' grep -q \
+                "^kvarve: error: .*damaged.kvs/$name: /layers/[0-7]/[kv], rows $rows to [0-9]*: .*damaged" "$temp/err"
     done
     # Two more objects, one of another file: the last of 6 segments is read by the last of 3 ranks.
     flip "$temp/damaged.kvs/L000-005.T00000000-00000203.S0001.h5" 100000
     rm "$temp/damaged.kvs/L005-008.T00000000-00000203.S0001.h5"
     for np in 1 3; do
         snapshot $np verify "$temp/damaged.kvs"
-        failed_with "verify: three damaged objects, $np ranks" 2 'damaged.kvs/L00.*h5: ' 'damaged objects: 3)'
+        expect_error "verify: three damaged objects, $np ranks" 2 'damaged objects: 3)' &&
+            check "verify: three damaged objects, $np ranks" 'none is named' grep -q \
+                '^kvarve: error: .*damaged.kvs/L00.*h5: ' "$temp/err"
         check "verify: not all well, $np ranks" 'it says so' grep -qv 'every checksum' "$temp/out"
     done
     flip "$temp/damaged.kvs/manifest.h5" 5000
     for action in info verify text compact; do
         snapshot 1 $action "$temp/damaged.kvs"
-        failed_with "$action: damaged manifest" 2 'damaged.kvs/manifest.h5: .*damaged'
+        refused "$action: damaged manifest" 2 'damaged.kvs/manifest.h5: ' ': damaged'
     done
 }
 
@@ -188,7 +173,7 @@ compact_fails() {
         cp -r "$base" "$copy"
         fingerprint "$copy" >"$temp/before"
         snapshot 2 compact "$copy" --fail-at $site
-        failed_with "compact with a disk that fails at $site" 1 copy.kvs 'failed on demand'
+        refused "compact with a disk that fails at $site" 1 copy.kvs 'failed on demand'
         fingerprint "$copy" >"$temp/after"
         check "compact with a disk that fails at $site: the old state" 'something changed' \
             cmp "$temp/before" "$temp/after"
@@ -207,32 +192,32 @@ compact_fails() {
 
 bad_words() {
     snapshot 1 inffo "$base"
-    failed_with 'misspelt action' 2 'no action inffo; did you mean info?'
+    refused 'misspelt action' 2 'no action inffo; did you mean info?'
     snapshot 1 delete "$base"
-    failed_with 'no such action' 2 'no action delete; there are info, verify, compact and text'
+    refused 'no such action' 2 'no action delete; there are info, verify, compact and text'
     snapshot 1
-    failed_with 'no action' 2 'needs an action first: info, verify, compact or text'
+    refused 'no action' 2 'needs an action first: info, verify, compact or text'
     for action in info verify text compact; do
         for np in 1 3; do
             snapshot $np $action "$temp/no.kvs"
-            failed_with "$action: DIR is missing, $np ranks" 2 'no.kvs'
+            refused "$action: DIR is missing, $np ranks" 2 'no.kvs'
         done
         check "$action: DIR is missing, and not made" 'it was' [ ! -e "$temp/no.kvs" ]
         snapshot 1 $action
-        failed_with "$action: no DIR" 2 "snapshot $action needs the directory of a snapshot"
+        refused "$action: no DIR" 2 "snapshot $action needs the directory of a snapshot"
         snapshot 1 $action "$page"
-        failed_with "$action: DIR is a file" 2 "page.txt"
+        refused "$action: DIR is a file" 2 "page.txt"
         snapshot 1 $action "$base" "$batch"
-        failed_with "$action: two DIRs" 2 'one directory, not .*batch.kvs as well'
+        refused "$action: two DIRs" 2 "one directory, not $batch as well"
     done
     snapshot 1 verify "$base" --id 0
-    failed_with 'an option of another action' 2 '--id'
+    refused 'an option of another action' 2 '--id'
 }
 
-make_snapshots >"$all/make_snapshots.log"
+run_chain make_snapshots
 run_chain compact &
 run_chain compact_fails &
 run_chain info text verify &
 run_chain bad_words &
 wait
-finish
+end_test

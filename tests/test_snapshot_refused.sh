@@ -7,21 +7,14 @@
 #
 # Refused is: exit status 2, one line that names file and object, nothing changed in the snapshot, every rank gone.
 # A program that is SLOWNESS times slower (1 unless said) gets so much less to do.
-set -u
-
-[ $# -ge 4 ] || {
-    sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"
-    exit 2
-}
-suite=snapshot_refused kvarve=$1 mpiexec=$2 model=$3 source=$4 slowness=${5-1}
-# shellcheck source=tests/snapshot_checks.sh
-. "$source/tests/snapshot_checks.sh"
+# shellcheck source=tests/snapshot_test.sh
+. "$(dirname "$0")/snapshot_test.sh"
+slowness=${1-1}
 
 # Two saves by two ranks, the second without compression, and the same once more with other draws: its last two
 # segments have the names and sizes of the first's, and each other's.
 make_snapshots() {
     base=$all/base.kvs
-    temp=$all
     generate 2 --prompt-file "$page" --layers-per-rank 4,4 --max-tokens 0 --save "$base"
     expect 'save' 0 || return
     cp -r "$base" "$all/other.kvs"
@@ -46,11 +39,14 @@ copy_snapshot() {
     cp -r "$base" "$copy"
 }
 
-# resume NP ARGUMENTS...: go on from the copy, and save to it too.
+given_model=$model
+
+# resume NP ARGUMENTS...: go on from the copy with this model, and save to it too.
 resume() {
     np=$1
     shift
-    generate "$np" --prompt-file "$page" --max-tokens 60 --ignore-eos --resume "$copy" --save "$copy" "$@"
+    generate "$np" --prompt-file "$page" --max-tokens 60 --ignore-eos --resume "$copy" --save "$copy" \
+        --model "$given_model" "$@"
 }
 
 resume_refused() { # resume_refused NAME PART...: on 1 and 3 ranks
@@ -59,51 +55,30 @@ resume_refused() { # resume_refused NAME PART...: on 1 and 3 ranks
     keep "$copy"
     for np in 1 3; do
         resume $np
-        refused "$title, $np ranks" "$@"
+        refused "$title, $np ranks" 2 "$@"
     done
 }
 
 # ---- others ----
 
-# The model again, in $temp/model, with links to its files but for one, which it gets a copy of.
-copy_model() { # copy_model FILE
-    rm -rf "$temp/model"
-    mkdir "$temp/model"
-    ln -s "$source_model"/* "$temp/model/"
-    rm "$temp/model/$1"
-    cp "$source_model/$1" "$temp/model/$1"
-    chmod u+w "$temp/model/$1"
-}
-
 other_model() { # other_model NAME FILE SED-SCRIPT PART...
     title=$1
-    copy_model "$2"
-    sed "$3" "$source_model/$2" >"$temp/model/$2"
-    ! cmp -s "$source_model/$2" "$temp/model/$2" || failed "$title" 'the script changed nothing'
+    change_file model "$2" "$3"
     shift 3
     resume_refused "$title" "$@"
 }
 
-# Where the data of a tensor begins in the model's only file.
-tensor_offset() {
-    file=$source_model/model.safetensors
-    n=$(od -An -tu8 -N8 "$file" | tr -d ' ')
-    begin=$(tail -c +9 "$file" | head -c "$n" | tr -d ' \n' | grep -o "\"$1\":{[^}]*}" |
-        sed 's/.*"data_offsets":\[\([0-9]*\),.*/\1/')
-    echo $((8 + n + begin))
-}
-
 other_models() {
-    source_model=$model model=$temp/model
+    given_model=$temp/model
     copy_snapshot
-    copy_model config.json
-    generate 1 --prompt-file "$page" --max-tokens 60 --ignore-eos --resume "$copy"
+    own_file model config.json
+    generate 1 --prompt-file "$page" --max-tokens 60 --ignore-eos --resume "$copy" --model "$given_model"
     expect 'a copy of the model is the model' 0 && ok 'a copy of the model is the model'
 
     for tensor in model.embed_tokens.weight model.layers.0.self_attn.q_proj.weight \
         model.layers.7.mlp.down_proj.weight; do
-        copy_model model.safetensors
-        flip "$temp/model/model.safetensors" $(($(tensor_offset $tensor) + 1000))
+        own_file model model.safetensors
+        flip "$given_model/model.safetensors" $(($(tensor_offset $tensor) + 1000))
         resume_refused "one weight of $tensor" copy.kvs 'of another model' 'weights or rope' 'give the model'
     done
     other_model 'another epsilon' config.json 's/"rms_norm_eps": 1e-05/"rms_norm_eps": 1.1e-05/' copy.kvs \
@@ -112,16 +87,13 @@ other_models() {
         'of another model'
     other_model 'one token of the tokenizer' tokenizer.json 's/<|reserved_0|>/<|reserved_Z|>/' copy.kvs \
         'another tokenizer'
-    rm -rf "$temp/model"
-    mkdir "$temp/model"
-    ln -s "$source"/tests/golden/models/llama2/*.safetensors "$source/tests/golden/models/llama2/config.json" \
-        "$source_model/tokenizer.json" "$temp/model/"
+    two_layers model
     keep "$copy"
     for np in 1 2; do
         resume $np
-        refused "another shape, $np ranks" copy.kvs '8 layers' '2 layers' 'give the model'
+        refused "another shape, $np ranks" 2 copy.kvs '8 layers' '2 layers' 'give the model'
     done
-    model=$source_model
+    given_model=$model
 }
 
 other_runs() {
@@ -129,12 +101,12 @@ other_runs() {
     keep "$copy"
     for np in 1 3; do
         resume $np --precision f32
-        refused "another precision, $np ranks" copy.kvs '--precision bf16'
+        refused "another precision, $np ranks" 2 copy.kvs '--precision bf16'
     done
     resume 1 --context 100
-    refused 'the prompt is longer than the context' '203 tokens' 'raise --context'
+    refused 'the prompt is longer than the context' 2 '203 tokens' 'raise --context'
     generate 1 --resume "$copy" --save "$copy" --context 100
-    refused 'the prompt of the snapshot is longer than the context' '203 tokens' 'raise --context'
+    refused 'the prompt of the snapshot is longer than the context' 2 '203 tokens' 'raise --context'
     printf 2 | dd of="$copy/manifest.h5" bs=1 seek=32 conv=notrunc 2>"$temp/check"
     check 'format 2' 'it does not say so' grep -qx 'format 2' -a "$copy/manifest.h5"
     resume_refused 'a newer format' copy.kvs/manifest.h5 'format 2' 'use a newer kvarve'
@@ -143,16 +115,16 @@ other_runs() {
     keep "$copy"
     for np in 1 3; do
         generate $np --prompt-file "$page" --save "$copy"
-        refused "a snapshot is there already, $np ranks" copy.kvs '--resume'
+        refused "a snapshot is there already, $np ranks" 2 copy.kvs '--resume'
     done
     generate 1 --prompt-file "$page" --save "$temp/no/dir/a.kvs"
-    refused 'the directory above is missing' no/dir/a.kvs 'does not exist'
+    refused 'the directory above is missing' 2 no/dir/a.kvs 'does not exist'
     generate 1 --prompt-file "$page" --resume "$copy/manifest.h5"
-    refused 'resume of a plain file' copy.kvs/manifest.h5 'a snapshot is a directory'
+    refused 'resume of a plain file' 2 copy.kvs/manifest.h5 'a snapshot is a directory'
     generate 1 --prompt-file "$page" --save "$copy/manifest.h5"
-    refused 'save to a plain file' copy.kvs/manifest.h5 'a snapshot is a directory'
+    refused 'save to a plain file' 2 copy.kvs/manifest.h5 'a snapshot is a directory'
     generate 1 --resume "$temp/nothing.kvs"
-    refused 'nothing to go on from, and no prompt' nothing.kvs '--prompt'
+    refused 'nothing to go on from, and no prompt' 2 nothing.kvs '--prompt'
 }
 
 other_batches() {
@@ -173,11 +145,11 @@ other_batches() {
         keep "$copy"
         for np in 1 3; do
             generate $np --input "$temp/prompts" --output "$results" --resume "$copy" --save "$copy"
-            refused "results are $how, $np ranks" copy.kvs/results 'does not begin with' 'without --resume'
+            refused "results are $how, $np ranks" 2 copy.kvs/results 'does not begin with' 'without --resume'
         done
     done
     generate 1 --resume "$copy"
-    refused 'a batch without --input' copy.kvs '--input' 'again'
+    refused 'a batch without --input' 2 copy.kvs '--input' 'again'
     # No results at all are not the wrong ones: all lines are done again.
     generate 2 --input "$temp/prompts" --output "$temp/again" --resume "$copy"
     expect 'results are missing' 0
@@ -258,8 +230,8 @@ damaged_segments() {
 # ---- locks ----
 
 # Long enough to be met at work.
-start_long_run() { # start_long_run NP DIR
-    start "$1" --prompt-file "$page" --max-tokens $((500 / slowness)) --ignore-eos --save "$2" --resume "$2" \
+start_long_run() { # start_long_run NP DIR TOKENS
+    start "$1" --prompt-file "$page" --max-tokens $(($3 / slowness)) --ignore-eos --save "$2" --resume "$2" \
         --save-every 50
 }
 
@@ -271,29 +243,25 @@ two_jobs() {
     generate 1 --prompt-file "$page" --max-tokens $((500 / slowness)) --ignore-eos
     cp "$temp/out" "$temp/whole"
     dir=$temp/shared.kvs
-    start_long_run 2 "$dir"
-    first_out=$temp/first.out first_err=$temp/first.err
-    mv "$temp/err" "$first_err"
-    mv "$temp/out" "$first_out"
+    start_long_run 2 "$dir" 500
     find_ranks
-    wait_for has_segments "$dir" || failed 'two jobs' 'the first saves nothing'
+    wait_for 60 has_segments "$dir" || failed 'two jobs' 'the first saves nothing'
     # Held still, so that it is not over before the others have tried.
     # shellcheck disable=SC2086 # several processes
     kill -STOP $all_ranks
     begin=$(date +%s)
     generate 1 --prompt-file "$page" --max-tokens $((500 / slowness)) --save "$dir" --resume "$dir"
     seconds=$(($(date +%s) - begin))
-    refused 'a second job' shared.kvs/lock 'in use' "on $(uname -n) since 20" 'name another one'
+    refused 'a second job' 2 shared.kvs/lock 'in use' "on $(uname -n) since 20" 'name another one'
     check 'a second job: at once' "it took $seconds s" [ $seconds -le 10 ]
     check 'a second job: the process is named' "it is not $rank_0" grep -q "locked by process $rank_0 on" "$temp/err"
     run 2 snapshot compact "$dir"
-    refused 'compact during a run' shared.kvs/lock 'in use'
+    refused 'compact during a run' 2 shared.kvs/lock 'in use'
     # shellcheck disable=SC2086
     kill -CONT $all_ranks
     look_meanwhile
     wait_job
-    mv "$first_err" "$temp/err"
-    expect 'the first job goes on' 0 && check 'the first job goes on' 'other text' cmp "$first_out" "$temp/whole"
+    expect 'the first job goes on' 0 && check 'the first job goes on' 'other text' cmp "$temp/out" "$temp/whole"
     check 'the lock is gone' 'it is there' [ ! -e "$dir/lock" ]
     run 1 snapshot verify "$dir"
     expect 'the snapshot of the first job' 0 && ok 'the snapshot of the first job'
@@ -322,8 +290,7 @@ look_at_batch() {
     done >"$temp/lines"
     dir=$temp/batch.kvs
     start 1 --input "$temp/lines" --output "$temp/results" --sequences 2 --save "$dir" --save-every 20
-    mv "$temp/err" "$temp/first.err"
-    wait_for has_segments "$dir" || failed 'looks at a batch' 'nothing is saved'
+    wait_for 60 has_segments "$dir" || failed 'looks at a batch' 'nothing is saved'
     look_meanwhile
     wait_job
     expect 'a batch that is looked at' 0 && ok 'a batch that is looked at'
@@ -348,8 +315,8 @@ killed_job() {
 # Another job has taken over: what it saves is not to be touched.
 lost_lock() {
     dir=$temp/lost.kvs
-    start_long_run 1 "$dir"
-    wait_for has_segments "$dir" || failed 'a lost lock' 'nothing is saved'
+    start_long_run 1 "$dir" 2000
+    wait_for 60 has_segments "$dir" || failed 'a lost lock' 'nothing is saved'
     rm "$dir/lock"
     cp "$base"/* "$dir/"
     fingerprint "$dir" | grep -F "$(cd "$base" && ls)" >"$temp/before"
@@ -359,11 +326,11 @@ lost_lock() {
     check 'a lost lock: what another saved is whole' 'it changed' cmp "$temp/before" "$temp/after"
 }
 
-make_snapshots >"$all/make_snapshots.log"
+run_chain make_snapshots
 run_chain two_jobs look_at_batch killed_job lost_lock &
 run_chain flipped_segments &
 run_chain other_models other_runs &
 run_chain damaged_manifests &
 run_chain damaged_segments other_batches &
 wait
-finish
+end_test

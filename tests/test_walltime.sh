@@ -4,27 +4,19 @@
 # Told by a signal to all ranks or to one, by --max-time or by a stop file, while the prompt is read, while text is
 # generated, or in a batch: they save, say why, and exit with 75; whoever goes on comes to the text of a run that never
 # stopped. A program that is SLOWNESS times slower (1 unless said) gets so much less to do.
-set -u
-
-[ $# -ge 4 ] || {
-    sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"
-    exit 2
-}
-suite=walltime kvarve=$1 mpiexec=$2 model=$3 source=$4 slowness=${5-1}
-# shellcheck source=tests/snapshot_checks.sh
-. "$source/tests/snapshot_checks.sh"
+# shellcheck source=tests/snapshot_test.sh
+. "$(dirname "$0")/snapshot_test.sh"
+slowness=${1-1}
 
 # What each mode runs, and what comes out in the end. A second or two each.
 make_expected() {
-    temp=$all
-    : >"$temp/err"
     for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do
         [ $n -gt $((18 / slowness)) ] || cat "$page"
-    done >"$temp/long"
+    done >"$all/long"
     for n in 1 2 3 4 5 6; do
         printf '{"id": %d, "prompt": "The house number %d", "max_tokens": %d, "ignore_eos": true}\n' $n $n \
             $((150 / slowness))
-    done >"$temp/prompts"
+    done >"$all/prompts"
     for mode in prefill decode batch; do
         run_mode 1 $mode
         expect "$mode" 0 || return
@@ -59,7 +51,7 @@ result() { # result MODE
 is_under_way() { # is_under_way MODE
     case $1 in
     prefill) [ -e "$dir/manifest.h5" ] ;;
-    decode) [ -s "$temp/out" ] ;;
+    decode) [ -s "$started/out" ] ;;
     batch) [ -s "$temp/results" ] ;;
     esac
 }
@@ -102,7 +94,7 @@ stop_by() { # stop_by HOW MODE NP NP-OF-RESUME
         *-to-one) victim=$other_rank why='a signal to another rank' ;;
         stop-file) why="the stop file $temp/stop is there" ;;
         esac
-        wait_for is_under_way "$mode" || failed "$title" 'it does not come to that'
+        wait_for 60 is_under_way "$mode" || failed "$title" 'it does not come to that'
         if [ "$how" = stop-file ]; then : >"$temp/stop"; else kill "-$signal" "$victim"; fi
         wait_job
         stopped "$title" "$why"
@@ -148,7 +140,7 @@ stop_when_done() {
         rm -rf "$dir"
         start $np --prompt-file "$page" --max-tokens 5 --ignore-eos --save "$dir" --fail-at segment-flush:0:slow
         find_ranks
-        wait_for is_saving
+        wait_for 60 is_saving
         kill -USR1 "$rank_0" || failed "a signal when all is done, $np ranks" 'it is over'
         wait_job
         expect "a signal when all is done, $np ranks" 0 && ok "a signal when all is done, $np ranks"
@@ -167,15 +159,15 @@ second_term() {
         fingerprint "$dir" >"$temp/before"
         start_mode $np decode --save "$dir" --resume "$dir" --fail-at segment-flush:0:slow
         find_ranks
-        wait_for is_under_way decode
+        wait_for 60 is_under_way decode
         kill -TERM "$rank_0"
-        wait_for is_saving # a second is left
+        wait_for 60 is_saving # a second is left
         kill -TERM "$rank_0"
         wait_job
         check "two SIGTERM, $np ranks" "exit status $status" \
             [ "$status" -ne 0 -a "$status" -ne 75 -a "$status" -ne 124 ]
         check "two SIGTERM, $np ranks: said" 'not said' grep -q 'second SIGTERM: ended without a save' "$temp/err"
-        wait_for is_gone "$dir" || failed "two SIGTERM, $np ranks" 'a rank is left'
+        wait_for 10 is_gone "$dir" || failed "two SIGTERM, $np ranks" 'a rank is left'
         (cd "$dir" && rm -f lock attempts .L*.tmp L*S0002.h5)
         fingerprint "$dir" >"$temp/after"
         check "two SIGTERM, $np ranks: what was committed" 'it changed' cmp "$temp/before" "$temp/after"
@@ -230,15 +222,15 @@ short_time() {
     for np in 1 2; do
         keep "$dir"
         run_mode $np decode --save "$temp/never.kvs" --stop-file "$temp/stop"
-        refused "a stop file that is there already, $np ranks" "--stop-file $temp/stop" 'there already' 'remove it'
+        refused "a stop file that is there already, $np ranks" 2 "--stop-file $temp/stop" 'there already' 'remove it'
         check 'a stop file that is there already: nothing is made' 'it is' [ ! -e "$temp/never.kvs" ]
     done
 }
 
-make_expected >"$all/make_expected.log"
+run_chain make_expected
 run_chain stops_in_prefill short_time &
 run_chain stops_in_decode stop_when_done &
 run_chain stops_in_batch second_term &
 run_chain loop slow_saves &
 wait
-finish
+end_test
