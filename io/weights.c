@@ -30,6 +30,8 @@ struct weights {
     const tensor **in_files; /* those of dtypes that are read, in order of (file, offset) */
     size_t n_in_files;
     uint64_t bytes_read;
+    synthetic_values *values; /* of a synthetic model, which has one file that is not there; or NULL */
+    int n_threads;            /* that make them */
 };
 
 /* ---- opening ---- */
@@ -153,12 +155,46 @@ status weights_open(const char *model_dir, weights **out) {
     return st;
 }
 
+static void append_synthetic(header_list *list, const synthetic_tensor *t, uint64_t offset) {
+    header_tensor *item = &list->items[list->n++];
+    item->t = (tensor){
+        .name = mem_copy_text(t->name, strlen(t->name)),
+        .type = DTYPE_BF16,
+        .n_dims = t->n_cols ? 2 : 1,
+        .shape = {t->n_rows, t->n_cols},
+        .offset = offset,
+        .n_bytes = (uint64_t)synthetic_n_elements(t) * dtype_bytes(DTYPE_BF16),
+    };
+}
+
+weights *weights_open_synthetic(const synthetic_model *m, int n_threads) {
+    weights *w = mem_new(1, sizeof *w);
+    w->dir = mem_copy_text(m->name, strlen(m->name));
+    w->files = mem_new(1, sizeof *w->files);
+    w->files[w->n_files++] = (weights_file){mem_copy_text(m->name, strlen(m->name)), -1};
+    w->values = synthetic_values_open(m);
+    w->n_threads = n_threads;
+    size_t n = 0;
+    synthetic_tensor *all = synthetic_list_tensors(m, &n);
+    w->tensors.items = mem_new(n, sizeof *w->tensors.items);
+    uint64_t offset = 0;
+    for (size_t i = 0; i < n; i++) {
+        append_synthetic(&w->tensors, &all[i], offset);
+        offset += w->tensors.items[i].t.n_bytes;
+    }
+    free(all);
+    sort_by_name(&w->tensors);
+    order_by_place(w);
+    return w;
+}
+
 void weights_close(weights *w) {
     if (!w) return;
     for (int i = 0; i < w->n_files; i++) {
         if (w->files[i].fd >= 0) close(w->files[i].fd);
         free(w->files[i].path);
     }
+    synthetic_values_close(w->values);
     header_list_free(&w->tensors);
     free(w->in_files);
     free(w->files);
@@ -276,6 +312,11 @@ static status read_piece(weights *w, const tensor *t, uint64_t offset, void *dst
 status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void *dst) {
     const size_t element = dtype_bytes(t->type);
     assert(first >= 0 && n >= 0 && (uint64_t)first + (uint64_t)n <= t->n_bytes / element);
+    if (w->values) {
+        synthetic_values_make(w->values, t->name, first, n, w->n_threads, dst);
+        w->bytes_read += (uint64_t)n * element;
+        return STATUS_OK;
+    }
     const int64_t per_piece = (int64_t)(PIECE_BYTES / element);
     char *to = dst;
     status st = STATUS_OK;

@@ -4,12 +4,15 @@
  * headers only; nothing in them is trusted: offsets, sizes, shapes, dtypes, overlaps, duplicate names and
  * depth are checked. Format: 8 bytes little-endian header length N, N bytes of JSON {name: {dtype, shape,
  * data_offsets: [begin, end]}}, then the data, offsets counted from its begin. All functions are Local; an
- * open handle belongs to one thread. */
+ * open handle belongs to one thread.
+ *
+ * Or the tensors of a synthetic model, which are made when they are read. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 
+#include "io/synthetic.h"
 #include "src/base/dtype.h"
 #include "src/base/status.h"
 
@@ -31,7 +34,12 @@ typedef struct tensor {
  * only tensors that it names exist. Tensors of other dtypes than f32, bf16 and f16 may be present;
  * weights_expect refuses them by their dtype, and the other functions do not see them. */
 status weights_open(const char *model_dir, weights **out);
-void weights_close(weights *w);
+
+/* The tensors of a synthetic model, the same as those of the files that synthetic_files.h writes, made by
+ * n_threads when they are read. Nothing is read from a disk. */
+weights *weights_open_synthetic(const synthetic_model *m, int n_threads);
+
+void weights_close(weights *w); /* NULL is fine */
 
 /* The tensor of this name, or NULL. */
 const tensor *weights_find(const weights *w, const char *name);
@@ -48,5 +56,5 @@ const tensor *weights_at(const weights *w, size_t i);
  * large sequential reads. Refuses a short file and a NaN or infinity, naming the tensor and the element. */
 status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void *dst);
 
-/* Bytes of tensor data read so far through this handle. */
+/* Bytes of tensor data read, or made, so far through this handle. */
 uint64_t weights_bytes_read(const weights *w);
