@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "io/segment.h"
+#include "io/synthetic.h"
 #include "mpi/comm.h"
 #include "src/base/trace.h"
 #include "src/model_config.h"
@@ -28,6 +29,7 @@ typedef struct engine engine;
 
 typedef struct engine_options {
     const char *model_dir;
+    synthetic_model made; /* instead of what model_dir holds, where it has a name */
     precision precision;
     int n_threads;
     int chunk_tokens, page_tokens;

@@ -75,6 +75,13 @@ static void forget_shared_options(engine *e) {
     }
 }
 
+static status open_weights(engine *e) {
+    const engine_options *o = &e->options;
+    if (!*o->made.name) return weights_open(o->model_dir, &e->files);
+    e->files = weights_open_synthetic(&o->made, o->n_threads);
+    return STATUS_OK;
+}
+
 static status open_slice(engine *e) {
     const engine_options *o = &e->options;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
@@ -160,7 +167,7 @@ static status open_parts(engine *e) {
     double begin = clock_seconds();
     status st = make_plan(e);
     if (comm_any_failed(e->comm, &st)) return st;
-    st = weights_open(e->options.model_dir, &e->files);
+    st = open_weights(e);
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_slice(e);
     if (comm_any_failed(e->comm, &st)) return st;

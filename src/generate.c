@@ -16,14 +16,11 @@ static status read_model(generation *g) {
     const options *o = g->options;
     status st = run_read_model(o, &g->config, &g->tok);
     if (st != STATUS_OK || (!o->save && !o->resume)) return st;
-    text_buffer path = {0}, file = {0};
-    text_append(&path, o->model, strlen(o->model));
-    text_append(&path, "/tokenizer.json", strlen("/tokenizer.json"));
-    st = run_read_text("--model", path.data, &file);
+    text_buffer file = {0};
+    st = run_read_tokenizer(o, &file);
     XXH128_hash_t digest = XXH3_128bits(file.data, file.n);
     g->tokenizer_digest[0] = digest.high64;
     g->tokenizer_digest[1] = digest.low64;
-    free(path.data);
     free(file.data);
     return st;
 }

@@ -8,6 +8,7 @@
 #include "src/base/memory.h"
 #include "src/generation.h"
 #include "src/loader.h"
+#include "src/run.h"
 
 /* Fewer tokens are computed again sooner than their chunk is read. */
 enum { LEAST_REUSED_TOKENS = 32 };
@@ -25,15 +26,15 @@ static status check_past(const generation *g) {
     dtype type = g->options->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
     if (m->n_layers != c->n_layers || m->n_kv_heads != c->n_kv_heads || m->head_dim != c->head_dim ||
         m->vocab_size != c->vocab_size)
-        return status_refuse(
-            "%s: of another model: %d layers, %d kv heads of %d, %d tokens, but --model %s has %d "
-            "layers, %d kv heads of %d, %d tokens: give the model that it was made with",
-            dir, m->n_layers, m->n_kv_heads, m->head_dim, m->vocab_size, g->options->model, c->n_layers,
-            c->n_kv_heads, c->head_dim, c->vocab_size);
+        return status_refuse("%s: of another model: %d layers, %d kv heads of %d, %d tokens, but %s has %d "
+                             "layers, %d kv heads of %d, %d tokens: give the model that it was made with",
+                             dir, m->n_layers, m->n_kv_heads, m->head_dim, m->vocab_size,
+                             run_model_name(g->options), c->n_layers, c->n_kv_heads, c->head_dim,
+                             c->vocab_size);
     if (!same_digest(m->tokenizer_digest, g->tokenizer_digest))
-        return status_refuse("%s: made with another tokenizer than that of --model %s (another digest): "
+        return status_refuse("%s: made with another tokenizer than that of %s (another digest): "
                              "give the model directory that it was made with",
-                             dir, g->options->model);
+                             dir, run_model_name(g->options));
     if (m->type != type)
         return status_refuse("%s: holds keys and values in %s: run with --precision %s", dir,
                              dtype_name(m->type), dtype_name(m->type));
@@ -45,8 +46,8 @@ status generate_check_weights(const generation *g, const engine *e) {
     if (!same_digest(g->past.model_digest, engine_model_digest(e)))
         return status_refuse(
             "%s: of another model: the shape is the same, but weights or rope are not those of "
-            "--model %s (another digest): give the model that it was made with",
-            g->options->resume, g->options->model);
+            "%s (another digest): give the model that it was made with",
+            g->options->resume, run_model_name(g->options));
     const char *processor = cpu_device_isa(engine_device(e));
     if (strcmp(g->past.processor, processor) != 0)
         fprintf(

@@ -9,6 +9,7 @@
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/generation.h"
+#include "src/run.h"
 
 /* Kept back from --max-time beside the time of a save, for what else ends a run; of a short time, a share. */
 static const double end_seconds = 2, unmeasured_save_seconds = 10, most_kept_share = 0.1;
@@ -125,7 +126,7 @@ static void describe_run(const generation *g, const engine *e, const char *effec
         .codec = g->options->codec,
         .page_tokens = (int)g->options->page_tokens,
         .n_ranks = engine_plan(e)->n_ranks,
-        .model_name = mem_copy_text(g->options->model, strlen(g->options->model)),
+        .model_name = mem_copy_text(run_model_name(g->options), strlen(run_model_name(g->options))),
         .model_shape = mem_copy_text(text, strlen(text)),
         .version = mem_copy_text(KVARVE_VERSION, strlen(KVARVE_VERSION)),
         .command_line = mem_copy_text(effective_options, strlen(effective_options)),

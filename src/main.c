@@ -16,6 +16,8 @@ static int run_command(comm *c, const options *o) {
         return command_plan(c, o);
     case COMMAND_BENCH:
         return command_bench(c, o);
+    case COMMAND_SYNTH:
+        return command_synth(c, o);
     case COMMAND_SNAPSHOT:
         return command_snapshot(c, o);
     case N_COMMANDS:

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/synthetic.h"
 #include "src/options_private.h"
 
 enum { FIRST_CODE = 256 }; /* getopt's code of option 0, beyond characters */
@@ -76,7 +77,8 @@ static status find_command(const char *name, command *out) {
         guess_consider(&g, options_command_name((command)i), i);
     if (g.index < 0)
         return status_refuse(
-            "kvarve has no command %s; there are generate, perplexity, plan, bench and snapshot", name);
+            "kvarve has no command %s; there are generate, perplexity, plan, bench, synth and snapshot",
+            name);
     if (g.distance > 0)
         return status_refuse("kvarve has no command %s; did you mean %s?", name,
                              options_command_name((command)g.index));
@@ -105,7 +107,7 @@ static status find_action(const char *name, snapshot_action *out) {
 static status take_word(options *o, const char *word) {
     char verb[64];
     full_name(o, verb, sizeof verb);
-    if (o->command != COMMAND_SNAPSHOT)
+    if (o->command != COMMAND_SNAPSHOT && o->command != COMMAND_SYNTH)
         return status_refuse("kvarve %s takes options only, not %s", verb, word);
     if (o->dir) return status_refuse("kvarve %s takes one directory, not %s as well", verb, word);
     o->dir = word;
@@ -130,13 +132,32 @@ static status check_generate(const options *o) {
     return check_saving(o);
 }
 
+/* Which model, and for synth where to. */
+static status check_model(const options *o) {
+    synthetic_model m;
+    const char *name = options_command_name(o->command);
+    if (o->command == COMMAND_SYNTH) {
+        if (!o->shape) return status_refuse("kvarve synth needs --shape NAME");
+        if (!o->dir || !*o->dir) return status_refuse("kvarve synth needs the directory to write to");
+    } else {
+        if (!o->model && !o->shape)
+            return status_refuse("kvarve %s needs --model DIR, or --shape NAME for random weights", name);
+        if (o->model && o->shape)
+            return status_refuse("kvarve %s takes one of --model and --shape, not both", name);
+        if (!o->shape && o->vocab != OPTION_UNSET)
+            return status_refuse("--vocab is for --shape, which is not given");
+    }
+    return o->shape ? synthetic_find(o->shape, &m) : STATUS_OK;
+}
+
 static status check_together(const options *o) {
     if (o->command == COMMAND_SNAPSHOT) {
         if (o->dir && *o->dir) return STATUS_OK;
         return status_refuse("kvarve snapshot %s needs the directory of a snapshot",
                              options_action_name(o->action));
     }
-    if (!o->model) return status_refuse("kvarve %s needs --model DIR", options_command_name(o->command));
+    status st = check_model(o);
+    if (st != STATUS_OK || o->command == COMMAND_SYNTH) return st;
     if (o->page_tokens % KV_PAGE_QUANTUM)
         return status_refuse("--page-tokens %lld: expected a multiple of %d", (long long)o->page_tokens,
                              KV_PAGE_QUANTUM);
@@ -199,6 +220,7 @@ char *options_effective(const options *o) {
         options_append_word(options_action_name(o->action), &text);
         options_append_word(o->dir, &text);
     }
+    if (o->command == COMMAND_SYNTH) options_append_word(o->dir, &text);
     for (int i = 0; i < n_options; i++)
         if (options_have(o, &options_table[i])) options_append_value(o, &options_table[i], &text);
     text_append(&text, "", 0);

@@ -15,6 +15,7 @@ typedef enum command {
     COMMAND_PERPLEXITY,
     COMMAND_PLAN,
     COMMAND_BENCH,
+    COMMAND_SYNTH,
     COMMAND_SNAPSHOT,
     N_COMMANDS
 } command;
@@ -36,11 +37,11 @@ typedef struct options {
     snapshot_action action; /* of COMMAND_SNAPSHOT; N_SNAPSHOT_ACTIONS: only its help is asked for */
     bool help;
 
-    const char *model, *report; /* NULL: not given, as all texts */
+    const char *model, *shape, *report; /* NULL: not given, as all texts */
     const char *prompt, *prompt_file, *input, *output, *file;
     const char *layers_per_rank, *depths;
     const char *save, *resume, *stop_file;
-    const char *dir, *id; /* of COMMAND_SNAPSHOT */
+    const char *dir, *id; /* of COMMAND_SNAPSHOT; dir also of COMMAND_SYNTH */
     const char *fail_at;  /* only where KVARVE_FAULTS is defined */
     const char *stops[OPTIONS_MAX_STOPS];
     int64_t n_stops;
@@ -51,6 +52,7 @@ typedef struct options {
 
     int64_t context; /* OPTION_UNSET: the model's */
     int64_t stride;  /* OPTION_UNSET: the context */
+    int64_t vocab;   /* OPTION_UNSET: the shape's */
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
     double peer_timeout;

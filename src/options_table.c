@@ -8,6 +8,7 @@
 #define BENCH      (1u << COMMAND_BENCH)
 #define RUNS       (GENERATE | PERPLEXITY | BENCH)
 #define MODEL      (RUNS | PLAN) /* the commands on a model */
+#define SYNTH      (1u << COMMAND_SYNTH)
 #define ACTION(a)  (1u << (N_COMMANDS + (a)))
 #define SNAPSHOT                                                                                             \
     (ACTION(SNAPSHOT_INFO) | ACTION(SNAPSHOT_VERIFY) | ACTION(SNAPSHOT_COMPACT) | ACTION(SNAPSHOT_TEXT))
@@ -16,8 +17,12 @@
 static const double most = 9007199254740992.0; /* 2^53 */
 
 const option_spec options_table[] = {
-    {"model", OPTION_TEXT, MODEL, AT(model), NULL, "required", 0, 0,
+    {"model", OPTION_TEXT, MODEL, AT(model), NULL, "or --shape", 0, 0,
      "model directory, as downloaded from Hugging Face"},
+    {"shape", OPTION_TEXT, MODEL | SYNTH, AT(shape), NULL, "or --model", 0, 0,
+     "random weights: tiny, llama-1b, llama-8b or llama-70b"},
+    {"vocab", OPTION_INTEGER, MODEL | SYNTH, AT(vocab), NULL, "shape's", 258, 524288,
+     "tokens that --shape knows"},
     {"prompt", OPTION_TEXT, GENERATE, AT(prompt), NULL, "", 0, 0, "text to continue"},
     {"prompt-file", OPTION_TEXT, GENERATE, AT(prompt_file), NULL, "", 0, 0,
      "file whose text is continued; - is stdin"},
@@ -50,7 +55,8 @@ const option_spec options_table[] = {
      "draw among those at least p times the likeliest"},
     {"repetition-penalty", OPTION_REAL, GENERATE, AT(repetition_penalty), NULL, "model's", 0, 100,
      "above 1 makes tokens seen before less likely"},
-    {"seed", OPTION_INTEGER, GENERATE, AT(seed), NULL, "0", 0, 9007199254740992.0, "of the draws"},
+    {"seed", OPTION_INTEGER, GENERATE | SYNTH, AT(seed), NULL, "0", 0, 9007199254740992.0,
+     "of the draws; synth: of the weights"},
     {"stop", OPTION_TEXTS, GENERATE, AT(stops), NULL, "", 0, 0,
      "end before this text; may be given 16 times"},
     {"ignore-eos", OPTION_FLAG, GENERATE, AT(ignore_eos), NULL, "", 0, 0,
@@ -74,7 +80,7 @@ const option_spec options_table[] = {
     {"layers-per-rank", OPTION_TEXT, MODEL, AT(layers_per_rank), NULL, "best", 0, 0,
      "layers of each rank, such as 10,12,10"},
     {"ranks", OPTION_INTEGER, PLAN, AT(ranks), "1", NULL, 1, 65536, "ranks to plan for"},
-    {"threads", OPTION_INTEGER, RUNS | SNAPSHOT, AT(threads), "0", NULL, 0, 1024,
+    {"threads", OPTION_INTEGER, RUNS | SNAPSHOT | SYNTH, AT(threads), "0", NULL, 0, 1024,
      "of a rank; 0 shares this host's processors"},
     {"precision", OPTION_PRECISION, MODEL, AT(precision), "bf16", NULL, 0, 0,
      "of matrices and KV cache: bf16, or f32 to check"},
@@ -89,7 +95,7 @@ const option_spec options_table[] = {
     {"fail-at", OPTION_TEXT, GENERATE | SNAPSHOT, AT(fail_at), NULL, "", 0, 0,
      "for tests: SITE[:RANK[:WHAT]] where to fail on purpose"},
 #endif
-    {"help", OPTION_FLAG, MODEL | SNAPSHOT, AT(help), NULL, "", 0, 0, "print this table"},
+    {"help", OPTION_FLAG, MODEL | SNAPSHOT | SYNTH, AT(help), NULL, "", 0, 0, "print this table"},
 };
 
 const int n_options = sizeof options_table / sizeof *options_table;
@@ -103,6 +109,7 @@ static const struct {
         [COMMAND_PERPLEXITY] = {"perplexity", "score a text: negative log-likelihood per token"},
         [COMMAND_PLAN] = {"plan", "what each rank would own, and whether it fits; loads nothing"},
         [COMMAND_BENCH] = {"bench", "prefill and decode speed beside what this machine can do"},
+        [COMMAND_SYNTH] = {"synth", "write a model of random weights to directory DIR, to measure with"},
         [COMMAND_SNAPSHOT] = {"snapshot", "look into the snapshot in directory DIR, or tidy it:"},
 },
   actions[N_SNAPSHOT_ACTIONS] = {
@@ -155,7 +162,8 @@ static void print_row(const option_spec *spec, FILE *to) {
 void options_print_help(const options *o, FILE *to) {
     fprintf(to, "kvarve: long-context generation from language models over MPI ranks\n\n"
                 "usage: [mpirun -n RANKS] kvarve COMMAND [options]\n"
-                "       kvarve snapshot info|verify|compact|text DIR [options]\n\n");
+                "       kvarve snapshot info|verify|compact|text DIR [options]\n"
+                "       [mpirun -n RANKS] kvarve synth --shape NAME DIR [options]\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
         if (o->command == N_COMMANDS || o->command == (command)i)
             fprintf(to, "  %-12s %s\n", commands[i].name, commands[i].help);

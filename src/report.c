@@ -84,7 +84,7 @@ static double kv_token_bytes(const engine *e) {
     return 2.0 * c->n_layers * c->n_kv_heads * c->head_dim * (double)dtype_bytes(engine_device(e)->kv);
 }
 
-static void print_table(const run_figures *f) {
+static void print_table(const run_figures *f, const options *o) {
     const engine_times *t = &f->times;
     fprintf(stderr, "\n  %-24s %10s %10s %10s %6s %8s\n", "region, seconds", "min", "avg", "max", "rank",
             "share");
@@ -108,8 +108,8 @@ static void print_table(const run_figures *f) {
         sent += f->ranks[i].bytes_sent;
         file += (double)f->ranks[i].file_bytes;
     }
-    fprintf(stderr, "\n  %.1f MiB sent between ranks; %.1f MiB of weights read in %.2f s\n", sent / mib,
-            file / mib, f->ranks[0].load_seconds);
+    fprintf(stderr, "\n  %.1f MiB sent between ranks; %.1f MiB of weights %s in %.2f s\n", sent / mib,
+            file / mib, o->shape ? "made" : "read", f->ranks[0].load_seconds);
 }
 
 static double most_seconds(const run_figures *f, region r) {
@@ -315,7 +315,7 @@ status report_run(comm *c, engine *e, const options *o, const run_summary *summa
         }
         f.bytes_read_per_second = per_second(bytes, busy);
         f.flops = per_second(flops, busy);
-        print_table(&f);
+        print_table(&f, o);
         print_snapshots(&f, o, e);
         print_notes(&f, o, e);
         if (o->report) st = write_json(&f, o, e);

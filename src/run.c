@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/files.h"
 #include "src/base/memory.h"
+#include "src/synth_tokenizer.h"
 
 /* A decode row reads all weights for itself and few others; on CPUs it takes about as long as this many
  * prefill rows. */
@@ -16,12 +18,55 @@ int run_say_failure(const comm *c, status st) {
     return status_exit_code(st);
 }
 
+status run_find_shape(const options *o, synthetic_model *out) {
+    status st = synthetic_find(o->shape, out);
+    if (st == STATUS_OK && o->vocab != OPTION_UNSET) out->vocab_size = (int)o->vocab;
+    return st;
+}
+
+const char *run_model_name(const options *o) {
+    return o->shape ? o->shape : o->model;
+}
+
+status run_read_tokenizer(const options *o, text_buffer *out) {
+    synthetic_model m;
+    status st;
+    if (o->shape) {
+        st = run_find_shape(o, &m);
+        if (st == STATUS_OK) synth_tokenizer_append(m.vocab_size, out);
+        return st;
+    }
+    char *path = file_path(o->model, "tokenizer.json");
+    st = run_read_text("--model", path, out);
+    free(path);
+    return st;
+}
+
+static status make_config(const options *o, model_config *config) {
+    synthetic_model m;
+    text_buffer text = {0};
+    status st = run_find_shape(o, &m);
+    if (st == STATUS_OK) {
+        synthetic_append_config(&m, &text);
+        st = model_config_parse(text.data, text.n, m.name, config);
+    }
+    free(text.data);
+    return st;
+}
+
+static status make_tokenizer(const options *o, tokenizer **out) {
+    text_buffer text = {0};
+    status st = run_read_tokenizer(o, &text);
+    if (st == STATUS_OK) st = tokenizer_parse(text.data, text.n, o->shape, out);
+    free(text.data);
+    return st;
+}
+
 status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer) {
-    status st = model_config_load(o->model, config);
+    status st = o->shape ? make_config(o, config) : model_config_load(o->model, config);
     if (st != STATUS_OK || !out_tokenizer) return st;
-    size_t n = strlen(o->model) + sizeof "/tokenizer.json";
-    char *path = mem_new(n, 1);
-    snprintf(path, n, "%s/tokenizer.json", o->model);
+    if (o->shape) return make_tokenizer(o, out_tokenizer);
+    char *path = file_path(o->model, "tokenizer.json");
     st = tokenizer_open(path, out_tokenizer);
     free(path);
     return st;
@@ -50,8 +95,11 @@ int run_threads(const comm *c, const options *o) {
 }
 
 engine_options run_engine_options(const comm *c, const options *o) {
+    synthetic_model made = {0};
+    if (o->shape) (void)run_find_shape(o, &made); /* options_parse has found it */
     return (engine_options){
         .model_dir = o->model,
+        .made = made,
         .precision = o->precision,
         .n_threads = run_threads(c, o),
         .chunk_tokens = (int)o->chunk_tokens,

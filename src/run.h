@@ -1,6 +1,7 @@
 /* src/run.h: what the commands that run a model have in common. */
 #pragma once
 
+#include "io/synthetic.h"
 #include "mpi/comm.h"
 #include "src/engine.h"
 #include "src/options.h"
@@ -14,10 +15,20 @@ int command_generate(comm *c, const options *o);
 int command_perplexity(comm *c, const options *o);
 int command_plan(comm *c, const options *o);
 int command_bench(comm *c, const options *o);
+int command_synth(comm *c, const options *o);
 int command_snapshot(comm *c, const options *o);
 
 /* Print a failure (on rank 0 only) and return its exit code. Local. */
 int run_say_failure(const comm *c, status st);
+
+/* The synthetic model of --shape and --vocab. Local. */
+status run_find_shape(const options *o, synthetic_model *out);
+
+/* What to call the model in messages: --model's directory, or --shape's name. Local. */
+const char *run_model_name(const options *o);
+
+/* Append its tokenizer.json, from the directory or made. Local. */
+status run_read_tokenizer(const options *o, text_buffer *out);
 
 /* The model's config, and its tokenizer when out_tokenizer is not NULL. Local. */
 status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer);

@@ -359,6 +359,55 @@ bad_weights() {
     check 'weights: a NaN is found by the rank that reads it' 'another one is named' grep -q 'rank 2 on' "$temp/err"
 }
 
+# A model of random weights: the same text from its files and from memory, and nothing of it where it is refused.
+synthetic() {
+    made=$temp/made
+    how='--prompt Hello --max-tokens 12 --temperature 0.9 --seed 4 --ignore-eos --threads 1'
+    run 2 synth --shape tiny "$made"
+    expect 'synth' 0 || return
+    check 'synth: its line' 'none' grep -q 'made: tiny, 1.05 million parameters, .* GB/s$' "$temp/out"
+    # shellcheck disable=SC2086 # several words
+    for np in 1 3; do
+        run $np generate --model "$made" $how --save "$temp/made.$np.kvs"
+        cp "$temp/out" "$temp/of_files"
+        run $np generate --shape tiny $how
+        check "synth: text of files and memory, $np ranks" 'it differs' cmp "$temp/out" "$temp/of_files"
+    done
+    check 'synth: text' 'there is none' [ "$(wc -w <"$temp/of_files")" -ge 5 ]
+    run 2 generate --shape tiny --resume "$temp/made.1.kvs" --max-tokens 14
+    check 'synth: memory goes on from a snapshot of files' 'it does not' [ "$status" -eq 0 -a -s "$temp/out" ]
+    run 1 synth --shape tiny --seed 1 "$temp/seeded"
+    cmp -s "$made/model.safetensors" "$temp/seeded/model.safetensors"
+    check 'synth: another seed' 'the same weights' [ $? -eq 1 ]
+    run 2 bench --shape tiny --vocab 300 --depths 0 --repeats 1 --threads 1
+    check 'bench of a shape' 'no decode' grep -q '^decode, 1 sequence' "$temp/out"
+    run 1 plan --shape llama-70b --ranks 8
+    check 'plan of a shape' 'not 80 layers on 8 ranks' grep -q '^ *7 *[0-9]*\.\.79 ' "$temp/out"
+
+    run 2 synth --shape tiny "$made"
+    refused 'synth over a model' 2 'it holds a model already'
+    run 1 synth --shape tiny "$temp/no/such/place"
+    refused 'synth into no directory' 2 "$temp/no/such/place"
+    run 2 synth --shape tiny "$temp/of_files"
+    refused 'synth into a file' 2 'of_files'
+    run 1 bench --shape tiny --model "$made"
+    refused 'shape and model' 2 'one of --model and --shape, not both'
+    mkdir "$temp/tight"
+    # A limit of 1 MB for a file stands for a full disk.
+    # shellcheck disable=SC3045 # not every shell has it
+    for place in tight/new tight; do
+        (
+            trap '' XFSZ
+            ulimit -f 2000
+            exec "$kvarve" synth --shape tiny "$temp/$place" --threads 2
+        ) >"$temp/out" 2>"$temp/err"
+        status=$?
+        refused "synth without room, $place" 1 'model.safetensors: cannot be written: File too large'
+        check "synth without room, $place: nothing is left" 'something is' [ -z "$(ls -A "$temp/tight")" ]
+    done
+    check 'synth without room keeps what was there' 'the directory is gone' [ -d "$temp/tight" ]
+}
+
 bad_memory() {
     generate 2 --prompt 'Hello there' --memory-per-rank 60M
     refused 'memory per rank too small' 2 '--memory-per-rank'
@@ -424,7 +473,7 @@ lost_ranks() {
 
 run_chain good_runs bad_options bad_saving bad_memory &
 run_chain good_results good_others bad_prompts bad_paths &
-run_chain bad_configs bad_weights &
+run_chain bad_configs bad_weights synthetic &
 wait
 run_chain lost_ranks # alone, as it takes the time
 end_test

@@ -353,7 +353,8 @@ static void commands(void) {
     CHECK_REFUSED(parse_words("genrate --model m", &o),
                   "kvarve has no command genrate; did you mean generate?");
     CHECK_REFUSED(parse_words("perplexty --model m", &o), "did you mean perplexity?");
-    CHECK_REFUSED(parse_words("nothing-like-it", &o), "generate, perplexity, plan, bench and snapshot");
+    CHECK_REFUSED(parse_words("nothing-like-it", &o),
+                  "generate, perplexity, plan, bench, synth and snapshot");
     CHECK_REFUSED(parse_words("--model m generate", &o), "--model");
     CHECK_REFUSED(parse_words("generate m", &o), "takes options only, not m");
     CHECK_REFUSED(parse_words("generate --model m --prompt p rest", &o), "takes options only, not rest");
@@ -398,6 +399,41 @@ static void snapshot_actions(void) {
     CHECK_REFUSED(parse_words("snapshot verify d --thraeds 3", &o), "did you mean --threads?");
     char *empty[] = {"kvarve", "snapshot", "info", "", NULL};
     CHECK_REFUSED(options_parse(4, empty, &o), "needs the directory");
+}
+
+static void shapes(void) {
+    options o;
+    CHECK_OK(parse_words("bench --shape llama-8b", &o));
+    CU_ASSERT(!strcmp(o.shape, "llama-8b") && !o.model && o.vocab == OPTION_UNSET);
+    CHECK_OK(parse_words("plan --shape llama-70b --vocab 258", &o));
+    CU_ASSERT(o.vocab == 258);
+    CHECK_OK(parse_words("generate --shape tiny --prompt p", &o));
+    CHECK_OK(parse_words("perplexity --shape llama-1b --file f", &o));
+    CHECK_OK(parse_words("synth --shape tiny d", &o));
+    CU_ASSERT(o.command == COMMAND_SYNTH && !strcmp(o.dir, "d") && o.seed == OPTION_UNSET && o.threads == 0);
+    CHECK_OK(parse_words("synth d --seed 5 --shape=tiny --vocab 524288 --threads 2", &o));
+    CU_ASSERT(!strcmp(o.dir, "d") && o.seed == 5 && o.vocab == 524288 && o.threads == 2);
+
+    static const char *const commands_on_models[] = {"generate --prompt p", "perplexity --file f", "plan",
+                                                     "bench"};
+    for (size_t i = 0; i < 4; i++) {
+        char line[128];
+        snprintf(line, sizeof line, "%s --model m --shape tiny", commands_on_models[i]);
+        CHECK_REFUSED(parse_words(line, &o), "takes one of --model and --shape, not both");
+        CHECK_REFUSED(parse_words(commands_on_models[i], &o), "needs --model DIR, or --shape NAME");
+        snprintf(line, sizeof line, "%s --model m --vocab 300", commands_on_models[i]);
+        CHECK_REFUSED(parse_words(line, &o), "--vocab is for --shape, which is not given");
+    }
+    CHECK_REFUSED(parse_words("bench --shape llama-9b", &o),
+                  "--shape llama-9b: there is no such shape; there are tiny, llama-1b, llama-8b, llama-70b");
+    CHECK_REFUSED(parse_words("synth --shape huge d", &o), "--shape huge: there is no such shape");
+    CHECK_REFUSED(parse_words("synth d", &o), "kvarve synth needs --shape NAME");
+    CHECK_REFUSED(parse_words("synth --shape tiny", &o), "kvarve synth needs the directory to write to");
+    CHECK_REFUSED(parse_words("synth --shape tiny d e", &o), "synth takes one directory, not e as well");
+    CHECK_REFUSED(parse_words("synth --shape tiny d --model m", &o), "kvarve synth has no option --model");
+    CHECK_REFUSED(parse_words("synth --shape tiny d --vocab 257", &o), "--vocab 257");
+    CHECK_REFUSED(parse_words("synth --shape tiny d --vocab 524289", &o), "--vocab 524289");
+    CHECK_REFUSED(parse_words("sytnh --shape tiny d", &o), "did you mean synth?");
 }
 
 static void missing_values(void) {
@@ -541,7 +577,7 @@ static void check_round_trip(int argc, char **argv) {
     CU_ASSERT(memcmp(&first.max_tokens, &second.max_tokens, sizeof first - offsetof(options, max_tokens)) ==
               0);
     CU_ASSERT(first.n_stops == second.n_stops && same(first.model, second.model) &&
-              first.action == second.action);
+              same(first.shape, second.shape) && first.action == second.action);
     CU_ASSERT(same(first.save, second.save) && same(first.resume, second.resume) &&
               same(first.stop_file, second.stop_file) && same(first.dir, second.dir) &&
               same(first.id, second.id));
@@ -600,6 +636,8 @@ static void effective_options(void) {
     check_round_trip(16, save);
     char *snapshot[] = {"kvarve", "snapshot", "text", "it's here", "--id", "a b", "--threads", "2"};
     check_round_trip(8, snapshot);
+    char *synth[] = {"kvarve", "synth", "it's here", "--shape", "tiny", "--seed", "3", "--vocab", "300"};
+    check_round_trip(9, synth);
 
     options o;
     CHECK_OK(parse_words("snapshot compact d --threads 2 --codec none", &o));
@@ -679,6 +717,7 @@ int main(int argc, char **argv) {
         {"one edit away", one_edit_away},
         {"commands", commands},
         {"snapshot actions", snapshot_actions},
+        {"shapes", shapes},
         {"missing values", missing_values},
         {"options of other commands", options_of_other_commands},
         {"what belongs together", what_belongs_together},
