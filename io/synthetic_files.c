@@ -85,6 +85,7 @@ void synthetic_files_free(synthetic_files *f) {
         free(f->files[i].header);
     free(f->files);
     free(f->tensors);
+    free(f->made.data);
     *f = (synthetic_files){0};
 }
 
@@ -116,11 +117,18 @@ static status finish(int fd, const char *path, int error) {
     return st;
 }
 
-status synthetic_files_create(const synthetic_files *f, int i) {
+/* A file that does not exist yet. */
+static int create(synthetic_files *f, const char *name, const char *path) {
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0) text_append(&f->made, name, strlen(name) + 1);
+    return fd;
+}
+
+status synthetic_files_create(synthetic_files *f, int i) {
     const synthetic_file *file = &f->files[i];
     char *path = file_path(f->dir, file->name);
     status st = STATUS_OK;
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    int fd = create(f, file->name, path);
     if (fd < 0) {
         st = cannot_write(path, errno);
     } else {
@@ -188,15 +196,15 @@ status synthetic_files_fill(const synthetic_files *f, int i, const synthetic_val
     return st;
 }
 
-status synthetic_files_write_text(const char *dir, const char *name, const text_buffer *text) {
-    char *path = file_path(dir, name);
-    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+status synthetic_files_write_text(synthetic_files *f, const char *name, const text_buffer *text) {
+    char *path = file_path(f->dir, name);
+    int fd = create(f, name, path);
     status st = fd < 0 ? cannot_write(path, errno) : finish(fd, path, write_at(fd, text->data, text->n, 0));
     free(path);
     return st;
 }
 
-status synthetic_files_write_index(const synthetic_files *f) {
+status synthetic_files_write_index(synthetic_files *f) {
     if (f->n_files == 1) return STATUS_OK;
     char line[256];
     text_buffer json = {0};
@@ -212,19 +220,16 @@ status synthetic_files_write_index(const synthetic_files *f) {
         }
     }
     append(&json, "\n  }\n}\n");
-    status st = synthetic_files_write_text(f->dir, index_name, &json);
+    status st = synthetic_files_write_text(f, index_name, &json);
     free(json.data);
     return st;
 }
 
-static void remove_file(const char *dir, const char *name) {
-    char *path = file_path(dir, name);
-    (void)unlink(path);
-    free(path);
-}
-
-void synthetic_files_remove(const synthetic_files *f) {
-    for (int i = 0; i < f->n_files; i++)
-        remove_file(f->dir, f->files[i].name);
-    remove_file(f->dir, index_name);
+void synthetic_files_remove(synthetic_files *f) {
+    for (size_t at = 0; at < f->made.n; at += strlen(f->made.data + at) + 1) {
+        char *path = file_path(f->dir, f->made.data + at);
+        (void)unlink(path);
+        free(path);
+    }
+    f->made.n = 0;
 }

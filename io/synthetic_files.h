@@ -25,6 +25,7 @@ typedef struct synthetic_files {
     synthetic_file *files;
     int n_files;
     uint64_t n_data_bytes; /* of all tensors */
+    text_buffer made;      /* names of what was made here, each with a zero byte behind it */
 } synthetic_files;
 
 /* Files of the model in dir with at most max_bytes of data each, but for tensors that are larger alone.
@@ -34,7 +35,7 @@ void synthetic_files_free(synthetic_files *f);
 
 /* Make the i-th file, which must not exist, with its header, and have the space for its data ready. Refuses a
  * directory that cannot be written to; fails without space. */
-status synthetic_files_create(const synthetic_files *f, int i);
+status synthetic_files_create(synthetic_files *f, int i);
 
 /* Called, by one thread at a time, with the bytes of data that it has written just now. */
 typedef void synthetic_tell(void *context, uint64_t n_bytes);
@@ -44,10 +45,10 @@ status synthetic_files_fill(const synthetic_files *f, int i, const synthetic_val
                             synthetic_tell *tell, void *context);
 
 /* Write the index, where there are shards. */
-status synthetic_files_write_index(const synthetic_files *f);
+status synthetic_files_write_index(synthetic_files *f);
 
 /* Write another file of the model, which must not exist, until it is on the disk. */
-status synthetic_files_write_text(const char *dir, const char *name, const text_buffer *text);
+status synthetic_files_write_text(synthetic_files *f, const char *name, const text_buffer *text);
 
-/* Remove the files and the index, as far as they are there. */
-void synthetic_files_remove(const synthetic_files *f);
+/* Remove what was made through f, and nothing that was made by others meanwhile. */
+void synthetic_files_remove(synthetic_files *f);

@@ -83,7 +83,7 @@ static void tell_end(const teller *t) {
 
 /* The weights, each rank every n_ranks-th file: all space is asked for before any time is spent. Local. */
 static status write_weights(const comm *c, const options *o, const synthetic_model *m,
-                            const synthetic_files *files) {
+                            synthetic_files *files) {
     const int n_ranks = comm_size(c), rank = comm_rank(c);
     teller t = {.is_shown = rank == 0, .in_terminal = isatty(STDERR_FILENO), .n_ranks = n_ranks};
     status st = STATUS_OK;
@@ -100,56 +100,54 @@ static status write_weights(const comm *c, const options *o, const synthetic_mod
     return st;
 }
 
-static status write_and_free(const char *dir, const char *name, text_buffer *text) {
-    status st = synthetic_files_write_text(dir, name, text);
+static status write_and_free(synthetic_files *files, const char *name, text_buffer *text) {
+    status st = synthetic_files_write_text(files, name, text);
     free(text->data);
     *text = (text_buffer){0};
     return st;
 }
 
 /* All other files. The config comes last: without it, what an interrupted run leaves is no model. */
-static status write_texts(const char *dir, const synthetic_model *m, const synthetic_files *files) {
+static status write_texts(const synthetic_model *m, synthetic_files *files) {
     text_buffer text = {0};
     status st = synthetic_files_write_index(files);
     if (st != STATUS_OK) return st;
     synth_tokenizer_append(m->vocab_size, &text);
-    st = write_and_free(dir, tokenizer_name, &text);
+    st = write_and_free(files, tokenizer_name, &text);
     if (st != STATUS_OK) return st;
     synth_tokenizer_append_config((long long)m->max_positions, &text);
-    st = write_and_free(dir, tokenizer_config_name, &text);
+    st = write_and_free(files, tokenizer_config_name, &text);
     if (st != STATUS_OK) return st;
     synthetic_append_config(m, &text);
-    st = write_and_free(dir, config_name, &text);
-    return st == STATUS_OK ? directory_flush(dir) : st;
+    st = write_and_free(files, config_name, &text);
+    return st == STATUS_OK ? directory_flush(files->dir) : st;
 }
 
-static void remove_all(const char *dir, bool is_new, const synthetic_files *files) {
-    const char *const names[] = {config_name, tokenizer_name, tokenizer_config_name};
-    synthetic_files_remove(files);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *path = file_path(dir, names[i]);
-        (void)unlink(path);
-        free(path);
-    }
-    if (is_new) (void)rmdir(dir);
+static void print_end(const synthetic_model *m, const synthetic_files *files, double seconds) {
+    double bytes = (double)files->n_data_bytes;
+    bool is_small = bytes < 2e9;
+    printf("%s: %s, %.2f %s parameters, %d file%s of weights, %.0f bytes, %.2f s, %.2f GB/s\n", files->dir,
+           m->name, bytes / 2 / (is_small ? 1e6 : 1e9), is_small ? "million" : "billion", files->n_files,
+           files->n_files == 1 ? "" : "s", bytes, seconds, bytes / seconds / giga);
 }
 
-/* All ranks write, and leave nothing behind when one of them fails. The directory is empty. Collective. */
+/* All ranks write, and leave nothing behind when one of them fails. Collective. */
 static status write_model(comm *c, const options *o, const synthetic_model *m, bool is_new) {
     synthetic_files files = synthetic_files_plan(o->dir, m, max_file_bytes);
     double begin = clock_seconds();
     bool is_first = comm_rank(c) == 0;
     status st = write_weights(c, o, m, &files);
     if (!comm_any_failed(c, &st)) {
-        if (is_first) st = write_texts(o->dir, m, &files);
+        if (is_first) st = write_texts(m, &files);
         comm_any_failed(c, &st);
     }
-    double seconds = clock_seconds() - begin, bytes = (double)files.n_data_bytes;
-    if (is_first && st == STATUS_OK)
-        printf("%s: %s, %.2f %s parameters, %d file%s of weights, %.0f bytes, %.2f s, %.2f GB/s\n", o->dir,
-               m->name, bytes / 2 / (bytes < 2e9 ? 1e6 : 1e9), bytes < 2e9 ? "million" : "billion",
-               files.n_files, files.n_files == 1 ? "" : "s", bytes, seconds, bytes / seconds / giga);
-    if (is_first && st != STATUS_OK) remove_all(o->dir, is_new, &files);
+    if (st == STATUS_OK) {
+        if (is_first) print_end(m, &files, clock_seconds() - begin);
+    } else {
+        synthetic_files_remove(&files);
+        comm_barrier(c);
+        if (is_first && is_new) (void)rmdir(o->dir);
+    }
     synthetic_files_free(&files);
     return st;
 }

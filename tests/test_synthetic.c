@@ -244,8 +244,7 @@ static void count_bytes(void *context, uint64_t n_bytes) {
     *(uint64_t *)context += n_bytes;
 }
 
-static status write_files(const synthetic_files *f, const synthetic_model *m, int n_threads,
-                          uint64_t *n_told) {
+static status write_files(synthetic_files *f, const synthetic_model *m, int n_threads, uint64_t *n_told) {
     synthetic_values *v = synthetic_values_open(m);
     status st = STATUS_OK;
     for (int i = f->n_files; i-- > 0 && st == STATUS_OK;) { /* in any order */
@@ -337,7 +336,12 @@ static void failures(void) {
     synthetic_files f = synthetic_files_plan(dir, &m, 600000);
     synthetic_values *v = synthetic_values_open(&m);
     uint64_t n_told = 0;
+    static const char others_name[] = "model-00003-of-00004.safetensors";
+    char others[256];
+    snprintf(others, sizeof others, "%s/%s", dir, others_name);
+    harness_write_file(others, "x", 1);
     CHECK_OK(synthetic_files_create(&f, 1));
+    CHECK_REFUSED(synthetic_files_create(&f, 2), others_name);
     CHECK_REFUSED(synthetic_files_create(&f, 1),
                   "model-00002-of-00004.safetensors: cannot be written: File exists");
 
@@ -355,8 +359,8 @@ static void failures(void) {
     signal(SIGXFSZ, handler);
 
     synthetic_files_remove(&f);
-    CU_ASSERT_EQUAL(count_entries(dir), 0);
-    CHECK_REFUSED(synthetic_files_fill(&f, 2, v, 2, count_bytes, &n_told), "No such file or directory");
+    CU_ASSERT(count_entries(dir) == 1 && access(others, F_OK) == 0); /* what others made stays */
+    CHECK_REFUSED(synthetic_files_fill(&f, 1, v, 2, count_bytes, &n_told), "No such file or directory");
     synthetic_values_close(v);
     synthetic_files_free(&f);
     synthetic_files nowhere = synthetic_files_plan("/nowhere/at/all", &m, 600000);
