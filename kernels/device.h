@@ -6,6 +6,9 @@
  *
  * Reproducibility: a row's result depends only on that row's input and the weights, never on how many rows
  * were computed with it, on the number of threads, on the page size, or on how rows are grouped into spans.
+ * A backend may treat generated rows (whose token was generated, not given) by another order of additions
+ * than prompt rows, as it reads weights and pages differently for few rows and for many: whether a row is
+ * generated is a property of the row, and the same before and after any resume. The CPU makes no difference.
  *
  * Dimensions: T rows (tokens) of a step, D model width, H query heads, G kv heads (H % G == 0), K head width
  * (even), F MLP width, V vocabulary. All arrays are row-major and dense. The residual stream is float32;
@@ -38,6 +41,7 @@ typedef struct span {
     int row0, n_rows;
     int64_t pos0;
     const int32_t *page_ids;
+    bool is_generated; /* all of its rows are; such spans come first in a step */
 } span;
 
 /* The KV pages of one layer, and who reads and writes them in this step. Page `id` starts at pages + id *
@@ -72,6 +76,12 @@ typedef struct device_ops {
     void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);
     void (*copy_out)(device *dev, void *host_dst, const void *src, size_t bytes);
 
+    /* Copy n_rows of row_bytes, src_bytes apart, to host memory where they lie dst_bytes apart; done when it
+     * returns. Unlike all other operations it may run in any one other thread beside them, on memory that
+     * they do not write any more; its failure is its own. */
+    status (*copy_out_beside)(device *dev, void *host_dst, size_t dst_bytes, const void *src,
+                              size_t src_bytes, size_t row_bytes, size_t n_rows);
+
     /* Wait for all queued operations; the first failure among them, once. */
     status (*sync)(device *dev);
 
@@ -88,12 +98,17 @@ typedef struct device_ops {
     /* y[T, D] (act) = x / sqrt(mean(x^2) + eps) * weight[D]. */
     void (*rmsnorm)(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
 
-    /* y[T, N] = x[T, M] (act) * w[N, M]^T; matmul_add adds to y instead. */
-    void (*matmul)(device *dev, const matrix *w, const void *x, int T, float *y);
-    void (*matmul_add)(device *dev, const matrix *w, const void *x, int T, float *y);
+    /* y[T, N] = x[T, M] (act) * w[N, M]^T; matmul_add adds to y instead. The first T_few rows are generated
+     * rows, or few in any step (rows of the head). */
+    void (*matmul)(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+    void (*matmul_add)(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 
     /* y[T, N] += bias[N]. */
     void (*add_bias)(device *dev, const float *bias, int T, int N, float *y);
+
+    /* The spans that the operations below work on, until the next call; before any of them. All that the
+     * device needs to know of them is taken before it returns. */
+    void (*begin_step)(device *dev, int page_tokens, int n_spans, const span *spans);
 
     /* cos_sin[T, K]: K/2 cosines, then K/2 sines of (float)(pos * host_inv_freq[K/2]), each times factor. */
     void (*rope_table)(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,

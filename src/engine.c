@@ -78,7 +78,12 @@ void engine_serve(engine *e) {
 
 void engine_submit(engine *e, const request *r) {
     assert(r->n_tokens > 0 && r->n_tokens + r->max_tokens <= e->options.longest_tokens);
-    int64_t n = schedule_add(e->schedule, r->n_tokens, r->n_tokens + r->max_tokens, r->n_cached);
+    int64_t n = schedule_add(e->schedule, &(schedule_request){
+                                              .n_prompt = r->n_tokens,
+                                              .n_generated = r->n_generated,
+                                              .n_all = r->n_tokens + r->max_tokens,
+                                              .n_cached = r->n_cached,
+                                          });
     if (n >= e->n_active_capacity) {
         int64_t capacity = 2 * e->n_active_capacity + 16;
         e->active = mem_resize(e->active, (size_t)capacity, sizeof *e->active);
@@ -130,7 +135,7 @@ static void add_span(engine *e, const planned_span *s) {
     const active *a = &e->active[s->sequence];
     step *t = &e->step;
     if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, a->sequence_id, a->sampling};
-    t->spans[t->n_spans++] = (step_span){s->slot, s->n_rows, wanted_of(a, s), s->pos0};
+    t->spans[t->n_spans++] = (step_span){s->slot, s->n_rows, wanted_of(a, s), s->pos0, s->is_generated};
     for (int i = 0; i < s->n_rows; i++) {
         int64_t pos = s->pos0 + i, next = pos + 1;
         bool scored = a->score_from >= 0 && next >= a->score_from && next < a->n_prompt;

@@ -62,10 +62,11 @@ typedef struct request {
     int64_t n_tokens;
     int64_t max_tokens; /* to generate, >= 0; 0: the prompt is only read */
     sampling_options sampling;
-    int64_t score_from; /* >= 0: score the prompt's tokens from this index (at least 1) on; -1: none */
-    int64_t n_cached;   /* the prompt's first tokens, less than all, whose K and V are loaded ... */
-    int64_t source;     /* ... from this sequence of the manifest */
-    bool is_kept;       /* when it is over, its K and V stay until engine_release */
+    int64_t score_from;  /* >= 0: score the prompt's tokens from this index (at least 1) on; -1: none */
+    int64_t n_generated; /* the prompt's last tokens, which an earlier run generated */
+    int64_t n_cached;    /* the prompt's first tokens, less than all, whose K and V are loaded ... */
+    int64_t source;      /* ... from this sequence of the manifest */
+    bool is_kept;        /* when it is over, its K and V stay until engine_release */
 } request;
 
 typedef enum event_kind {

@@ -59,6 +59,7 @@ static void submit(generation *g, engine *e, int64_t i) {
                          .sequence_id = j->sequence_id,
                          .tokens = tokens,
                          .n_tokens = n_tokens,
+                         .n_generated = (int64_t)j->generated.n,
                          .max_tokens = j->max_tokens - (int64_t)j->generated.n,
                          .sampling = j->sampling,
                          .score_from = -1,

@@ -62,7 +62,7 @@ void model_embed(model *m, const int32_t *tokens, int T, float *x) {
 
 /* x += o(attend(rope(qkv(norm(x))))) */
 static void attention_block(model *m, const layer *l, const attention_shape *shape, const kv_layer *kv, int T,
-                            float *x) {
+                            int T_few, float *x) {
     const device_ops *op = m->dev->ops;
     const model_config *c = &m->config;
     const qkv_weights finish = {l->qkv_bias, l->q_norm, l->k_norm, c->rms_norm_eps};
@@ -70,32 +70,36 @@ static void attention_block(model *m, const layer *l, const attention_shape *sha
     trace_enter(m->trace, REGION_NORM);
     op->rmsnorm(m->dev, x, l->attention_norm, c->rms_norm_eps, T, c->d_model, m->act);
     trace_enter(m->trace, REGION_QKV);
-    op->matmul(m->dev, l->qkv, m->act, T, m->wide);
+    op->matmul(m->dev, l->qkv, m->act, T, T_few, m->wide);
     trace_enter(m->trace, REGION_ROPE_APPEND);
     op->kv_append(m->dev, shape, &finish, m->cos_sin, kv, m->wide, m->q);
     trace_enter(m->trace, REGION_ATTEND);
     op->attend(m->dev, shape, kv, m->q, m->act);
     trace_enter(m->trace, REGION_OUTPUT);
-    op->matmul_add(m->dev, l->output, m->act, T, x);
+    op->matmul_add(m->dev, l->output, m->act, T, T_few, x);
     if (l->output_bias) op->add_bias(m->dev, l->output_bias, T, c->d_model, x);
 }
 
 /* x += down(silu(gate(norm(x))) * up(norm(x))) */
-static void mlp_block(model *m, const layer *l, int T, float *x) {
+static void mlp_block(model *m, const layer *l, int T, int T_few, float *x) {
     const device_ops *op = m->dev->ops;
     const model_config *c = &m->config;
 
     trace_enter(m->trace, REGION_NORM);
     op->rmsnorm(m->dev, x, l->mlp_norm, c->rms_norm_eps, T, c->d_model, m->act);
     trace_enter(m->trace, REGION_MLP);
-    op->matmul(m->dev, l->gate_up, m->act, T, m->wide);
+    op->matmul(m->dev, l->gate_up, m->act, T, T_few, m->wide);
     op->swiglu(m->dev, m->wide, T, c->d_mlp, m->act);
-    op->matmul_add(m->dev, l->down, m->act, T, x);
+    op->matmul_add(m->dev, l->down, m->act, T, T_few, x);
 }
 
 void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans, int T, float *x) {
     const model_config *c = &m->config;
     region before = trace_enter(m->trace, REGION_ROPE_APPEND);
+    int T_few = 0;
+    for (int i = 0; i < n_spans && spans[i].is_generated; i++)
+        T_few += spans[i].n_rows;
+    m->dev->ops->begin_step(m->dev, kv_cache_page_tokens(kv), n_spans, spans);
     m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, n_spans, spans,
                             m->cos_sin);
     for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
@@ -107,8 +111,8 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
             .window = model_config_window(c, m->slice.first_layer + i),
         };
         kv_layer pages = kv_cache_layer(kv, i, n_spans, spans);
-        attention_block(m, &m->layers[i], &shape, &pages, T, x);
-        mlp_block(m, &m->layers[i], T, x);
+        attention_block(m, &m->layers[i], &shape, &pages, T, T_few, x);
+        mlp_block(m, &m->layers[i], T, T_few, x);
     }
     trace_enter(m->trace, before);
 }
@@ -119,7 +123,7 @@ status model_logits(model *m, const float *x, const int32_t *rows, int n, const 
     region before = trace_enter(m->trace, REGION_HEAD);
     op->gather_rows(m->dev, x, rows, n, c->d_model, m->head_rows);
     op->rmsnorm(m->dev, m->head_rows, m->final_norm, c->rms_norm_eps, n, c->d_model, m->act);
-    op->matmul(m->dev, m->head, m->act, n, m->logits);
+    op->matmul(m->dev, m->head, m->act, n, n, m->logits);
     op->copy_out(m->dev, m->host_logits, m->logits, (size_t)n * (size_t)c->vocab_size * sizeof(float));
     status st = op->sync(m->dev);
     trace_enter(m->trace, before);

@@ -20,7 +20,7 @@ typedef enum sequence_state {
 typedef struct sequence {
     sequence_state state;
     int slot;
-    int64_t n_prompt, n_cached, n_pages;
+    int64_t n_prompt, n_given, n_cached, n_pages;
     int64_t n_issued; /* rows that were put into steps, or loaded */
     int64_t step;     /* the last of those */
 } sequence;
@@ -62,18 +62,20 @@ bool schedule_fits(const schedule *s, int64_t n_tokens) {
     return kv_pages_for(n_tokens, s->limits.page_tokens) <= s->limits.n_pages;
 }
 
-int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens, int64_t n_cached_tokens) {
-    assert(n_cached_tokens >= 0 && n_cached_tokens < n_prompt_tokens);
-    assert(n_prompt_tokens > 0 && n_all_tokens >= n_prompt_tokens && schedule_fits(s, n_all_tokens));
+int64_t schedule_add(schedule *s, const schedule_request *r) {
+    assert(r->n_cached >= 0 && r->n_cached < r->n_prompt);
+    assert(r->n_generated >= 0 && r->n_generated < r->n_prompt);
+    assert(r->n_all >= r->n_prompt && schedule_fits(s, r->n_all));
     if (s->n == s->capacity) {
         s->capacity = 2 * s->capacity + 16;
         s->sequences = mem_resize(s->sequences, (size_t)s->capacity, sizeof *s->sequences);
     }
     s->sequences[s->n] = (sequence){
         .slot = -1,
-        .n_prompt = n_prompt_tokens,
-        .n_cached = n_cached_tokens,
-        .n_pages = kv_pages_for(n_all_tokens, s->limits.page_tokens),
+        .n_prompt = r->n_prompt,
+        .n_given = r->n_prompt - r->n_generated,
+        .n_cached = r->n_cached,
+        .n_pages = kv_pages_for(r->n_all, s->limits.page_tokens),
     };
     s->n_left++;
     return s->n++;
@@ -140,11 +142,27 @@ static planned_span issue(schedule *s, int64_t id, int n_rows) {
         .n_rows = n_rows,
         .starts = q->n_issued == 0,
         .ends_prompt = q->n_issued + n_rows >= q->n_prompt,
+        .is_generated = q->n_issued >= q->n_given,
     };
     q->n_issued += n_rows;
     q->step = s->n_steps;
     if (planned.ends_prompt) q->state = AWAITING;
     return planned;
+}
+
+/* Rows of prompts, or of what was generated behind prompts, for the next step; the number of spans. */
+static int issue_known(schedule *s, bool generated, int *n_rows, planned_span *spans) {
+    int n_spans = 0;
+    for (int i = 0; i < s->n_running && *n_rows < s->limits.chunk_tokens; i++) {
+        const sequence *q = &s->sequences[s->running[i]];
+        if (q->state != PREFILLING || (q->n_issued >= q->n_given) != generated) continue;
+        int64_t left = (generated ? q->n_prompt : q->n_given) - q->n_issued;
+        int64_t room = s->limits.chunk_tokens - *n_rows;
+        int n = (int)(left < room ? left : room);
+        spans[n_spans++] = issue(s, s->running[i], n);
+        *n_rows += n;
+    }
+    return n_spans;
 }
 
 int schedule_next(schedule *s, planned_span *spans) {
@@ -155,14 +173,8 @@ int schedule_next(schedule *s, planned_span *spans) {
         spans[n_spans++] = issue(s, s->running[i], 1);
         n_rows++;
     }
-    for (int i = 0; i < s->n_running && n_rows < s->limits.chunk_tokens; i++) {
-        const sequence *q = &s->sequences[s->running[i]];
-        if (q->state != PREFILLING) continue;
-        int64_t left = q->n_prompt - q->n_issued, room = s->limits.chunk_tokens - n_rows;
-        int n = (int)(left < room ? left : room);
-        spans[n_spans++] = issue(s, s->running[i], n);
-        n_rows += n;
-    }
+    n_spans += issue_known(s, true, &n_rows, spans + n_spans);
+    n_spans += issue_known(s, false, &n_rows, spans + n_spans);
     s->n_steps += n_spans > 0;
     return n_spans;
 }

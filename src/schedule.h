@@ -26,8 +26,9 @@ typedef struct planned_span {
     int slot;
     int64_t pos0;
     int n_rows;
-    bool starts;      /* the first rows of the sequence: its slot is new */
-    bool ends_prompt; /* the last row of the prompt, or a decode row, is among them */
+    bool starts;       /* the first rows of the sequence: its slot is new */
+    bool ends_prompt;  /* the last row of the prompt, or a decode row, is among them */
+    bool is_generated; /* rows of generated tokens: decode rows, and those computed again after a resume */
 } planned_span;
 
 /* A sequence with a slot, and its positions [0, n_tokens). */
@@ -43,17 +44,24 @@ void schedule_close(schedule *s); /* NULL is fine */
 /* Would a sequence of so many tokens in all ever fit? */
 bool schedule_fits(const schedule *s, int64_t n_tokens);
 
-/* Put a sequence at the end of the queue: its prompt, all tokens whose K and V it may ever hold, and how many
- * of the prompt's first ones (less than all) will be loaded from a snapshot instead of computed. Its number.
- */
-int64_t schedule_add(schedule *s, int64_t n_prompt_tokens, int64_t n_all_tokens, int64_t n_cached_tokens);
+/* Tokens of a sequence. */
+typedef struct schedule_request {
+    int64_t n_prompt;    /* known before it runs */
+    int64_t n_generated; /* of them the last ones, which an earlier run generated: less than all */
+    int64_t n_all;       /* whose K and V it may ever hold */
+    int64_t n_cached;    /* of the prompt the first ones, less than all, that are loaded from a snapshot */
+} schedule_request;
+
+/* Put a sequence at the end of the queue. Its number. */
+int64_t schedule_add(schedule *s, const schedule_request *request);
 
 /* A sequence that just entered and is to be loaded, told once; it has no rows in a step before
  * schedule_loaded. False when there is none. */
 bool schedule_next_load(schedule *s, slot_tokens *out);
 void schedule_loaded(schedule *s, int64_t sequence);
 
-/* The spans of the next step, at most n_slots and chunk_tokens rows in all; 0 when nothing is ready. */
+/* The spans of the next step, generated ones first, at most n_slots and chunk_tokens rows in all; 0 when
+ * nothing is ready. */
 int schedule_next(schedule *s, planned_span *spans);
 
 /* The sequence, all of whose rows came back, goes on with one more row. */

@@ -112,6 +112,7 @@ static void prepare(stage *g, const step *todo) {
             .n_rows = wanted->n_rows,
             .pos0 = wanted->pos0,
             .page_ids = kv_cache_page_ids(g->kv, wanted->slot),
+            .is_generated = wanted->is_generated,
         };
         row += wanted->n_rows;
     }

@@ -38,6 +38,7 @@ typedef struct step_span {
     int32_t slot, n_rows;
     span_want want;
     int64_t pos0;
+    bool is_generated; /* all of its tokens; such spans come first */
 } step_span;
 
 /* Positions [pos0, pos0 + n_tokens) of the sequence in a slot. STEP_SAVE: they become the snapshot's next

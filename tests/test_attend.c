@@ -56,7 +56,7 @@ static void attend_rows(device *dev, const sequence *s, int page_tokens, int chu
     cache c = new_cache(&s->shape, s->n, page_tokens, dev->kv);
     fill_cache(&c, s, type_bytes, 0, first);
     for (int pos = first; pos < last; pos += chunk) {
-        span whole = {0, last - pos < chunk ? last - pos : chunk, pos, c.page_ids};
+        span whole = {0, last - pos < chunk ? last - pos : chunk, pos, c.page_ids, false};
         fill_cache(&c, s, type_bytes, pos, pos + whole.n_rows);
         c.layer.n_spans = 1;
         c.layer.spans = &whole;
@@ -93,7 +93,7 @@ static void test_blocks(void) {
 static void check_rope_table(const char *isa, precision p) {
     enum { K = 10, HALF = K / 2 };
     const float inv_freq[HALF] = {1, 0.31622776f, 0.1f, 0.0123f, 1e-5f};
-    const span spans[] = {{0, 3, 0, NULL}, {3, 1, 100000, NULL}, {4, 2, 7, NULL}};
+    const span spans[] = {{0, 3, 0, NULL, false}, {3, 1, 100000, NULL, true}, {4, 2, 7, NULL, false}};
     const int64_t positions[] = {0, 1, 2, 100000, 7, 8};
     device *dev = open_device(isa, p, 2);
     float *table = new_poisoned(DTYPE_F32, 6 * K + 1);
@@ -160,14 +160,14 @@ static void check_append_case(device *dev, const append_case *c) {
     cache one = new_cache(&c->shape, POS0 + T, c->page_tokens, dev->kv);
 
     memcpy(work, qkv, n * sizeof *work);
-    span spans[] = {{0, 13, POS0, all.page_ids}, {13, T - 13, POS0 + 13, all.page_ids}};
+    span spans[] = {{0, 13, POS0, all.page_ids, false}, {13, T - 13, POS0 + 13, all.page_ids, false}};
     all.layer.n_spans = 2;
     all.layer.spans = spans;
     dev->ops->kv_append(dev, &c->shape, &weights, cos_sin, &all.layer, work, q);
 
     memcpy(work, qkv, n * sizeof *work); /* the same, row by row */
     for (int t = 0; t < T; t++) {
-        span row = {0, 1, POS0 + t, one.page_ids};
+        span row = {0, 1, POS0 + t, one.page_ids, true};
         one.layer.n_spans = 1;
         one.layer.spans = &row;
         dev->ops->kv_append(dev, &c->shape, &weights, cos_sin + t * K, &one.layer, work + t * heads * K,
@@ -403,7 +403,7 @@ static void check_company(const char *isa, precision p) {
         c.layer.page_bytes = own.layer.page_bytes;
         free_cache(&own);
         int first = ends[i] - rows[i];
-        spans[i] = (span){row0, rows[i], first, page_ids[i]};
+        spans[i] = (span){row0, rows[i], first, page_ids[i], false};
         memcpy(q + (size_t)row0 * row_bytes, s[i].q + (size_t)first * row_bytes, (size_t)rows[i] * row_bytes);
         row0 += rows[i];
     }
@@ -448,7 +448,7 @@ static void attend_one(device *dev, int head_dim) {
     attention_shape shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = head_dim};
     sequence s = new_sequence(shape, 1, dev->kv, &seed);
     cache c = new_cache(&shape, 1, 16, dev->kv);
-    span row = {0, 1, 0, c.page_ids};
+    span row = {0, 1, 0, c.page_ids, false};
     c.layer.n_spans = 1;
     c.layer.spans = &row;
     dev->ops->attend(dev, &shape, &c.layer, s.q, s.y);

@@ -56,7 +56,7 @@ static void run_plainly(model *m, kv_cache *kv, sampler *draws, sequence *s, int
     for (int pos = 0; pos < s->n_prompt + N_NEW - 1; pos++) {
         seen[token] = true;
         kv_cache_extend(kv, 0, pos + 1);
-        span row = {0, 1, pos, kv_cache_page_ids(kv, 0)};
+        span row = {0, 1, pos, kv_cache_page_ids(kv, 0), true};
         const int32_t first = 0;
         const float *logits;
         sampler_choice choice;

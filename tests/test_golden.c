@@ -54,7 +54,7 @@ static void run_parts(fixture *f, part *parts, int n_parts, const golden *g, int
         model_embed(parts[0].model, g->tokens + pos, T, f->x);
         for (int i = 0; i < n_parts; i++) {
             kv_cache_extend(parts[i].kv, 0, pos + T);
-            span rows = {0, T, pos, kv_cache_page_ids(parts[i].kv, 0)};
+            span rows = {0, T, pos, kv_cache_page_ids(parts[i].kv, 0), false};
             model_forward(parts[i].model, parts[i].kv, 1, &rows, T, f->x);
         }
         for (; next < g->n_positions && g->positions[next] < pos + T; next++) {

@@ -151,14 +151,14 @@ static void check_product(device *dev, int T, int N, int M, uint64_t *seed) {
             for (int i = 0; i < M; i++)
                 expected[t * N + r] += (double)number_at(x, dev->act, (size_t)(t * M + i)) *
                                        (double)number_at(rows, dev->act, (size_t)(r * M + i));
-    dev->ops->matmul(dev, w, x, T, y);
+    dev->ops->matmul(dev, w, x, T, T / 2, y);
     double error = harness_nmse(y, expected, n);
     CHECK_CASE(error < F32_BOUND, "%s: matmul T %d N %d M %d: %g", cpu_device_isa(dev), T, N, M, error);
 
     memcpy(y, residual, n * sizeof *y);
     for (size_t i = 0; i < n; i++)
         expected[i] += (double)residual[i];
-    dev->ops->matmul_add(dev, w, x, T, y);
+    dev->ops->matmul_add(dev, w, x, T, T / 2, y);
     error = harness_nmse(y, expected, n);
     CHECK_CASE(error < F32_BOUND, "%s: matmul_add T %d N %d M %d: %g", cpu_device_isa(dev), T, N, M, error);
     for (size_t i = n; i < n + guard; i++)
@@ -197,13 +197,13 @@ static void check_matmul_rows(const char *isa, precision p) {
     size_t x_bytes = M * dtype_bytes(alone->act);
     matrix *w = new_matrix(alone, N, M, rows, DTYPE_F32);
     for (size_t t = 0; t < T; t++)
-        alone->ops->matmul(alone, w, x + t * x_bytes, 1, one + t * N);
+        alone->ops->matmul(alone, w, x + t * x_bytes, 1, 0, one + t * N);
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
         device *dev = open_device(isa, p, n_threads);
         for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
             size_t first = (size_t)(T - counts[i]) / 2, n = (size_t)counts[i] * N;
             float *many = new_poisoned(DTYPE_F32, n);
-            dev->ops->matmul(dev, w, x + first * x_bytes, counts[i], many);
+            dev->ops->matmul(dev, w, x + first * x_bytes, counts[i], 0, many);
             CHECK_CASE(!memcmp(many, one + first * N, n * sizeof *many), "%s: %d rows, %d threads", isa,
                        counts[i], n_threads);
             free(many);
@@ -233,7 +233,7 @@ static void check_odd_column(const char *isa, precision p) {
         matrix *before = new_matrix(dev, 16, 2, nan_rows, DTYPE_F32);
         matrix *w = new_matrix(dev, 16, 1, rows, DTYPE_F32);
         if (n_loads) dev->ops->matrix_load(dev, w, 0, 3, rows, DTYPE_F32);
-        dev->ops->matmul(dev, w, p == PRECISION_F32 ? (const void *)rows : x, 1, y);
+        dev->ops->matmul(dev, w, p == PRECISION_F32 ? (const void *)rows : x, 1, 0, y);
         CHECK_CASE(!memcmp(y, rows, sizeof y), "%s: the padding is not 0", isa);
         dev->ops->matrix_close(dev, before);
         dev->ops->matrix_close(dev, w);

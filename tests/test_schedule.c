@@ -11,7 +11,7 @@ enum { MAX_SEQUENCES = 256, MAX_SLOTS = 64, MAX_STEPS = 16 };
 
 /* What the test knows of a sequence. */
 typedef struct tracked {
-    int64_t n_prompt, n_all, n_cached;
+    int64_t n_prompt, n_generated, n_all, n_cached;
     bool is_loading;
     int64_t n_issued; /* rows, and cached positions that were loaded */
     int64_t n_returned;
@@ -51,12 +51,18 @@ static void end(simulation *m) {
     free(m);
 }
 
-static int64_t add_cached(simulation *m, int64_t n_prompt, int64_t n_new, int64_t n_cached) {
-    int64_t id = schedule_add(m->schedule, n_prompt, n_prompt + n_new, n_cached);
+static int64_t add_known(simulation *m, int64_t n_prompt, int64_t n_generated, int64_t n_new,
+                         int64_t n_cached) {
+    int64_t id =
+        schedule_add(m->schedule, &(schedule_request){n_prompt, n_generated, n_prompt + n_new, n_cached});
     CU_ASSERT(id == m->n_sequences);
     m->sequences[m->n_sequences++] =
-        (tracked){.n_prompt = n_prompt, .n_all = n_prompt + n_new, .n_cached = n_cached, .slot = -1};
+        (tracked){n_prompt, n_generated, n_prompt + n_new, .n_cached = n_cached, .slot = -1};
     return id;
+}
+
+static int64_t add_cached(simulation *m, int64_t n_prompt, int64_t n_new, int64_t n_cached) {
+    return add_known(m, n_prompt, 0, n_new, n_cached);
 }
 
 static int64_t add(simulation *m, int64_t n_prompt, int64_t n_new) {
@@ -111,7 +117,10 @@ static void check_span(simulation *m, const planned_span *s) {
     for (int64_t i = 0; s->starts && i < s->sequence; i++) /* first come, first served */
         CU_ASSERT(m->sequences[i].n_issued > 0 || m->sequences[i].n_cached > 0 || m->sequences[i].is_over);
     CU_ASSERT(s->slot == q->slot);
+    int64_t n_given = q->n_prompt - q->n_generated;
     bool decodes = q->n_issued >= q->n_prompt;
+    CU_ASSERT(s->is_generated == (q->n_issued >= n_given));
+    CU_ASSERT(s->is_generated || q->n_issued + s->n_rows <= n_given);
     if (decodes) {
         CU_ASSERT(q->may_go_on && s->n_rows == 1 && q->n_returned == q->n_issued);
         q->may_go_on = false;
@@ -133,6 +142,7 @@ static int issue(simulation *m) {
         const planned_span *s = &step->spans[i];
         for (int k = 0; k < i; k++)
             CU_ASSERT(step->spans[k].sequence != s->sequence);
+        CU_ASSERT(i == 0 || !s->is_generated || step->spans[i - 1].is_generated);
         n_prompts += s->pos0 < m->sequences[s->sequence].n_prompt;
         check_span(m, s);
         step->n_rows += s->n_rows;
@@ -439,6 +449,26 @@ static void more_sequences_than_rows(void) {
     end(m);
 }
 
+/* What was generated before a resume is not in a span with what was given, and comes first in its step. */
+static void generated_tokens_apart(void) {
+    uint64_t state = 10;
+    simulation *m = begin((schedule_limits){1, 4, 16, 16, 1000});
+    add_known(m, 10, 4, 3, 0);
+    add_known(m, 40, 39, 0, 8);
+    add_known(m, 5, 0, 2, 0);
+    CU_ASSERT(issue(m) == 11 && m->steps[0].n_spans == 2); /* 6 of the first, all of the third */
+    take_reply(m, &state, 0);
+    while (issue_loads(m, &state) || any_loads(m)) {
+    }
+    CU_ASSERT(issue(m) == 16 && m->steps[0].spans[1].is_generated); /* 1 decode row, 4 and 11 known ones */
+    for (int i = 0; i < 20 && m->n_over < 3; i++) {
+        take_reply(m, &state, 0);
+        issue(m);
+    }
+    CU_ASSERT(m->n_over == 3);
+    end(m);
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"random runs", random_runs},
@@ -449,6 +479,7 @@ int main(int argc, char **argv) {
         {"decode and prefill mix", decode_and_prefill_mix},
         {"chunks fill the pipeline", chunks_fill_the_pipeline},
         {"short prompts share a step", short_prompts_share_a_step},
+        {"generated tokens apart", generated_tokens_apart},
         {"waiting for pages", waiting_for_pages},
         {"slots are used again", slots_are_used_again},
         {"finish at any time", finish_at_any_time},

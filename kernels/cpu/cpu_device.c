@@ -70,6 +70,19 @@ static void cpu_copy_out(device *dev, void *host_dst, const void *src, size_t by
     if (bytes) memcpy(host_dst, src, bytes);
 }
 
+static status cpu_copy_out_beside(device *dev, void *host_dst, size_t dst_bytes, const void *src,
+                                  size_t src_bytes, size_t row_bytes, size_t n_rows) {
+    (void)dev;
+    for (size_t i = 0; i < n_rows; i++)
+        memcpy((char *)host_dst + i * dst_bytes, (const char *)src + i * src_bytes, row_bytes);
+    return STATUS_OK;
+}
+
+/* Spans are read where they are. */
+static void cpu_begin_step(device *dev, int page_tokens, int n_spans, const span *spans) {
+    (void)dev, (void)page_tokens, (void)n_spans, (void)spans;
+}
+
 static status cpu_sync(device *base) {
     cpu_device *dev = cpu_device_of(base);
     status st = dev->failed;
@@ -84,6 +97,7 @@ static const device_ops cpu_ops = {
     .release = cpu_release,
     .copy_in = cpu_copy_in,
     .copy_out = cpu_copy_out,
+    .copy_out_beside = cpu_copy_out_beside,
     .sync = cpu_sync,
     .matrix_open = cpu_matrix_open,
     .matrix_load = cpu_matrix_load,
@@ -92,6 +106,7 @@ static const device_ops cpu_ops = {
     .rmsnorm = cpu_rmsnorm,
     .matmul = cpu_matmul,
     .matmul_add = cpu_matmul_add,
+    .begin_step = cpu_begin_step,
     .rope_table = cpu_rope_table,
     .kv_append = cpu_kv_append,
     .attend = cpu_attend,

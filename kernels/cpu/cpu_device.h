@@ -33,8 +33,8 @@ void cpu_matrix_load(device *dev, matrix *w, int64_t row0, int64_t n_rows, const
                      dtype src_type);
 void cpu_matrix_close(device *dev, matrix *w);
 void cpu_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
-void cpu_matmul(device *dev, const matrix *w, const void *x, int T, float *y);
-void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, float *y);
+void cpu_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 
 void cpu_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
 void cpu_add_bias(device *dev, const float *bias, int T, int N, float *y);

@@ -294,10 +294,13 @@ static void multiply(cpu_device *dev, const matrix *w, const void *x, int T, flo
     }
 }
 
-void cpu_matmul(device *dev, const matrix *w, const void *x, int T, float *y) {
+/* One row and many have the same order of additions: T_few makes no difference. */
+void cpu_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y) {
+    (void)T_few;
     multiply(cpu_device_of(dev), w, x, T, y, false);
 }
 
-void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, float *y) {
+void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y) {
+    (void)T_few;
     multiply(cpu_device_of(dev), w, x, T, y, true);
 }

@@ -5,7 +5,7 @@
  * are set only on success. A bug is an assert, not a status. */
 #pragma once
 
-#include <stdnoreturn.h>
+
 
 typedef enum status {
     STATUS_OK = 0,
@@ -42,5 +42,5 @@ int status_exit_code(status st);
 /* A failure that no caller can handle (out of memory in a small allocation, a lost peer): print the text and
  * end every rank. The communicator sets the hook that ends the others; without it the process exits with
  * code 1. */
-noreturn void status_die(const char *format, ...) __attribute__((format(printf, 1, 2)));
+void status_die(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 void status_set_die_hook(void (*hook)(const char *text));

@@ -1,0 +1,115 @@
+/* kernels/cuda/cuda_device.h: the CUDA device from inside: what the files of this folder share. Everything is
+ * Local.
+ *
+ * Host code is C; a .cu file holds kernels and the functions that launch them. All operations go to one
+ * stream, in order, and none waits for the GPU but `sync` and copies. A failure is recorded by
+ * cuda_device_fail, and `sync` tells the first of them.
+ *
+ * Configured with KVARVE_CUDA=EMULATED, the same files run on the CPU, for tests: tests/emulation stands in for
+ * the CUDA runtime, and runs the blocks of a kernel one after the other, the threads of a block in turn. */
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "kernels/device.h"
+
+/* What kernels know of a step's rows and spans: arrays in device memory that begin_step filled. Passed by
+ * value. */
+typedef struct step_tables {
+    int n_rows, n_spans, page_tokens;
+    int n_generated;             /* generated rows: the first ones */
+    int n_generated_spans;       /* the first spans */
+    int64_t last_pos;            /* the largest position of a generated row; -1: there is none */
+    const int64_t *row_pos;      /* [n_rows] position */
+    const int32_t *row_span;     /* [n_rows] number of its span */
+    const int32_t *span_row0;    /* [n_spans + 1] the span's first row; last: n_rows */
+    const int32_t *span_page0;   /* [n_spans] where its page ids begin in page_ids */
+    const int32_t *page_ids;     /* of all spans, one after the other */
+    const span *host_spans;      /* [n_spans] host memory: to size grids; page_ids in there are not valid */
+} step_tables;
+
+typedef struct cuda_device {
+    device base;
+    precision precision;
+    int index;                 /* of the GPU, as the CUDA runtime counts */
+    int n_multiprocessors;
+    int compute_capability;    /* 80, 90, ... */
+    size_t max_shared_bytes;   /* of a block, when asked for */
+    cudaStream_t stream;       /* of all operations */
+    cudaStream_t side_stream;  /* of copy_out_beside */
+    step_tables step;
+    void *scratch; /* device memory, of one operation at a time */
+    size_t scratch_bytes;
+    struct cublas_state *cublas; /* matmul_many.c */
+    status failed;               /* the first failure since the last sync, and its text */
+    char failed_text[STATUS_TEXT_BYTES];
+} cuda_device;
+
+static inline cuda_device *cuda_device_of(device *dev) {
+    return (cuda_device *)dev;
+}
+
+/* Record what a call of the runtime returned, when it is a failure: "cuda: WHAT: why". */
+void cuda_device_check(cuda_device *dev, cudaError_t code, const char *what);
+
+/* At least `bytes` of device memory with undefined contents, aligned to 256 bytes, valid until the next
+ * operation. NULL when there is not enough: the failure is recorded, and the operation returns. */
+void *cuda_device_scratch(cuda_device *dev, size_t bytes);
+
+/* A copy in device memory of n bytes of host memory, there for the next operation and the few behind it: host
+ * memory may be written again at once. NULL when it failed, which is recorded. */
+void *cuda_device_upload(cuda_device *dev, const void *host, size_t bytes);
+
+/* A weight matrix [n_rows, n_cols], row-major, rows of n_cols elements of the device's act type without gaps. */
+struct matrix {
+    int64_t n_rows, n_cols;
+    void *data;
+    struct cublas_plan *plan; /* matmul_many.c: how prompt rows are multiplied by it; NULL: not chosen yet */
+};
+
+/* ---- operations, one file each or a few; see device_ops ---- */
+
+/* rows.cu */
+void cuda_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
+void cuda_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
+void cuda_add_bias(device *dev, const float *bias, int T, int N, float *y);
+void cuda_swiglu(device *dev, const float *gate_up, int T, int F, void *y);
+void cuda_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);
+/* n elements at `from`, of any dtype, become the device's act type at `to`; both in device memory. */
+void cuda_convert(cuda_device *dev, const void *from, dtype type, int64_t n, void *to);
+
+/* positions.cu */
+void cuda_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
+                     const span *spans, float *cos_sin);
+void cuda_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights, const float *cos_sin,
+                    const kv_layer *kv, float *qkv, void *q);
+
+/* matmul.c: which rows go where: the first T_few to cuda_multiply_few, the rest to cuda_multiply_many; f32, and
+ * shapes that these cannot do, to cuda_multiply_exact. `add`: y += instead of y =. */
+void cuda_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+void cuda_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+void cuda_multiply_exact(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
+void cuda_multiply_few(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
+bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);
+void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
+bool cuda_multiply_many_can(const cuda_device *dev, const matrix *w);
+
+/* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head widths
+ * that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */
+void cuda_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
+void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
+                       int last_span, const void *q, void *y);
+void cuda_attend_generated(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
+                           int last_span, const void *q, void *y);
+void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
+                        int last_span, const void *q, void *y);
+bool cuda_attend_can(const cuda_device *dev, const attention_shape *shape);
+
+#ifdef __cplusplus
+}
+#endif
