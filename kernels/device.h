@@ -55,7 +55,7 @@ typedef struct kv_layer {
     const span *spans;
 } kv_layer;
 
-enum { KV_PAGE_QUANTUM = 16 };
+enum { KV_PAGE_QUANTUM = 16, MEASURE_MIB = 256 };
 
 /* What happens to a layer's q, k and v between their matrix and attention; NULL members are steps the model
  * lacks. */
@@ -70,7 +70,11 @@ typedef struct device_ops {
 
     void (*close)(device *dev);
 
-    /* Memory; alloc says in its text how many bytes were wanted. Contents start undefined. */
+    /* What computes: results are the same, bit for bit, where this text is the same. */
+    const char *(*processor)(const device *dev);
+
+    /* Memory; several threads may copy in at once. alloc says in its text how many bytes were wanted.
+     * Contents start undefined. */
     status (*alloc)(device *dev, size_t bytes, void **out);
     void (*release)(device *dev, void *ptr);
     void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);
@@ -84,6 +88,10 @@ typedef struct device_ops {
 
     /* Wait for all queued operations; the first failure among them, once. */
     status (*sync)(device *dev);
+
+    /* Bytes a second that the device's memory moves at best (GPU: a copy, read and write), measured for some
+     * tenths of a second on MEASURE_MIB of it; 0: there was no room. */
+    double (*measure_memory)(device *dev);
 
     /* Weights: a matrix is filled by any number of loads of whole rows in any order, from host memory of any
      * dtype. */
@@ -109,6 +117,12 @@ typedef struct device_ops {
     /* The spans that the operations below work on, until the next call; before any of them. All that the
      * device needs to know of them is taken before it returns. */
     void (*begin_step)(device *dev, int page_tokens, int n_spans, const span *spans);
+
+    /* Begin the operations of a step that depend on nothing but its spans and x. True: the device knew them
+     * from a step like this one and has queued them, so that they must not be called; otherwise they are
+     * called, and record_end after them. */
+    bool (*replay)(device *dev, const void *x);
+    void (*record_end)(device *dev);
 
     /* cos_sin[T, K]: K/2 cosines, then K/2 sines of (float)(pos * host_inv_freq[K/2]), each times factor. */
     void (*rope_table)(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
@@ -139,6 +153,30 @@ struct device {
 
 typedef enum precision { PRECISION_BF16, PRECISION_F32 } precision;
 
+typedef enum device_kind {
+    DEVICE_AUTO, /* not chosen yet: GPUs where every rank has one */
+    DEVICE_CPU,
+    DEVICE_CUDA,
+    N_DEVICE_KINDS
+} device_kind;
+
+/* "auto", "cpu", "cuda". */
+const char *device_kind_name(device_kind kind);
+
+/* Devices of a kind that this process could open; where there are none, *why says why not (unless NULL). */
+int device_count(device_kind kind, const char **why);
+
+/* Bytes that could be taken of device `index` of a kind now; 0: that cannot be said. */
+uint64_t device_free_bytes(device_kind kind, int index);
+
+/* Open device `index` of a kind, with n_threads OpenMP threads on the CPU. Refuses what is not there. */
+status device_open(device_kind kind, int index, precision precision, int n_threads, device **out);
+
+/* The CUDA backend, where it is built in (KVARVE_CUDA): kernels/device.c knows. */
+status cuda_device_open(precision precision, int index, device **out);
+int cuda_device_count(const char **why_none);
+uint64_t cuda_device_free_bytes(int index);
+
 /* The CPU backend. `isa` is NULL for the best this processor has, or a name of cpu_isa_names (for tests).
  * n_threads OpenMP threads in every operation. Refuses an isa that the processor lacks. */
 status cpu_device_open(precision precision, int n_threads, const char *isa, device **out);
@@ -150,5 +188,5 @@ bool cpu_isa_available(const char *isa);
 /* The instruction set that an open CPU device uses. */
 const char *cpu_device_isa(const device *dev);
 
-/* Bytes that a matrix of this shape takes on a CPU device: for plans. */
+/* Bytes that a matrix of this shape takes on a CPU device, and at most on any other: for plans. */
 size_t cpu_matrix_bytes(precision precision, int64_t n_rows, int64_t n_cols);

@@ -185,7 +185,7 @@ int command_bench(comm *c, const options *o) {
     }
     if (st == STATUS_OK) {
         if (is_first) run_print_begin(c, b.engine, o);
-        b.machine = yardstick_measure(c, engine_threads(b.engine), engine_device(b.engine));
+        b.machine = yardstick_measure(c, engine_device(b.engine), true);
         engine_reset_clocks(b.engine);
         if (is_first)
             run_stage_0(&b);

@@ -30,6 +30,7 @@ typedef struct engine engine;
 typedef struct engine_options {
     const char *model_dir;
     synthetic_model made; /* instead of what model_dir holds, where it has a name */
+    device_kind device;
     precision precision;
     int n_threads;
     int chunk_tokens, page_tokens;
@@ -189,4 +190,5 @@ const uint64_t *engine_model_digest(const engine *e);
 const plan *engine_plan(const engine *e);
 const model_config *engine_config(const engine *e);
 device *engine_device(const engine *e);
+const char *engine_processor(const engine *e); /* what computes, on every rank */
 int engine_threads(const engine *e);

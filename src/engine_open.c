@@ -8,19 +8,32 @@
 #include "src/base/memory.h"
 #include "src/engine_private.h"
 
-/* Ranks on other hosts may see more or less memory: the smallest share counts, so that all plans are the
- * same. */
-static uint64_t bytes_for_a_rank(comm *c, uint64_t asked) {
-    uint64_t available = host_available_bytes();
-    int64_t share = available ? (int64_t)(available / 10 * 9 / (uint64_t)comm_node_size(c)) : INT64_MAX;
-    share = comm_min(c, share);
+/* All ranks compute on devices of one kind: GPUs if they are asked for, or if every rank sees one. The ranks
+ * of a host share its GPUs out among them. */
+static status choose_device(engine *e) {
+    const char *why;
+    int n = e->options.device == DEVICE_CPU ? 0 : device_count(DEVICE_CUDA, &why);
+    if (e->options.device == DEVICE_AUTO)
+        e->options.device = comm_min(e->comm, n) > 0 ? DEVICE_CUDA : DEVICE_CPU;
+    if (e->options.device == DEVICE_CPU) n = 1;
+    if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
+    e->device_index = comm_node_rank(e->comm) % n;
+    e->device_ranks = (comm_node_size(e->comm) + n - 1) / n;
+    return STATUS_OK;
+}
+
+/* Ranks may see more or less memory: the smallest share counts, so that all plans are the same. */
+static uint64_t bytes_for_a_rank(const engine *e, uint64_t asked) {
+    uint64_t available = device_free_bytes(e->options.device, e->device_index);
+    int64_t share = available ? (int64_t)(available / 10 * 9 / (uint64_t)e->device_ranks) : INT64_MAX;
+    share = comm_min(e->comm, share);
     if (asked) return asked;
     return share == INT64_MAX ? 0 : (uint64_t)share;
 }
 
 static status make_plan(engine *e) {
     const engine_options *o = &e->options;
-    uint64_t bound = bytes_for_a_rank(e->comm, o->bytes_per_rank);
+    uint64_t bound = bytes_for_a_rank(e, o->bytes_per_rank);
     plan_request asked = {
         .config = &e->config,
         .precision = o->precision,
@@ -85,7 +98,7 @@ static status open_weights(engine *e) {
 static status open_slice(engine *e) {
     const engine_options *o = &e->options;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
-    status st = cpu_device_open(o->precision, o->n_threads, NULL, &e->dev);
+    status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->dev);
     if (st == STATUS_OK)
         st = model_open(&e->config, mine->slice, o->chunk_tokens, e->files, e->dev, &e->trace,
                         o->save_dir || o->load_dir ? e->model_digest : NULL, &e->model);
@@ -165,7 +178,9 @@ static status open_snapshots(engine *e) {
 /* Each part in turn, agreed by all ranks before anyone goes on. */
 static status open_parts(engine *e) {
     double begin = clock_seconds();
-    status st = make_plan(e);
+    status st = choose_device(e);
+    if (comm_any_failed(e->comm, &st)) return st;
+    st = make_plan(e);
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_weights(e);
     if (comm_any_failed(e->comm, &st)) return st;
@@ -273,6 +288,10 @@ trace *engine_trace(engine *e) {
 
 const uint64_t *engine_model_digest(const engine *e) {
     return e->model_digest;
+}
+
+const char *engine_processor(const engine *e) {
+    return e->dev->ops->processor(e->dev);
 }
 
 const plan *engine_plan(const engine *e) {

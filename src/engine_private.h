@@ -37,6 +37,7 @@ struct engine {
     model_config config;
     plan plan;
     int max_in_flight;
+    int device_index, device_ranks; /* of this rank's device, and how many ranks share it */
     device *dev;
     weights *files;
     model *model;

@@ -48,7 +48,7 @@ status generate_check_weights(const generation *g, const engine *e) {
             "%s: of another model: the shape is the same, but weights or rope are not those of "
             "%s (another digest): give the model that it was made with",
             g->options->resume, run_model_name(g->options));
-    const char *processor = cpu_device_isa(engine_device(e));
+    const char *processor = engine_processor(e);
     if (strcmp(g->past.processor, processor) != 0)
         fprintf(
             stderr,

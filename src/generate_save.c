@@ -131,8 +131,7 @@ static void describe_run(const generation *g, const engine *e, const char *effec
         .version = mem_copy_text(KVARVE_VERSION, strlen(KVARVE_VERSION)),
         .command_line = mem_copy_text(effective_options, strlen(effective_options)),
         .host = mem_copy_text(host, strlen(host)),
-        .processor =
-            mem_copy_text(cpu_device_isa(engine_device(e)), strlen(cpu_device_isa(engine_device(e)))),
+        .processor = mem_copy_text(engine_processor(e), strlen(engine_processor(e))),
         .seconds_computed = g->save_goes_on ? g->past.seconds_computed : 0,
     };
     snprintf(text, sizeof text, "theta %.9g", c->rope.theta);

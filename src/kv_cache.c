@@ -106,21 +106,19 @@ static char *find_rows(const kv_cache *kv, const int32_t *page_ids, int layer, k
 }
 
 /* A page holds the positions of a head together; outside, the heads of a position are together. */
-void kv_cache_read(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
-                   int64_t n_tokens, void *out) {
+status kv_cache_read(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
+                     int64_t n_tokens, void *out) {
     size_t row_bytes = (size_t)kv->shape.head_dim * dtype_bytes(kv->dev->kv);
     size_t G = (size_t)kv->shape.n_kv_heads;
-    char *rows = mem_new((size_t)kv->shape.page_tokens, row_bytes);
-    for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
-        char *to = (char *)out + (size_t)(pos - pos0) * G * row_bytes;
-        for (size_t head = 0; head < G; head++) {
+    status st = STATUS_OK;
+    for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < pos0 + n_tokens; pos += n)
+        for (size_t head = 0; st == STATUS_OK && head < G; head++) {
             const char *from = find_rows(kv, page_ids, layer, part, (int)head, pos, pos0 + n_tokens, &n);
-            kv->dev->ops->copy_out(kv->dev, rows, from, (size_t)n * row_bytes);
-            for (size_t i = 0; i < (size_t)n; i++)
-                memcpy(to + (i * G + head) * row_bytes, rows + i * row_bytes, row_bytes);
+            char *to = (char *)out + ((size_t)(pos - pos0) * G + head) * row_bytes;
+            st = kv->dev->ops->copy_out_beside(kv->dev, to, G * row_bytes, from, row_bytes, row_bytes,
+                                               (size_t)n);
         }
-    }
-    free(rows);
+    return st;
 }
 
 void kv_cache_write(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,

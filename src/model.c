@@ -102,6 +102,10 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
     m->dev->ops->begin_step(m->dev, kv_cache_page_tokens(kv), n_spans, spans);
     m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, n_spans, spans,
                             m->cos_sin);
+    if (m->dev->ops->replay(m->dev, x)) {
+        trace_enter(m->trace, before);
+        return;
+    }
     for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
         attention_shape shape = {
             .n_heads = c->n_heads,
@@ -114,6 +118,7 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
         attention_block(m, &m->layers[i], &shape, &pages, T, T_few, x);
         mlp_block(m, &m->layers[i], T, T_few, x);
     }
+    m->dev->ops->record_end(m->dev);
     trace_enter(m->trace, before);
 }
 

@@ -59,6 +59,7 @@ typedef struct options {
     double save_every_seconds; /* NaN: not given */
     int64_t save_every_tokens; /* OPTION_UNSET: not given; one of both at most */
     double max_time_seconds;   /* NaN: not given */
+    device_kind device;
     precision precision;
     kv_codec codec;
 } options;

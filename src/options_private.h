@@ -18,6 +18,7 @@ typedef enum option_type {
     OPTION_EVERY,     /* 90s, 30m, 12h, or a number of tokens */
     OPTION_PRECISION, /* bf16 or f32 */
     OPTION_CODEC,
+    OPTION_DEVICE, /* auto, cpu or cuda */
 } option_type;
 
 typedef struct option_spec {

@@ -82,6 +82,8 @@ const option_spec options_table[] = {
     {"ranks", OPTION_INTEGER, PLAN, AT(ranks), "1", NULL, 1, 65536, "ranks to plan for"},
     {"threads", OPTION_INTEGER, RUNS | SNAPSHOT | SYNTH, AT(threads), "0", NULL, 0, 1024,
      "of a rank; 0 shares this host's processors"},
+    {"device", OPTION_DEVICE, RUNS, AT(device), "auto", NULL, 0, 0,
+     "what computes; auto takes GPUs where every rank sees one"},
     {"precision", OPTION_PRECISION, MODEL, AT(precision), "bf16", NULL, 0, 0,
      "of matrices and KV cache: bf16, or f32 to check"},
     {"depths", OPTION_TEXT, BENCH, AT(depths), "0,1024,4096", NULL, 0, 0, "contexts at which to measure"},
@@ -147,6 +149,7 @@ static void print_row(const option_spec *spec, FILE *to) {
         [OPTION_EVERY] = "TIME|N",
         [OPTION_PRECISION] = "bf16|f32",
         [OPTION_CODEC] = "lossless|none",
+        [OPTION_DEVICE] = "auto|cpu|cuda",
     };
     char name[48], range[48] = "";
     bool numeric = spec->type == OPTION_INTEGER || spec->type == OPTION_REAL;

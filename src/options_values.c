@@ -108,6 +108,15 @@ static status parse_every(options *o, const option_spec *spec, const char *text)
     return STATUS_OK;
 }
 
+static status parse_device(const option_spec *spec, const char *text, device_kind *out) {
+    for (int kind = 0; kind < N_DEVICE_KINDS; kind++)
+        if (!strcmp(text, device_kind_name((device_kind)kind))) {
+            *out = (device_kind)kind;
+            return STATUS_OK;
+        }
+    return bad_value(spec, text, "auto, cpu or cuda");
+}
+
 static status parse_codec(const option_spec *spec, const char *text, kv_codec *out) {
     for (kv_codec codec = 0; codec < N_KV_CODECS; codec++) {
         if (strcmp(text, kv_codec_name((kv_codec)codec))) continue;
@@ -146,6 +155,8 @@ status options_set_value(options *o, const option_spec *spec, const char *text) 
         return parse_every(o, spec, text);
     case OPTION_CODEC:
         return parse_codec(spec, text, field(o, spec));
+    case OPTION_DEVICE:
+        return parse_device(spec, text, field(o, spec));
     case OPTION_PRECISION:
         break;
     }
@@ -246,6 +257,9 @@ void options_append_value(const options *o, const option_spec *spec, text_buffer
         break;
     case OPTION_CODEC:
         append_value(out, spec, kv_codec_name(*(const kv_codec *)at));
+        break;
+    case OPTION_DEVICE:
+        append_value(out, spec, device_kind_name(*(const device_kind *)at));
         break;
     }
 }

@@ -101,6 +101,7 @@ engine_options run_engine_options(const comm *c, const options *o) {
         .model_dir = o->model,
         .made = made,
         .precision = o->precision,
+        .device = o->device,
         .n_threads = run_threads(c, o),
         .chunk_tokens = (int)o->chunk_tokens,
         .page_tokens = (int)o->page_tokens,
@@ -116,9 +117,9 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
     const plan *p = engine_plan(e);
     model_config_describe(engine_config(e), shape, sizeof shape);
     fprintf(stderr, "kvarve %s: %s\n", KVARVE_VERSION, shape);
-    fprintf(stderr, "kvarve: %d rank%s x %d thread%s, cpu %s, layers", comm_size(c),
+    fprintf(stderr, "kvarve: %d rank%s x %d thread%s, %s %s, layers", comm_size(c),
             comm_size(c) == 1 ? "" : "s", engine_threads(e), engine_threads(e) == 1 ? "" : "s",
-            cpu_device_isa(engine_device(e)));
+            engine_processor(e));
     for (int i = 0; i < p->n_ranks && i < 8; i++)
         fprintf(stderr, " %d", p->ranks[i].slice.last_layer - p->ranks[i].slice.first_layer);
     fprintf(stderr, "%s, KV cache for %lld tokens\n", p->n_ranks > 8 ? " ..." : "",

@@ -105,8 +105,10 @@ static status read_rows(void *context, int layer, kv_part part, int64_t row0, in
         int64_t a = row0 > x->row0 ? row0 : x->row0, b = x->row0 + x->n_tokens;
         if (b > end) b = end;
         if (a >= b) continue;
-        kv_cache_read(v->kv, x->page_ids, layer - v->slice.first_layer, part, x->pos0 + (a - x->row0), b - a,
-                      (char *)out + (size_t)(a - row0) * row_bytes);
+        status st =
+            kv_cache_read(v->kv, x->page_ids, layer - v->slice.first_layer, part, x->pos0 + (a - x->row0),
+                          b - a, (char *)out + (size_t)(a - row0) * row_bytes);
+        if (st != STATUS_OK) return st;
     }
     return STATUS_OK;
 }

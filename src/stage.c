@@ -191,7 +191,8 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     count(g, todo);
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
     model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
-    return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_sync(g->model);
+    status st = slice_has_head(g->slice) ? answer(g, todo, x, reply) : STATUS_OK;
+    return st == STATUS_OK ? model_sync(g->model) : st;
 }
 
 void stage_keep_logits(stage *g) {

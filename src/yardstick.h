@@ -9,8 +9,6 @@ typedef struct yardstick {
     double matmul_flops;          /* per second, of all ranks together; 0: not measured */
 } yardstick;
 
-enum { YARDSTICK_MIB = 256 }; /* that each rank takes for a moment: past the caches */
-
-/* All ranks measure at the same time with their threads, for some tenths of a second each; rank 0 gets the
- * sums. dev NULL: reads only. Collective. */
-yardstick yardstick_measure(comm *c, int n_threads, device *dev);
+/* All ranks measure at the same time, for some tenths of a second each, with MEASURE_MIB of memory for a
+ * moment; rank 0 gets the sums. Collective. */
+yardstick yardstick_measure(comm *c, device *dev, bool with_matmul);

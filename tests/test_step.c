@@ -252,7 +252,7 @@ static void rows_move_between_layouts(void) {
     for (int round = 0; round < 200; round++) {
         int l = pick(&state, N_LAYERS), part = pick(&state, N_KV_PARTS), pos = pick(&state, N_TOKENS);
         int n = 1 + pick(&state, N_TOKENS - pos);
-        kv_cache_read(kv, ids, l, (kv_part)part, pos, n, got);
+        CHECK_OK(kv_cache_read(kv, ids, l, (kv_part)part, pos, n, got));
         CU_ASSERT(memcmp(got, want[l][part][pos], (size_t)n * sizeof got[0]) == 0);
     }
     /* The model's own layout: k [G, page_tokens, K], then v. */

@@ -83,6 +83,15 @@ static void cpu_begin_step(device *dev, int page_tokens, int n_spans, const span
     (void)dev, (void)page_tokens, (void)n_spans, (void)spans;
 }
 
+static bool cpu_replay(device *dev, const void *x) {
+    (void)dev, (void)x;
+    return false;
+}
+
+static void cpu_record_end(device *dev) {
+    (void)dev;
+}
+
 static status cpu_sync(device *base) {
     cpu_device *dev = cpu_device_of(base);
     status st = dev->failed;
@@ -93,12 +102,14 @@ static status cpu_sync(device *base) {
 static const device_ops cpu_ops = {
     .name = "cpu",
     .close = cpu_close,
+    .processor = cpu_device_isa,
     .alloc = cpu_alloc,
     .release = cpu_release,
     .copy_in = cpu_copy_in,
     .copy_out = cpu_copy_out,
     .copy_out_beside = cpu_copy_out_beside,
     .sync = cpu_sync,
+    .measure_memory = cpu_measure_memory,
     .matrix_open = cpu_matrix_open,
     .matrix_load = cpu_matrix_load,
     .matrix_close = cpu_matrix_close,
@@ -107,6 +118,8 @@ static const device_ops cpu_ops = {
     .matmul = cpu_matmul,
     .matmul_add = cpu_matmul_add,
     .begin_step = cpu_begin_step,
+    .replay = cpu_replay,
+    .record_end = cpu_record_end,
     .rope_table = cpu_rope_table,
     .kv_append = cpu_kv_append,
     .attend = cpu_attend,

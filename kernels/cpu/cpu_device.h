@@ -28,6 +28,7 @@ void *cpu_memory_new(size_t bytes);
 void *cpu_device_scratch(cpu_device *dev, size_t bytes);
 
 /* The operations of the other files; see device_ops. */
+double cpu_measure_memory(device *dev);
 status cpu_matrix_open(device *dev, int64_t n_rows, int64_t n_cols, matrix **out);
 void cpu_matrix_load(device *dev, matrix *w, int64_t row0, int64_t n_rows, const void *host_src,
                      dtype src_type);

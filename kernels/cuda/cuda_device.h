@@ -5,47 +5,57 @@
  * stream, in order, and none waits for the GPU but `sync` and copies. A failure is recorded by
  * cuda_device_fail, and `sync` tells the first of them.
  *
- * Configured with KVARVE_CUDA=EMULATED, the same files run on the CPU, for tests: tests/emulation stands in for
- * the CUDA runtime, and runs the blocks of a kernel one after the other, the threads of a block in turn. */
+ * Configured with KVARVE_CUDA=EMULATED, the same files run on the CPU, for tests: tests/emulation stands in
+ * for the CUDA runtime, and runs the blocks of a kernel one after the other, the threads of a block in turn.
+ */
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
+#include <pthread.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
+#include "kernels/cuda/cuda_graph.h"
+#include "kernels/cuda/cuda_staging.h"
 #include "kernels/device.h"
 
 /* What kernels know of a step's rows and spans: arrays in device memory that begin_step filled. Passed by
  * value. */
 typedef struct step_tables {
     int n_rows, n_spans, page_tokens;
-    int n_generated;             /* generated rows: the first ones */
-    int n_generated_spans;       /* the first spans */
-    int64_t last_pos;            /* the largest position of a generated row; -1: there is none */
-    const int64_t *row_pos;      /* [n_rows] position */
-    const int32_t *row_span;     /* [n_rows] number of its span */
-    const int32_t *span_row0;    /* [n_spans + 1] the span's first row; last: n_rows */
-    const int32_t *span_page0;   /* [n_spans] where its page ids begin in page_ids */
-    const int32_t *page_ids;     /* of all spans, one after the other */
-    const span *host_spans;      /* [n_spans] host memory: to size grids; page_ids in there are not valid */
+    int n_generated;           /* generated rows: the first ones */
+    int n_generated_spans;     /* the first spans */
+    int64_t last_pos;          /* the largest position of a generated row; -1: there is none */
+    const int64_t *row_pos;    /* [n_rows] position */
+    const int32_t *row_span;   /* [n_rows] number of its span */
+    const int32_t *span_row0;  /* [n_spans + 1] the span's first row; last: n_rows */
+    const int32_t *span_page0; /* [n_spans] where its page ids begin in page_ids */
+    const int32_t *page_ids;   /* of all spans, one after the other */
+    const span *host_spans;    /* [n_spans] host memory: to size grids; page_ids in there are not valid */
 } step_tables;
 
 typedef struct cuda_device {
     device base;
     precision precision;
-    int index;                 /* of the GPU, as the CUDA runtime counts */
+    int index; /* of the GPU, as the CUDA runtime counts */
+    char name[256], processor[32];
     int n_multiprocessors;
-    int compute_capability;    /* 80, 90, ... */
-    size_t max_shared_bytes;   /* of a block, when asked for */
-    cudaStream_t stream;       /* of all operations */
-    cudaStream_t side_stream;  /* of copy_out_beside */
+    int compute_capability;   /* 80, 90, ... */
+    size_t max_shared_bytes;  /* of a block, when asked for */
+    cudaStream_t stream;      /* of all operations */
+    cudaStream_t side_stream; /* of copy_out_beside */
     step_tables step;
+    span *host_spans; /* of the step */
+    cuda_staging uploads, tables, weight_staging[2];
+    int next_weight_staging;
+    cuda_graphs graphs;
     void *scratch; /* device memory, of one operation at a time */
     size_t scratch_bytes;
     struct cublas_state *cublas; /* matmul_many.c */
+    pthread_mutex_t lock;        /* of the failure */
     status failed;               /* the first failure since the last sync, and its text */
     char failed_text[STATUS_TEXT_BYTES];
 } cuda_device;
@@ -54,7 +64,10 @@ static inline cuda_device *cuda_device_of(device *dev) {
     return (cuda_device *)dev;
 }
 
-/* Record what a call of the runtime returned, when it is a failure: "cuda: WHAT: why". */
+/* Record a failure: "GPU 0 (NAME): WHAT: WHY". */
+void cuda_device_fail(cuda_device *dev, const char *what, const char *why);
+
+/* Record what a call of the runtime returned, when it is a failure. */
 void cuda_device_check(cuda_device *dev, cudaError_t code, const char *what);
 
 /* At least `bytes` of device memory with undefined contents, aligned to 256 bytes, valid until the next
@@ -65,7 +78,8 @@ void *cuda_device_scratch(cuda_device *dev, size_t bytes);
  * memory may be written again at once. NULL when it failed, which is recorded. */
 void *cuda_device_upload(cuda_device *dev, const void *host, size_t bytes);
 
-/* A weight matrix [n_rows, n_cols], row-major, rows of n_cols elements of the device's act type without gaps. */
+/* A weight matrix [n_rows, n_cols], row-major, rows of n_cols elements of the device's act type without gaps.
+ */
 struct matrix {
     int64_t n_rows, n_cols;
     void *data;
@@ -86,12 +100,13 @@ void cuda_convert(cuda_device *dev, const void *from, dtype type, int64_t n, voi
 /* positions.cu */
 void cuda_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
                      const span *spans, float *cos_sin);
-void cuda_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights, const float *cos_sin,
-                    const kv_layer *kv, float *qkv, void *q);
+void cuda_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights,
+                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
 
-/* matmul.c: which rows go where: the first T_few to cuda_multiply_few, the rest to cuda_multiply_many; f32, and
- * shapes that these cannot do, to cuda_multiply_exact. `add`: y += instead of y =. */
+/* matmul.c: which rows go where: the first T_few to cuda_multiply_few, the rest to cuda_multiply_many; f32,
+ * and shapes that these cannot do, to cuda_multiply_exact. `add`: y += instead of y =. */
 void cuda_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+void cuda_matmul_close(cuda_device *dev);
 void cuda_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 void cuda_multiply_exact(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 void cuda_multiply_few(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
@@ -99,8 +114,8 @@ bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);
 void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 bool cuda_multiply_many_can(const cuda_device *dev, const matrix *w);
 
-/* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head widths
- * that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */
+/* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head
+ * widths that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */
 void cuda_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
 void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
                        int last_span, const void *q, void *y);

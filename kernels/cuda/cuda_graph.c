@@ -1,0 +1,70 @@
+#include "kernels/cuda/cuda_graph.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "kernels/attend_blocks.h"
+#include "kernels/cuda/cuda_device.h"
+
+int64_t cuda_graph_blocks(int64_t last_pos) {
+    int64_t n = 1;
+    while (n < attend_block_of(last_pos) + 1)
+        n *= 2;
+    return n;
+}
+
+static bool same_key(const cuda_graph_key *a, const cuda_graph_key *b) {
+    return a->x == b->x && a->n_rows == b->n_rows && a->n_spans == b->n_spans && a->n_blocks == b->n_blocks;
+}
+
+/* The graph of this key; a new one takes the place of the one that was not used for longest. */
+static cuda_graph *find_graph(cuda_graphs *all, const cuda_graph_key *key, bool *is_known) {
+    cuda_graph *oldest = &all->items[0];
+    for (cuda_graph *g = all->items; g < all->items + CUDA_GRAPHS; g++) {
+        *is_known = g->last_use > 0 && same_key(&g->key, key);
+        if (*is_known) return g;
+        if (g->last_use < oldest->last_use) oldest = g;
+    }
+    if (oldest->exec) cudaGraphExecDestroy(oldest->exec);
+    *oldest = (cuda_graph){.key = *key};
+    return oldest;
+}
+
+bool cuda_replay(device *base, const void *x) {
+    cuda_device *dev = cuda_device_of(base);
+    cuda_graphs *all = &dev->graphs;
+    const step_tables *t = &dev->step;
+    if (t->n_generated < t->n_rows) return false;
+    const cuda_graph_key key = {x, t->n_rows, t->n_spans, cuda_graph_blocks(t->last_pos)};
+    bool is_known;
+    cuda_graph *g = find_graph(all, &key, &is_known);
+    g->last_use = ++all->n_uses;
+    if (g->exec) {
+        cuda_device_check(dev, cudaGraphLaunch(g->exec, dev->stream), "replay of a step");
+        return true;
+    }
+    /* The first visit is made as it is: it takes what memory it needs, which a recording must not. */
+    if (is_known && cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess)
+        all->recording = g;
+    return false;
+}
+
+void cuda_record_end(device *base) {
+    cuda_device *dev = cuda_device_of(base);
+    cuda_graph *g = dev->graphs.recording;
+    cudaGraph_t graph = NULL;
+    if (!g) return;
+    dev->graphs.recording = NULL;
+    cudaError_t code = cudaStreamEndCapture(dev->stream, &graph);
+    if (code == cudaSuccess) code = cudaGraphInstantiate(&g->exec, graph, 0);
+    if (graph) cudaGraphDestroy(graph);
+    if (code == cudaSuccess) code = cudaGraphLaunch(g->exec, dev->stream);
+    cuda_device_check(dev, code, "recording of a step");
+}
+
+void cuda_graphs_forget(cuda_device *dev) {
+    assert(!dev->graphs.recording);
+    for (cuda_graph *g = dev->graphs.items; g < dev->graphs.items + CUDA_GRAPHS; g++)
+        if (g->exec) cudaGraphExecDestroy(g->exec);
+    memset(&dev->graphs, 0, sizeof dev->graphs);
+}

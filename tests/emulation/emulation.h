@@ -1,0 +1,275 @@
+/* tests/emulation/emulation.h: what CUDA kernels are written in, on the CPU: where a thread is, what the
+ * threads of a block and of a warp do together, and the functions that CUDA adds to C++.
+ *
+ * The blocks of a launch run one after the other. The threads of a block are fibers: one runs until it waits
+ * for others, at a barrier or in an operation of its warp. To show mistakes that a GPU would hide:
+ * - a warp goes as far as it can before the next one starts, and so does each of its lanes; every other block
+ *   runs its warps and lanes from last to first;
+ * - dynamic shared memory is NaN at the start of every block (static shared memory is not);
+ * - an asynchronous copy happens only when it is waited for; until then NaN lies there;
+ * - threads that wait for others that have ended, or that wait elsewhere, end the program with a message.
+ *
+ * All state is the host thread's own: two host threads may launch at the same time. */
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+
+#include "tests/emulation/cuda_runtime.h"
+
+#define __shared__ static thread_local
+
+/* ---- the running thread ---- */
+
+struct emulation_place {
+    uint3 thread, block, block_size, grid;
+};
+extern __thread emulation_place emulation_at;
+
+#define threadIdx emulation_at.thread
+#define blockIdx  emulation_at.block
+#define blockDim  emulation_at.block_size
+#define gridDim   emulation_at.grid
+
+/* Its number in its block; its lane is that modulo 32. */
+static inline unsigned emulation_thread_number() {
+    return (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x;
+}
+
+/* ---- launching ---- */
+
+/* Run body() as every thread of every block, now, or when the graph is launched that this host thread
+ * captures. A launch that no GPU would take ends the program. */
+void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> body);
+unsigned char *emulation_shared_memory();
+
+/* Do something in the order of the stream: now, or when the graph is launched that is being captured. */
+void emulation_enqueue(std::function<void()> operation);
+
+/* ---- the block ---- */
+
+/* All threads of the block meet; for how many of them the predicate holds. */
+int emulation_barrier(bool predicate);
+
+static inline void __syncthreads() {
+    emulation_barrier(false);
+}
+static inline int __syncthreads_count(int predicate) {
+    return emulation_barrier(predicate != 0);
+}
+static inline int __syncthreads_or(int predicate) {
+    return emulation_barrier(predicate != 0) > 0;
+}
+static inline int __syncthreads_and(int predicate) {
+    return emulation_barrier(predicate == 0) == 0;
+}
+
+/* ---- the warp ---- */
+
+/* What one lane brings to an operation of its warp, and what it gets. */
+struct emulation_request {
+    uint64_t value;
+    unsigned source; /* lane */
+    const void *a, *b;
+    void *out;
+};
+
+/* The lanes of `mask` are there: lanes[i] is NULL for others. */
+typedef void emulation_operation(emulation_request *const lanes[32], unsigned mask);
+
+/* The lanes of `mask` meet in one operation; the last to come does it for all. */
+void emulation_meet(unsigned mask, emulation_operation *operation, emulation_request *own);
+
+emulation_operation emulation_exchange, emulation_vote, emulation_nothing;
+
+void emulation_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void emulation_load_matrices(uint32_t r[4], const void *row, bool transposed);
+
+static inline void __syncwarp(unsigned mask = 0xffffffffu) {
+    emulation_request own = {};
+    emulation_meet(mask, emulation_nothing, &own);
+}
+
+/* x of lane `source`; poison when that is not in the mask. */
+template <typename T> T emulation_shuffle(unsigned mask, T x, unsigned source) {
+    static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle moves up to 8 bytes");
+    emulation_request own = {};
+    memcpy(&own.value, &x, sizeof x);
+    own.source = source;
+    emulation_meet(mask, emulation_exchange, &own);
+    memcpy(&x, &own.value, sizeof x);
+    return x;
+}
+
+static inline unsigned emulation_lane() {
+    return emulation_thread_number() % 32;
+}
+
+template <typename T> T __shfl_sync(unsigned mask, T x, int source, int width = 32) {
+    unsigned w = static_cast<unsigned>(width), lane = emulation_lane();
+    return emulation_shuffle(mask, x, lane / w * w + static_cast<unsigned>(source) % w);
+}
+template <typename T> T __shfl_xor_sync(unsigned mask, T x, int flip, int width = 32) {
+    unsigned w = static_cast<unsigned>(width), lane = emulation_lane(),
+             other = lane ^ static_cast<unsigned>(flip);
+    return emulation_shuffle(mask, x, other / w > lane / w ? lane : other);
+}
+template <typename T> T __shfl_up_sync(unsigned mask, T x, unsigned delta, int width = 32) {
+    unsigned w = static_cast<unsigned>(width), lane = emulation_lane();
+    return emulation_shuffle(mask, x, lane % w < delta ? lane : lane - delta);
+}
+template <typename T> T __shfl_down_sync(unsigned mask, T x, unsigned delta, int width = 32) {
+    unsigned w = static_cast<unsigned>(width), lane = emulation_lane();
+    return emulation_shuffle(mask, x, lane % w + delta >= w ? lane : lane + delta);
+}
+
+static inline unsigned __ballot_sync(unsigned mask, int predicate) {
+    emulation_request own = {};
+    own.value = predicate != 0;
+    emulation_meet(mask, emulation_vote, &own);
+    return static_cast<unsigned>(own.value);
+}
+static inline int __any_sync(unsigned mask, int predicate) {
+    return __ballot_sync(mask, predicate) != 0;
+}
+static inline int __all_sync(unsigned mask, int predicate) {
+    return __ballot_sync(mask, predicate) == mask;
+}
+
+/* ---- asynchronous copies of 16 bytes: see warp.cuh ---- */
+
+void emulation_copy_async(void *to, const void *from, bool valid);
+void emulation_copy_commit();
+void emulation_copy_wait(int n);
+
+/* ---- memory ---- */
+
+template <typename T> T __ldg(const T *at) {
+    return *at;
+}
+template <typename T> T __ldcg(const T *at) {
+    return *at;
+}
+template <typename T> T __ldcs(const T *at) {
+    return *at;
+}
+template <typename T> void __stcs(T *at, T x) {
+    *at = x;
+}
+template <typename T> void __stcg(T *at, T x) {
+    *at = x;
+}
+
+/* Blocks and threads take turns: atomic as they are. */
+template <typename T> T atomicAdd(T *at, T x) {
+    T before = *at;
+    *at = before + x;
+    return before;
+}
+template <typename T> T atomicMax(T *at, T x) {
+    T before = *at;
+    *at = before < x ? x : before;
+    return before;
+}
+template <typename T> T atomicMin(T *at, T x) {
+    T before = *at;
+    *at = x < before ? x : before;
+    return before;
+}
+template <typename T> T atomicExch(T *at, T x) {
+    T before = *at;
+    *at = x;
+    return before;
+}
+template <typename T> T atomicCAS(T *at, T expected, T x) {
+    T before = *at;
+    if (before == expected) *at = x;
+    return before;
+}
+static inline void __threadfence() {}
+static inline void __threadfence_block() {}
+
+/* ---- numbers ---- */
+
+template <typename To, typename From> To emulation_bits(From from) {
+    static_assert(sizeof(To) == sizeof(From), "the same bits");
+    To to;
+    memcpy(&to, &from, sizeof to);
+    return to;
+}
+
+static inline unsigned __float_as_uint(float x) {
+    return emulation_bits<unsigned>(x);
+}
+static inline int __float_as_int(float x) {
+    return emulation_bits<int>(x);
+}
+static inline float __uint_as_float(unsigned x) {
+    return emulation_bits<float>(x);
+}
+static inline float __int_as_float(int x) {
+    return emulation_bits<float>(x);
+}
+
+template <typename T> T min(T a, T b) {
+    return b < a ? b : a;
+}
+template <typename T> T max(T a, T b) {
+    return a < b ? b : a;
+}
+
+static inline float rsqrtf(float x) {
+    return 1.0f / sqrtf(x);
+}
+static inline float __frsqrt_rn(float x) {
+    return static_cast<float>(1.0 / sqrt(static_cast<double>(x)));
+}
+#define __expf expf /* the C library has other functions of these names */
+#define __logf logf
+static inline float __fdividef(float x, float y) {
+    return x / y;
+}
+static inline float __fdiv_rn(float x, float y) {
+    return x / y;
+}
+static inline float __fsqrt_rn(float x) {
+    return sqrtf(x);
+}
+static inline float __frcp_rn(float x) {
+    return 1.0f / x;
+}
+static inline float __fmaf_rn(float x, float y, float z) {
+    return fmaf(x, y, z);
+}
+static inline float __fadd_rn(float x, float y) {
+    return x + y;
+}
+static inline float __fsub_rn(float x, float y) {
+    return x - y;
+}
+static inline float __fmul_rn(float x, float y) {
+    return x * y;
+}
+static inline double __dmul_rn(double x, double y) {
+    return x * y;
+}
+static inline float __double2float_rn(double x) {
+    return static_cast<float>(x);
+}
+static inline float __int2float_rn(int x) {
+    return static_cast<float>(x);
+}
+static inline int __float2int_rn(float x) {
+    return static_cast<int>(rintf(x));
+}
+static inline int __popc(unsigned x) {
+    return __builtin_popcount(x);
+}
+static inline int __clz(int x) {
+    return x ? __builtin_clz(static_cast<unsigned>(x)) : 32;
+}
+static inline int __ffs(int x) {
+    return __builtin_ffs(x);
+}

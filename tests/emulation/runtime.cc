@@ -1,0 +1,355 @@
+/* The functions of the CUDA runtime: see cuda_runtime.h. */
+#include "tests/emulation/emulation.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <malloc.h>
+#include <unistd.h>
+#include <vector>
+
+struct emulation_stream {
+    bool capturing;
+};
+struct emulation_event {
+    std::chrono::steady_clock::time_point at;
+};
+struct emulation_graph {
+    std::vector<std::function<void()>> operations;
+};
+
+static thread_local cudaError_t last_error = cudaSuccess;
+static thread_local emulation_graph *captured; /* the graph that this thread captures */
+static std::atomic<size_t> allocated;
+
+static cudaError_t result(cudaError_t code) {
+    if (code != cudaSuccess) last_error = code;
+    return code;
+}
+
+void emulation_enqueue(std::function<void()> operation) {
+    if (captured)
+        captured->operations.push_back(operation);
+    else
+        operation();
+}
+
+/* What waits, or may wait, is forbidden while a graph is captured. */
+static cudaError_t idle(cudaStream_t stream) {
+    return result(captured && (!stream || stream->capturing) ? cudaErrorStreamCaptureUnsupported
+                                                             : cudaSuccess);
+}
+
+/* ---- errors ---- */
+
+cudaError_t cudaPeekAtLastError(void) {
+    return last_error;
+}
+
+cudaError_t cudaGetLastError(void) {
+    cudaError_t code = last_error;
+    last_error = cudaSuccess;
+    return code;
+}
+
+static const struct {
+    cudaError_t code;
+    const char *name, *text;
+} errors[] = {
+    {cudaSuccess, "cudaSuccess", "no error"},
+    {cudaErrorInvalidValue, "cudaErrorInvalidValue", "invalid argument"},
+    {cudaErrorMemoryAllocation, "cudaErrorMemoryAllocation", "out of memory"},
+    {cudaErrorInvalidConfiguration, "cudaErrorInvalidConfiguration", "invalid configuration argument"},
+    {cudaErrorNoDevice, "cudaErrorNoDevice", "no CUDA-capable device is detected"},
+    {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
+    {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
+    {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
+     "operation not permitted when stream is capturing"},
+    {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
+     "operation failed due to a previous error during capture"},
+};
+
+const char *cudaGetErrorName(cudaError_t code) {
+    for (const auto &error : errors)
+        if (error.code == code) return error.name;
+    return "unrecognized error code";
+}
+
+const char *cudaGetErrorString(cudaError_t code) {
+    for (const auto &error : errors)
+        if (error.code == code) return error.text;
+    return "unrecognized error code";
+}
+
+/* ---- the device ---- */
+
+static size_t machine_bytes() {
+    return static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
+}
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = 1;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int index) {
+    return result(index == 0 ? cudaSuccess : cudaErrorInvalidDevice);
+}
+
+cudaError_t cudaGetDevice(int *index) {
+    *index = 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGetDeviceProperties(cudaDeviceProp *properties, int index) {
+    if (index != 0) return result(cudaErrorInvalidDevice);
+    *properties = {};
+    snprintf(properties->name, sizeof properties->name, "emulated");
+    properties->totalGlobalMem = machine_bytes();
+    properties->sharedMemPerBlock = 48 << 10;
+    properties->sharedMemPerBlockOptin = 227 << 10;
+    properties->sharedMemPerMultiprocessor = 228 << 10;
+    properties->multiProcessorCount = 4;
+    properties->major = 9;
+    properties->warpSize = 32;
+    properties->maxThreadsPerBlock = 1024;
+    properties->l2CacheSize = 50 << 20;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int index) {
+    cudaDeviceProp p;
+    cudaError_t code = cudaGetDeviceProperties(&p, index);
+    if (code != cudaSuccess) return code;
+    switch (attribute) {
+    case cudaDevAttrMaxThreadsPerBlock:
+        *value = p.maxThreadsPerBlock;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlock:
+        *value = static_cast<int>(p.sharedMemPerBlock);
+        break;
+    case cudaDevAttrMultiProcessorCount:
+        *value = p.multiProcessorCount;
+        break;
+    case cudaDevAttrL2CacheSize:
+        *value = p.l2CacheSize;
+        break;
+    case cudaDevAttrComputeCapabilityMajor:
+        *value = p.major;
+        break;
+    case cudaDevAttrComputeCapabilityMinor:
+        *value = p.minor;
+        break;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        *value = static_cast<int>(p.sharedMemPerMultiprocessor);
+        break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        *value = static_cast<int>(p.sharedMemPerBlockOptin);
+        break;
+    default:
+        return result(cudaErrorInvalidValue);
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int index) {
+    if (index != 0) return result(cudaErrorInvalidDevice);
+    snprintf(text, static_cast<size_t>(size), "0000:00:00.0");
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize(void) {
+    return idle(nullptr);
+}
+
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = 13000;
+    return cudaSuccess;
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version) {
+    return cudaDriverGetVersion(version);
+}
+
+/* ---- memory ---- */
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
+    size_t used = allocated;
+    *total_bytes = machine_bytes();
+    *free_bytes = used < *total_bytes ? *total_bytes - used : 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    size_t free_bytes, total_bytes;
+    void *memory = nullptr;
+    cudaMemGetInfo(&free_bytes, &total_bytes);
+    if (captured) return result(cudaErrorStreamCaptureUnsupported);
+    if (bytes > free_bytes || (bytes && posix_memalign(&memory, 256, bytes)))
+        return result(cudaErrorMemoryAllocation);
+    if (bytes) memset(memory, 0xff, bytes);
+    allocated += malloc_usable_size(memory);
+    *out = memory;
+    return cudaSuccess;
+}
+
+cudaError_t cudaFree(void *memory) {
+    allocated -= malloc_usable_size(memory);
+    free(memory);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **out, size_t bytes) {
+    return cudaMalloc(out, bytes);
+}
+
+cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
+    return cudaMalloc(out, bytes);
+}
+
+cudaError_t cudaFreeHost(void *memory) {
+    return cudaFree(memory);
+}
+
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+    emulation_enqueue([=] { memmove(to, from, bytes); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                              size_t height, cudaMemcpyKind, cudaStream_t) {
+    if (width > to_pitch || width > from_pitch) return result(cudaErrorInvalidValue);
+    emulation_enqueue([=] {
+        for (size_t i = 0; i < height; i++)
+            memmove(static_cast<char *>(to) + i * to_pitch, static_cast<const char *>(from) + i * from_pitch,
+                    width);
+    });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t) {
+    emulation_enqueue([=] { memset(memory, value, bytes); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemcpy(void *to, const void *from, size_t bytes, cudaMemcpyKind kind) {
+    cudaError_t code = idle(nullptr);
+    return code != cudaSuccess ? code : cudaMemcpyAsync(to, from, bytes, kind, nullptr);
+}
+
+cudaError_t cudaMemcpy2D(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
+                         size_t height, cudaMemcpyKind kind) {
+    cudaError_t code = idle(nullptr);
+    if (code != cudaSuccess) return code;
+    return cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, height, kind, nullptr);
+}
+
+cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
+    cudaError_t code = idle(nullptr);
+    return code != cudaSuccess ? code : cudaMemsetAsync(memory, value, bytes, nullptr);
+}
+
+/* ---- streams and events ---- */
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) {
+    *out = new emulation_stream();
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamCreate(cudaStream_t *out) {
+    return cudaStreamCreateWithFlags(out, cudaStreamDefault);
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    return idle(stream);
+}
+
+cudaError_t cudaStreamQuery(cudaStream_t stream) {
+    return idle(stream);
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+    return cudaSuccess;
+}
+
+cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void *argument) {
+    emulation_enqueue([=] { function(argument); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
+    *out = new emulation_event();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreate(cudaEvent_t *out) {
+    return cudaEventCreateWithFlags(out, cudaEventDefault);
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+    emulation_enqueue([=] { event->at = std::chrono::steady_clock::now(); });
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventSynchronize(cudaEvent_t) {
+    return idle(nullptr);
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t) {
+    return idle(nullptr);
+}
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
+    *ms = std::chrono::duration<float, std::milli>(end->at - start->at).count();
+    return cudaSuccess;
+}
+
+/* ---- graphs ---- */
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+    if (captured || !stream) return result(cudaErrorStreamCaptureUnsupported);
+    captured = new emulation_graph();
+    stream->capturing = true;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *out) {
+    if (!captured || !stream || !stream->capturing) return result(cudaErrorInvalidValue);
+    *out = captured;
+    captured = nullptr;
+    stream->capturing = false;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsigned long long) {
+    *out = new emulation_graph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+    for (const auto &operation : graph->operations)
+        emulation_enqueue(operation);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
