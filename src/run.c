@@ -119,7 +119,7 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
     fprintf(stderr, "kvarve %s: %s\n", KVARVE_VERSION, shape);
     fprintf(stderr, "kvarve: %d rank%s x %d thread%s, %s %s, layers", comm_size(c),
             comm_size(c) == 1 ? "" : "s", engine_threads(e), engine_threads(e) == 1 ? "" : "s",
-            engine_processor(e));
+            engine_device(e)->ops->name, engine_processor(e));
     for (int i = 0; i < p->n_ranks && i < 8; i++)
         fprintf(stderr, " %d", p->ranks[i].slice.last_layer - p->ranks[i].slice.first_layer);
     fprintf(stderr, "%s, KV cache for %lld tokens\n", p->n_ranks > 8 ? " ..." : "",
