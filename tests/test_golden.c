@@ -1,5 +1,5 @@
 /* Logits of every model family against Hugging Face transformers in float32, on every instruction set of this
- * processor, in one slice and in two, read in one chunk and in several. */
+ * processor and on its GPU, in one slice and in two, read in one chunk and in several. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ typedef struct fixture {
     weights *files;
     device *dev;
     trace trace;
-    float *x;
+    void *x;
 } fixture;
 
 static bool open_part(fixture *f, slice s, int64_t n_tokens, part *out) {
@@ -105,6 +105,17 @@ static void compare(const char *what, const golden *g, const float *logits, doub
     CU_ASSERT(wrong == 0);
 }
 
+/* Of one layer, in host memory; released with free(). */
+static char *copy_pages(const fixture *f, const part *p, int layer, int32_t n_tokens, size_t *page_bytes) {
+    kv_layer all = kv_cache_layer(p->kv, layer, 0, NULL);
+    size_t bytes = (size_t)kv_pages_for(n_tokens, PAGE_TOKENS) * all.page_bytes;
+    char *pages = malloc(bytes);
+    f->dev->ops->copy_out(f->dev, pages, all.pages, bytes);
+    CHECK_OK(f->dev->ops->sync(f->dev));
+    *page_bytes = all.page_bytes;
+    return pages;
+}
+
 /* A prefill and a decode of the same tokens give the same KV bytes: all positions of all layers, in the order
  * of the pages. */
 static void compare_caches(const fixture *f, const part *a, const part *b, int32_t n_tokens) {
@@ -112,15 +123,18 @@ static void compare_caches(const fixture *f, const part *a, const part *b, int32
     size_t row = (size_t)f->config.head_dim * dtype_bytes(f->dev->kv);
     int n_different = 0;
     for (int l = 0; l < f->config.n_layers; l++) {
-        kv_layer x = kv_cache_layer(a->kv, l, 0, NULL), y = kv_cache_layer(b->kv, l, 0, NULL);
+        size_t page_bytes;
+        char *x = copy_pages(f, a, l, n_tokens, &page_bytes), *y = copy_pages(f, b, l, n_tokens, &page_bytes);
         for (int32_t pos = 0; pos < n_tokens; pos++) {
-            const char *page_x = (const char *)x.pages + (size_t)ids_a[pos / PAGE_TOKENS] * x.page_bytes;
-            const char *page_y = (const char *)y.pages + (size_t)ids_b[pos / PAGE_TOKENS] * y.page_bytes;
+            const char *page_x = x + (size_t)ids_a[pos / PAGE_TOKENS] * page_bytes;
+            const char *page_y = y + (size_t)ids_b[pos / PAGE_TOKENS] * page_bytes;
             for (int head = 0; head < 2 * f->config.n_kv_heads; head++) {
                 size_t at = ((size_t)head * PAGE_TOKENS + (size_t)(pos % PAGE_TOKENS)) * row;
                 n_different += memcmp(page_x + at, page_y + at, row) != 0;
             }
         }
+        free(x);
+        free(y);
     }
     CU_ASSERT(n_different == 0);
 }
@@ -139,8 +153,10 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
     size_t n = (size_t)g->n_positions * (size_t)g->n_vocabulary;
     float *one = calloc(n, sizeof *one), *two = calloc(n, sizeof *two);
     if (CHECK_OK(model_config_load(dir, &f.config)) && CHECK_OK(weights_open(dir, &f.files)) &&
-        CHECK_OK(cpu_device_open(prec, 2, isa, &f.dev))) {
-        f.x = malloc((size_t)MAX_CHUNK * (size_t)f.config.d_model * sizeof(float));
+        CHECK_OK(strcmp(isa, "cuda") ? cpu_device_open(prec, 2, isa, &f.dev)
+                                     : cuda_device_open(prec, 0, &f.dev)) &&
+        CHECK_OK(
+            f.dev->ops->alloc(f.dev, (size_t)MAX_CHUNK * (size_t)f.config.d_model * sizeof(float), &f.x))) {
         int n_layers = f.config.n_layers;
         part whole = {0}, decoded = {0}, halves[2] = {{0}, {0}};
         if (open_part(&f, (slice){0, n_layers, n_layers}, g->n_tokens, &whole) &&
@@ -163,8 +179,10 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
         close_part(&halves[0]);
         close_part(&halves[1]);
     }
-    free(f.x);
-    if (f.dev) f.dev->ops->close(f.dev);
+    if (f.dev) {
+        f.dev->ops->release(f.dev, f.x);
+        f.dev->ops->close(f.dev);
+    }
     weights_close(f.files);
     free(one);
     free(two);
@@ -173,6 +191,7 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
 static void check_all_isas(const char *dir, const golden *g, precision prec) {
     for (int i = 0; cpu_isa_names[i]; i++)
         if (cpu_isa_available(cpu_isa_names[i])) check_model(dir, g, prec, cpu_isa_names[i]);
+    if (device_count(DEVICE_CUDA, NULL) > 0) check_model(dir, g, prec, "cuda");
 }
 
 static void check_tiny_models(precision prec) {
