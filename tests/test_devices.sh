@@ -1,0 +1,56 @@
+#!/bin/sh
+# tests/test_devices.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: a GPU generates the same text for any number of ranks and
+# before or after a resume, and a context moves between CPU and GPU.
+# shellcheck source=tests/snapshot_test.sh
+. "$(dirname "$0")/snapshot_test.sh"
+options='--max-tokens 8 --ignore-eos --temperature 0.8 --seed 5 --chunk-tokens 32'
+
+# on DEVICE NP ARGUMENTS...
+on() {
+    device=$1 np=$2
+    shift 2
+    # shellcheck disable=SC2086 # several words
+    generate "$np" --device "$device" --prompt-file "$all/prompt.txt" $options "$@"
+}
+
+# The snapshot of $1 ranks on device $2, stopped behind three tokens, in $snapshot.
+save_on() {
+    snapshot=$temp/$2.kvs
+    rm -rf "$snapshot"
+    on "$2" "$1" --max-tokens 3 --save "$snapshot"
+    expect "saved on $2" 0 || return
+    check "saved on $2: verify" 'it is damaged' is_verified "$snapshot"
+}
+
+same_text() {
+    on cuda 2
+    ends_as 'two ranks' 0 "$all/text"
+    on cuda 1 --chunk-tokens 7 --page-tokens 16
+    ends_as 'other chunks and pages' 0 "$all/text"
+    save_on 2 cuda
+    on cuda 1 --resume "$snapshot"
+    ends_as 'saved by two ranks, gone on from by one' 0 "$all/text"
+}
+
+# Not the same bits on the two: the text goes on, and says so.
+other_device() {
+    save_on 2 cuda
+    on cpu 1 --resume "$snapshot"
+    expect 'from GPU to CPU' 0 && check 'from GPU to CPU' 'not told' grep -q 'NOTE: .*was computed with' "$temp/err"
+    check 'from GPU to CPU: reused' 'it is not' grep -q 'cuda.kvs holds [1-9]' "$temp/err"
+    save_on 1 cpu
+    on cuda 2 --resume "$snapshot"
+    expect 'from CPU to GPU' 0 && check 'from CPU to GPU' 'not told' grep -q 'NOTE: .*was computed with' "$temp/err"
+    check 'from CPU to GPU: reused' 'it is not' grep -q 'cpu.kvs holds [1-9]' "$temp/err"
+}
+
+head -c 160 "$page" >"$all/prompt.txt"
+temp=$all
+on cuda 1
+if [ "$status" -eq 2 ] && grep -q 'no usable GPU' "$temp/err"; then
+    echo 'skipped: no GPU here'
+    exit 77
+fi
+cp "$temp/out" "$all/text"
+run_chain same_text other_device
+end_test
