@@ -12,6 +12,15 @@
 
 #include <stdint.h>
 
+/* Functions that CUDA kernels call as well, and that C++ can evaluate in compilation. */
+#if defined __CUDACC__
+#define ATTEND_FUNCTION __host__ __device__ constexpr static inline
+#elif defined __cplusplus
+#define ATTEND_FUNCTION constexpr static inline
+#else
+#define ATTEND_FUNCTION static inline
+#endif
+
 enum { ATTEND_BLOCK = 256 };
 
 /* A half-open range of positions within one block; empty when first >= last. */
@@ -19,29 +28,26 @@ typedef struct attend_range {
     int first, last;
 } attend_range;
 
-static inline int64_t attend_first_position(int64_t pos, int64_t window) {
+ATTEND_FUNCTION int64_t attend_first_position(int64_t pos, int64_t window) {
     return window > 0 && pos >= window ? pos - window + 1 : 0;
 }
 
-static inline int64_t attend_block_of(int64_t pos) {
+ATTEND_FUNCTION int64_t attend_block_of(int64_t pos) {
     return pos / ATTEND_BLOCK;
 }
 
 /* What the row at `pos` sees of `block`, relative to the block's first position. */
-static inline attend_range attend_range_in(int64_t pos, int64_t window, int64_t block) {
+ATTEND_FUNCTION attend_range attend_range_in(int64_t pos, int64_t window, int64_t block) {
     int64_t start = block * ATTEND_BLOCK;
     int64_t first = attend_first_position(pos, window) - start, last = pos + 1 - start;
-    attend_range range = {(int)(first < 0              ? 0
-                                : first > ATTEND_BLOCK ? ATTEND_BLOCK
-                                                       : first),
-                          (int)(last < 0              ? 0
-                                : last > ATTEND_BLOCK ? ATTEND_BLOCK
-                                                      : last)};
+    const int64_t none = 0, all = ATTEND_BLOCK;
+    attend_range range = {(int)(first < none ? none : first > all ? all : first),
+                          (int)(last < none ? none : last > all ? all : last)};
     return range;
 }
 
 /* Levels that a walk over `n` leaves can fill: at least one. */
-static inline int attend_levels(int64_t n) {
+ATTEND_FUNCTION int attend_levels(int64_t n) {
     int levels = 1;
     while (n >> levels)
         levels++;
@@ -49,7 +55,7 @@ static inline int attend_levels(int64_t n) {
 }
 
 /* The level of units that cuts `n_blocks` of work into about `n_wanted` units, none of them empty. */
-static inline int attend_unit_level(int64_t n_blocks, int64_t n_wanted) {
+ATTEND_FUNCTION int attend_unit_level(int64_t n_blocks, int64_t n_wanted) {
     int level = 0;
     while ((n_blocks >> (level + 1)) >= n_wanted)
         level++;
