@@ -114,6 +114,15 @@ bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);
 void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 bool cuda_multiply_many_can(const cuda_device *dev, const matrix *w);
 
+/* top_logits.cu: of each of n rows of logits [n, V]: the k (1 to CUDA_MAX_TOP) largest with their ids, in
+ * falling order, equal ones by rising id; the largest, and log(sum(exp(logit - largest))). A NaN counts as
+ * absent. Where a row has fewer than k numbers, the rest are -infinity with id -1; where the largest is
+ * infinite, the logarithm is 0. All arrays are the device's: top_values and top_ids [n, k], max_and_log_sum
+ * [n, 2]. */
+enum { CUDA_MAX_TOP = 64 };
+void cuda_top_logits(device *dev, const float *logits, int n, int V, int k, float *top_values,
+                     int32_t *top_ids, float *max_and_log_sum);
+
 /* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head
  * widths that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */
 void cuda_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);

@@ -1,0 +1,320 @@
+/* Products with few rows, which cost the reading of the weights: at memory speed.
+ *
+ * Weights go to shared memory by asynchronous copies of 16 bytes, several stages ahead, each to a place of
+ * its own lane: a lane waits only for what it copied itself, so that no barrier stands between the weights
+ * and the tensor cores. Weights are the operand of 16 rows, x that of 8 columns.
+ *
+ * Up to 16 rows (multiply_thin) the block holds all slices of its tiles: x comes from the L2 cache into
+ * registers, and the slices' sums meet in shared memory. More rows (multiply_wide) would read x too often
+ * that way: there, the tiles of a block share x in shared memory, each block has one slice, and a second
+ * kernel adds the slices. Both make the same additions in the same order. */
+#include <assert.h>
+
+#include "kernels/cuda/matmul_few.cuh"
+#include "kernels/cuda/warp.cuh"
+
+enum {
+    THIN_DEPTH = 3,  /* stages of weights under way */
+    WIDE_DEPTH = 4,  /* the same, with the one that is multiplied */
+    WIDE_WARPS = 8,  /* of a block */
+    PASS_ROWS = 64,  /* of x, at most, for one reading of the weights */
+    LANE_BYTES = 16, /* of a copy */
+    ADD_THREADS = 256
+};
+
+/* y[T, N] (+)= x[T, M] * w[N, M]^T */
+struct few_job {
+    few_plan plan;
+    const uint16_t *w, *x;
+    float *y;
+    int N, M, T;
+    bool add;
+};
+
+/* Sums of MT * 16 weight rows with TILES * 8 rows of x; the last index as in warp_mma. */
+template <int MT, int TILES> struct few_sums { float at[MT][TILES][4]; };
+
+template <int MT> static __host__ __device__ constexpr int stage_bytes() {
+    return MT * 16 * FEW_STAGE * 2;
+}
+
+static __device__ __forceinline__ uint4 zeros() {
+    return make_uint4(0, 0, 0, 0);
+}
+
+/* ---- what a warp does ---- */
+
+/* Where the weight rows of a lane begin. Behind the last row, that one again: its sums go nowhere. */
+template <int MT> struct lane_rows { const uint16_t *at[2 * MT]; };
+
+template <int MT> static __device__ __forceinline__ lane_rows<MT> lane_rows_of(const few_job &job, int row0) {
+    lane_rows<MT> rows;
+#pragma unroll
+    for (int i = 0; i < 2 * MT; i++) {
+        int row = row0 + 8 * i + few_lane_row(threadIdx.x % WARP);
+        rows.at[i] = job.w + static_cast<size_t>(row < job.N ? row : job.N - 1) * job.M;
+    }
+    return rows;
+}
+
+/* Begin the copy of a lane's part of a stage of weights, as one group. Columns behind the last are 0. */
+template <int MT>
+static __device__ __forceinline__ void copy_stage(const few_job &job, const lane_rows<MT> &rows, int stage,
+                                                  int end, uint4 *to) {
+    int lane = threadIdx.x % WARP;
+    if (stage < end) {
+#pragma unroll
+        for (int part = 0; part < 2; part++) {
+            int column = stage * FEW_STAGE + few_lane_column(lane, part);
+            bool valid = column < job.M;
+#pragma unroll
+            for (int i = 0; i < 2 * MT; i++)
+                copy_16_async(to + (2 * i + part) * WARP + lane, rows.at[i] + (valid ? column : 0), valid);
+        }
+    }
+    copy_async_commit();
+}
+
+/* sums += weights (one half of a stage, where copy_stage put them) * x (of each 8 rows, the lane's 16 bytes).
+ */
+template <int MT, int TILES>
+static __device__ __forceinline__ void multiply_half(few_sums<MT, TILES> &sums, const uint4 *weights,
+                                                     int part, const uint4 (&x)[TILES]) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int i = 0; i < MT; i++) {
+        uint4 low = weights[(4 * i + part) * WARP + lane], high = weights[(4 * i + 2 + part) * WARP + lane];
+        uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            uint32_t x_first[2] = {x[tile].x, x[tile].y}, x_second[2] = {x[tile].z, x[tile].w};
+            warp_mma(sums.at[i][tile], first, x_first);
+            warp_mma(sums.at[i][tile], second, x_second);
+        }
+    }
+}
+
+/* Call put(row of x, weight row of the tile, sum) for each sum of this lane. */
+template <int MT, int TILES, typename Put>
+static __device__ __forceinline__ void for_each_sum(const few_sums<MT, TILES> &sums, const Put &put) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int i = 0; i < MT; i++)
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+#pragma unroll
+            for (int j = 0; j < 4; j++)
+                put(8 * tile + lane % 4 * 2 + j % 2, 16 * i + lane / 4 + j / 2 * 8, sums.at[i][tile][j]);
+}
+
+static __device__ __forceinline__ void put_result(const few_job &job, int t, int n, float sum) {
+    float *y = job.y + static_cast<size_t>(t) * job.N + n;
+    *y = job.add ? *y + sum : sum;
+}
+
+/* ---- up to 16 rows ---- */
+
+/* The lane's part of a stage of x. */
+template <int TILES>
+static __device__ __forceinline__ void load_x(const few_job &job, int stage, int end, uint4 (&x)[2][TILES]) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int part = 0; part < 2; part++)
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++) {
+            int t = 8 * tile + few_lane_row(lane), column = stage * FEW_STAGE + few_lane_column(lane, part);
+            bool valid = t < job.T && column < job.M && stage < end;
+            const uint16_t *from = job.x + static_cast<size_t>(t) * job.M + column;
+            x[part][tile] = valid ? *reinterpret_cast<const uint4 *>(from) : zeros();
+        }
+}
+
+/* The slices of the block's tiles are added, and go to y. sums: of each warp [8 TILES, 16 MT], warp_floats
+ * apart. */
+template <int MT, int TILES>
+static __device__ __forceinline__ void add_thin_slices(const few_job &job, const float *sums,
+                                                       int warp_floats) {
+    const int rows = 16 * MT, n_slices = job.plan.n_slices;
+    for (int i = threadIdx.x; i < job.plan.tiles_a_block * job.T * rows; i += blockDim.x) {
+        int tile = i / (job.T * rows), t = i / rows % job.T, row = i % rows;
+        int n = (blockIdx.x * job.plan.tiles_a_block + tile) * rows + row;
+        if (n >= job.N) continue;
+        const float *from = sums + static_cast<size_t>(tile) * n_slices * warp_floats + t * rows + row;
+        float sum = *from;
+        for (int slice = 1; slice < n_slices; slice++)
+            sum += from[slice * warp_floats];
+        put_result(job, t, n, sum);
+    }
+}
+
+template <int MT, int TILES>
+static __global__ void __launch_bounds__(MT == 1 ? FEW_MAX_SLICES * WARP : FEW_MAX_SLICES * WARP / 2)
+    multiply_thin(few_job job) {
+    constexpr int ring_bytes = THIN_DEPTH * stage_bytes<MT>();
+    const int warp = threadIdx.x / WARP, slice = few_warp_slice(&job.plan, warp);
+    const int row0 = few_warp_tile(&job.plan, blockIdx.x, warp) * 16 * MT;
+    int stage = few_slice_stage(&job.plan, slice), end = few_slice_stage(&job.plan, slice + 1);
+    const lane_rows<MT> rows = lane_rows_of<MT>(job, row0);
+    uint4 *ring = reinterpret_cast<uint4 *>(cuda_shared_memory() + warp * ring_bytes);
+    few_sums<MT, TILES> sums = {};
+    uint4 next_x[2][TILES];
+    for (int i = 0; i < THIN_DEPTH; i++)
+        copy_stage<MT>(job, rows, stage + i, end, ring + i * (stage_bytes<MT>() / LANE_BYTES));
+    load_x<TILES>(job, stage, end, next_x);
+    for (int slot = 0; stage < end; stage++, slot = slot + 1 < THIN_DEPTH ? slot + 1 : 0) {
+        uint4 *weights = ring + slot * (stage_bytes<MT>() / LANE_BYTES);
+        uint4 x[2][TILES];
+#pragma unroll
+        for (int i = 0; i < 2 * TILES; i++)
+            x[i / TILES][i % TILES] = next_x[i / TILES][i % TILES];
+        load_x<TILES>(job, stage + 1, end, next_x);
+        copy_async_wait<THIN_DEPTH - 1>();
+        multiply_half<MT, TILES>(sums, weights, 0, x[0]);
+        multiply_half<MT, TILES>(sums, weights, 1, x[1]);
+        copy_stage<MT>(job, rows, stage + THIN_DEPTH, end, weights);
+    }
+    copy_async_wait<0>();
+    __syncwarp(); /* the warp's ring now takes its sums */
+    float *to = reinterpret_cast<float *>(ring);
+    for_each_sum(sums, [=](int t, int row, float sum) { to[t * 16 * MT + row] = sum; });
+    __syncthreads();
+    add_thin_slices<MT, TILES>(job, reinterpret_cast<const float *>(cuda_shared_memory()), ring_bytes / 4);
+}
+
+/* ---- more rows ---- */
+
+/* Begin the copy of the block's part of a stage: x for all of its warps, and the weights of this one. */
+template <int TILES>
+static __device__ __forceinline__ void copy_wide_stage(const few_job &job, const lane_rows<2> &rows,
+                                                       int stage, int end, uint4 *x, uint4 *weights) {
+    const int pieces = FEW_STAGE / FEW_VECTOR;
+    if (stage < end) {
+#pragma unroll
+        for (int i = threadIdx.x; i < 8 * TILES * pieces; i += WIDE_WARPS * WARP) {
+            int t = i / pieces, column = stage * FEW_STAGE + i % pieces * FEW_VECTOR;
+            bool valid = t < job.T && column < job.M;
+            size_t from = valid ? static_cast<size_t>(t) * job.M + column : 0;
+            copy_16_async(x + few_shared_piece(t, i % pieces), job.x + from, valid);
+        }
+    }
+    copy_stage<2>(job, rows, stage, end, weights);
+}
+
+template <int TILES>
+static __device__ __forceinline__ void multiply_wide_stage(few_sums<2, TILES> &sums, const uint4 *shared_x,
+                                                           const uint4 *weights) {
+    int lane = threadIdx.x % WARP;
+#pragma unroll
+    for (int part = 0; part < 2; part++) {
+        uint4 x[TILES];
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+            x[tile] = shared_x[few_shared_piece(8 * tile + few_lane_row(lane),
+                                                few_lane_column(lane, part) / FEW_VECTOR)];
+        multiply_half<2, TILES>(sums, weights, part, x);
+    }
+}
+
+/* Block (x, y): WIDE_WARPS tiles of 32 rows, slice y. partial [n_slices, T, N]: the slices' sums; NULL: there
+ * is but one slice, and y is written. */
+template <int TILES>
+static __global__ void __launch_bounds__(WIDE_WARPS *WARP) multiply_wide(few_job job, float *partial) {
+    constexpr int x_vectors = 8 * TILES * FEW_STAGE / FEW_VECTOR, w_vectors = stage_bytes<2>() / LANE_BYTES;
+    const int warp = threadIdx.x / WARP, slice = blockIdx.y;
+    const int row0 = (blockIdx.x * WIDE_WARPS + warp) * 32;
+    const int begin = few_slice_stage(&job.plan, slice), end = few_slice_stage(&job.plan, slice + 1);
+    const lane_rows<2> rows = lane_rows_of<2>(job, row0);
+    uint4 *x_ring = reinterpret_cast<uint4 *>(cuda_shared_memory());
+    uint4 *ring = x_ring + WIDE_DEPTH * x_vectors + warp * WIDE_DEPTH * w_vectors;
+    few_sums<2, TILES> sums = {};
+    for (int i = 0; i < WIDE_DEPTH - 1; i++)
+        copy_wide_stage<TILES>(job, rows, begin + i, end, x_ring + i * x_vectors, ring + i * w_vectors);
+    for (int stage = begin; stage < end; stage++) {
+        int slot = (stage - begin) % WIDE_DEPTH, free_slot = (slot + WIDE_DEPTH - 1) % WIDE_DEPTH;
+        copy_async_wait<WIDE_DEPTH - 2>();
+        __syncthreads(); /* x is there for all, and none reads the slot of the stage before any more */
+        copy_wide_stage<TILES>(job, rows, stage + WIDE_DEPTH - 1, end, x_ring + free_slot * x_vectors,
+                               ring + free_slot * w_vectors);
+        multiply_wide_stage<TILES>(sums, x_ring + slot * x_vectors, ring + slot * w_vectors);
+    }
+    copy_async_wait<0>();
+    for_each_sum(sums, [&](int t, int row, float sum) {
+        int n = row0 + row;
+        if (t >= job.T || n >= job.N) return;
+        if (partial)
+            partial[(static_cast<size_t>(slice) * job.T + t) * job.N + n] = sum;
+        else
+            put_result(job, t, n, sum);
+    });
+}
+
+static __global__ void __launch_bounds__(ADD_THREADS) add_wide_slices(few_job job, const float *partial) {
+    size_t n = static_cast<size_t>(job.T) * job.N,
+           i = static_cast<size_t>(blockIdx.x) * ADD_THREADS + threadIdx.x;
+    if (i >= n) return;
+    float sum = partial[i];
+    for (int slice = 1; slice < job.plan.n_slices; slice++)
+        sum += partial[slice * n + i];
+    job.y[i] = job.add ? job.y[i] + sum : sum;
+}
+
+/* ---- host ---- */
+
+template <int MT, int TILES> static void launch_thin(cuda_device *dev, const few_job &job) {
+    int n_warps = job.plan.tiles_a_block * job.plan.n_slices;
+    int n_blocks = few_parts(job.plan.n_tiles, job.plan.tiles_a_block);
+    size_t shared = static_cast<size_t>(n_warps) * THIN_DEPTH * stage_bytes<MT>();
+    cuda_launch(dev, "product with few rows", multiply_thin<MT, TILES>, dim3(n_blocks), dim3(n_warps * WARP),
+                shared, job);
+}
+
+template <int TILES> static void launch_wide(cuda_device *dev, const few_job &job) {
+    size_t n = static_cast<size_t>(job.T) * job.N;
+    float *partial = nullptr;
+    if (job.plan.n_slices > 1) {
+        partial = static_cast<float *>(cuda_device_scratch(dev, job.plan.n_slices * n * sizeof *partial));
+        if (!partial) return;
+    }
+    size_t shared =
+        WIDE_DEPTH * static_cast<size_t>(8 * TILES * FEW_STAGE * 2 + WIDE_WARPS * stage_bytes<2>());
+    dim3 grid(few_parts(job.N, WIDE_WARPS * 32), job.plan.n_slices);
+    cuda_launch(dev, "product with some rows", multiply_wide<TILES>, grid, dim3(WIDE_WARPS * WARP), shared,
+                job, partial);
+    if (partial)
+        cuda_launch(dev, "sum of slices", add_wide_slices,
+                    dim3(static_cast<unsigned>((n + ADD_THREADS - 1) / ADD_THREADS)), dim3(ADD_THREADS), 0,
+                    job, partial);
+}
+
+static void multiply_pass(cuda_device *dev, const few_job &job) {
+    bool small = job.plan.tile_rows == 16;
+    if (job.T > 32)
+        launch_wide<8>(dev, job);
+    else if (job.T > 16)
+        launch_wide<4>(dev, job);
+    else if (job.T > 8)
+        small ? launch_thin<1, 2>(dev, job) : launch_thin<2, 2>(dev, job);
+    else
+        small ? launch_thin<1, 1>(dev, job) : launch_thin<2, 1>(dev, job);
+}
+
+bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w) {
+    return dev->base.act == DTYPE_BF16 && w->n_cols > 0 && w->n_cols % FEW_VECTOR == 0 &&
+           w->n_cols <= INT32_MAX && w->n_rows <= INT32_MAX - PASS_ROWS * WIDE_WARPS;
+}
+
+void cuda_multiply_few(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add) {
+    assert(cuda_multiply_few_can(dev, w));
+    few_job job = {};
+    job.N = static_cast<int>(w->n_rows);
+    job.M = static_cast<int>(w->n_cols);
+    job.plan = few_plan_of(job.N, job.M);
+    job.w = static_cast<const uint16_t *>(w->data);
+    job.add = add;
+    for (int row0 = 0; row0 < T; row0 += PASS_ROWS) {
+        job.T = T - row0 < PASS_ROWS ? T - row0 : PASS_ROWS;
+        job.x = static_cast<const uint16_t *>(x) + static_cast<size_t>(row0) * job.M;
+        job.y = y + static_cast<size_t>(row0) * job.N;
+        multiply_pass(dev, job);
+    }
+}
