@@ -100,10 +100,9 @@ __device__ void copy_queries(const attend_job &job, const prompt_place &place, i
     }
 }
 
-/* One tile of keys and values; zeros for positions that no query sees. The lanes look up a quantum's page each. */
+/* One tile of keys, and two tiles behind it one of values; zeros for positions that no query sees. The lanes look up a quantum's page each. */
 template <int WIDTH>
-__device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_place &place, int tile, uint16_t *k,
-                                          uint16_t *v) {
+__device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_place &place, int tile, uint16_t *k) {
     const int positions = attend_prompt_positions(WIDTH), quanta = positions / ATTEND_QUANTUM, chunks = WIDTH / 8;
     int thread = static_cast<int>(threadIdx.x);
     int64_t start = static_cast<int64_t>(tile) * positions;
@@ -123,7 +122,7 @@ __device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_pl
                                (row % ATTEND_QUANTUM * WIDTH + 8 * chunk);
         int to = row * attend_stride(WIDTH) + 8 * chunk;
         copy_16_async(k + to, from, row >= first && row < last);
-        copy_16_async(v + to, from + job.page_elements / 2, row >= first && row < last);
+        copy_16_async(k + 2 * positions * attend_stride(WIDTH) + to, from + job.page_elements / 2, row >= first && row < last);
     }
 }
 
@@ -336,31 +335,30 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
     int warp = static_cast<int>(threadIdx.x) / WARP;
     prompt_place &place = *reinterpret_cast<prompt_place *>(cuda_shared_memory());
     uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory() + ATTEND_PLACE_BYTES);
-    uint16_t *k = q + n_queries * attend_stride(WIDTH), *v = k + 2 * tile_elements;
+    uint16_t *k = q + n_queries * attend_stride(WIDTH); /* two tiles, and two of values */
     bool any = threadIdx.x == 0 && find_place(job, first_span, last_span, n_queries, positions, &place);
     if (!__syncthreads_or(any)) return;
     int tile = place.tile;
     copy_queries<WIDTH>(job, place, n_queries, q);
-    copy_tile<WIDTH>(job, place, tile, k, v);
+    copy_tile<WIDTH>(job, place, tile, k + tile % 2 * tile_elements);
     copy_async_commit();
     q += 16 * SIXTEENS * attend_stride(WIDTH) * warp;
 
     prompt_state<WIDTH, SIXTEENS> state;
     clear_state<WIDTH, SIXTEENS>(state);
-    for (int present = 0; tile <= place.last_tile; tile++, present ^= 1) {
+    for (; tile <= place.last_tile; tile++) {
         copy_async_wait<0>();
         __syncthreads(); /* the tile is there, and no warp reads the one before any more */
         if (tile < place.last_tile)
-            copy_tile<WIDTH>(job, place, tile + 1, k + (present ^ 1) * tile_elements,
-                             v + (present ^ 1) * tile_elements);
+            copy_tile<WIDTH>(job, place, tile + 1, k + (tile + 1) % 2 * tile_elements);
         copy_async_commit();
         if (tile >= place.warps[warp].first && tile <= place.warps[warp].last) {
             float s[SIXTEENS][N][4];
-            multiply_keys<WIDTH, SIXTEENS, N>(s, q, k + present * tile_elements);
+            multiply_keys<WIDTH, SIXTEENS, N>(s, q, k + tile % 2 * tile_elements);
             if (tile < place.warps[warp].first_full || tile > place.warps[warp].last_full)
                 mask_tile<SIXTEENS, N>(job, place, tile, s);
             soften<WIDTH, SIXTEENS, N>(job.scale, s, state);
-            add_values<WIDTH, SIXTEENS, N>(s, v + present * tile_elements, state);
+            add_values<WIDTH, SIXTEENS, N>(s, k + (2 + tile % 2) * tile_elements, state);
         }
         if ((tile + 1) % (ATTEND_SEGMENT / positions) == 0 || tile == place.last_tile) {
             end_segment<WIDTH, SIXTEENS>(job, place, tile / (ATTEND_SEGMENT / positions), state);
