@@ -29,15 +29,14 @@ typedef struct generated_task {
 
 __device__ __forceinline__ generated_task find_task(const attend_job &job) {
     int parts = (job.group + ATTEND_HEADS - 1) / ATTEND_HEADS, number = static_cast<int>(blockIdx.x);
-    int part = number % parts, span;
+    int part = number % parts;
     generated_task task;
     task.kv_head = number / parts % job.n_kv_heads;
     task.row = job.first_row + number / parts / job.n_kv_heads;
     task.head0 = task.kv_head * job.group + part * ATTEND_HEADS;
     task.n_queries = min(job.group - part * ATTEND_HEADS, static_cast<int>(ATTEND_HEADS));
     task.pos = job.step.row_pos[task.row];
-    span = job.step.row_span[task.row];
-    task.page_ids = job.step.page_ids + job.step.span_page0[span];
+    task.page_ids = job.step.page_ids + job.step.span_page0[job.step.row_span[task.row]];
     return task;
 }
 

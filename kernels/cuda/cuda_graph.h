@@ -8,6 +8,10 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct cuda_device;
 struct device;
 
@@ -42,3 +46,7 @@ void cuda_graphs_forget(struct cuda_device *dev);
 /* Blocks of ATTEND_BLOCK positions up to last_pos, rounded up to a power of two: what the grid of an
  * operation on generated rows may depend on. */
 int64_t cuda_graph_blocks(int64_t last_pos);
+
+#ifdef __cplusplus
+}
+#endif

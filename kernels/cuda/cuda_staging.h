@@ -9,6 +9,10 @@
 
 #include "src/base/status.h"
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 struct cuda_device;
 
 /* Pieces lie one behind the other, and begin anew at the front when the end is reached: by then the copies
@@ -35,3 +39,7 @@ void cuda_staging_end(struct cuda_device *dev, cuda_staging *s, size_t bytes);
 
 /* Both, with bytes that lie elsewhere; where they are on the device, or NULL. */
 void *cuda_staging_send(struct cuda_device *dev, cuda_staging *s, const void *bytes, size_t n);
+
+#ifdef __cplusplus
+}
+#endif
