@@ -16,7 +16,6 @@
 enum {
     THIN_DEPTH = 3,  /* stages of weights under way */
     WIDE_DEPTH = 4,  /* the same, with the one that is multiplied */
-    WIDE_WARPS = 8,  /* of a block */
     PASS_ROWS = 64,  /* of x, at most, for one reading of the weights */
     LANE_BYTES = 16, /* of a copy */
     ADD_THREADS = 256
@@ -187,14 +186,16 @@ static __global__ void __launch_bounds__(MT == 1 ? FEW_MAX_SLICES * WARP : FEW_M
 template <int TILES>
 static __device__ __forceinline__ void copy_wide_stage(const few_job &job, const lane_rows<2> &rows,
                                                        int stage, int end, uint4 *x, uint4 *weights) {
-    const int pieces = FEW_STAGE / FEW_VECTOR;
+    constexpr int pieces = FEW_STAGE / FEW_VECTOR, threads = FEW_WIDE_WARPS * WARP;
+    static_assert(8 * TILES * pieces % threads == 0, "each thread copies as many pieces");
     if (stage < end) {
 #pragma unroll
-        for (int i = threadIdx.x; i < 8 * TILES * pieces; i += WIDE_WARPS * WARP) {
-            int t = i / pieces, column = stage * FEW_STAGE + i % pieces * FEW_VECTOR;
+        for (int i = 0; i < 8 * TILES * pieces / threads; i++) {
+            int at = i * threads + threadIdx.x, t = at / pieces, piece = at % pieces;
+            int column = stage * FEW_STAGE + piece * FEW_VECTOR;
             bool valid = t < job.T && column < job.M;
             size_t from = valid ? static_cast<size_t>(t) * job.M + column : 0;
-            copy_16_async(x + few_shared_piece(t, i % pieces), job.x + from, valid);
+            copy_16_async(x + few_shared_piece(t, piece), job.x + from, valid);
         }
     }
     copy_stage<2>(job, rows, stage, end, weights);
@@ -215,13 +216,13 @@ static __device__ __forceinline__ void multiply_wide_stage(few_sums<2, TILES> &s
     }
 }
 
-/* Block (x, y): WIDE_WARPS tiles of 32 rows, slice y. partial [n_slices, T, N]: the slices' sums; NULL: there
- * is but one slice, and y is written. */
+/* Block (x, y): FEW_WIDE_WARPS tiles of 32 rows, slice y. partial [n_slices, T, N]: the slices' sums; NULL:
+ * there is but one slice, and y is written. */
 template <int TILES>
-static __global__ void __launch_bounds__(WIDE_WARPS *WARP) multiply_wide(few_job job, float *partial) {
+static __global__ void __launch_bounds__(FEW_WIDE_WARPS *WARP) multiply_wide(few_job job, float *partial) {
     constexpr int x_vectors = 8 * TILES * FEW_STAGE / FEW_VECTOR, w_vectors = stage_bytes<2>() / LANE_BYTES;
     const int warp = threadIdx.x / WARP, slice = blockIdx.y;
-    const int row0 = (blockIdx.x * WIDE_WARPS + warp) * 32;
+    const int row0 = few_wide_row(blockIdx.x, warp);
     const int begin = few_slice_stage(&job.plan, slice), end = few_slice_stage(&job.plan, slice + 1);
     const lane_rows<2> rows = lane_rows_of<2>(job, row0);
     uint4 *x_ring = reinterpret_cast<uint4 *>(cuda_shared_memory());
@@ -276,10 +277,10 @@ template <int TILES> static void launch_wide(cuda_device *dev, const few_job &jo
         if (!partial) return;
     }
     size_t shared =
-        WIDE_DEPTH * static_cast<size_t>(8 * TILES * FEW_STAGE * 2 + WIDE_WARPS * stage_bytes<2>());
-    dim3 grid(few_parts(job.N, WIDE_WARPS * 32), job.plan.n_slices);
-    cuda_launch(dev, "product with some rows", multiply_wide<TILES>, grid, dim3(WIDE_WARPS * WARP), shared,
-                job, partial);
+        WIDE_DEPTH * static_cast<size_t>(8 * TILES * FEW_STAGE * 2 + FEW_WIDE_WARPS * stage_bytes<2>());
+    dim3 grid(few_parts(job.N, few_wide_row(1, 0)), job.plan.n_slices);
+    cuda_launch(dev, "product with some rows", multiply_wide<TILES>, grid, dim3(FEW_WIDE_WARPS * WARP),
+                shared, job, partial);
     if (partial)
         cuda_launch(dev, "sum of slices", add_wide_slices,
                     dim3(static_cast<unsigned>((n + ADD_THREADS - 1) / ADD_THREADS)), dim3(ADD_THREADS), 0,
@@ -300,7 +301,7 @@ static void multiply_pass(cuda_device *dev, const few_job &job) {
 
 bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w) {
     return dev->base.act == DTYPE_BF16 && w->n_cols > 0 && w->n_cols % FEW_VECTOR == 0 &&
-           w->n_cols <= INT32_MAX && w->n_rows <= INT32_MAX - PASS_ROWS * WIDE_WARPS;
+           w->n_cols <= INT32_MAX && w->n_rows <= INT32_MAX - PASS_ROWS * FEW_WIDE_WARPS;
 }
 
 void cuda_multiply_few(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add) {

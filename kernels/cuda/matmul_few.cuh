@@ -18,12 +18,14 @@
 #endif
 
 enum {
-    FEW_VECTOR = 8,      /* bf16 in the 16 bytes that a lane takes at once; M is a multiple */
-    FEW_STAGE = 64,      /* columns of a stage: of a row, one line of the cache */
-    FEW_HALF = 32,       /* a stage is two halves: columns that the 4 lanes of a row take side by side */
-    FEW_MAX_SLICES = 16, /* the warps of the largest block */
-    FEW_LEAST_WARPS = 4, /* in a block, unless the weights have fewer tiles */
-    FEW_LEAST_STAGES = 2 /* in a slice, where there is more than one */
+    FEW_VECTOR = 8,       /* bf16 in the 16 bytes that a lane takes at once; M is a multiple */
+    FEW_STAGE = 64,       /* columns of a stage: of a row, one line of the cache */
+    FEW_HALF = 32,        /* a stage is two halves: columns that the 4 lanes of a row take side by side */
+    FEW_MAX_SLICES = 16,  /* the warps of the largest block */
+    FEW_LEAST_WARPS = 4,  /* in a block */
+    FEW_LEAST_STAGES = 2, /* in a slice, where there is more than one */
+    FEW_WIDE_WARPS = 8,   /* of a block with one slice, for more rows of x */
+    FEW_WIDE_ROWS = 32    /* weight rows of each of them */
 };
 
 typedef struct few_plan {
@@ -31,8 +33,7 @@ typedef struct few_plan {
     int n_slices;      /* 1, 2, 4, 8 or 16 */
     int tile_rows;     /* of a warp: 16 or 32 */
     int n_tiles;       /* of N, the last one maybe in part */
-    int tiles_a_block; /* where a block holds all slices of its tiles, and so tiles_a_block * n_slices warps
-                        */
+    int tiles_a_block; /* where a block holds all slices of its tiles: tiles_a_block * n_slices warps */
 } few_plan;
 
 __host__ __device__ static inline int few_parts(int n, int part) {
@@ -68,6 +69,11 @@ __host__ __device__ static inline int few_warp_tile(const few_plan *p, int block
 
 __host__ __device__ static inline int few_warp_slice(const few_plan *p, int warp) {
     return warp % p->n_slices;
+}
+
+/* Of a block with one slice: the first weight row of a warp. */
+__host__ __device__ static inline int few_wide_row(int block, int warp) {
+    return (block * FEW_WIDE_WARPS + warp) * FEW_WIDE_ROWS;
 }
 
 /* The weight row (of eight) and the first column (of the stage) of the FEW_VECTOR columns that a lane takes.
