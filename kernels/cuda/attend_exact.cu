@@ -8,7 +8,6 @@
 #include <assert.h>
 
 #include "kernels/attend_blocks.h"
-#include "kernels/cuda/cuda_graph.h"
 #include "kernels/cuda/elements.cuh"
 #include "kernels/cuda/pages.cuh"
 #include "kernels/cuda/warp.cuh"
