@@ -394,8 +394,8 @@ static void test_company(void) {
 
 /* ---- steps that a device may know by heart ---- */
 
-/* Two sequences get a token each in step after step, over the edge of a block: with a device's memory of
- * steps, and without. */
+/* Two sequences get a token each in step after step, from the third block of positions into the fourth: with
+ * what a device remembers of steps, and without. */
 typedef struct decoding {
     float *qkv, *cos_sin;
     void *q, *y, *pages;
@@ -411,10 +411,10 @@ static void queue_step(device *dev, const step *s, const decoding *d) {
 }
 
 static void check_replay(const tested *t) {
-    enum { STEPS = 9, K = 16, HEADS = 4 };
+    enum { STEPS = 9, K = 16, HEADS = 4, POS0 = 3 * ATTEND_BLOCK - 5 };
     device *dev = t->dev;
     const attention_shape shape = {.n_heads = 2, .n_kv_heads = 1, .head_dim = K};
-    const step_part last[] = {{250 + STEPS, 1, true, 0}, {STEPS, 1, true, 1}};
+    const step_part last[] = {{POS0 + STEPS, 1, true, 0}, {STEPS, 1, true, 1}};
     step s = new_step(shape, 16, last, 2);
     size_t n = 2 * (size_t)(shape.n_heads * K), n_qkv = 2 * HEADS * K, n_pool = pool_elements(&s);
     void *pool = new_pool(&s, dev->kv), *results[2];
@@ -425,7 +425,7 @@ static void check_replay(const tested *t) {
                       array_new(dev, pool, n_pool * dtype_bytes(dev->kv))};
         char *all = results[with_replay] = mem_new(STEPS * n, dtype_bytes(dev->act));
         for (size_t i = 0; i < STEPS; i++) {
-            s.spans[0].pos0 = 250 + (int64_t)i;
+            s.spans[0].pos0 = POS0 + (int64_t)i;
             s.spans[1].pos0 = (int64_t)i;
             dev->ops->begin_step(dev, s.page_tokens, s.n_spans, s.spans);
             dev->ops->copy_in(dev, d.qkv, qkv + i * n_qkv, n_qkv * sizeof *qkv);
