@@ -41,8 +41,12 @@ ATTEND_FUNCTION attend_range attend_range_in(int64_t pos, int64_t window, int64_
     int64_t start = block * ATTEND_BLOCK;
     int64_t first = attend_first_position(pos, window) - start, last = pos + 1 - start;
     const int64_t none = 0, all = ATTEND_BLOCK;
-    attend_range range = {(int)(first < none ? none : first > all ? all : first),
-                          (int)(last < none ? none : last > all ? all : last)};
+    attend_range range = {(int)(first < none  ? none
+                                : first > all ? all
+                                              : first),
+                          (int)(last < none  ? none
+                                : last > all ? all
+                                             : last)};
     return range;
 }
 

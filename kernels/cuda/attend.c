@@ -5,7 +5,8 @@
 bool cuda_attend_can(const cuda_device *dev, const attention_shape *shape) {
     int width = shape->head_dim, group = shape->n_heads / shape->n_kv_heads;
     bool has_width = width == 64 || width == 80 || width == 96 || width == 128 || width == 256;
-    if (dev->base.act != DTYPE_BF16 || dev->base.kv != DTYPE_BF16 || !has_width || !(shape->scale > 0)) return false;
+    if (dev->base.act != DTYPE_BF16 || dev->base.kv != DTYPE_BF16 || !has_width || !(shape->scale > 0))
+        return false;
     int n_queries = group < ATTEND_HEADS ? group : ATTEND_HEADS;
     return attend_prompt_bytes(width, 1) <= dev->max_shared_bytes &&
            attend_generated_bytes(width, n_queries, 0) <= dev->max_shared_bytes;

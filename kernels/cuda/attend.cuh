@@ -1,10 +1,10 @@
-/* kernels/cuda/attend.cuh: what the attention kernels share: their arguments, tiles in shared memory as operands
- * of the tensor cores, softmax, and partial results.
+/* kernels/cuda/attend.cuh: what the attention kernels share: their arguments, tiles in shared memory as
+ * operands of the tensor cores, softmax, and partial results.
  *
  * Scores are kept in units of log2: a weight is 2^(score * scale - max), where scale has the factor log2(e)
  * and is positive. Weights go to the tensor cores as bf16, and their sum is that of the rounded ones (the
- * tensor cores' product with a column of ones), so that what rounding does to them cancels where values agree.
- * A position that a row does not see has the weight 0, exactly. */
+ * tensor cores' product with a column of ones), so that what rounding does to them cancels where values
+ * agree. A position that a row does not see has the weight 0, exactly. */
 #pragma once
 
 #include "kernels/cuda/attend_map.h"
@@ -26,8 +26,9 @@ typedef struct attend_job {
 /* A partial result in memory: the values, then maximum, sum and two floats of padding. */
 enum { ATTEND_RESULT = 4 };
 
-static inline attend_job attend_job_of(const cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
-                                       int first_span, int last_span, const void *q, void *y) {
+static inline attend_job attend_job_of(const cuda_device *dev, const attention_shape *shape,
+                                       const kv_layer *kv, int first_span, int last_span, const void *q,
+                                       void *y) {
     const span *first = &dev->step.host_spans[first_span], *last = &dev->step.host_spans[last_span - 1];
     attend_job job = {};
     job.step = dev->step;
@@ -69,7 +70,8 @@ __device__ __forceinline__ uint32_t attend_pack(float low, float high) {
 /* ---- tiles in shared memory, rows attend_stride(WIDTH) apart, as operands of warp_mma ---- */
 
 /* 16 queries by 16 elements from `tile` on: a. */
-template <int WIDTH> __device__ __forceinline__ void attend_load_queries(uint32_t a[4], const uint16_t *tile) {
+template <int WIDTH>
+__device__ __forceinline__ void attend_load_queries(uint32_t a[4], const uint16_t *tile) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
     warp_load_matrices(a, tile + (lane % 16) * attend_stride(WIDTH) + lane / 16 * 8);
 }
@@ -101,7 +103,8 @@ template <int N> __device__ __forceinline__ void attend_mask(float s[N][4], int 
 }
 
 /* The largest scaled score of a query, or `max` where that is larger. */
-template <int N> __device__ __forceinline__ float attend_max(const float s[N][4], int half, float scale, float max) {
+template <int N>
+__device__ __forceinline__ float attend_max(const float s[N][4], int half, float scale, float max) {
     float top = fmaxf(s[0][2 * half], s[0][2 * half + 1]);
 #pragma unroll
     for (int n = 1; n < N; n++)
@@ -116,7 +119,8 @@ __device__ __forceinline__ float attend_shift(float max) {
     return max == -INFINITY ? 0.0f : max;
 }
 
-template <int N> __device__ __forceinline__ void attend_weigh(float s[N][4], int half, float scale, float shift) {
+template <int N>
+__device__ __forceinline__ void attend_weigh(float s[N][4], int half, float scale, float shift) {
 #pragma unroll
     for (int n = 0; n < N; n++)
 #pragma unroll
@@ -132,11 +136,10 @@ __device__ __forceinline__ void attend_pack_weights(uint32_t a[4], const float s
     a[3] = attend_pack(s[1][2], s[1][3]);
 }
 
-/* ---- partial results of one query, its values spread over the lanes of a warp: v[i] is value lane + 32 i ---- */
+/* ---- partial results of one query, its values spread over the lanes of a warp: v[i] is value lane + 32 i
+ * ---- */
 
-template <int WIDTH> struct attend_partial {
-    float max, sum, v[attend_per_lane(WIDTH)];
-};
+template <int WIDTH> struct attend_partial { float max, sum, v[attend_per_lane(WIDTH)]; };
 
 template <int WIDTH> __device__ __forceinline__ attend_partial<WIDTH> attend_neutral() {
     attend_partial<WIDTH> p;
@@ -193,7 +196,8 @@ template <int WIDTH> __device__ __forceinline__ void attend_put(float *at, const
 }
 
 /* The query's result. */
-template <int WIDTH> __device__ __forceinline__ void attend_finish(uint16_t *y, const attend_partial<WIDTH> &p) {
+template <int WIDTH>
+__device__ __forceinline__ void attend_finish(uint16_t *y, const attend_partial<WIDTH> &p) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
     float inverse = 1.0f / p.sum;
 #pragma unroll
@@ -247,7 +251,8 @@ __device__ __forceinline__ void attend_add_leaf(float *levels, int count, attend
 
 /* All of a walk of `count` leaves, and one more, the last. */
 template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> attend_last_leaf(float *levels, int count, attend_partial<WIDTH> leaf) {
+__device__ __forceinline__ attend_partial<WIDTH> attend_last_leaf(float *levels, int count,
+                                                                  attend_partial<WIDTH> leaf) {
     for (int level = 0; count >> level; level++)
         if (count >> level & 1) leaf = attend_merge<WIDTH>(attend_get_level<WIDTH>(levels, level), leaf);
     return leaf;

@@ -50,8 +50,8 @@ __device__ __forceinline__ size_t query_element(const attend_job &job, const gen
 
 /* ---- copies ---- */
 
-/* What a warp copies of a block: the range that the row sees of it, and, in lane i, where quantum i % QUANTA of
- * its quarter begins in the pages. */
+/* What a warp copies of a block: the range that the row sees of it, and, in lane i, where quantum i % QUANTA
+ * of its quarter begins in the pages. */
 typedef struct block_source {
     attend_range range;
     size_t element;
@@ -59,13 +59,15 @@ typedef struct block_source {
 
 /* An empty range for a block at `end` or behind it. */
 template <int WIDTH>
-__device__ __forceinline__ block_source find_block(const attend_job &job, const generated_task &task, int64_t block,
-                                                   int64_t end) {
-    int slot = static_cast<int>(threadIdx.x) / WARP * QUARTER + static_cast<int>(threadIdx.x) % QUANTA * ATTEND_QUANTUM;
+__device__ __forceinline__ block_source find_block(const attend_job &job, const generated_task &task,
+                                                   int64_t block, int64_t end) {
+    int slot = static_cast<int>(threadIdx.x) / WARP * QUARTER +
+               static_cast<int>(threadIdx.x) % QUANTA * ATTEND_QUANTUM;
     block_source source = {{0, 0}, 0};
     if (block < end) source.range = attend_range_in(task.pos, job.window, block);
     if (slot < source.range.last && slot + ATTEND_QUANTUM > source.range.first) {
-        attend_place at = attend_place_of((block * ATTEND_BLOCK + slot) / ATTEND_QUANTUM, job.quanta_per_page);
+        attend_place at =
+            attend_place_of((block * ATTEND_BLOCK + slot) / ATTEND_QUANTUM, job.quanta_per_page);
         source.element = static_cast<size_t>(task.page_ids[at.page]) * job.page_elements +
                          static_cast<size_t>(task.kv_head * job.step.page_tokens + at.slot) * WIDTH;
     }
@@ -90,7 +92,9 @@ __device__ __forceinline__ void start_copy(const attend_job &job, const block_so
     }
 }
 
-template <int WIDTH> __device__ __forceinline__ void copy_queries(const attend_job &job, const generated_task &task, uint16_t *to) {
+template <int WIDTH>
+__device__ __forceinline__ void copy_queries(const attend_job &job, const generated_task &task,
+                                             uint16_t *to) {
     const int chunks = WIDTH / 8;
     for (int i = static_cast<int>(threadIdx.x); i < ATTEND_HEADS * chunks; i += ATTEND_THREADS) {
         int query = i / chunks, chunk = i % chunks;
@@ -102,9 +106,7 @@ template <int WIDTH> __device__ __forceinline__ void copy_queries(const attend_j
 
 /* ---- a quarter of a block ---- */
 
-template <int WIDTH> struct quarter_state {
-    float o[WIDTH / 8][4], sum[4], max[2];
-};
+template <int WIDTH> struct quarter_state { float o[WIDTH / 8][4], sum[4], max[2]; };
 
 template <int WIDTH>
 __device__ __forceinline__ void multiply_keys(float s[2][4], const uint16_t *q, const uint16_t *k) {
@@ -122,7 +124,8 @@ __device__ __forceinline__ void multiply_keys(float s[2][4], const uint16_t *q, 
 }
 
 template <int WIDTH>
-__device__ __forceinline__ void add_values(const float s[2][4], const uint16_t *v, quarter_state<WIDTH> &state) {
+__device__ __forceinline__ void add_values(const float s[2][4], const uint16_t *v,
+                                           quarter_state<WIDTH> &state) {
     const uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
     uint32_t a[4];
     attend_pack_weights(a, s);
@@ -152,8 +155,8 @@ __device__ __forceinline__ void soften(float scale, attend_range range, float s[
 
 /* Wait for the oldest copy of the warp, work(its number, where it lies), and start another in its place. */
 template <int WIDTH, typename Work>
-__device__ __forceinline__ void with_copy(const attend_job &job, const block_source &now, const block_source &next,
-                                          int number, uint16_t *ring, Work work) {
+__device__ __forceinline__ void with_copy(const attend_job &job, const block_source &now,
+                                          const block_source &next, int number, uint16_t *ring, Work work) {
     const int slots = attend_slots(WIDTH), another = number + slots;
     copy_async_wait<attend_slots(WIDTH) - 1>();
     __syncwarp();
@@ -170,7 +173,8 @@ __device__ __forceinline__ void attend_quarter(const attend_job &job, const bloc
     float s[QUARTER / 8][4];
 #pragma unroll
     for (int i = 0; i < QUANTA; i++)
-        with_copy<WIDTH>(job, now, next, i, ring, [&](const uint16_t *k) { multiply_keys<WIDTH>(&s[2 * i], q, k); });
+        with_copy<WIDTH>(job, now, next, i, ring,
+                         [&](const uint16_t *k) { multiply_keys<WIDTH>(&s[2 * i], q, k); });
     soften<WIDTH>(job.scale, now.range, s, state);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
@@ -189,7 +193,8 @@ __device__ __forceinline__ void attend_quarter(const attend_job &job, const bloc
 
 /* To shared memory [query][attend_stride]: values, maximum, sum. */
 template <int WIDTH>
-__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, int n_queries, float *partials) {
+__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, int n_queries,
+                                            float *partials) {
     int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -205,7 +210,8 @@ __device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, i
 }
 
 template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> merge_quarters(const float *partials, int n_queries, int query) {
+__device__ __forceinline__ attend_partial<WIDTH> merge_quarters(const float *partials, int n_queries,
+                                                                int query) {
     const float *at = partials + query * attend_stride(WIDTH);
     int quarter = n_queries * attend_stride(WIDTH);
     return attend_merge<WIDTH>(
@@ -235,7 +241,8 @@ __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const 
     const attend_blocks blocks = attend_blocks_of(task.pos, job.window, blockIdx.y, level);
     if (blocks.first >= blocks.last) return;
     uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory());
-    uint16_t *ring = q + ATTEND_HEADS * stride, *ring_end = ring + ATTEND_WARPS * slots * ATTEND_QUANTUM * stride;
+    uint16_t *ring = q + ATTEND_HEADS * stride,
+             *ring_end = ring + ATTEND_WARPS * slots * ATTEND_QUANTUM * stride;
     float *partials = reinterpret_cast<float *>(ring_end);
     float *levels = partials + ATTEND_WARPS * task.n_queries * stride;
     ring += warp * slots * ATTEND_QUANTUM * stride;
@@ -248,7 +255,8 @@ __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const 
         start_copy<WIDTH>(job, now, i, ring);
         copy_async_commit();
     }
-    int count = static_cast<int>(blocks.first - (static_cast<int64_t>(blockIdx.y) << level)); /* that are not seen */
+    int count =
+        static_cast<int>(blocks.first - (static_cast<int64_t>(blockIdx.y) << level)); /* that are not seen */
     for (int query = warp; query < task.n_queries; query += ATTEND_WARPS)
         attend_skip_leaves<WIDTH>(levels + query * level * attend_level_floats(WIDTH), count);
     copy_async_wait<attend_slots(WIDTH) - 1>();
@@ -259,7 +267,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const 
         attend_quarter<WIDTH>(job, now, next, q, ring, state);
         now = next;
         next = find_block<WIDTH>(job, task, block + 2, blocks.last); /* known when it is needed */
-        __syncthreads();                                             /* the partial results before were read */
+        __syncthreads(); /* the partial results before were read */
         put_quarter<WIDTH>(state, task.n_queries, partials);
         __syncthreads();
         for (int query = warp; query < task.n_queries; query += ATTEND_WARPS) {
@@ -276,8 +284,8 @@ __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const 
 
 /* Units [first, first + 4) of those that the row sees, [begin, end), as one subtree. */
 template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> merge_four(const float *results, int64_t first, int64_t begin,
-                                                            int64_t end) {
+__device__ __forceinline__ attend_partial<WIDTH> merge_four(const float *results, int64_t first,
+                                                            int64_t begin, int64_t end) {
     attend_partial<WIDTH> p[4];
 #pragma unroll
     for (int i = 0; i < 4; i++)
@@ -299,7 +307,8 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
     int64_t start = static_cast<int64_t>(warp) * n_each, end = (attend_block_of(pos) >> level) + 1;
     end = min(end, start + n_each);
     const float *results = job.results + query * n_units * (WIDTH + ATTEND_RESULT);
-    float *levels = shared + ATTEND_WARPS * attend_stride(WIDTH) + warp * n_levels * attend_level_floats(WIDTH);
+    float *levels =
+        shared + ATTEND_WARPS * attend_stride(WIDTH) + warp * n_levels * attend_level_floats(WIDTH);
 
     attend_partial<WIDTH> p = attend_neutral<WIDTH>();
     int count = static_cast<int>(max(begin - start, static_cast<int64_t>(0)) / 4);
@@ -316,17 +325,21 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
 
 /* ---- launching ---- */
 
-template <int WIDTH> static void launch_units(cuda_device *dev, const attend_job &job, int level, int n_units) {
+template <int WIDTH>
+static void launch_units(cuda_device *dev, const attend_job &job, int level, int n_units) {
     int n_each = n_units < ATTEND_WARPS ? 1 : n_units / ATTEND_WARPS;
-    int floats = ATTEND_WARPS * (attend_stride(WIDTH) + attend_levels(n_each / 4) * attend_level_floats(WIDTH));
+    int floats =
+        ATTEND_WARPS * (attend_stride(WIDTH) + attend_levels(n_each / 4) * attend_level_floats(WIDTH));
     int64_t n_queries = static_cast<int64_t>(job.n_rows) * job.n_heads;
     cuda_launch(dev, "attend", attend_units_kernel<WIDTH>, dim3(static_cast<unsigned>(n_queries)),
-                dim3(ATTEND_THREADS), static_cast<size_t>(floats) * sizeof(float), job, level, n_units, n_each);
+                dim3(ATTEND_THREADS), static_cast<size_t>(floats) * sizeof(float), job, level, n_units,
+                n_each);
 }
 
 template <int WIDTH> static void launch_generated(cuda_device *dev, attend_job job) {
     int n_queries = job.group < ATTEND_HEADS ? job.group : static_cast<int>(ATTEND_HEADS);
-    int64_t parts = (job.group + ATTEND_HEADS - 1) / ATTEND_HEADS, n_tasks = job.n_rows * job.n_kv_heads * parts;
+    int64_t parts = (job.group + ATTEND_HEADS - 1) / ATTEND_HEADS,
+            n_tasks = job.n_rows * job.n_kv_heads * parts;
     int64_t n_blocks = attend_rounded_blocks(dev->step.last_pos);
     int level = attend_level_of(n_blocks, n_tasks, 4 * dev->n_multiprocessors,
                                 attend_levels_that_fit(WIDTH, n_queries, dev->max_shared_bytes, UNIT_LEVELS));

@@ -1,5 +1,5 @@
-/* kernels/cuda/attend_map.h: which block of a grid attends to what. Pure arithmetic, for kernels, for the host
- * that sizes grids, and for host tests.
+/* kernels/cuda/attend_map.h: which block of a grid attends to what. Pure arithmetic, for kernels, for the
+ * host that sizes grids, and for host tests.
  *
  * A query is one head of one row. The queries of a kv head in a span are numbered row by row: query = row *
  * group + head within the group, so that those which see the same keys lie together. */
@@ -12,8 +12,8 @@
 /* ---- prompt rows: tiles ---- */
 
 /* A tile is up to tile_queries queries of one span. The tiles of all spans are numbered one span behind the
- * other; the first of a span that begins at row0 is a function of row0 and the span's number alone, so that no
- * table is needed. Every span has at least the tiles that it needs, and may have one too many, which is
+ * other; the first of a span that begins at row0 is a function of row0 and the span's number alone, so that
+ * no table is needed. Every span has at least the tiles that it needs, and may have one too many, which is
  * empty: floor(a + n) - floor(a) + 1 >= ceil(n). */
 ATTEND_FUNCTION int attend_first_tile(int span, int row0, int group, int tile_queries) {
     return span + (int)((int64_t)row0 * group / tile_queries);
@@ -24,8 +24,8 @@ typedef struct attend_tile {
 } attend_tile;
 
 /* Number `tile` counts from the first tile of first_span; span_row0 as in step_tables. */
-ATTEND_FUNCTION attend_tile attend_find_tile(int tile, const int32_t *span_row0, int first_span, int last_span,
-                                             int group, int tile_queries) {
+ATTEND_FUNCTION attend_tile attend_find_tile(int tile, const int32_t *span_row0, int first_span,
+                                             int last_span, int group, int tile_queries) {
     int low = first_span, high = last_span; /* it is in [low, high) */
     tile += attend_first_tile(first_span, span_row0[first_span], group, tile_queries);
     while (high - low > 1) {
@@ -51,10 +51,11 @@ ATTEND_FUNCTION int64_t attend_rounded_blocks(int64_t last_pos) {
     return n;
 }
 
-/* The level of the units of n_tasks rows and kv heads with up to n_blocks each (a power of two), so that about
- * n_wanted thread blocks have work; at most max_level. */
+/* The level of the units of n_tasks rows and kv heads with up to n_blocks each (a power of two), so that
+ * about n_wanted thread blocks have work; at most max_level. */
 ATTEND_FUNCTION int attend_level_of(int64_t n_blocks, int64_t n_tasks, int64_t n_wanted, int max_level) {
-    int level = attend_unit_level(n_blocks, (n_wanted + n_tasks - 1) / n_tasks);
+    int64_t n_units = (n_wanted + n_tasks - 1) / n_tasks;
+    int level = attend_unit_level(n_blocks, n_units > 1 ? n_units : 1);
     return level < max_level ? level : max_level;
 }
 
@@ -81,14 +82,15 @@ typedef struct attend_place {
 
 ATTEND_FUNCTION attend_place attend_place_of(int64_t quantum, int quanta_per_page) {
     unsigned page = (unsigned)quantum / (unsigned)quanta_per_page; /* 2^31 quanta are positions enough */
-    attend_place place = {(int)page, (int)((unsigned)quantum - page * (unsigned)quanta_per_page) * ATTEND_QUANTUM};
+    attend_place place = {(int)page,
+                          (int)((unsigned)quantum - page * (unsigned)quanta_per_page) * ATTEND_QUANTUM};
     return place;
 }
 
 /* ---- shared memory ---- */
 
-/* Keys, values and queries lie in rows with 16 bytes behind each: then a row is an odd number of 16-byte pieces,
- * and the eight that a matrix load takes at once lie in different banks. */
+/* Keys, values and queries lie in rows with 16 bytes behind each: then a row is an odd number of 16-byte
+ * pieces, and the eight that a matrix load takes at once lie in different banks. */
 ATTEND_FUNCTION int attend_stride(int width) {
     return width + 8;
 }
@@ -134,8 +136,8 @@ ATTEND_FUNCTION size_t attend_generated_bytes(int width, int n_queries, int n_le
     return rows * (size_t)attend_stride(width) * sizeof(uint16_t) + (partials + levels) * sizeof(float);
 }
 
-/* The tree's levels, at most `most`, that leave place for two CTAs in a multiprocessor, of which the larger part
- * of the memory is max_bytes; or else for one; -1: not even without any. */
+/* The tree's levels, at most `most`, that leave place for two CTAs in a multiprocessor, of which the larger
+ * part of the memory is max_bytes; or else for one; -1: not even without any. */
 ATTEND_FUNCTION int attend_levels_that_fit(int width, int n_queries, size_t max_bytes, int most) {
     const size_t reserved = 1024; /* by the system, of each CTA */
     const size_t half = (max_bytes + reserved) / 2 - reserved;

@@ -6,8 +6,8 @@
  * tensor cores. Each warp has its own queries, and shares nothing but the tiles with the others.
  *
  * A row's bits depend only on its own queries and on what it sees. The products of a query are a row of the
- * tensor cores' matrices, and rows do not mix. A tile of positions that a query does not see, but others of its
- * warp do, leaves its state: weights 0, and a factor of 1 (or of 0 on a state of zeros).
+ * tensor cores' matrices, and rows do not mix. A tile of positions that a query does not see, but others of
+ * its warp do, leaves its state: weights 0, and a factor of 1 (or of 0 on a state of zeros).
  *
  * Positions are cut into segments of ATTEND_SEGMENT. Softmax begins anew with each, and their partial results
  * merge in order, whether one CTA walks over all of them or each has its own, as it is where there are few
@@ -42,9 +42,11 @@ __device__ __forceinline__ int64_t query_pos(const attend_job &job, const prompt
     return place.pos0 + min(query, place.n_queries - 1) / job.group;
 }
 
-__device__ static void find_warp(const attend_job &job, int n_queries, int positions, prompt_place *place, int warp) {
+__device__ static void find_warp(const attend_job &job, int n_queries, int positions, prompt_place *place,
+                                 int warp) {
     int query0 = place->query0 + n_queries / ATTEND_WARPS * warp;
-    int64_t first = query_pos(job, *place, query0), last = query_pos(job, *place, query0 + n_queries / ATTEND_WARPS - 1);
+    int64_t first = query_pos(job, *place, query0),
+            last = query_pos(job, *place, query0 + n_queries / ATTEND_WARPS - 1);
     place->warps[warp].first = static_cast<int>(attend_first_position(first, job.window) / positions);
     place->warps[warp].last = static_cast<int>(last / positions);
     place->warps[warp].first_full =
@@ -53,8 +55,8 @@ __device__ static void find_warp(const attend_job &job, int n_queries, int posit
 }
 
 /* False where there is nothing to do. */
-__device__ static bool find_place(const attend_job &job, int first_span, int last_span, int n_queries, int positions,
-                                  prompt_place *place) {
+__device__ static bool find_place(const attend_job &job, int first_span, int last_span, int n_queries,
+                                  int positions, prompt_place *place) {
     const step_tables &step = job.step;
     int number = static_cast<int>(gridDim.x - 1 - blockIdx.x); /* the last, which sees most, first */
     attend_tile tile = attend_find_tile(number, step.span_row0, first_span, last_span, job.group, n_queries);
@@ -100,10 +102,13 @@ __device__ void copy_queries(const attend_job &job, const prompt_place &place, i
     }
 }
 
-/* One tile of keys, and two tiles behind it one of values; zeros for positions that no query sees. The lanes look up a quantum's page each. */
+/* One tile of keys, and two tiles behind it one of values; zeros for positions that no query sees. The lanes
+ * look up a quantum's page each. */
 template <int WIDTH>
-__device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_place &place, int tile, uint16_t *k) {
-    const int positions = attend_prompt_positions(WIDTH), quanta = positions / ATTEND_QUANTUM, chunks = WIDTH / 8;
+__device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_place &place, int tile,
+                                          uint16_t *k) {
+    const int positions = attend_prompt_positions(WIDTH), quanta = positions / ATTEND_QUANTUM,
+              chunks = WIDTH / 8;
     int thread = static_cast<int>(threadIdx.x);
     int64_t start = static_cast<int64_t>(tile) * positions;
     int first = static_cast<int>(max(place.first - start, static_cast<int64_t>(0)));
@@ -111,7 +116,8 @@ __device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_pl
     int slot = thread % quanta * ATTEND_QUANTUM;
     size_t element = 0;
     if (slot < last && slot + ATTEND_QUANTUM > first) {
-        attend_place at = attend_place_of(static_cast<int64_t>(tile) * quanta + thread % quanta, job.quanta_per_page);
+        attend_place at =
+            attend_place_of(static_cast<int64_t>(tile) * quanta + thread % quanta, job.quanta_per_page);
         element = static_cast<size_t>(place.page_ids[at.page]) * job.page_elements +
                   static_cast<size_t>(place.kv_head * job.step.page_tokens + at.slot) * WIDTH;
     }
@@ -122,7 +128,8 @@ __device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_pl
                                (row % ATTEND_QUANTUM * WIDTH + 8 * chunk);
         int to = row * attend_stride(WIDTH) + 8 * chunk;
         copy_16_async(k + to, from, row >= first && row < last);
-        copy_16_async(k + 2 * positions * attend_stride(WIDTH) + to, from + job.page_elements / 2, row >= first && row < last);
+        copy_16_async(k + 2 * positions * attend_stride(WIDTH) + to, from + job.page_elements / 2,
+                      row >= first && row < last);
     }
 }
 
@@ -173,7 +180,8 @@ __device__ __forceinline__ void mask_tile(const attend_job &job, const prompt_pl
 
 /* Scores become weights; the state is scaled to the new maximum. */
 template <int WIDTH, int SIXTEENS, int N>
-__device__ __forceinline__ void soften(float scale, float s[SIXTEENS][N][4], prompt_state<WIDTH, SIXTEENS> &state) {
+__device__ __forceinline__ void soften(float scale, float s[SIXTEENS][N][4],
+                                       prompt_state<WIDTH, SIXTEENS> &state) {
     float factor[SIXTEENS][2];
     bool same = true;
 #pragma unroll
@@ -240,7 +248,8 @@ __device__ __forceinline__ void clear_state(prompt_state<WIDTH, SIXTEENS> &state
     }
 }
 
-/* The partial result of query `query` in one of the slots: of a segment, or 0: of all so far, 1: of the present. */
+/* The partial result of query `query` in one of the slots: of a segment, or 0: of all so far, 1: of the
+ * present. */
 __device__ __forceinline__ float *result_of(const attend_job &job, size_t slot, size_t element, int width) {
     size_t first = static_cast<size_t>(job.first_row) * static_cast<size_t>(job.n_heads);
     size_t n = static_cast<size_t>(job.n_rows) * static_cast<size_t>(job.n_heads);
@@ -290,22 +299,32 @@ __device__ __forceinline__ void finish_state(const attend_job &job, const prompt
         }
 }
 
-/* Slots 0 and 1 of the warp's queries become slot 0, or the result. */
+/* Slots 0 and 1 of the warp's queries become slot 0, or the result; four queries at a time are under way. */
 template <int WIDTH, int SIXTEENS>
 __device__ __forceinline__ void merge_slots(const attend_job &job, const prompt_place &place, bool is_last) {
+    enum { AT_ONCE = 4 };
     int query0 = place.query0 + 16 * SIXTEENS * (static_cast<int>(threadIdx.x) / WARP);
     int end = min(query0 + 16 * SIXTEENS, place.n_queries);
-    __syncwarp();
-#pragma unroll 4
-    for (int query = query0; query < end; query++) {
-        size_t element = query_element(job, place, query, WIDTH);
-        float *all = result_of(job, 0, element, WIDTH);
-        attend_partial<WIDTH> p =
-            attend_merge<WIDTH>(attend_get<WIDTH>(all), attend_get<WIDTH>(result_of(job, 1, element, WIDTH)));
-        if (is_last)
-            attend_finish<WIDTH>(job.y + element, p);
-        else
-            attend_put<WIDTH>(all, p);
+#pragma unroll 1
+    for (; query0 < end; query0 += AT_ONCE) {
+        attend_partial<WIDTH> earlier[AT_ONCE], later[AT_ONCE];
+        __syncwarp(); /* what other lanes wrote is there */
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; i++) {
+            size_t element = query_element(job, place, min(query0 + i, end - 1), WIDTH);
+            earlier[i] = attend_get<WIDTH>(result_of(job, 0, element, WIDTH));
+            later[i] = attend_get<WIDTH>(result_of(job, 1, element, WIDTH));
+        }
+        __syncwarp(); /* all lanes have read what one writes */
+#pragma unroll
+        for (int i = 0; i < AT_ONCE && query0 + i < end; i++) {
+            size_t element = query_element(job, place, query0 + i, WIDTH);
+            attend_partial<WIDTH> p = attend_merge<WIDTH>(earlier[i], later[i]);
+            if (is_last)
+                attend_finish<WIDTH>(job.y + element, p);
+            else
+                attend_put<WIDTH>(result_of(job, 0, element, WIDTH), p);
+        }
     }
     __syncwarp();
 }
@@ -313,7 +332,8 @@ __device__ __forceinline__ void merge_slots(const attend_job &job, const prompt_
 template <int WIDTH, int SIXTEENS>
 __device__ __forceinline__ void end_segment(const attend_job &job, const prompt_place &place, int64_t segment,
                                             const prompt_state<WIDTH, SIXTEENS> &state) {
-    bool is_first = segment == place.first / ATTEND_SEGMENT, is_last = segment == (place.end - 1) / ATTEND_SEGMENT;
+    bool is_first = segment == place.first / ATTEND_SEGMENT,
+         is_last = segment == (place.end - 1) / ATTEND_SEGMENT;
     if (gridDim.z > 1) {
         put_state<WIDTH, SIXTEENS>(job, place, state, blockIdx.z);
     } else if (is_first && is_last) {
@@ -393,7 +413,8 @@ typedef struct prompt_plan {
     size_t result_bytes;
 } prompt_plan;
 
-static int tiles_of(const cuda_device *dev, const attend_job *job, int first_span, int last_span, int n_queries) {
+static int tiles_of(const cuda_device *dev, const attend_job *job, int first_span, int last_span,
+                    int n_queries) {
     const span *last = &dev->step.host_spans[last_span - 1];
     return attend_first_tile(last_span, last->row0 + last->n_rows, job->group, n_queries) -
            attend_first_tile(first_span, job->first_row, job->group, n_queries);
@@ -420,7 +441,8 @@ static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, in
                         static_cast<size_t>(width + ATTEND_RESULT) * sizeof(float);
     plan.split = plan.n_segments > 1 && static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted &&
                  slot_bytes * static_cast<size_t>(plan.n_segments) <= most_split_bytes;
-    plan.result_bytes = plan.n_segments == 1 ? 0 : slot_bytes * static_cast<size_t>(plan.split ? plan.n_segments : 2);
+    plan.result_bytes =
+        plan.n_segments == 1 ? 0 : slot_bytes * static_cast<size_t>(plan.split ? plan.n_segments : 2);
     return plan;
 }
 
@@ -436,16 +458,16 @@ static void launch_prompt(cuda_device *dev, attend_job job, int first_span, int 
               plan.split ? static_cast<unsigned>(plan.n_segments) : 1);
     size_t bytes = attend_prompt_bytes(WIDTH, plan.sixteens);
     if (plan.sixteens == 1)
-        cuda_launch(dev, "attend", attend_prompt_kernel<WIDTH, 1>, grid, dim3(ATTEND_THREADS), bytes, job, first_span,
-                    last_span);
+        cuda_launch(dev, "attend", attend_prompt_kernel<WIDTH, 1>, grid, dim3(ATTEND_THREADS), bytes, job,
+                    first_span, last_span);
     else
-        cuda_launch(dev, "attend", attend_prompt_kernel<WIDTH, WIDTH <= 128 ? 2 : 1>, grid, dim3(ATTEND_THREADS), bytes,
-                    job, first_span, last_span);
+        cuda_launch(dev, "attend", attend_prompt_kernel < WIDTH, WIDTH <= 128 ? 2 : 1 >, grid,
+                    dim3(ATTEND_THREADS), bytes, job, first_span, last_span);
     if (!plan.split) return;
     int64_t n_queries = static_cast<int64_t>(job.n_rows) * job.n_heads;
     cuda_launch(dev, "attend", attend_segments_kernel<WIDTH>,
-                dim3(static_cast<unsigned>((n_queries + ATTEND_WARPS - 1) / ATTEND_WARPS)), dim3(ATTEND_THREADS), 0,
-                job);
+                dim3(static_cast<unsigned>((n_queries + ATTEND_WARPS - 1) / ATTEND_WARPS)),
+                dim3(ATTEND_THREADS), 0, job);
 }
 
 void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
