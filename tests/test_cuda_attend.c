@@ -191,15 +191,15 @@ static device *open_cuda(int n_multiprocessors) {
 static void check_tiles(const int32_t *row0, int n_spans, int first, int group, int tile_queries) {
     int n = attend_first_tile(n_spans, row0[n_spans], group, tile_queries) -
             attend_first_tile(first, row0[first], group, tile_queries);
-    int span = first, query = 0;
+    int at = first, query = 0;
     for (int i = 0; i < n; i++) {
         attend_tile tile = attend_find_tile(i, row0, first, n_spans, group, tile_queries);
         if (tile.query0 >= (row0[tile.span + 1] - row0[tile.span]) * group) continue; /* empty */
-        CU_ASSERT(tile.span == span && tile.query0 == query);
+        CU_ASSERT(tile.span == at && tile.query0 == query);
         query += tile_queries;
-        if (query >= (row0[span + 1] - row0[span]) * group) span++, query = 0;
+        if (query >= (row0[at + 1] - row0[at]) * group) at++, query = 0;
     }
-    CU_ASSERT(span == n_spans && query == 0);
+    CU_ASSERT(at == n_spans && query == 0);
 }
 
 static void test_maps(void) {
