@@ -33,6 +33,8 @@ typedef struct sequence {
 
 static sequence sequences[N_SEQUENCES];
 
+static uint64_t n_file_bytes; /* of all tensors of the model */
+
 /* How many of n sequences from `first` on run: an emulated GPU has time for the first few. */
 static int n_used(int first, int n) {
 #ifdef KVARVE_CUDA_EMULATED
