@@ -26,7 +26,8 @@
 #include "src/base/status.h"
 
 typedef struct device device;
-typedef struct matrix matrix; /* weights [n_rows, n_cols] in the backend's own layout */
+typedef struct matrix matrix;           /* weights [n_rows, n_cols] in the backend's own layout */
+typedef struct device_copy device_copy; /* one copy at a time that runs beside the operations */
 
 /* The heads of one layer. */
 typedef struct attention_shape {
@@ -86,12 +87,31 @@ typedef struct device_ops {
     status (*copy_out_beside)(device *dev, void *host_dst, size_t dst_bytes, const void *src,
                               size_t src_bytes, size_t row_bytes, size_t n_rows);
 
+    /* Host memory that copies from and to the device are fastest with; alloc_host says in its text how many
+     * bytes were wanted. */
+    status (*alloc_host)(device *dev, size_t bytes, void **out);
+    void (*release_host)(device *dev, void *ptr);
+
+    /* Copies between memory of alloc and of alloc_host, either way, that run beside the operations. Each
+     * device_copy is used by one thread at a time, which need not be the one that queues operations; only
+     * copy_after is for that one: the next copy_begin waits for all operations queued until now, and what is
+     * queued later does not hold it up. Without it the copy waits for nothing. copy_begin returns at once;
+     * copy_test says whether the copy is over (true before the first), and never waits: then operations that
+     * are queued see it. A failure of theirs is in what they return. */
+    status (*copy_open)(device *dev, device_copy **out);
+    void (*copy_close)(device *dev, device_copy *copy); /* the copy is over; NULL is fine */
+    status (*copy_after)(device *dev, device_copy *copy);
+    status (*copy_begin)(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
+    status (*copy_test)(device *dev, device_copy *copy, bool *over);
+
     /* Wait for all queued operations; the first failure among them, once. */
     status (*sync)(device *dev);
 
     /* Bytes a second that the device's memory moves at best (GPU: a copy, read and write), measured for some
      * tenths of a second on MEASURE_MIB of it; 0: there was no room. */
     double (*measure_memory)(device *dev);
+    /* The first failure that is known so far, once, without waiting. */
+    status (*check)(device *dev);
 
     /* Weights: a matrix is filled by any number of loads of whole rows in any order, from host memory of any
      * dtype. */
@@ -147,8 +167,9 @@ typedef struct device_ops {
 /* Every backend's device begins with this. */
 struct device {
     const device_ops *ops;
-    dtype act; /* matrix inputs: bf16, or f32 in the exact mode */
-    dtype kv;  /* KV cache elements: the same */
+    dtype act;        /* matrix inputs: bf16, or f32 in the exact mode */
+    dtype kv;         /* KV cache elements: the same */
+    bool host_memory; /* what alloc gives is host memory, and operations are over when they return */
 };
 
 typedef enum precision { PRECISION_BF16, PRECISION_F32 } precision;

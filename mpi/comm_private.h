@@ -12,3 +12,6 @@ struct comm {
     char host[MPI_MAX_PROCESSOR_NAME];
     pthread_mutex_t lock; /* held around every MPI call while a pipeline is open */
 };
+
+/* Messages of a pipeline. */
+enum { TAG_HEADER = 1, TAG_X = 2, TAG_REPLY = 3 };

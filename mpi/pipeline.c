@@ -9,18 +9,24 @@
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 
-enum { TAG_HEADER = 1, TAG_X = 2, TAG_REPLY = 3 };
-enum { HEADER_REQUEST, X_REQUEST, N_REQUESTS };
 enum { LOOKS = 16 }; /* of the progress thread, while a message moves */
 
 static const double eager_seconds = 0.05; /* a wait turns round and round at first, for the sake of latency */
 
-typedef enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_IN_USE, SLOT_SENDING } slot_state;
+typedef enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_IN_USE, SLOT_LEAVING, SLOT_SENDING } slot_state;
+
+/* What goes before the caller's header in a message. */
+typedef struct message_head {
+    uint64_t n_x_floats;
+    uint64_t unused; /* the caller's bytes are aligned for anything */
+} message_head;
 
 typedef struct ring_slot {
     pipeline_slot public; /* first, so that a public slot is its ring slot */
     slot_state state;
-    MPI_Request requests[N_REQUESTS];
+    message_head *head; /* and the caller's header behind it */
+    MPI_Request header_request;
+    bool header_is_here, x_is_here; /* SLOT_RECEIVING */
 } ring_slot;
 
 typedef struct reply_slot {
@@ -34,9 +40,12 @@ struct pipeline {
     pipeline_sizes sizes;
     double deadline_seconds;
     int stage, n_stages;
+    transport *transport; /* NULL with one rank */
     ring_slot slots[PIPELINE_SLOTS];
     int next_use;        /* the slot that the stage computes in next */
     int next_receive;    /* the slot whose receive is posted next: receives match messages in order */
+    int next_header;     /* the slot whose header comes next */
+    int next_send;       /* the slot whose message leaves next */
     reply_slot *replies; /* last stage: sends; stage 0: receives. With one rank: a queue in memory */
     int next_reply, n_queued;
     void *taken_reply;
@@ -53,31 +62,74 @@ static bool is_last(const pipeline *p) {
     return p->stage == p->n_stages - 1;
 }
 
+static int slot_after(int slot) {
+    return (slot + 1) % PIPELINE_SLOTS;
+}
+
 /* Post receives into the slots that are free, in ring order. Under the lock. */
 static void post_receives(pipeline *p) {
     if (p->stage == 0) return;
     for (;;) {
         ring_slot *s = &p->slots[p->next_receive];
         if (s->state != SLOT_FREE) return;
-        int from = p->stage - 1;
-        MPI_Irecv(s->public.header, (int)p->sizes.header_bytes, MPI_BYTE, from, TAG_HEADER, p->comm->world,
-                  &s->requests[HEADER_REQUEST]);
-        MPI_Irecv(s->public.x, (int)p->sizes.x_floats, MPI_FLOAT, from, TAG_X, p->comm->world,
-                  &s->requests[X_REQUEST]);
+        MPI_Irecv(s->head, (int)(sizeof *s->head + p->sizes.header_bytes), MPI_BYTE, p->stage - 1, TAG_HEADER,
+                  p->comm->world, &s->header_request);
+        p->transport->ops->begin_receive(p->transport, p->next_receive);
+        s->header_is_here = s->x_is_here = false;
         s->state = SLOT_RECEIVING;
-        p->next_receive = (p->next_receive + 1) % PIPELINE_SLOTS;
+        p->next_receive = slot_after(p->next_receive);
     }
 }
 
-/* Let MPI move and free the slots whose sends are over. Under the lock. */
+/* Read the headers that have come, in order. Under the lock. */
+static void take_headers(pipeline *p) {
+    for (;;) {
+        ring_slot *s = &p->slots[p->next_header];
+        int done, n;
+        MPI_Status received;
+        if (s->state != SLOT_RECEIVING || s->header_is_here) return;
+        MPI_Test(&s->header_request, &done, &received);
+        if (!done) return;
+        MPI_Get_count(&received, MPI_BYTE, &n);
+        s->public.n_header_bytes = (size_t)n - sizeof *s->head;
+        s->public.n_x_floats = (size_t)s->head->n_x_floats;
+        s->header_is_here = true;
+        p->transport->ops->expect(p->transport, p->next_header, s->public.n_x_floats);
+        p->next_header = slot_after(p->next_header);
+    }
+}
+
+/* Send the messages that may leave, in order. Under the lock. */
+static void send_messages(pipeline *p) {
+    for (;;) {
+        ring_slot *s = &p->slots[p->next_send];
+        if (s->state != SLOT_LEAVING || !p->transport->ops->may_send(p->transport, p->next_send)) return;
+        s->head->n_x_floats = s->public.n_x_floats;
+        MPI_Isend(s->head, (int)(sizeof *s->head + s->public.n_header_bytes), MPI_BYTE, p->stage + 1,
+                  TAG_HEADER, p->comm->world, &s->header_request);
+        p->transport->ops->begin_send(p->transport, p->next_send, s->public.n_x_floats);
+        s->state = SLOT_SENDING;
+        p->next_send = slot_after(p->next_send);
+    }
+}
+
+static bool is_sent(pipeline *p, int slot) {
+    int done;
+    bool x_is_sent = p->transport->ops->test(p->transport, slot);
+    MPI_Test(&p->slots[slot].header_request, &done, MPI_STATUS_IGNORE);
+    return done && x_is_sent;
+}
+
+/* Let messages move and free the slots whose sends are over, the oldest first. Under the lock. */
 static void pump(pipeline *p) {
     if (p->n_stages == 1) return;
-    for (int i = 0; i < PIPELINE_SLOTS; i++) {
-        ring_slot *s = &p->slots[i];
-        int done = 0;
-        MPI_Status statuses[N_REQUESTS];
-        if (s->state == SLOT_SENDING) MPI_Testall(N_REQUESTS, s->requests, &done, statuses);
-        if (done) s->state = SLOT_FREE;
+    send_messages(p);
+    take_headers(p);
+    for (int i = 0, slot = p->next_use; i < PIPELINE_SLOTS; i++, slot = slot_after(slot)) {
+        ring_slot *s = &p->slots[slot];
+        if (s->state == SLOT_SENDING && is_sent(p, slot)) s->state = SLOT_FREE;
+        if (s->state == SLOT_RECEIVING && s->header_is_here && !s->x_is_here)
+            s->x_is_here = p->transport->ops->test(p->transport, slot);
     }
     post_receives(p);
     int flag;
@@ -88,12 +140,8 @@ static void pump(pipeline *p) {
 static bool is_moving(const pipeline *p) {
     for (int i = 0; i < PIPELINE_SLOTS; i++) {
         const ring_slot *s = &p->slots[i];
-        int header_is_here = 0, x_is_here = 0;
         if (s->state == SLOT_SENDING) return true;
-        if (s->state != SLOT_RECEIVING) continue;
-        MPI_Request_get_status(s->requests[HEADER_REQUEST], &header_is_here, MPI_STATUS_IGNORE);
-        MPI_Request_get_status(s->requests[X_REQUEST], &x_is_here, MPI_STATUS_IGNORE);
-        if (header_is_here && !x_is_here) return true;
+        if (s->state == SLOT_RECEIVING && s->header_is_here && !s->x_is_here) return true;
     }
     return false;
 }
@@ -148,16 +196,8 @@ static bool take_free_slot(pipeline *p) {
 
 static bool take_message(pipeline *p) {
     ring_slot *s = &p->slots[p->next_use];
-    int done;
-    if (s->state != SLOT_RECEIVING) return false;
-    MPI_Status statuses[N_REQUESTS];
-    MPI_Testall(N_REQUESTS, s->requests, &done, statuses);
-    if (!done) return false;
-    int n;
-    MPI_Get_count(&statuses[HEADER_REQUEST], MPI_BYTE, &n);
-    s->public.n_header_bytes = (size_t)n;
-    MPI_Get_count(&statuses[X_REQUEST], MPI_FLOAT, &n);
-    s->public.n_x_floats = (size_t)n;
+    if (s->state != SLOT_RECEIVING || !s->header_is_here || !s->x_is_here) return false;
+    p->transport->ops->accept(p->transport, p->next_use);
     s->state = SLOT_IN_USE;
     return true;
 }
@@ -170,7 +210,7 @@ static bool reply_is_done(pipeline *p) {
 
 static pipeline_slot *use_next(pipeline *p) {
     ring_slot *s = &p->slots[p->next_use];
-    p->next_use = (p->next_use + 1) % PIPELINE_SLOTS;
+    p->next_use = slot_after(p->next_use);
     return &s->public;
 }
 
@@ -191,15 +231,11 @@ void pipeline_forward(pipeline *p, pipeline_slot *slot) {
     assert(s->state == SLOT_IN_USE && slot->n_header_bytes <= p->sizes.header_bytes &&
            slot->n_x_floats <= p->sizes.x_floats);
     pthread_mutex_lock(&p->comm->lock);
+    if (p->transport) p->transport->ops->mark(p->transport, (int)(s - p->slots));
     if (is_last(p)) {
         s->state = SLOT_FREE;
     } else {
-        int to = p->stage + 1;
-        MPI_Isend(slot->header, (int)slot->n_header_bytes, MPI_BYTE, to, TAG_HEADER, p->comm->world,
-                  &s->requests[HEADER_REQUEST]);
-        MPI_Isend(slot->x, (int)slot->n_x_floats, MPI_FLOAT, to, TAG_X, p->comm->world,
-                  &s->requests[X_REQUEST]);
-        s->state = SLOT_SENDING;
+        s->state = SLOT_LEAVING;
         p->stats.bytes_sent += (double)(slot->n_header_bytes + slot->n_x_floats * sizeof(float));
         p->stats.n_messages++;
     }
@@ -256,6 +292,10 @@ const void *pipeline_take_reply(pipeline *p, bool wait) {
     return p->taken_reply;
 }
 
+const char *pipeline_transport(const pipeline *p) {
+    return p->transport ? p->transport->ops->name : NULL;
+}
+
 pipeline_stats pipeline_get_stats(const pipeline *p) {
     return p->stats;
 }
@@ -263,15 +303,33 @@ pipeline_stats pipeline_get_stats(const pipeline *p) {
 static status open_slots(pipeline *p) {
     for (int i = 0; i < PIPELINE_SLOTS; i++) {
         ring_slot *s = &p->slots[i];
-        for (int k = 0; k < N_REQUESTS; k++)
-            s->requests[k] = MPI_REQUEST_NULL;
-        s->public.header = mem_new(1, p->sizes.header_bytes);
+        s->header_request = MPI_REQUEST_NULL;
+        s->head = mem_new(1, sizeof *s->head + p->sizes.header_bytes);
+        s->public.header = s->head + 1;
         void *x = NULL;
         status st = p->dev->ops->alloc(p->dev, p->sizes.x_floats * sizeof(float), &x);
         if (st != STATUS_OK) return status_at(st, "activations between stages");
         s->public.x = x;
     }
     return STATUS_OK;
+}
+
+static status open_transport(pipeline *p, transport_kind wanted) {
+    transport_kind kind;
+    status st = transport_choose(p->comm, p->dev, wanted, &kind);
+    if (st != STATUS_OK || p->n_stages == 1) return st;
+    float *x[PIPELINE_SLOTS];
+    for (int i = 0; i < PIPELINE_SLOTS; i++)
+        x[i] = p->slots[i].public.x;
+    transport_config config = {
+        .comm = p->comm,
+        .dev = p->dev,
+        .n_slots = PIPELINE_SLOTS,
+        .x = x,
+        .x_floats = p->sizes.x_floats,
+        .deadline_seconds = p->deadline_seconds,
+    };
+    return transport_open(&config, kind, &p->transport);
 }
 
 static void open_replies(pipeline *p) {
@@ -284,8 +342,8 @@ static void open_replies(pipeline *p) {
     }
 }
 
-status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, double deadline_seconds,
-                     pipeline **out) {
+status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transport_kind wanted,
+                     double deadline_seconds, pipeline **out) {
     pipeline *p = mem_new(1, sizeof *p);
     *p = (pipeline){.comm = c,
                     .dev = dev,
@@ -294,7 +352,8 @@ status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, double d
                     .stage = c->rank,
                     .n_stages = c->size};
     status st = open_slots(p);
-    if (comm_any_failed(c, &st)) {
+    if (!comm_any_failed(c, &st)) st = open_transport(p, wanted);
+    if (st != STATUS_OK) {
         p->n_stages = 1; /* nothing is on its way */
         pipeline_close(p);
         return st;
@@ -314,6 +373,17 @@ static void cancel(MPI_Request *request) {
     MPI_Wait(request, MPI_STATUS_IGNORE);
 }
 
+static bool all_is_sent(pipeline *p) {
+    for (int i = 0; i < PIPELINE_SLOTS; i++)
+        if (p->slots[i].state == SLOT_LEAVING || p->slots[i].state == SLOT_SENDING) return false;
+    return true;
+}
+
+static void finish_sends(pipeline *p) {
+    double waited = 0;
+    wait_until(p, all_is_sent, &waited, "the next stage to take the last messages");
+}
+
 void pipeline_close(pipeline *p) {
     if (!p) return;
     if (p->has_progress_thread) {
@@ -322,14 +392,12 @@ void pipeline_close(pipeline *p) {
         pthread_mutex_unlock(&p->comm->lock);
         pthread_join(p->progress_thread, NULL);
     }
+    if (p->transport) finish_sends(p);
+    transport_close(p->transport);
     for (int i = 0; i < PIPELINE_SLOTS; i++) {
         ring_slot *s = &p->slots[i];
-        MPI_Status statuses[N_REQUESTS];
-        if (s->state == SLOT_SENDING) MPI_Waitall(N_REQUESTS, s->requests, statuses);
-        if (s->state == SLOT_RECEIVING)
-            for (int k = 0; k < N_REQUESTS; k++)
-                cancel(&s->requests[k]);
-        free(s->public.header);
+        if (s->state == SLOT_RECEIVING) cancel(&s->header_request);
+        free(s->head);
         if (s->public.x) p->dev->ops->release(p->dev, s->public.x);
     }
     for (int i = 0; p->replies && i < p->sizes.n_replies; i++) {

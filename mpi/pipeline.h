@@ -3,9 +3,11 @@
  *
  * A message is a header (host bytes that say what the step is) and the activations x of the step (float32,
  * device memory). Each rank owns a ring of slots: while one is computed in place, the next is being received
- * and the last one sent, and a thread keeps MPI moving while the stage computes. A stage sees messages in the
- * order in which stage 0 sent them, and replies reach stage 0 in that order. With one rank nothing is sent,
- * and a reply is handed over in memory.
+ * and the last one sent, and a thread keeps them moving while the stage computes. Headers and replies go by
+ * MPI, x by a transport (mpi/transport.h), which knows when a device is done with it: a stage forwards a
+ * message as soon as its operations are queued. A stage sees messages in the order in which stage 0 sent
+ * them, and replies reach stage 0 in that order. With one rank nothing is sent, and a reply is handed over in
+ * memory.
  *
  * All functions are Local but for open and close; a wait that outlives the deadline ends all ranks
  * (status_die). */
@@ -16,6 +18,7 @@
 
 #include "kernels/device.h"
 #include "mpi/comm.h"
+#include "mpi/transport.h"
 
 typedef struct pipeline pipeline;
 
@@ -28,7 +31,7 @@ typedef struct pipeline_sizes {
 
 typedef struct pipeline_slot {
     void *header;                      /* header_bytes of room */
-    float *x;                          /* device memory, room for x_floats */
+    float *x;                          /* device memory, room for x_floats: for operations of the device */
     size_t n_header_bytes, n_x_floats; /* of the message in it: set before pipeline_forward */
 } pipeline_slot;
 
@@ -37,9 +40,13 @@ enum { PIPELINE_SLOTS = 3 };
 /* Bytes that a pipeline takes on the device of a rank: for plans. */
 size_t pipeline_device_bytes(const pipeline_sizes *sizes);
 
-/* Borrows c and dev until close. Refuses when memory runs out. Collective. */
-status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, double deadline_seconds,
-                     pipeline **out);
+/* Borrows c and dev until close. Refuses when memory runs out, and a transport that cannot be
+ * (transport_choose). Collective. */
+status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transport_kind wanted,
+                     double deadline_seconds, pipeline **out);
+
+/* How x crosses, for people; NULL with one rank. Local. */
+const char *pipeline_transport(const pipeline *p);
 
 /* All messages must have been received. Collective. NULL is fine. */
 void pipeline_close(pipeline *p);
@@ -50,7 +57,8 @@ pipeline_slot *pipeline_begin(pipeline *p);
 /* Stages > 0: the next message; waits for it. */
 pipeline_slot *pipeline_receive(pipeline *p);
 
-/* Send the slot's message to the next stage and give the slot back; the last stage just gives it back. */
+/* Send the slot's message to the next stage and give the slot back; the last stage just gives it back. All
+ * operations that use its x are queued; they need not be over. */
 void pipeline_forward(pipeline *p, pipeline_slot *slot);
 
 /* Last stage: send a reply to stage 0. The bytes are copied. */

@@ -146,7 +146,7 @@ static status open_pipeline(engine *e) {
     e->step = step_new(n_slots, rows);
     e->reply = step_reply_new(n_slots, rows);
     e->reply_bytes = mem_new(1, sizes.reply_bytes);
-    return pipeline_open(e->comm, e->dev, &sizes, e->options.deadline_seconds, &e->pipe);
+    return pipeline_open(e->comm, e->dev, &sizes, TRANSPORT_AUTO, e->options.deadline_seconds, &e->pipe);
 }
 
 /* Ranks digest the tensors that they own; the sum does not depend on who owned which. */

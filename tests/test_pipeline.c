@@ -58,7 +58,7 @@ static bool is_last(void) {
 
 static pipeline *open_pipeline(const pipeline_sizes *most, double deadline) {
     pipeline *p = NULL;
-    CHECK_OK(pipeline_open(ranks, dev, most, deadline, &p));
+    CHECK_OK(pipeline_open(ranks, dev, most, TRANSPORT_AUTO, deadline, &p));
     return p;
 }
 
@@ -164,7 +164,7 @@ static void refused_by_one_rank(void) {
     pipeline_sizes huge = limits;
     pipeline *p = NULL;
     if (is_last()) huge.x_floats = (size_t)1 << 50;
-    status st = pipeline_open(ranks, dev, &huge, 60, &p);
+    status st = pipeline_open(ranks, dev, &huge, TRANSPORT_AUTO, 60, &p);
     CU_ASSERT(st == STATUS_FAILED && p == NULL &&
               strstr(status_text(), "activations between stages") != NULL);
     char who[32];

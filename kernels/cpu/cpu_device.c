@@ -78,6 +78,34 @@ static status cpu_copy_out_beside(device *dev, void *host_dst, size_t dst_bytes,
     return STATUS_OK;
 }
 
+/* Copies are over when they return, so that nothing is known of them. */
+static status cpu_copy_open(device *dev, device_copy **out) {
+    (void)dev;
+    *out = NULL;
+    return STATUS_OK;
+}
+
+static void cpu_copy_close(device *dev, device_copy *copy) {
+    (void)dev, (void)copy;
+}
+
+static status cpu_copy_after(device *dev, device_copy *copy) {
+    (void)dev, (void)copy;
+    return STATUS_OK;
+}
+
+static status cpu_copy_begin(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes) {
+    (void)dev, (void)copy;
+    if (bytes) memcpy(dst, src, bytes);
+    return STATUS_OK;
+}
+
+static status cpu_copy_test(device *dev, device_copy *copy, bool *over) {
+    (void)dev, (void)copy;
+    *over = true;
+    return STATUS_OK;
+}
+
 /* Spans are read where they are. */
 static void cpu_begin_step(device *dev, int page_tokens, int n_spans, const span *spans) {
     (void)dev, (void)page_tokens, (void)n_spans, (void)spans;
@@ -108,8 +136,16 @@ static const device_ops cpu_ops = {
     .copy_in = cpu_copy_in,
     .copy_out = cpu_copy_out,
     .copy_out_beside = cpu_copy_out_beside,
+    .alloc_host = cpu_alloc,
+    .release_host = cpu_release,
+    .copy_open = cpu_copy_open,
+    .copy_close = cpu_copy_close,
+    .copy_after = cpu_copy_after,
+    .copy_begin = cpu_copy_begin,
+    .copy_test = cpu_copy_test,
     .sync = cpu_sync,
     .measure_memory = cpu_measure_memory,
+    .check = cpu_sync,
     .matrix_open = cpu_matrix_open,
     .matrix_load = cpu_matrix_load,
     .matrix_close = cpu_matrix_close,
@@ -136,7 +172,7 @@ status cpu_device_open(precision p, int n_threads, const char *isa, device **out
                              cpu_isa_find(NULL, p)->isa);
     cpu_device *dev = mem_new(1, sizeof *dev);
     dtype type = p == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    dev->base = (device){&cpu_ops, type, type};
+    dev->base = (device){.ops = &cpu_ops, .act = type, .kv = type, .host_memory = true};
     dev->kernels = kernels;
     dev->precision = p;
     dev->n_threads = n_threads;

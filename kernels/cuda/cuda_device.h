@@ -88,6 +88,15 @@ struct matrix {
 
 /* ---- operations, one file each or a few; see device_ops ---- */
 
+/* copies.c: pinned host memory, and copies beside the operations */
+status cuda_alloc_host(device *dev, size_t bytes, void **out);
+void cuda_release_host(device *dev, void *ptr);
+status cuda_copy_open(device *dev, device_copy **out);
+void cuda_copy_close(device *dev, device_copy *copy);
+status cuda_copy_after(device *dev, device_copy *copy);
+status cuda_copy_begin(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
+status cuda_copy_test(device *dev, device_copy *copy, bool *over);
+
 /* rows.cu */
 void cuda_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
 void cuda_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
