@@ -123,6 +123,7 @@ static bool is_sent(pipeline *p, int slot) {
 /* Let messages move and free the slots whose sends are over, the oldest first. Under the lock. */
 static void pump(pipeline *p) {
     if (p->n_stages == 1) return;
+    p->transport->ops->watch(p->transport);
     send_messages(p);
     take_headers(p);
     for (int i = 0, slot = p->next_use; i < PIPELINE_SLOTS; i++, slot = slot_after(slot)) {

@@ -41,6 +41,9 @@ typedef struct transport_ops {
     const char *name;            /* for people */
     void (*close)(transport *t); /* Collective; nothing is moving but receives that no message came for */
 
+    /* See that all goes on: called again and again while the pipeline is open, also while nobody tests. */
+    void (*watch)(transport *t);
+
     /* The operations that use the slot's x are all queued. In the thread that queues operations. */
     void (*mark)(transport *t, int slot);
 
