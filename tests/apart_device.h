@@ -3,9 +3,9 @@
  *
  * A pointer into its memory cannot be read or written by the host: a program that tries is ended. Copies
  * and operations know where the bytes really are. What is queued runs only when somebody waits for it: sync,
- * copy_in and copy_out, or a copy that comes after it (copy_after), when that was asked a few times whether it
- * is over; some copies take longer than those after them. So whatever does not wait for what it needs gets bytes
- * from before. */
+ * copy_in and copy_out, or a copy that comes after it (copy_after), when that was asked a few times whether
+ * it is over; some copies take longer than those after them. So whatever does not wait for what it needs gets
+ * bytes from before. */
 #pragma once
 
 #include "kernels/device.h"

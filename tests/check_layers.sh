@@ -27,6 +27,7 @@ check_tree() { # check_tree FOLDER
         hide("^nccl(_.*)?\\.h$", "^mpi/comm_nccl\\.c$", "mpi/comm_nccl.c")
         hide("^(cuda|cublas|curand|cusparse|nvtx|nvml|cooperative_groups|mma|cub/|cute/|cutlass/|thrust/)",
              "^(kernels/cuda/|mpi/comm_nccl\\.c$)", "kernels/cuda/ and mpi/comm_nccl.c")
+        hide("^hwloc(\\.h$|/)", "^mpi/numa_bind\\.c$", "mpi/numa_bind.c")
         hide("^(cjson/)?cJSON(_Utils)?\\.h$", "^(io/|src/tokenizer)", "io/ and src/tokenizer*")
         hide("^(pcre2(posix)?|utf8proc)\\.h$", "^src/tokenizer", "src/tokenizer*")
         hide("^xxh(ash|3)\\.h$", "^(io|src)/", "io/ and src/")
@@ -135,6 +136,7 @@ self_test() {
     put kernels/cuda/device.cu '#include <cuda_runtime.h>'
     put mpi/comm_nccl.c '#include <nccl.h>'
     put mpi/comm_nccl.c '#include <cuda_runtime.h>'
+    put mpi/numa_bind.c '#include <hwloc.h>'
     put tests/t.c '#include <mpi.h>'
     put tests/t.c '#include <hdf5.h>'
     put src/talk.c '/* a comment'
@@ -168,6 +170,7 @@ self_test() {
     wrong kernels/k.h '#include <cuda_runtime.h>' '<cuda_runtime.h> may be known only'
     wrong mpi/m.h '#include <cublasLt.h>' '<cublasLt.h> may be known only'
     wrong kernels/cuda/device.cu '#include <nccl.h>' '<nccl.h> may be known only'
+    wrong mpi/comm.c '#include <hwloc.h>' '<hwloc.h> may be known only'
     wrong src/s.h '#include <cjson/cJSON.h>' '<cjson/cJSON.h> may be known only'
     wrong mpi/m.h '#include <cJSON.h>' '<cJSON.h> may be known only'
     wrong io/i.h '#include <pcre2.h>' '<pcre2.h> may be known only'
