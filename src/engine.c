@@ -50,6 +50,7 @@ static bool run_step(engine *e, pipeline_slot *slot) {
     if (e->step.kind == STEP_HURRY) saver_hurry(e->saver);
     if (e->step.kind == STEP_SAVE) {
         region before = trace_enter(&e->trace, REGION_SAVE);
+        if (model_sync(e->model) != STATUS_OK) status_die("%s", status_text()); /* positions are final then */
         saver_begin(e->saver, &e->step);
         trace_enter(&e->trace, before);
     }

@@ -18,6 +18,7 @@
 #include "io/segment.h"
 #include "io/synthetic.h"
 #include "mpi/comm.h"
+#include "mpi/transport.h"
 #include "src/base/trace.h"
 #include "src/model_config.h"
 #include "src/notes.h"
@@ -42,6 +43,7 @@ typedef struct engine_options {
     double head_share;           /* see plan.h */
     const char *layers_per_rank; /* NULL: the best partition */
     double deadline_seconds;     /* of any wait for another rank */
+    transport_kind transport;    /* of activations between ranks */
     bool quiet;                  /* no line that says what is loaded */
     const char *save_dir;        /* the snapshot that is written to; NULL: none */
     kv_codec codec;              /* of what is written */
@@ -192,3 +194,4 @@ const model_config *engine_config(const engine *e);
 device *engine_device(const engine *e);
 const char *engine_processor(const engine *e); /* what computes, on every rank */
 int engine_threads(const engine *e);
+const char *engine_transport(const engine *e); /* for people; NULL with one rank */

@@ -98,10 +98,8 @@ static status open_weights(engine *e) {
 static status open_slice(engine *e) {
     const engine_options *o = &e->options;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
-    status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->dev);
-    if (st == STATUS_OK)
-        st = model_open(&e->config, mine->slice, o->chunk_tokens, e->files, e->dev, &e->trace,
-                        o->save_dir || o->load_dir ? e->model_digest : NULL, &e->model);
+    status st = model_open(&e->config, mine->slice, o->chunk_tokens, e->files, e->dev, &e->trace,
+                           o->save_dir || o->load_dir ? e->model_digest : NULL, &e->model);
     kv_shape shape = {
         .n_layers = mine->slice.last_layer - mine->slice.first_layer,
         .n_kv_heads = e->config.n_kv_heads,
@@ -146,7 +144,8 @@ static status open_pipeline(engine *e) {
     e->step = step_new(n_slots, rows);
     e->reply = step_reply_new(n_slots, rows);
     e->reply_bytes = mem_new(1, sizes.reply_bytes);
-    return pipeline_open(e->comm, e->dev, &sizes, TRANSPORT_AUTO, e->options.deadline_seconds, &e->pipe);
+    return pipeline_open(e->comm, e->dev, &sizes, e->options.transport, e->options.deadline_seconds,
+                         &e->pipe);
 }
 
 /* Ranks digest the tensors that they own; the sum does not depend on who owned which. */
@@ -184,10 +183,12 @@ static status open_parts(engine *e) {
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_weights(e);
     if (comm_any_failed(e->comm, &st)) return st;
+    st = device_open(e->options.device, e->device_index, e->options.precision, e->options.n_threads, &e->dev);
+    if (comm_any_failed(e->comm, &st)) return st;
+    st = open_pipeline(e); /* before the weights: a transport that cannot be is refused at once */
+    if (st != STATUS_OK) return st;
     st = open_slice(e);
     if (comm_any_failed(e->comm, &st)) return st;
-    st = open_pipeline(e);
-    if (st != STATUS_OK) return st;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
     e->stage = stage_open(&e->config, mine->slice, e->model, e->kv, mine->weight_bytes,
                           e->options.n_sequences, e->options.chunk_tokens, &e->trace);
@@ -304,6 +305,10 @@ const model_config *engine_config(const engine *e) {
 
 device *engine_device(const engine *e) {
     return e->dev;
+}
+
+const char *engine_transport(const engine *e) {
+    return pipeline_transport(e->pipe);
 }
 
 int engine_threads(const engine *e) {

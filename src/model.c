@@ -140,6 +140,10 @@ status model_sync(model *m) {
     return m->dev->ops->sync(m->dev);
 }
 
+status model_check(model *m) {
+    return m->dev->ops->check(m->dev);
+}
+
 precision model_precision(const model *m) {
     return m->dev->kv == DTYPE_F32 ? PRECISION_F32 : PRECISION_BF16;
 }

@@ -68,7 +68,10 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
  * stage. */
 status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits);
 
-/* Wait for the device: before x is sent on. */
+/* Wait for the device: all that was queued is over. */
 status model_sync(model *m);
+
+/* The first failure that is known so far, without waiting. */
+status model_check(model *m);
 
 precision model_precision(const model *m);

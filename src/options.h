@@ -8,6 +8,7 @@
 
 #include "io/kv_codec.h"
 #include "kernels/device.h"
+#include "mpi/transport.h"
 #include "src/base/status.h"
 
 typedef enum command {
@@ -61,6 +62,7 @@ typedef struct options {
     double max_time_seconds;   /* NaN: not given */
     device_kind device;
     precision precision;
+    transport_kind transport;
     kv_codec codec;
 } options;
 

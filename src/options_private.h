@@ -19,6 +19,7 @@ typedef enum option_type {
     OPTION_PRECISION, /* bf16 or f32 */
     OPTION_CODEC,
     OPTION_DEVICE, /* auto, cpu or cuda */
+    OPTION_TRANSPORT,
 } option_type;
 
 typedef struct option_spec {

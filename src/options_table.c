@@ -91,6 +91,8 @@ const option_spec options_table[] = {
      "measurements of each, of which the median counts"},
     {"peer-timeout", OPTION_REAL, RUNS, AT(peer_timeout), "600", NULL, 1, 1e9,
      "seconds to wait for another rank at most"},
+    {"transport", OPTION_TRANSPORT, RUNS, AT(transport), "auto", NULL, 0, 0,
+     "of activations between ranks: nccl between GPUs, or mpi"},
     {"report", OPTION_TEXT, RUNS, AT(report), NULL, "", 0, 0,
      "write figures of the run to this file, as JSON"},
 #ifdef KVARVE_FAULTS
@@ -150,6 +152,7 @@ static void print_row(const option_spec *spec, FILE *to) {
         [OPTION_PRECISION] = "bf16|f32",
         [OPTION_CODEC] = "lossless|none",
         [OPTION_DEVICE] = "auto|cpu|cuda",
+        [OPTION_TRANSPORT] = "auto|mpi|nccl",
     };
     char name[48], range[48] = "";
     bool numeric = spec->type == OPTION_INTEGER || spec->type == OPTION_REAL;

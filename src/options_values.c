@@ -126,6 +126,15 @@ static status parse_codec(const option_spec *spec, const char *text, kv_codec *o
     return bad_value(spec, text, "lossless or none");
 }
 
+static status parse_transport(const option_spec *spec, const char *text, transport_kind *out) {
+    for (int kind = 0; kind < N_TRANSPORT_KINDS; kind++) {
+        if (strcmp(text, transport_kind_name((transport_kind)kind))) continue;
+        *out = (transport_kind)kind;
+        return STATUS_OK;
+    }
+    return bad_value(spec, text, "auto, mpi or nccl");
+}
+
 status options_set_value(options *o, const option_spec *spec, const char *text) {
     switch (spec->type) {
     case OPTION_FLAG:
@@ -157,6 +166,8 @@ status options_set_value(options *o, const option_spec *spec, const char *text) 
         return parse_codec(spec, text, field(o, spec));
     case OPTION_DEVICE:
         return parse_device(spec, text, field(o, spec));
+    case OPTION_TRANSPORT:
+        return parse_transport(spec, text, field(o, spec));
     case OPTION_PRECISION:
         break;
     }
@@ -260,6 +271,9 @@ void options_append_value(const options *o, const option_spec *spec, text_buffer
         break;
     case OPTION_DEVICE:
         append_value(out, spec, device_kind_name(*(const device_kind *)at));
+        break;
+    case OPTION_TRANSPORT:
+        append_value(out, spec, transport_kind_name(*(const transport_kind *)at));
         break;
     }
 }

@@ -109,6 +109,7 @@ engine_options run_engine_options(const comm *c, const options *o) {
         .bytes_per_rank = (uint64_t)o->memory_per_rank,
         .layers_per_rank = o->layers_per_rank,
         .deadline_seconds = o->peer_timeout,
+        .transport = o->transport,
     };
 }
 
@@ -122,8 +123,10 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
             engine_device(e)->ops->name, engine_processor(e));
     for (int i = 0; i < p->n_ranks && i < 8; i++)
         fprintf(stderr, " %d", p->ranks[i].slice.last_layer - p->ranks[i].slice.first_layer);
-    fprintf(stderr, "%s, KV cache for %lld tokens\n", p->n_ranks > 8 ? " ..." : "",
+    fprintf(stderr, "%s, KV cache for %lld tokens", p->n_ranks > 8 ? " ..." : "",
             (long long)p->n_pages * o->page_tokens);
+    if (engine_transport(e)) fprintf(stderr, ", activations by %s", engine_transport(e));
+    fputc('\n', stderr);
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
     free(effective);
 }

@@ -169,6 +169,7 @@ static void use_logits(stage *g, const head_row *h, const float *logits, step_re
 static status answer(stage *g, const step *todo, const float *x, step_reply *reply) {
     reply->n_choices = reply->n_scores = 0;
     int n = list_head_rows(g, todo);
+    if (n == 0) return model_check(g->model);
     for (int at = 0; at < n; at += HEAD_ROWS) {
         int32_t rows[HEAD_ROWS];
         int n_now = n - at < HEAD_ROWS ? n - at : HEAD_ROWS;
@@ -191,8 +192,7 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     count(g, todo);
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
     model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
-    status st = slice_has_head(g->slice) ? answer(g, todo, x, reply) : STATUS_OK;
-    return st == STATUS_OK ? model_sync(g->model) : st;
+    return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_check(g->model);
 }
 
 void stage_keep_logits(stage *g) {

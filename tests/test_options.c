@@ -43,7 +43,7 @@ static void defaults(void) {
     CU_ASSERT(isnan(o.temperature) && isnan(o.top_p) && isnan(o.min_p) && isnan(o.repetition_penalty));
     CU_ASSERT(!o.ignore_eos && !o.echo && o.kv_memory == 0 && o.memory_per_rank == 0);
     CU_ASSERT(o.chunk_tokens == 512 && o.page_tokens == 64 && o.sequences == 16 && o.threads == 0);
-    CU_ASSERT(o.peer_timeout == 600 && o.precision == PRECISION_BF16);
+    CU_ASSERT(o.peer_timeout == 600 && o.precision == PRECISION_BF16 && o.transport == TRANSPORT_AUTO);
     CU_ASSERT(!o.save && !o.resume && !o.stop_file && !o.fail_at && o.codec == KV_CODEC_LOSSLESS);
     CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == OPTION_UNSET &&
               isnan(o.max_time_seconds));
@@ -62,7 +62,7 @@ static void given_values(void) {
         "--top-p=.5 --min-p 0.125 --repetition-penalty 1.5 --seed 9 --stop x --stop=yy --ignore-eos "
         "--echo --logprobs 20 --context 100 --sequences 2 --chunk-tokens 33 --page-tokens 32 "
         "--kv-memory 1.5G --memory-per-rank=2T --layers-per-rank 1,2 --threads 4 --precision f32 "
-        "--peer-timeout 2.5 --report r.json",
+        "--peer-timeout 2.5 --transport nccl --report r.json",
         &o));
     CU_ASSERT(!strcmp(o.model, "dir") && !strcmp(o.input, "a=b") && !strcmp(o.output, "out") &&
               o.max_tokens == 7);
@@ -73,7 +73,7 @@ static void given_values(void) {
     CU_ASSERT(o.context == 100 && o.sequences == 2 && o.chunk_tokens == 33 && o.page_tokens == 32);
     CU_ASSERT(o.kv_memory == (int64_t)3 << 29 && o.memory_per_rank == (int64_t)2 << 40);
     CU_ASSERT(!strcmp(o.layers_per_rank, "1,2") && o.threads == 4 && o.precision == PRECISION_F32);
-    CU_ASSERT(o.peer_timeout == 2.5 && !strcmp(o.report, "r.json"));
+    CU_ASSERT(o.peer_timeout == 2.5 && o.transport == TRANSPORT_NCCL && !strcmp(o.report, "r.json"));
     CHECK_OK(
         parse_words("generate --model m --prompt p --save a.kvs/ --resume b.kvs --stop-file /s --codec none "
                     "--save-every 1.5m --max-time 23:50:00",
@@ -131,7 +131,7 @@ static void bad_values(void) {
         {"kv-memory", "infT"},   {"kv-memory", "nan"},   {"kv-memory", "8GG"},
         {"page-tokens", "17"},   {"page-tokens", "24"},  {"precision", "f16"},
         {"precision", "BF16"},   {"precision", "f320"},  {"memory-per-rank", "80%"},
-        {"sequences", "--echo"},
+        {"sequences", "--echo"}, {"transport", "ucx"},   {"transport", "NCCL"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
@@ -141,7 +141,7 @@ static void bad_values(void) {
     }
     static const char *const empty[] = {"max-tokens", "temperature", "kv-memory", "precision",
                                         "stop",       "save",        "resume",    "stop-file",
-                                        "save-every", "max-time",    "codec"};
+                                        "save-every", "max-time",    "codec",     "transport"};
     for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
         options o;
         char given[64], told[64];
@@ -319,7 +319,8 @@ static void one_edit_away(void) {
     static const char *const names[] = {
         "model",      "prompt",   "temperature",     "top-k",       "repetition-penalty",
         "max-tokens", "logprobs", "chunk-tokens",    "page-tokens", "memory-per-rank",
-        "precision",  "report",   "layers-per-rank", "threads",     "peer-timeout"};
+        "precision",  "report",   "layers-per-rank", "threads",     "peer-timeout",
+        "transport"};
     uint64_t state = 1;
     int n_tried = 0;
     for (int round = 0; round < 2000; round++) {
@@ -517,7 +518,7 @@ static void help(void) {
     CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") &&
               strstr(all, "--precision bf16|f32"));
     CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec lossless|none") &&
-              strstr(all, "75 stopped early and saved"));
+              strstr(all, "--transport auto|mpi|nccl") && strstr(all, "75 stopped early and saved"));
     for (char *line = strtok(all, "\n"); line; line = strtok(NULL, "\n"))
         CU_ASSERT(strlen(line) <= 120);
     free(all);
@@ -616,7 +617,9 @@ static void effective_options(void) {
                         "--precision",
                         "f32",
                         "--peer-timeout",
-                        "3.3333333333333335"};
+                        "3.3333333333333335",
+                        "--transport",
+                        "mpi"};
     generate[11] = " ";
     check_round_trip(sizeof generate / sizeof *generate, generate);
     char *plan[] = {"kvarve", "plan", "--model", "m", "--ranks", "7", "--layers-per-rank", "1,2,3"};
