@@ -1,12 +1,16 @@
 #include "mpi/comm.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mpi/comm_private.h"
+#include "src/base/clock.h"
 #include "src/base/host.h"
 #include "src/base/memory.h"
+
+static const double eager_seconds = 0.05; /* a wait turns round and round at first, for the sake of latency */
 
 /* MPI's abort takes no context, so the die hook needs to know who we are. */
 static const comm *die_comm;
@@ -88,11 +92,30 @@ int comm_processors(const comm *c) {
     return c->processors;
 }
 
-/* Collectives hold the lock as the pipeline does: its thread must not be in MPI at the same time. */
+/* Collectives hold the lock as the pipeline does, as its thread must not be in MPI at the same time; but not
+ * while they wait: another rank may come to the collective only when it has a message that this rank's
+ * pipeline has still to send. */
+static void finish(comm *c, MPI_Request *request) {
+    const struct timespec pause = {0, 200 * 1000};
+    double begin = clock_seconds();
+    for (;;) {
+        int done;
+        MPI_Test(request, &done, MPI_STATUS_IGNORE);
+        pthread_mutex_unlock(&c->lock);
+        if (done) return;
+        if (clock_seconds() - begin > eager_seconds)
+            nanosleep(&pause, NULL);
+        else
+            sched_yield();
+        pthread_mutex_lock(&c->lock);
+    }
+}
+
 static void reduce_min(comm *c, const void *mine, void *least, MPI_Datatype type) {
+    MPI_Request request;
     pthread_mutex_lock(&c->lock);
-    MPI_Allreduce(mine, least, 1, type, MPI_MIN, c->world);
-    pthread_mutex_unlock(&c->lock);
+    MPI_Iallreduce(mine, least, 1, type, MPI_MIN, c->world, &request);
+    finish(c, &request);
 }
 
 bool comm_any_failed(comm *c, status *st) {
@@ -116,16 +139,18 @@ void comm_broadcast(comm *c, void *data, size_t n_bytes, int root) {
     const size_t piece = (size_t)1 << 30; /* MPI counts are ints */
     for (size_t at = 0; at < n_bytes; at += piece) {
         size_t n = n_bytes - at < piece ? n_bytes - at : piece;
+        MPI_Request request;
         pthread_mutex_lock(&c->lock);
-        MPI_Bcast((char *)data + at, (int)n, MPI_BYTE, root, c->world);
-        pthread_mutex_unlock(&c->lock);
+        MPI_Ibcast((char *)data + at, (int)n, MPI_BYTE, root, c->world, &request);
+        finish(c, &request);
     }
 }
 
 void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all) {
+    MPI_Request request;
     pthread_mutex_lock(&c->lock);
-    MPI_Gather(mine, (int)n_bytes, MPI_BYTE, all, (int)n_bytes, MPI_BYTE, 0, c->world);
-    pthread_mutex_unlock(&c->lock);
+    MPI_Igather(mine, (int)n_bytes, MPI_BYTE, all, (int)n_bytes, MPI_BYTE, 0, c->world, &request);
+    finish(c, &request);
 }
 
 int64_t comm_min(comm *c, int64_t value) {
@@ -135,7 +160,8 @@ int64_t comm_min(comm *c, int64_t value) {
 }
 
 void comm_barrier(comm *c) {
+    MPI_Request request;
     pthread_mutex_lock(&c->lock);
-    MPI_Barrier(c->world);
-    pthread_mutex_unlock(&c->lock);
+    MPI_Ibarrier(c->world, &request);
+    finish(c, &request);
 }

@@ -137,6 +137,25 @@ static void opened_again(void) {
     }
 }
 
+/* The last stage comes to the barrier when it has all messages; the others come at once, with messages that
+ * have still to leave their devices. */
+static void agreeing_while_messages_leave(void) {
+    enum { N = 3 };
+    for (int round = 0; round < 10; round++) {
+        pipeline *p = open_pipeline(apart, 60);
+        n_wrong = 0;
+        for (int number = 0; number < N; number++)
+            if (comm_rank(ranks) == 0)
+                begin_message(p, number + round);
+            else
+                pass_on(p, pipeline_receive(p), number + round);
+        comm_barrier(ranks);
+        CHECK_OK(apart->ops->sync(apart));
+        CU_ASSERT(n_wrong == 0);
+        pipeline_close(p);
+    }
+}
+
 static void chosen_by_the_device(void) {
     transport_kind kind = TRANSPORT_AUTO;
     CHECK_OK(transport_choose(ranks, cpu, TRANSPORT_AUTO, &kind));
@@ -219,6 +238,7 @@ int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"messages of a late device", messages_of_a_late_device},
         {"opened again", opened_again},
+        {"agreeing while messages leave", agreeing_while_messages_leave},
         {"chosen by the device", chosen_by_the_device},
         {"waits end with the deadline", waits_end_with_the_deadline},
         CU_TEST_INFO_NULL,
@@ -227,7 +247,7 @@ int main(int argc, char **argv) {
     bool fails = argc > 1 && !strcmp(argv[1], "fail");
     if (comm_open(&argc, &argv, &ranks) != STATUS_OK) return 1;
     if (cpu_device_open(PRECISION_F32, 1, NULL, &cpu) != STATUS_OK) return 1;
-    if (apart_device_open((size_t)128 << 20, &apart) != STATUS_OK) return 1;
+    if (apart_device_open((size_t)512 << 20, &apart) != STATUS_OK) return 1;
     int code = harness_run(&argc, &argv, "transport", fails ? failing : tests);
     apart->ops->close(apart);
     cpu->ops->close(cpu);
