@@ -74,6 +74,9 @@ typedef struct device_ops {
     /* What computes: results are the same, bit for bit, where this text is the same. */
     const char *(*processor)(const device *dev);
 
+    /* Of a GPU, its PCI device as the system writes it ("0000:17:00.0"); "": the CPU. */
+    const char *(*bus_id)(const device *dev);
+
     /* Memory; several threads may copy in at once. alloc says in its text how many bytes were wanted.
      * Contents start undefined. */
     status (*alloc)(device *dev, size_t bytes, void **out);

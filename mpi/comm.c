@@ -52,7 +52,6 @@ status comm_open(int *argc, char ***argv, comm **out) {
     MPI_Comm node;
     MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
     MPI_Comm_size(node, &c->node_size);
-    MPI_Comm_rank(node, &c->node_rank);
     c->processors = share_processors(node);
     MPI_Comm_free(&node);
     pthread_mutex_init(&c->lock, NULL);
@@ -78,10 +77,6 @@ int comm_rank(const comm *c) {
 
 int comm_size(const comm *c) {
     return c->size;
-}
-
-int comm_node_rank(const comm *c) {
-    return c->node_rank;
 }
 
 int comm_node_size(const comm *c) {

@@ -21,7 +21,6 @@ void comm_close(comm *c);
 int comm_rank(const comm *c);      /* Local */
 int comm_size(const comm *c);      /* Local */
 int comm_node_size(const comm *c); /* ranks that share this rank's host. Local */
-int comm_node_rank(const comm *c); /* this rank's number among them, from 0. Local */
 
 /* This rank's fair share of the processors that the ranks of its host may run on together, at least 1: all of
  * its own when the launcher bound each rank to other ones. Local */

@@ -8,7 +8,7 @@
 
 struct comm {
     MPI_Comm world;
-    int rank, size, node_rank, node_size, processors;
+    int rank, size, node_size, processors;
     char host[MPI_MAX_PROCESSOR_NAME];
     pthread_mutex_t lock; /* held around every MPI call while a pipeline is open */
 };

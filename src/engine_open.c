@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mpi/gpu_choice.h"
 #include "src/base/clock.h"
 #include "src/base/host.h"
 #include "src/base/memory.h"
@@ -11,14 +12,24 @@
 /* All ranks compute on devices of one kind: GPUs if they are asked for, or if every rank sees one. The ranks
  * of a host share its GPUs out among them. */
 static status choose_device(engine *e) {
-    const char *why;
+    const char *why = NULL;
     int n = e->options.device == DEVICE_CPU ? 0 : device_count(DEVICE_CUDA, &why);
     if (e->options.device == DEVICE_AUTO)
         e->options.device = comm_min(e->comm, n) > 0 ? DEVICE_CUDA : DEVICE_CPU;
-    if (e->options.device == DEVICE_CPU) n = 1;
+    e->device_ranks = comm_node_size(e->comm);
+    if (e->options.device == DEVICE_CPU) return STATUS_OK;
+    int local_rank = gpu_choice_local_rank(e->comm);
     if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
-    e->device_index = comm_node_rank(e->comm) % n;
-    e->device_ranks = (comm_node_size(e->comm) + n - 1) / n;
+    e->device_ranks = (e->device_ranks + n - 1) / n;
+    return gpu_choice_index(local_rank, n, &e->device_index);
+}
+
+/* Threads that feed a GPU run best on processors near it. */
+static status open_device(engine *e) {
+    const engine_options *o = &e->options;
+    status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->dev);
+    if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
+    gpu_choice_bind_near(e->dev->ops->bus_id(e->dev), e->device_place, sizeof e->device_place);
     return STATUS_OK;
 }
 
@@ -183,7 +194,7 @@ static status open_parts(engine *e) {
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_weights(e);
     if (comm_any_failed(e->comm, &st)) return st;
-    st = device_open(e->options.device, e->device_index, e->options.precision, e->options.n_threads, &e->dev);
+    st = open_device(e);
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_pipeline(e); /* before the weights: a transport that cannot be is refused at once */
     if (st != STATUS_OK) return st;
@@ -289,6 +300,10 @@ trace *engine_trace(engine *e) {
 
 const uint64_t *engine_model_digest(const engine *e) {
     return e->model_digest;
+}
+
+const char *engine_device_place(const engine *e) {
+    return e->device_place;
 }
 
 const char *engine_processor(const engine *e) {

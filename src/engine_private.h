@@ -38,6 +38,7 @@ struct engine {
     plan plan;
     int max_in_flight;
     int device_index, device_ranks; /* of this rank's device, and how many ranks share it */
+    char device_place[160];         /* of a GPU: where this rank was bound */
     device *dev;
     weights *files;
     model *model;

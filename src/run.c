@@ -127,6 +127,9 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
             (long long)p->n_pages * o->page_tokens);
     if (engine_transport(e)) fprintf(stderr, ", activations by %s", engine_transport(e));
     fputc('\n', stderr);
+    if (*engine_device_place(e))
+        fprintf(stderr, "kvarve: rank 0 on %s, %s\n", engine_device(e)->ops->bus_id(engine_device(e)),
+                engine_device_place(e));
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
     free(effective);
 }

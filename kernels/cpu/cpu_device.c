@@ -111,6 +111,11 @@ static void cpu_begin_step(device *dev, int page_tokens, int n_spans, const span
     (void)dev, (void)page_tokens, (void)n_spans, (void)spans;
 }
 
+static const char *cpu_bus_id(const device *dev) {
+    (void)dev;
+    return "";
+}
+
 static bool cpu_replay(device *dev, const void *x) {
     (void)dev, (void)x;
     return false;
@@ -131,6 +136,7 @@ static const device_ops cpu_ops = {
     .name = "cpu",
     .close = cpu_close,
     .processor = cpu_device_isa,
+    .bus_id = cpu_bus_id,
     .alloc = cpu_alloc,
     .release = cpu_release,
     .copy_in = cpu_copy_in,

@@ -103,12 +103,20 @@ static status cuda_copy_out_beside(device *base, void *host_dst, size_t dst_byte
     return status_fail("GPU %d (%s): copy from the GPU: %s", dev->index, dev->name, cudaGetErrorString(code));
 }
 
+static status cuda_check(device *base) {
+    cuda_device *dev = cuda_device_of(base);
+    pthread_mutex_lock(&dev->lock);
+    status st = dev->failed;
+    dev->failed = STATUS_OK;
+    if (st != STATUS_OK) (void)status_adopt(st, dev->failed_text);
+    pthread_mutex_unlock(&dev->lock);
+    return st;
+}
+
 static status cuda_sync(device *base) {
     cuda_device *dev = cuda_device_of(base);
     cuda_device_check(dev, cudaStreamSynchronize(dev->stream), "wait for the GPU");
-    status st = dev->failed;
-    dev->failed = STATUS_OK;
-    return st ? status_adopt(st, dev->failed_text) : STATUS_OK;
+    return cuda_check(base);
 }
 
 static double cuda_measure_memory(device *base) {
@@ -271,16 +279,29 @@ static const char *cuda_processor(const device *base) {
     return ((const cuda_device *)base)->processor;
 }
 
+static const char *cuda_bus_id(const device *base) {
+    return ((const cuda_device *)base)->bus_id;
+}
+
 static const device_ops cuda_ops = {
     .name = "cuda",
     .close = cuda_close,
     .processor = cuda_processor,
+    .bus_id = cuda_bus_id,
     .alloc = cuda_alloc,
     .release = cuda_release,
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
     .copy_out_beside = cuda_copy_out_beside,
+    .alloc_host = cuda_alloc_host,
+    .release_host = cuda_release_host,
+    .copy_open = cuda_copy_open,
+    .copy_close = cuda_copy_close,
+    .copy_after = cuda_copy_after,
+    .copy_begin = cuda_copy_begin,
+    .copy_test = cuda_copy_test,
     .sync = cuda_sync,
+    .check = cuda_check,
     .measure_memory = cuda_measure_memory,
     .matrix_open = cuda_matrix_open,
     .matrix_load = cuda_matrix_load,
@@ -311,6 +332,7 @@ static status describe(cuda_device *dev) {
     dev->compute_capability = 10 * p.major + p.minor;
     dev->n_multiprocessors = p.multiProcessorCount;
     dev->max_shared_bytes = p.sharedMemPerBlockOptin;
+    cudaDeviceGetPCIBusId(dev->bus_id, sizeof dev->bus_id, dev->index);
     snprintf(dev->processor, sizeof dev->processor, "sm_%d", dev->compute_capability);
     if (dev->compute_capability >= LEAST_CAPABILITY) return STATUS_OK;
     return status_refuse("--device cuda: GPU %d (%s) has compute capability %d.%d, and 8.0 or more is needed",

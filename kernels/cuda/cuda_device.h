@@ -41,7 +41,7 @@ typedef struct cuda_device {
     device base;
     precision precision;
     int index; /* of the GPU, as the CUDA runtime counts */
-    char name[256], processor[32];
+    char name[256], processor[32], bus_id[32];
     int n_multiprocessors;
     int compute_capability;   /* 80, 90, ... */
     size_t max_shared_bytes;  /* of a block, when asked for */
