@@ -60,9 +60,11 @@ measure() {
 
 finish() {
     {
-        printf '\n## %s, %s, commit %s\n\n```\n' "$(date -u +%F)" "$gpu" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+        commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+        printf '\n## %s, %s, commit %s\n\n```\n' "$(date -u +%F)" "$gpu" "$commit"
         cat "$table"
-        printf '%d s in all: %d passed, %d failed, %d skipped\n```\n' $(($(date +%s) - begin)) $n_passed $n_failed $n_skipped
+        printf '%d s in all: %d passed, %d failed, %d skipped\n```\n' $(($(date +%s) - begin)) $n_passed $n_failed \
+            $n_skipped
     } >"$build/results.md"
     [ -z "$results" ] || cat "$build/results.md" >>"$results"
     printf '\n%d passed, %d failed, %d skipped\n' $n_passed $n_failed $n_skipped
@@ -78,11 +80,10 @@ finish() {
 make_prefix() {
     for file in "$packages"/*.deb; do dpkg -x "$file" "$prefix" || return 1; done
     mkdir -p "$prefix/bin"
-    for program in mpicc:mpicc.openmpi mpirun:orterun; do
+    for program in mpicc:mpicc.openmpi mpirun:orterun pkg-config:pkgconf; do
         printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$library_path" "$prefix/usr/bin/${program#*:}" \
             >"$prefix/bin/${program%:*}"
     done
-    printf '#!/bin/sh\nLD_LIBRARY_PATH=%s exec %s "$@"\n' "$library_path" "$prefix/usr/bin/pkgconf" >"$prefix/bin/pkg-config"
     chmod +x "$prefix"/bin/*
 }
 
@@ -116,14 +117,14 @@ check 'products on the GPU' 120 "$tests/test_cuda_matmul"
 check 'attention on the GPU' 120 "$tests/test_cuda_attend"
 check 'models: golden logits' 120 "$tests/test_golden"
 for n in 1 2 3; do check "engine, $n ranks on this GPU" 120 mpirun -n $n "$tests/test_engine" cuda; done
-check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_devices.sh "$build/kvarve" "$(command -v mpirun)" \
-    jobs/demo/model "$(pwd)"
+check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_devices.sh "$build/kvarve" \
+    "$(command -v mpirun)" jobs/demo/model "$(pwd)"
 for tool in memcheck racecheck; do
     for test in test_cuda_matmul test_cuda_attend; do
         check "compute-sanitizer $tool $test" 100 compute-sanitizer --tool $tool --error-exitcode 1 "$tests/$test" quick
     done
 done
 measure 'benchmark of operations' 100 "$tests/bench_device" cuda
-measure 'benchmark: 8B shape' 150 "$build/kvarve" bench --shape llama-8b --device cuda --depths 0,1024,32768 --repeats 1 \
-    --sequences 16
+measure 'benchmark: 8B shape' 150 "$build/kvarve" bench --shape llama-8b --device cuda --depths 0,1024,32768 \
+    --repeats 1 --sequences 16
 finish

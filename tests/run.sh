@@ -1,10 +1,10 @@
 #!/bin/sh
-# tests/run.sh: install what is missing, build, and run every test, then all of them again under AddressSanitizer and
-# UndefinedBehaviorSanitizer.
+# tests/run.sh: install what is missing, build, and run every test; then those of the GPU backend on an emulated GPU;
+# then all of the first again under AddressSanitizer and UndefinedBehaviorSanitizer. What wants a GPU: tests/gpu.sh.
 #
 #     tests/run.sh [--fast] [--no-install]
 #
-#   --fast         leave the sanitizers out
+#   --fast         leave the emulated GPU and the sanitizers out
 #   --no-install   install nothing, only say what is missing
 # The last line is "N passed, N failed, N skipped"; the exit status is 0 only if nothing failed.
 # A test that cannot run here (no material for it, no tool) is skipped and says why.
@@ -68,14 +68,17 @@ check() {
     esac
 }
 
-# run_ctest NAME FOLDER: every test of a build.
+# run_ctest NAME FOLDER CTEST-OPTION...: the tests of a build.
 run_ctest() {
     begin "$1"
+    folder=$2
+    shift 2
     # A test that hangs is a failure. Tests that start several ranks say so, and ctest counts them as that many.
-    ctest --test-dir "$2" -j "$(nproc)" --timeout 300 --no-tests=error --output-on-failure --output-junit junit.xml
+    ctest --test-dir "$folder" -j "$(nproc)" --timeout 300 --no-tests=error --output-on-failure \
+        --output-junit junit.xml "$@"
     status=$?
-    n() { sed -n "s/^.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p" "$root/$2/junit.xml" 2>/dev/null | head -n 1; }
-    all=$(n tests "$2") failed=$(n failures "$2") skipped=$(($(n skipped "$2") + $(n disabled "$2")))
+    n() { sed -n "s/^.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p" "$root/$folder/junit.xml" 2>/dev/null | head -n 1; }
+    all=$(n tests) failed=$(n failures) skipped=$(($(n skipped) + $(n disabled)))
     # A test whose program is missing counts as not run, which looks like a skip: the exit status knows better.
     if [ $status -ne 0 ] && [ "${failed:-0}" -eq 0 ]; then
         end 0 1 0
@@ -95,6 +98,10 @@ check "style: shellcheck" tests/check_style.sh shell
 run_ctest "tests" build
 [ $fast = no ] || finish
 
+# shellcheck disable=SC2086 # several words
+build_emulated() { jobs/setup.sh $setup_options --build-dir "$root/build-emulated" -- -DKVARVE_CUDA=EMULATED; }
+check "emulated GPU: build" build_emulated && run_ctest "emulated GPU: tests" build-emulated -L gpu
+
 sanitize="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined"
 sanitized=$root/build-sanitize
 
@@ -102,7 +109,8 @@ sanitized=$root/build-sanitize
 # the suite stays short.
 build_sanitized() {
     jobs/setup.sh $setup_options --build-dir "$sanitized" -- -DKVARVE_SANITIZE=ON -DKVARVE_WERROR=OFF \
-        -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O1 -g" || return
+        -DKVARVE_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+        -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O1 -g" || return
     compiler=$(sed -n 's/^CMAKE_C_COMPILER:[A-Z]*=//p' "$sanitized/CMakeCache.txt")
     "$compiler" -shared -fPIC -fno-omit-frame-pointer tests/sanitizer_preload.c -o "$sanitized/sanitizer_preload.so"
 }

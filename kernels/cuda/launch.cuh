@@ -5,10 +5,11 @@
 #include "kernels/cuda/cuda_device.h"
 
 #ifdef KVARVE_CUDA_EMULATED
-#include "tests/emulation/emulation.h"
+#include <emulation.h>
 #endif
 
-/* Start a kernel on the device's stream; the failure of a launch is recorded under the name of the operation. */
+/* Start a kernel on the device's stream; the failure of a launch is recorded under the name of the operation.
+ */
 template <typename... Parameters, typename... Arguments>
 void cuda_launch(cuda_device *dev, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                  size_t shared_bytes, Arguments... arguments) {

@@ -1,6 +1,6 @@
 /* kernels/cuda/warp.cuh: what a warp does together: matrix products on the tensor cores, and copies to shared
- * memory behind its back. sm_80 and newer. Layouts: PTX ISA, "Matrix multiply-accumulate", m16n8k16; lane l has
- * group l / 4 and place l % 4. */
+ * memory behind its back. sm_80 and newer. Layouts: PTX ISA, "Matrix multiply-accumulate", m16n8k16; lane l
+ * has group l / 4 and place l % 4. */
 #pragma once
 
 #include "kernels/cuda/launch.cuh"
@@ -15,7 +15,8 @@ __device__ __forceinline__ void warp_mma(float c[4], const uint32_t a[4], const 
 #ifdef KVARVE_CUDA_EMULATED
     emulation_mma(c, a, b);
 #else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+        "{%0,%1,%2,%3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 #endif

@@ -5,8 +5,6 @@
  * are set only on success. A bug is an assert, not a status. */
 #pragma once
 
-
-
 typedef enum status {
     STATUS_OK = 0,
     STATUS_REFUSED, /* the user's input cannot be served: exit 2 */
