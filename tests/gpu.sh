@@ -116,7 +116,7 @@ check 'operations on the GPU, against float64' 120 "$tests/test_device_ops" cuda
 check 'products on the GPU' 120 "$tests/test_cuda_matmul"
 check 'attention on the GPU' 120 "$tests/test_cuda_attend"
 check 'models: golden logits' 120 "$tests/test_golden"
-for n in 1 2 3; do check "engine, $n ranks on this GPU" 120 mpirun -n $n "$tests/test_engine" cuda; done
+for n in 1 3; do check "engine, $n ranks on this GPU" 120 mpirun -n $n "$tests/test_engine" cuda; done
 check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_devices.sh "$build/kvarve" \
     "$(command -v mpirun)" jobs/demo/model "$(pwd)"
 for tool in memcheck racecheck; do

@@ -38,7 +38,7 @@ static uint64_t n_file_bytes; /* of all tensors of the model */
 /* How many of n sequences from `first` on run: an emulated GPU has time for the first few. */
 static int n_used(int first, int n) {
 #ifdef KVARVE_CUDA_EMULATED
-    enum { N_EMULATED = 5 };
+    enum { N_EMULATED = 4 };
     if (kind == DEVICE_CUDA && first + n > N_EMULATED) return N_EMULATED - first;
 #endif
     (void)first;
