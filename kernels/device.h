@@ -56,6 +56,7 @@ typedef struct kv_layer {
     const span *spans;
 } kv_layer;
 
+enum { DEVICE_MAX_TOP = 64, DEVICE_TOP_ROWS = 64 };
 enum { KV_PAGE_QUANTUM = 16, MEASURE_MIB = 256 };
 
 /* What happens to a layer's q, k and v between their matrix and attention; NULL members are steps the model
@@ -162,6 +163,14 @@ typedef struct device_ops {
 
     /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
     void (*swiglu)(device *dev, const float *gate_up, int T, int F, void *y);
+
+    /* Of each of n (at most DEVICE_TOP_ROWS) rows of logits [n, V]: the k (1 to DEVICE_MAX_TOP) largest with
+     * their ids, in falling order, equal ones by rising id; and the largest, and log(sum(exp(logit -
+     * largest))). A NaN counts as absent; where a row has fewer than k numbers, the rest have id -1.
+     * host_values and host_ids [n, k], host_sums [n, 2]: there after sync. NULL: reading all logits costs
+     * nothing. */
+    void (*top_logits)(device *dev, const float *logits, int n, int V, int k, float *host_values,
+                       int32_t *host_ids, float *host_sums);
 
     /* out[n, D] = x[host_rows[n], D]. */
     void (*gather_rows)(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);

@@ -122,15 +122,39 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
     trace_enter(m->trace, before);
 }
 
-status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits) {
+void model_head(model *m, const float *x, const int32_t *rows, int n) {
     const device_ops *op = m->dev->ops;
     const model_config *c = &m->config;
-    region before = trace_enter(m->trace, REGION_HEAD);
     op->gather_rows(m->dev, x, rows, n, c->d_model, m->head_rows);
     op->rmsnorm(m->dev, m->head_rows, m->final_norm, c->rms_norm_eps, n, c->d_model, m->act);
     op->matmul(m->dev, m->head, m->act, n, n, m->logits);
-    op->copy_out(m->dev, m->host_logits, m->logits, (size_t)n * (size_t)c->vocab_size * sizeof(float));
-    status st = op->sync(m->dev);
+}
+
+const float *model_fetch_logits(model *m, int i) {
+    size_t V = (size_t)m->config.vocab_size, at = (size_t)i * V;
+    m->dev->ops->copy_out(m->dev, m->host_logits + at, m->logits + at, V * sizeof(float));
+    return m->host_logits + at;
+}
+
+bool model_finds_top(const model *m) {
+    return m->dev->ops->top_logits != NULL;
+}
+
+void model_fetch_top(model *m, int n, int k) {
+    m->dev->ops->top_logits(m->dev, m->logits, n, m->config.vocab_size, k, m->top_values, m->top_ids,
+                            m->top_sums);
+}
+
+model_top model_get_top(const model *m, int i, int k) {
+    return (model_top){m->top_values + i * k, m->top_ids + i * k, m->top_sums + 2 * i};
+}
+
+status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits) {
+    region before = trace_enter(m->trace, REGION_HEAD);
+    model_head(m, x, rows, n);
+    for (int i = 0; i < n; i++)
+        model_fetch_logits(m, i);
+    status st = model_sync(m);
     trace_enter(m->trace, before);
     if (st == STATUS_OK) *logits = m->host_logits;
     return st;

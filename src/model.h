@@ -68,6 +68,23 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
  * stage. */
 status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits);
 
+/* The same in parts. The logits of rows[n] of x, n <= HEAD_ROWS, in device memory; */
+void model_head(model *m, const float *x, const int32_t *rows, int n);
+
+/* then what is wanted of them: all logits of row i, or of each of the n rows the k largest (k <=
+ * DEVICE_MAX_TOP; only where model_finds_top). There after model_sync. */
+const float *model_fetch_logits(model *m, int i);
+bool model_finds_top(const model *m);
+void model_fetch_top(model *m, int n, int k);
+
+/* Of row i the k largest, falling, with their ids; and max and log(sum(exp(logit - max))). */
+typedef struct model_top {
+    const float *values; /* [k] */
+    const int32_t *ids;  /* [k] */
+    const float *sums;   /* [2] */
+} model_top;
+model_top model_get_top(const model *m, int i, int k);
+
 /* Wait for the device: all that was queued is over. */
 status model_sync(model *m);
 

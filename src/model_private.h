@@ -36,6 +36,8 @@ struct model {
     float *head_rows; /* [HEAD_ROWS, D] */
     float *logits;    /* [HEAD_ROWS, V] */
     float *host_logits;
+    float top_values[HEAD_ROWS * DEVICE_MAX_TOP], top_sums[2 * HEAD_ROWS];
+    int32_t top_ids[HEAD_ROWS * DEVICE_MAX_TOP];
 };
 
 /* Row widths of the workspace. */

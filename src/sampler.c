@@ -111,13 +111,14 @@ static int32_t best_of(const candidate *all, int n) {
     return best.token;
 }
 
-/* Draw among the tokens that the filters leave, in order of falling probability. */
-static int32_t draw(sampler *s, const sampling_options *o, int n, double u) {
+/* Draw among the tokens that the filters leave, in order of falling probability. The heap has n tokens, and
+ * at least the top_k likeliest of n_all. */
+static int32_t draw(sampler *s, const sampling_options *o, int n, int n_all, double u) {
     double max = s->heap[0].logit, all = 0;
-    int n_left = n, n_kept = 0, limit = o->top_k > 0 && o->top_k < n ? (int)o->top_k : n;
+    int n_left = n, n_kept = 0, limit = o->top_k > 0 && o->top_k < n_all ? (int)o->top_k : n_all;
     for (int i = 1; i < n; i++)
         if (s->heap[i].logit > max) max = s->heap[i].logit;
-    bool unfiltered = limit == n && o->top_p >= 1 && o->min_p <= 0;
+    bool unfiltered = limit == n_all && o->top_p >= 1 && o->min_p <= 0;
     if (unfiltered) { /* no order is needed: go by token id */
         for (int i = 0; i < n; i++)
             all += exp((s->heap[i].logit - max) / o->temperature);
@@ -127,7 +128,7 @@ static int32_t draw(sampler *s, const sampling_options *o, int n, double u) {
         return s->heap[n - 1].token;
     }
     make_heap(s->heap, n_left);
-    if (limit < n) { /* top_p counts within the top_k */
+    if (limit < n_all) { /* top_p counts within the top_k */
         for (; n_kept < limit; n_kept++)
             s->sorted[n_kept] = take_best(s->heap, &n_left);
         for (int i = 0; i < n_kept; i++)
@@ -151,6 +152,10 @@ static int32_t draw(sampler *s, const sampling_options *o, int n, double u) {
     return s->sorted[n_drawn - 1].token;
 }
 
+static double uniform_at(const sampling_options *o, int64_t sequence_id, int64_t pos) {
+    return ((double)sampler_random(o->seed, sequence_id, pos) + 0.5) * 0x1p-32;
+}
+
 static void report_logprobs(sampler *s, const sampling_options *o, const float *logits, sampler_choice *out) {
     double norm = log_sum_exp(logits, s->V);
     out->logprob = (float)((double)logits[out->token] - norm);
@@ -171,8 +176,38 @@ void sampler_choose(sampler *s, const sampling_options *o, int64_t sequence_id, 
     if (o->temperature <= 0) {
         out->token = best_of(s->heap, n);
     } else {
-        double u = ((double)sampler_random(o->seed, sequence_id, pos) + 0.5) * 0x1p-32;
-        out->token = draw(s, o, n, u);
+        out->token = draw(s, o, n, n, uniform_at(o, sequence_id, pos));
     }
     if (o->n_logprobs > 0) report_logprobs(s, o, logits, out);
+}
+
+int sampler_top_needed(const sampling_options *o, int V, int most) {
+    int64_t n = o->temperature <= 0 ? 1 : o->top_k;
+    if (o->repetition_penalty != 1 || n <= 0 || (o->temperature > 0 && n >= V)) return 0;
+    if (n < o->n_logprobs) n = o->n_logprobs;
+    if (n > V) n = V;
+    return n <= most ? (int)n : 0;
+}
+
+bool sampler_choose_top(sampler *s, const sampling_options *o, int64_t sequence_id, int64_t pos,
+                        const sampler_top *top, sampler_choice *out) {
+    for (int i = 0; i < top->n; i++) {
+        if (top->ids[i] < 0 || !isfinite(top->values[i])) return false;
+        s->heap[i] = (candidate){(double)top->values[i], top->ids[i]};
+    }
+    double norm = (double)top->max + (double)top->log_sum;
+    int chosen = 0;
+    *out = (sampler_choice){.token = top->ids[0]};
+    if (o->temperature > 0) {
+        out->token = draw(s, o, top->n, s->V, uniform_at(o, sequence_id, pos));
+        while (top->ids[chosen] != out->token)
+            chosen++;
+    }
+    if (o->n_logprobs == 0) return true;
+    out->logprob = (float)((double)top->values[chosen] - norm);
+    for (out->n_top = 0; out->n_top < o->n_logprobs && out->n_top < top->n; out->n_top++) {
+        out->top_tokens[out->n_top] = top->ids[out->n_top];
+        out->top_logprobs[out->n_top] = (float)((double)top->values[out->n_top] - norm);
+    }
+    return true;
 }

@@ -31,6 +31,23 @@ void sampler_close(sampler *s); /* NULL is fine */
 void sampler_choose(sampler *s, const sampling_options *options, int64_t sequence_id, int64_t pos,
                     const bool *seen, const float *logits, sampler_choice *out);
 
+/* The largest logits of a row, and what they sum to: all that some choices need. */
+typedef struct sampler_top {
+    int n;
+    const float *values; /* [n] falling */
+    const int32_t *ids;  /* [n] rising among equal values; -1: none */
+    float max, log_sum;  /* log(sum(exp(logit - max))) over the whole row */
+} sampler_top;
+
+/* How many of the largest of V logits these options need, at most `most`; 0: all logits are needed. Depends
+ * on nothing but the options. */
+int sampler_top_needed(const sampling_options *options, int V, int most);
+
+/* Choose as sampler_choose does, from at least that many; false when they do not suffice, as numbers among
+ * them are missing or infinite. */
+bool sampler_choose_top(sampler *s, const sampling_options *options, int64_t sequence_id, int64_t pos,
+                        const sampler_top *top, sampler_choice *out);
+
 /* -log p(target) under softmax(logits[V]), natural. */
 double sampler_nll(const float *logits, int V, int32_t target);
 

@@ -153,6 +153,7 @@ static void keep_logits(const stage *g, slot_state *slot, int64_t pos, const flo
     slot->logits_pos = pos;
 }
 
+/* The row's logits, all of them: a score, a choice, or what a save keeps. */
 static void use_logits(stage *g, const head_row *h, const float *logits, step_reply *reply) {
     if (h->target != NO_TARGET) {
         reply->scores[reply->n_scores++] = (float)sampler_nll(logits, g->config->vocab_size, h->target);
@@ -166,25 +167,60 @@ static void use_logits(stage *g, const head_row *h, const float *logits, step_re
                    &reply->choices[reply->n_choices++]);
 }
 
+/* How many of a row's largest logits are enough; 0: all are needed. Depends on nothing but the row. */
+static int top_needed(const stage *g, const head_row *h) {
+    if (!model_finds_top(g->model) || g->keeps_logits || h->span->want != WANT_TOKEN) return 0;
+    return sampler_top_needed(&g->slots[h->span->slot].sampling, g->config->vocab_size, DEVICE_MAX_TOP);
+}
+
+static bool use_top(stage *g, const head_row *h, model_top top, int k, step_reply *reply) {
+    const slot_state *slot = &g->slots[h->span->slot];
+    const sampler_top of_row = {k, top.values, top.ids, top.sums[0], top.sums[1]};
+    if (!sampler_choose_top(g->sampler, &slot->sampling, slot->sequence_id, h->span->pos0 + h->span->n_rows,
+                            &of_row, &reply->choices[reply->n_choices]))
+        return false;
+    reply->n_choices++;
+    return true;
+}
+
+/* Up to HEAD_ROWS rows of the head. */
+static status answer_rows(stage *g, const head_row *wanted, int n, const float *x, step_reply *reply) {
+    int32_t rows[HEAD_ROWS];
+    int needed[HEAD_ROWS], most = 0;
+    const float *logits[HEAD_ROWS] = {NULL};
+    region before = trace_enter(g->trace, REGION_HEAD);
+    for (int i = 0; i < n; i++)
+        rows[i] = wanted[i].row;
+    model_head(g->model, x, rows, n);
+    for (int i = 0; i < n; i++) {
+        needed[i] = top_needed(g, &wanted[i]);
+        if (needed[i] > most) most = needed[i];
+        if (!needed[i]) logits[i] = model_fetch_logits(g->model, i);
+    }
+    if (most > 0) model_fetch_top(g->model, n, most);
+    status st = model_sync(g->model);
+    trace_enter(g->trace, REGION_SAMPLE);
+    for (int i = 0; st == STATUS_OK && i < n; i++) {
+        if (needed[i] && use_top(g, &wanted[i], model_get_top(g->model, i, most), needed[i], reply)) continue;
+        if (needed[i]) { /* numbers are missing or infinite */
+            logits[i] = model_fetch_logits(g->model, i);
+            st = model_sync(g->model);
+        }
+        if (st == STATUS_OK) use_logits(g, &wanted[i], logits[i], reply);
+    }
+    trace_enter(g->trace, before);
+    return st;
+}
+
 static status answer(stage *g, const step *todo, const float *x, step_reply *reply) {
     reply->n_choices = reply->n_scores = 0;
     int n = list_head_rows(g, todo);
     if (n == 0) return model_check(g->model);
-    for (int at = 0; at < n; at += HEAD_ROWS) {
-        int32_t rows[HEAD_ROWS];
-        int n_now = n - at < HEAD_ROWS ? n - at : HEAD_ROWS;
-        for (int i = 0; i < n_now; i++)
-            rows[i] = g->head_rows[at + i].row;
-        const float *logits;
-        status st = model_logits(g->model, x, rows, n_now, &logits);
-        if (st != STATUS_OK) return st;
-        region before = trace_enter(g->trace, REGION_SAMPLE);
-        for (int i = 0; i < n_now; i++)
-            use_logits(g, &g->head_rows[at + i], logits + (size_t)i * (size_t)g->config->vocab_size, reply);
-        trace_enter(g->trace, before);
-    }
+    status st = STATUS_OK;
+    for (int at = 0; st == STATUS_OK && at < n; at += HEAD_ROWS)
+        st = answer_rows(g, g->head_rows + at, n - at < HEAD_ROWS ? n - at : HEAD_ROWS, x, reply);
     g->stats.flops += n * model_rows_cost(g->config, g->slice, model_precision(g->model), 0, 0).head_flops;
-    return STATUS_OK;
+    return st;
 }
 
 status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {

@@ -312,7 +312,7 @@ static top search(device *dev, const float *logits, int n, int V, int k) {
     float *values = send(dev, t.values, count * sizeof *values);
     int32_t *ids = send(dev, t.ids, count * sizeof *ids);
     float *sums = send(dev, t.max_and_log_sum, 2 * (size_t)n * sizeof *sums);
-    cuda_top_logits(dev, from, n, V, k, values, ids, sums);
+    cuda_find_top(cuda_device_of(dev), from, n, V, k, values, ids, sums);
     fetch(dev, t.values, values, count * sizeof *values);
     fetch(dev, t.ids, ids, count * sizeof *ids);
     fetch(dev, t.max_and_log_sum, sums, 2 * (size_t)n * sizeof *sums);

@@ -55,7 +55,7 @@ static void make_sequences(void) {
         s->sampling = sampling_defaults();
         s->sampling.temperature = i % 3 ? 0.9 : 0;
         s->sampling.top_p = i % 2 ? 0.95 : 1;
-        s->sampling.top_k = i % 5 == 4 ? 50 : 0;
+        s->sampling.top_k = i % 5 == 1 ? 50 : 0;
         s->sampling.repetition_penalty = i % 4 == 3 ? 1.3 : 1;
         s->sampling.seed = i;
         s->sampling.ignore_eos = true;

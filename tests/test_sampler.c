@@ -398,6 +398,81 @@ static void logprobs_of_the_choice(void) {
     sampler_close(NULL);
 }
 
+/* ---- from the largest logits alone ---- */
+
+static void take_top(const float *logits, int V, int n, float *values, int32_t *ids, sampler_top *top) {
+    weighted all[MAX_V];
+    double sum = 0;
+    for (int32_t i = 0; i < V; i++)
+        all[i] = (weighted){.logit = (double)logits[i], .token = i};
+    qsort(all, (size_t)V, sizeof *all, by_logit_down);
+    for (int i = 0; i < V; i++)
+        sum += exp(all[i].logit - all[0].logit);
+    for (int i = 0; i < n; i++) {
+        values[i] = (float)all[i].logit;
+        ids[i] = all[i].token;
+    }
+    *top = (sampler_top){n, values, ids, (float)all[0].logit, (float)log(sum)};
+}
+
+/* The same tokens as from all logits, and the same probabilities but for rounding. */
+static void top_logits_suffice(void) {
+    enum { V = 300, MOST = 64 };
+    uint64_t state = 21;
+    sampler *s = sampler_open(V);
+    float logits[V], values[MOST];
+    int32_t ids[MOST];
+    int n_different = 0;
+    for (int i = 0; i < 4000; i++) {
+        sampling_options o = sampling_defaults();
+        for (int k = 0; k < V; k++) /* with ties */
+            logits[k] = (float)(int)(4 * harness_random_normal(&state));
+        o.temperature = i % 4 ? 0.3 * (i % 5 + 1) : 0;
+        o.top_k = 1 + (int64_t)(harness_random(&state) % MOST);
+        o.top_p = i % 3 ? 0.8 : 1;
+        o.min_p = i % 7 ? 0 : 0.1;
+        o.n_logprobs = i % 6 ? i % 21 % 20 : 0;
+        sampler_choice want, got;
+        sampler_top top;
+        int n = sampler_top_needed(&o, V, MOST);
+        CU_ASSERT_FATAL(n >= 1 && n <= MOST && n >= o.n_logprobs);
+        take_top(logits, V, n, values, ids, &top);
+        sampler_choose(s, &o, 5, i, NULL, logits, &want);
+        CU_ASSERT_FATAL(sampler_choose_top(s, &o, 5, i, &top, &got));
+        n_different +=
+            want.token != got.token || want.n_top != got.n_top ||
+            memcmp(want.top_tokens, got.top_tokens, (size_t)want.n_top * sizeof *want.top_tokens) != 0;
+        for (int k = 0; k < want.n_top; k++)
+            n_different += fabs((double)want.top_logprobs[k] - (double)got.top_logprobs[k]) > 1e-5;
+        n_different += fabs((double)want.logprob - (double)got.logprob) > 1e-5;
+    }
+    CU_ASSERT(n_different == 0);
+    sampler_close(s);
+}
+
+static void top_logits_do_not_suffice(void) {
+    enum { V = 100 };
+    sampler *s = sampler_open(V);
+    sampling_options o = sampling_defaults();
+    sampler_choice choice;
+    o.temperature = 1;
+    o.top_k = 0;
+    CU_ASSERT(sampler_top_needed(&o, V, 64) == 0);
+    o.top_k = 65;
+    CU_ASSERT(sampler_top_needed(&o, V, 64) == 0 && sampler_top_needed(&o, V, 65) == 65);
+    CU_ASSERT(sampler_top_needed(&o, 65, 65) == 0); /* no filter at all */
+    o.top_k = 2;
+    CU_ASSERT(sampler_top_needed(&o, V, 64) == 2);
+    o.repetition_penalty = 1.1;
+    CU_ASSERT(sampler_top_needed(&o, V, 64) == 0);
+    o.repetition_penalty = 1;
+    const float infinite[] = {INFINITY, 1}, few[] = {1, 0};
+    const int32_t ids[] = {7, 3}, missing[] = {7, -1};
+    CU_ASSERT(!sampler_choose_top(s, &o, 0, 0, &(sampler_top){2, infinite, ids, INFINITY, 0}, &choice));
+    CU_ASSERT(!sampler_choose_top(s, &o, 0, 0, &(sampler_top){2, few, missing, 1, 0}, &choice));
+    sampler_close(s);
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"known answers of Philox", known_answers},
@@ -413,6 +488,8 @@ int main(int argc, char **argv) {
         {"one token of no choice", one_token_of_no_choice},
         {"likelihoods", likelihoods},
         {"logprobs of the choice", logprobs_of_the_choice},
+        {"top logits suffice", top_logits_suffice},
+        {"top logits do not suffice", top_logits_do_not_suffice},
         CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "sampler", tests);

@@ -52,6 +52,7 @@ typedef struct cuda_device {
     cuda_staging uploads, tables, weight_staging[2];
     int next_weight_staging;
     cuda_graphs graphs;
+    char *top;     /* device memory for the results of top_logits */
     void *scratch; /* device memory, of one operation at a time */
     size_t scratch_bytes;
     struct cublas_state *cublas; /* matmul_many.c */
@@ -123,14 +124,11 @@ bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);
 void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 bool cuda_multiply_many_can(const cuda_device *dev, const matrix *w);
 
-/* top_logits.cu: of each of n rows of logits [n, V]: the k (1 to CUDA_MAX_TOP) largest with their ids, in
- * falling order, equal ones by rising id; the largest, and log(sum(exp(logit - largest))). A NaN counts as
- * absent. Where a row has fewer than k numbers, the rest are -infinity with id -1; where the largest is
- * infinite, the logarithm is 0. All arrays are the device's: top_values and top_ids [n, k], max_and_log_sum
- * [n, 2]. */
-enum { CUDA_MAX_TOP = 64 };
-void cuda_top_logits(device *dev, const float *logits, int n, int V, int k, float *top_values,
-                     int32_t *top_ids, float *max_and_log_sum);
+/* top_logits.cu; and what op top_logits gives, in device memory: [n, k], [n, k] and [n, 2]. */
+void cuda_top_logits(device *dev, const float *logits, int n, int V, int k, float *host_values,
+                     int32_t *host_ids, float *host_sums);
+void cuda_find_top(cuda_device *dev, const float *logits, int n, int V, int k, float *top_values,
+                   int32_t *top_ids, float *max_and_log_sum);
 
 /* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head
  * widths that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */

@@ -191,10 +191,9 @@ static int parts_of(int n) {
     return (n + TOP_PART - 1) / TOP_PART;
 }
 
-void cuda_top_logits(device *base, const float *logits, int n, int V, int k, float *top_values,
-                     int32_t *top_ids, float *max_and_log_sum) {
-    assert(k >= 1 && k <= CUDA_MAX_TOP && V > 0);
-    cuda_device *dev = cuda_device_of(base);
+void cuda_find_top(cuda_device *dev, const float *logits, int n, int V, int k, float *top_values,
+                   int32_t *top_ids, float *max_and_log_sum) {
+    assert(k >= 1 && k <= DEVICE_MAX_TOP && V > 0);
     const top_result result = {top_values, max_and_log_sum, top_ids};
     int n_sums = parts_of(V), n_parts = n_sums;
     if (n <= 0) return;
@@ -216,4 +215,17 @@ void cuda_top_logits(device *base, const float *logits, int n, int V, int k, flo
         from = to;
         to = swap;
     }
+}
+
+void cuda_top_logits(device *base, const float *logits, int n, int V, int k, float *host_values,
+                     int32_t *host_ids, float *host_sums) {
+    assert(n <= DEVICE_TOP_ROWS);
+    size_t found = static_cast<size_t>(n) * static_cast<size_t>(k);
+    cuda_device *dev = cuda_device_of(base);
+    float *values = reinterpret_cast<float *>(dev->top), *sums = values + found;
+    int32_t *ids = reinterpret_cast<int32_t *>(sums + 2 * n);
+    cuda_find_top(dev, logits, n, V, k, values, ids, sums);
+    base->ops->copy_out(base, host_values, values, found * sizeof *values);
+    base->ops->copy_out(base, host_ids, ids, found * sizeof *ids);
+    base->ops->copy_out(base, host_sums, sums, 2 * static_cast<size_t>(n) * sizeof *sums);
 }
