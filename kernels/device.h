@@ -78,6 +78,9 @@ typedef struct device_ops {
     /* Of a GPU, its PCI device as the system writes it ("0000:17:00.0"); "": the CPU. */
     const char *(*bus_id)(const device *dev);
 
+    /* Tell a profiler of the device which region of the run the host enters; NULL: there is none. */
+    void (*mark)(const char *region_name);
+
     /* Memory; several threads may copy in at once. alloc says in its text how many bytes were wanted.
      * Contents start undefined. */
     status (*alloc)(device *dev, size_t bytes, void **out);

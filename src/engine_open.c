@@ -29,6 +29,7 @@ static status open_device(engine *e) {
     const engine_options *o = &e->options;
     status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->dev);
     if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
+    e->trace.mark = e->dev->ops->mark;
     gpu_choice_bind_near(e->dev->ops->bus_id(e->dev), e->device_place, sizeof e->device_place);
     return STATUS_OK;
 }

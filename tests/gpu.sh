@@ -121,7 +121,7 @@ check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_dev
     "$(command -v mpirun)" jobs/demo/model "$(pwd)"
 for tool in memcheck racecheck; do
     for test in test_cuda_matmul test_cuda_attend; do
-        check "compute-sanitizer $tool $test" 100 compute-sanitizer --tool $tool --error-exitcode 1 "$tests/$test" quick
+        check "compute-sanitizer $tool $test" 100 compute-sanitizer --tool $tool --error-exitcode 1 "$tests/$test"
     done
 done
 measure 'benchmark of operations' 100 "$tests/bench_device" cuda

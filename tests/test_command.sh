@@ -182,6 +182,13 @@ bad_saving() {
     refused 'a time that is none' 2 '--save-every often'
     generate 1 --prompt x --save "$temp/never.kvs" --codec zip
     refused 'unknown codec' 2 '--codec zip: expected lossless or none'
+    generate 1 --prompt x --device gpu
+    refused 'unknown device' 2 '--device gpu: expected auto, cpu or cuda'
+    for np in 1 2; do
+        generate $np --prompt x --max-tokens 1 --device cuda
+        # With a GPU it runs.
+        [ "$status" -eq 0 ] || refused "no GPU, $np ranks" 2 '--device cuda: no usable GPU: '
+    done
     generate 1 --save "$temp/never.kvs"
     refused 'nothing to save' 2 '--prompt'
     generate 1 --resume "$temp/never.kvs" --output "$temp/never"

@@ -9,6 +9,7 @@
 
 enum {
     LEAST_CAPABILITY = 80,           /* bf16 products, and copies behind a warp's back */
+    SIDE_BYTES = 1 << 20,            /* of pinned memory that copies beside the run pass through */
     UPLOAD_BYTES = 4 << 20,          /* of a staging buffer for tokens and tables, at first */
     WEIGHT_STAGING_BYTES = 16 << 20, /* of each of two that weights pass through */
     MIB = 1 << 20,
@@ -90,15 +91,22 @@ static void cuda_copy_out(device *base, void *host_dst, const void *src, size_t 
                           "copy from the GPU");
 }
 
-/* On a stream of its own: what it reads was written by operations that were synced before. */
+/* On a stream of its own, through pinned memory: what it reads was written by operations that were synced
+ * before. */
 static status cuda_copy_out_beside(device *base, void *host_dst, size_t dst_bytes, const void *src,
                                    size_t src_bytes, size_t row_bytes, size_t n_rows) {
     const cuda_device *dev = cuda_device_of(base);
-    cudaError_t code = cudaSetDevice(dev->index); /* in this thread */
-    if (code == cudaSuccess)
-        code = cudaMemcpy2DAsync(host_dst, dst_bytes, src, src_bytes, row_bytes, n_rows,
-                                 cudaMemcpyDeviceToHost, dev->side_stream);
-    if (code == cudaSuccess) code = cudaStreamSynchronize(dev->side_stream);
+    const size_t at_once = row_bytes < SIDE_BYTES ? SIDE_BYTES / row_bytes : 1;
+    cudaError_t code = row_bytes <= SIDE_BYTES ? cudaSetDevice(dev->index) /* in this thread */
+                                               : cudaErrorInvalidValue;
+    for (size_t row = 0, n; code == cudaSuccess && row < n_rows; row += n) {
+        n = n_rows - row < at_once ? n_rows - row : at_once;
+        code = cudaMemcpy2DAsync(dev->side_buffer, row_bytes, (const char *)src + row * src_bytes, src_bytes,
+                                 row_bytes, n, cudaMemcpyDeviceToHost, dev->side_stream);
+        if (code == cudaSuccess) code = cudaStreamSynchronize(dev->side_stream);
+        for (size_t i = 0; code == cudaSuccess && i < n; i++)
+            memcpy((char *)host_dst + (row + i) * dst_bytes, dev->side_buffer + i * row_bytes, row_bytes);
+    }
     if (code == cudaSuccess) return STATUS_OK;
     return status_fail("GPU %d (%s): copy from the GPU: %s", dev->index, dev->name, cudaGetErrorString(code));
 }
@@ -269,6 +277,7 @@ static void cuda_close(device *base) {
         cuda_staging_close(&dev->weight_staging[i]);
     cudaFree(dev->scratch);
     cudaFree(dev->top);
+    cudaFreeHost(dev->side_buffer);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     if (dev->side_stream) cudaStreamDestroy(dev->side_stream);
     pthread_mutex_destroy(&dev->lock);
@@ -289,6 +298,9 @@ static const device_ops cuda_ops = {
     .close = cuda_close,
     .processor = cuda_processor,
     .bus_id = cuda_bus_id,
+#ifndef KVARVE_CUDA_EMULATED
+    .mark = cuda_mark,
+#endif
     .alloc = cuda_alloc,
     .release = cuda_release,
     .copy_in = cuda_copy_in,
@@ -348,7 +360,10 @@ static status open_parts(cuda_device *dev) {
     if (code != cudaSuccess)
         return status_refuse("--device cuda: GPU %d (%s) cannot be used: %s", dev->index, dev->name,
                              cudaGetErrorString(code));
-    void *top = NULL;
+    void *top = NULL, *side_buffer = NULL;
+    if (cudaMallocHost(&side_buffer, SIDE_BYTES) != cudaSuccess)
+        return status_fail("out of memory: wanted %d bytes of pinned memory", SIDE_BYTES);
+    dev->side_buffer = side_buffer;
     const size_t row_bytes = DEVICE_MAX_TOP * (sizeof(float) + sizeof(int32_t)) + 2 * sizeof(float);
     status st = cuda_alloc(&dev->base, DEVICE_TOP_ROWS * row_bytes, &top);
     dev->top = top;

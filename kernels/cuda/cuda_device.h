@@ -52,8 +52,9 @@ typedef struct cuda_device {
     cuda_staging uploads, tables, weight_staging[2];
     int next_weight_staging;
     cuda_graphs graphs;
-    char *top;     /* device memory for the results of top_logits */
-    void *scratch; /* device memory, of one operation at a time */
+    char *side_buffer; /* pinned memory of copy_out_beside */
+    char *top;         /* device memory for the results of top_logits */
+    void *scratch;     /* device memory, of one operation at a time */
     size_t scratch_bytes;
     struct cublas_state *cublas; /* matmul_many.c */
     pthread_mutex_t lock;        /* of the failure */
@@ -64,6 +65,9 @@ typedef struct cuda_device {
 static inline cuda_device *cuda_device_of(device *dev) {
     return (cuda_device *)dev;
 }
+
+/* cuda_profile.c: NVTX ranges, one after the other. */
+void cuda_mark(const char *region_name);
 
 /* Record a failure: "GPU 0 (NAME): WHAT: WHY". */
 void cuda_device_fail(cuda_device *dev, const char *what, const char *why);

@@ -3,7 +3,7 @@
 #include "src/base/clock.h"
 
 void trace_begin(trace *t) {
-    *t = (trace){.current = REGION_REST, .since = clock_seconds()};
+    *t = (trace){.current = REGION_REST, .since = clock_seconds(), .mark = t->mark};
 }
 
 region trace_enter(trace *t, region next) {
@@ -13,6 +13,7 @@ region trace_enter(trace *t, region next) {
     t->calls[next]++;
     t->current = next;
     t->since = now;
+    if (t->mark) t->mark(region_name(next));
     return before;
 }
 

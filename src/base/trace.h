@@ -29,9 +29,10 @@ typedef struct trace {
     int64_t calls[N_REGIONS];
     region current;
     double since;
+    void (*mark)(const char *region_name); /* told of every region that is entered; NULL: nobody is */
 } trace;
 
-/* Start all clocks from zero, in REGION_REST. */
+/* Start all clocks from zero, in REGION_REST; `mark` stays. */
 void trace_begin(trace *t);
 
 /* From now on time belongs to this region; returns the one before, to be entered again when this one is over.
