@@ -72,12 +72,12 @@ status stop_check(const stop_limits *limits) {
         limits->stop_file);
 }
 
-/* The last answer holds for a second. */
+/* The last answer holds for a quarter of a second. */
 static bool look_for(const char *stop_file) {
     static double next_look;
     static bool was_there;
     if (clock_seconds() < next_look) return was_there;
-    next_look = clock_seconds() + 1;
+    next_look = clock_seconds() + 0.25;
     return was_there = is_there(stop_file);
 }
 

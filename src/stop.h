@@ -24,8 +24,8 @@ typedef struct stop_limits {
 status stop_check(const stop_limits *limits);
 
 /* Why the run must end now (a text for people), or NULL: a signal, the stop file, or not more than
- * `reserve_seconds` left of max_seconds. Looks at the file once a second at most. The text is the module's,
- * until the next call. Rank 0. Local. */
+ * `reserve_seconds` left of max_seconds. Looks at the file four times a second at most. The text is the
+ * module's, until the next call. Rank 0. Local. */
 const char *stop_reason(const stop_limits *limits, double reserve_seconds);
 
 /* Seconds since the process started; where the system does not tell, since the first call. Local. */

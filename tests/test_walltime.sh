@@ -15,7 +15,7 @@ make_expected() {
     done >"$all/long"
     for n in 1 2 3 4 5 6; do
         printf '{"id": %d, "prompt": "The house number %d", "max_tokens": %d, "ignore_eos": true}\n' $n $n \
-            $((150 / slowness))
+            $((300 / slowness))
     done >"$all/prompts"
     for mode in prefill decode batch; do
         run_mode 1 $mode
