@@ -10,7 +10,7 @@
 enum {
     LEAST_CAPABILITY = 80,           /* bf16 products, and copies behind a warp's back */
     SIDE_BYTES = 1 << 20,            /* of pinned memory that copies beside the run pass through */
-    UPLOAD_BYTES = 4 << 20,          /* of a staging buffer for tokens and tables, at first */
+    TABLE_BYTES = 4 << 20,           /* of a staging buffer for the tables of a step, at first */
     WEIGHT_STAGING_BYTES = 16 << 20, /* of each of two that weights pass through */
     MIB = 1 << 20,
 };
@@ -69,10 +69,6 @@ void *cuda_device_scratch(cuda_device *dev, size_t bytes) {
     }
     dev->scratch_bytes = bytes;
     return dev->scratch;
-}
-
-void *cuda_device_upload(cuda_device *dev, const void *host, size_t bytes) {
-    return cuda_staging_send(dev, &dev->uploads, host, bytes);
 }
 
 /* Host memory that is not pinned is copied to such before this returns. */
@@ -271,7 +267,6 @@ static void cuda_close(device *base) {
     if (dev->stream) cudaStreamSynchronize(dev->stream);
     cuda_graphs_forget(dev);
     cuda_matmul_close(dev);
-    cuda_staging_close(&dev->uploads);
     cuda_staging_close(&dev->tables);
     for (int i = 0; i < 2; i++)
         cuda_staging_close(&dev->weight_staging[i]);
@@ -343,12 +338,12 @@ static status describe(cuda_device *dev) {
         return status_refuse("--device cuda: GPU %d cannot be used: %s", dev->index,
                              cudaGetErrorString(code));
     snprintf(dev->name, sizeof dev->name, "%s", p.name);
-    dev->compute_capability = 10 * p.major + p.minor;
+    int capability = 10 * p.major + p.minor;
     dev->n_multiprocessors = p.multiProcessorCount;
     dev->max_shared_bytes = p.sharedMemPerBlockOptin;
     cudaDeviceGetPCIBusId(dev->bus_id, sizeof dev->bus_id, dev->index);
-    snprintf(dev->processor, sizeof dev->processor, "sm_%d", dev->compute_capability);
-    if (dev->compute_capability >= LEAST_CAPABILITY) return STATUS_OK;
+    snprintf(dev->processor, sizeof dev->processor, "sm_%d", capability);
+    if (capability >= LEAST_CAPABILITY) return STATUS_OK;
     return status_refuse("--device cuda: GPU %d (%s) has compute capability %d.%d, and 8.0 or more is needed",
                          dev->index, dev->name, p.major, p.minor);
 }
@@ -367,8 +362,7 @@ static status open_parts(cuda_device *dev) {
     const size_t row_bytes = DEVICE_MAX_TOP * (sizeof(float) + sizeof(int32_t)) + 2 * sizeof(float);
     status st = cuda_alloc(&dev->base, DEVICE_TOP_ROWS * row_bytes, &top);
     dev->top = top;
-    if (st == STATUS_OK) st = cuda_staging_open(&dev->uploads, UPLOAD_BYTES);
-    if (st == STATUS_OK) st = cuda_staging_open(&dev->tables, UPLOAD_BYTES);
+    if (st == STATUS_OK) st = cuda_staging_open(&dev->tables, TABLE_BYTES);
     for (int i = 0; st == STATUS_OK && i < 2; i++)
         st = cuda_staging_open(&dev->weight_staging[i], WEIGHT_STAGING_BYTES);
     return st;

@@ -43,13 +43,12 @@ typedef struct cuda_device {
     int index; /* of the GPU, as the CUDA runtime counts */
     char name[256], processor[32], bus_id[32];
     int n_multiprocessors;
-    int compute_capability;   /* 80, 90, ... */
     size_t max_shared_bytes;  /* of a block, when asked for */
     cudaStream_t stream;      /* of all operations */
     cudaStream_t side_stream; /* of copy_out_beside */
     step_tables step;
     span *host_spans; /* of the step */
-    cuda_staging uploads, tables, weight_staging[2];
+    cuda_staging tables, weight_staging[2];
     int next_weight_staging;
     cuda_graphs graphs;
     char *side_buffer; /* pinned memory of copy_out_beside */
@@ -79,16 +78,11 @@ void cuda_device_check(cuda_device *dev, cudaError_t code, const char *what);
  * operation. NULL when there is not enough: the failure is recorded, and the operation returns. */
 void *cuda_device_scratch(cuda_device *dev, size_t bytes);
 
-/* A copy in device memory of n bytes of host memory, there for the next operation and the few behind it: host
- * memory may be written again at once. NULL when it failed, which is recorded. */
-void *cuda_device_upload(cuda_device *dev, const void *host, size_t bytes);
-
 /* A weight matrix [n_rows, n_cols], row-major, rows of n_cols elements of the device's act type without gaps.
  */
 struct matrix {
     int64_t n_rows, n_cols;
     void *data;
-    struct cublas_plan *plan; /* matmul_many.c: how prompt rows are multiplied by it; NULL: not chosen yet */
 };
 
 /* ---- operations, one file each or a few; see device_ops ---- */
