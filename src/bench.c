@@ -9,7 +9,20 @@
 #include "src/report.h"
 #include "src/run.h"
 
-enum { MAX_DEPTHS = 16, PREFILL_TOKENS = 512, DECODE_TOKENS = 32 };
+enum { MAX_NUMBERS = 16, DECODE_TOKENS = 32, PROFILE_COLUMNS = 10 };
+
+/* A list from the command line. */
+typedef struct numbers {
+    int64_t at[MAX_NUMBERS];
+    int n;
+} numbers;
+
+/* Where rank 0's time went. */
+typedef struct profile {
+    const char *what;
+    int64_t size, depth; /* prompt tokens or sequences, and the context */
+    double seconds[N_REGIONS];
+} profile;
 
 /* Rank 0's view. */
 typedef struct bench {
@@ -17,31 +30,52 @@ typedef struct bench {
     model_config config;
     engine *engine;
     yardstick machine;
-    int64_t depths[MAX_DEPTHS];
-    int n_depths;
+    numbers prefills, depths, batch_depths;
     int n_ranks;
     int32_t *tokens;
+    double *seconds; /* [repeats] */
+    double before[N_REGIONS];
+    profile profiles[MAX_NUMBERS * (MAX_NUMBERS + 2)];
+    int n_profiles;
 } bench;
 
-static status parse_depths(bench *b) {
-    for (const char *at = b->options->depths;; at++) {
+static status parse_numbers(const char *option, const char *text, int64_t least, numbers *out) {
+    for (const char *at = text;; at++) {
         char *end;
-        long long depth = strtoll(at, &end, 10);
-        if (end == at || depth < 0 || depth > ((int64_t)1 << 40) || (*end && *end != ',') ||
-            b->n_depths == MAX_DEPTHS)
-            return status_refuse("--depths %s: expected up to %d numbers of tokens with commas between",
-                                 b->options->depths, MAX_DEPTHS);
-        b->depths[b->n_depths++] = depth;
+        long long number = strtoll(at, &end, 10);
+        if (end == at || number < least || number > ((int64_t)1 << 40) || (*end && *end != ',') ||
+            out->n == MAX_NUMBERS)
+            return status_refuse("--%s %s: expected up to %d numbers of tokens with commas between", option,
+                                 text, MAX_NUMBERS);
+        out->at[out->n++] = number;
         if (!*end) return STATUS_OK;
         at = end;
     }
 }
 
-static int64_t longest(const bench *b) {
+static int64_t largest(const numbers *list) {
     int64_t most = 0;
-    for (int i = 0; i < b->n_depths; i++)
-        if (b->depths[i] > most) most = b->depths[i];
-    return most + (PREFILL_TOKENS > DECODE_TOKENS + 1 ? PREFILL_TOKENS : DECODE_TOKENS + 1);
+    for (int i = 0; i < list->n; i++)
+        if (list->at[i] > most) most = list->at[i];
+    return most;
+}
+
+static int64_t chunks_of(const bench *b, int64_t n_tokens) {
+    return (n_tokens + b->options->chunk_tokens - 1) / b->options->chunk_tokens;
+}
+
+/* Tokens of each of n sequences: those that are measured, and those that the first ones generate before the
+ * last one begins. */
+static int64_t decode_tokens(const bench *b, int64_t depth, int64_t n) {
+    return DECODE_TOKENS * b->options->repeats + 1 + (n > 1 ? chunks_of(b, n * depth) + n : 0);
+}
+
+static int64_t longest(const bench *b) {
+    int64_t depth = largest(&b->depths), batch_depth = largest(&b->batch_depths);
+    int64_t prefill = depth + largest(&b->prefills), decode = depth + decode_tokens(b, depth, 1);
+    int64_t batch = batch_depth + decode_tokens(b, batch_depth, b->options->sequences);
+    int64_t most = prefill > decode ? prefill : decode;
+    return most > batch ? most : batch;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -54,11 +88,30 @@ static double median(double *values, int64_t n) {
     return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
 }
 
-/* Seconds for PREFILL_TOKENS behind `depth`. A prompt that is scored nowhere tells of each chunk as it ends.
- */
-static double time_prefill(bench *b, int64_t depth) {
-    int64_t n = depth + PREFILL_TOKENS, read = 0;
-    double begin = clock_seconds();
+/* ---- measurements ---- */
+
+/* The clocks of all regions as of now. */
+static const double *region_clocks(bench *b) {
+    trace *t = engine_trace(b->engine);
+    trace_enter(t, t->current);
+    return t->seconds;
+}
+
+static double begin_part(bench *b) {
+    memcpy(b->before, region_clocks(b), sizeof b->before);
+    return clock_seconds();
+}
+
+static void end_part(bench *b, profile *add_to) {
+    const double *now = region_clocks(b);
+    for (int r = 0; r < N_REGIONS; r++)
+        add_to->seconds[r] += now[r] - b->before[r];
+}
+
+/* Seconds for n_tokens behind `depth`. A prompt that is scored nowhere tells of each chunk as it ends. */
+static double time_prefill(bench *b, int64_t n_tokens, int64_t depth, profile *where) {
+    int64_t n = depth + n_tokens, read = 0;
+    double begin = begin_part(b);
     engine_submit(
         b->engine,
         &(request){.tokens = b->tokens, .n_tokens = n, .sampling = sampling_defaults(), .score_from = n});
@@ -66,13 +119,13 @@ static double time_prefill(bench *b, int64_t depth) {
     for (event ev; engine_next(b->engine, &ev);) {
         if (ev.kind == EVENT_STEP) continue;
         read = read + chunk < n ? read + chunk : n;
-        if (read <= depth) begin = clock_seconds();
+        if (read <= depth) begin = begin_part(b);
     }
+    end_part(b, where);
     return clock_seconds() - begin;
 }
 
-/* Seconds for DECODE_TOKENS of each of n sequences behind `depth` tokens. */
-static double time_decode(bench *b, int64_t depth, int64_t n) {
+static void submit_decodes(bench *b, int64_t depth, int64_t n) {
     sampling_options sampling = sampling_defaults();
     sampling.ignore_eos = true;
     for (int64_t i = 0; i < n; i++)
@@ -80,21 +133,36 @@ static double time_decode(bench *b, int64_t depth, int64_t n) {
                                      .id = i,
                                      .tokens = b->tokens + i,
                                      .n_tokens = depth > 0 ? depth : 1,
-                                     .max_tokens = DECODE_TOKENS + 1,
+                                     .max_tokens = decode_tokens(b, depth, n),
                                      .sampling = sampling,
                                      .score_from = -1,
                                  });
-    double begin = 0;
-    int64_t n_started = 0;
-    int64_t *n_tokens = mem_new((size_t)n, sizeof *n_tokens);
-    for (event ev; engine_next(b->engine, &ev);) {
-        if (ev.kind == EVENT_STEP) continue;
-        if (n_tokens[ev.id]++ == 0 && ++n_started == n) begin = clock_seconds();
-    }
-    double seconds = clock_seconds() - begin;
-    free(n_tokens);
-    return seconds;
 }
+
+/* Seconds for DECODE_TOKENS of each of n sequences behind `depth` tokens, one part after another of the same
+ * sequences. */
+static void time_decode(bench *b, int64_t depth, int64_t n, double *seconds, profile *where) {
+    int64_t n_started = 0, n_tokens = 0, n_parts = 0;
+    double begin = 0;
+    bool *started = mem_new((size_t)n, sizeof *started);
+    submit_decodes(b, depth, n);
+    for (event ev; engine_next(b->engine, &ev);) {
+        if (ev.kind == EVENT_STEP || n_parts == b->options->repeats) continue;
+        if (n_started < n) {
+            if (!started[ev.id]) n_started++;
+            started[ev.id] = true;
+            if (n_started == n) begin = begin_part(b);
+        } else if (++n_tokens == DECODE_TOKENS * n) {
+            end_part(b, where);
+            seconds[n_parts++] = clock_seconds() - begin;
+            n_tokens = 0;
+            begin = begin_part(b);
+        }
+    }
+    free(started);
+}
+
+/* ---- the tables ---- */
 
 static void print_row(const bench *b, const char *what, int64_t depth, int64_t n_tokens, double seconds,
                       double bytes, double flops) {
@@ -112,61 +180,120 @@ static uint64_t all_weight_bytes(const bench *b) {
     return bytes;
 }
 
-static void bench_prefill(bench *b, int64_t depth) {
-    double *seconds = mem_new((size_t)b->options->repeats, sizeof *seconds);
+static profile *new_profile(bench *b, const char *what, int64_t size, int64_t depth) {
+    profile *p = &b->profiles[b->n_profiles++];
+    *p = (profile){.what = what, .size = size, .depth = depth};
+    return p;
+}
+
+static void bench_prefill(bench *b, int64_t n_tokens, int64_t depth) {
+    profile *where = new_profile(b, "prefill", n_tokens, depth);
     for (int64_t i = 0; i < b->options->repeats; i++)
-        seconds[i] = time_prefill(b, depth);
+        b->seconds[i] = time_prefill(b, n_tokens, depth, where);
     slice all = {0, b->config.n_layers, b->config.n_layers};
-    model_cost cost = model_rows_cost(&b->config, all, b->options->precision, depth, PREFILL_TOKENS);
-    double steps = (double)((PREFILL_TOKENS + b->options->chunk_tokens - 1) / b->options->chunk_tokens);
-    print_row(b, "prefill 512 tokens", depth, PREFILL_TOKENS, median(seconds, b->options->repeats),
-              steps * (double)all_weight_bytes(b) + cost.kv_bytes, cost.layer_flops);
-    free(seconds);
+    model_cost cost = model_rows_cost(&b->config, all, b->options->precision, depth, n_tokens);
+    char what[48];
+    snprintf(what, sizeof what, "prefill %lld tokens", (long long)n_tokens);
+    print_row(b, what, depth, n_tokens, median(b->seconds, b->options->repeats),
+              (double)chunks_of(b, n_tokens) * (double)all_weight_bytes(b) + cost.kv_bytes, cost.layer_flops);
 }
 
 static void bench_decode(bench *b, int64_t depth, int64_t n) {
-    double *seconds = mem_new((size_t)b->options->repeats, sizeof *seconds);
-    for (int64_t i = 0; i < b->options->repeats; i++)
-        seconds[i] = time_decode(b, depth, n);
+    time_decode(b, depth, n, b->seconds, new_profile(b, "decode", n, depth));
+    int64_t middle = depth + DECODE_TOKENS * b->options->repeats / 2;
     slice all = {0, b->config.n_layers, b->config.n_layers};
-    model_cost cost = model_rows_cost(&b->config, all, b->options->precision, depth + DECODE_TOKENS / 2, 1);
+    model_cost cost = model_rows_cost(&b->config, all, b->options->precision, middle, 1);
     int64_t groups = n < b->n_ranks ? n : b->n_ranks; /* the weights are read once a step */
     double steps = DECODE_TOKENS, rows = steps * (double)n;
     char what[48];
     snprintf(what, sizeof what, "decode, %lld sequence%s", (long long)n, n == 1 ? "" : "s");
-    print_row(b, what, depth, (int64_t)rows, median(seconds, b->options->repeats),
+    print_row(b, what, depth, (int64_t)rows, median(b->seconds, b->options->repeats),
               steps * (double)groups * (double)all_weight_bytes(b) + rows * cost.kv_bytes,
               rows * (cost.layer_flops + cost.head_flops));
-    free(seconds);
+}
+
+static double all_regions(const profile *p) {
+    double all = 0;
+    for (int r = 0; r < N_REGIONS; r++)
+        all += p->seconds[r];
+    return all;
+}
+
+static void print_profile_row(const profile *p, int n, int r) {
+    double most = 0;
+    for (int i = 0; i < n; i++)
+        if (p[i].seconds[r] > most) most = p[i].seconds[r];
+    if (most <= 0) return;
+    printf("%-22s", region_name((region)r));
+    for (int i = 0; i < n; i++)
+        printf(" %8.1f%%", 100 * p[i].seconds[r] / all_regions(&p[i]));
+    printf("\n");
+}
+
+/* Where the time went, one column for each row of the first table. */
+static void print_profiles(const profile *p, int n) {
+    printf("\n%-22s", "rank 0's time");
+    for (int i = 0; i < n; i++)
+        printf(" %9s", p[i].what);
+    printf("\n%-22s", "tokens or sequences");
+    for (int i = 0; i < n; i++)
+        printf(" %9lld", (long long)p[i].size);
+    printf("\n%-22s", "context");
+    for (int i = 0; i < n; i++)
+        printf(" %9lld", (long long)p[i].depth);
+    printf("\n");
+    for (int r = 0; r < N_REGIONS; r++)
+        print_profile_row(p, n, r);
 }
 
 static void run_stage_0(bench *b) {
+    profile unused = {0};
     printf("machine: %.2f GB/s memory reads, %.1f GFLOP/s matrix product of 512 x 2048 x 2048, all ranks "
            "together\n\n",
            b->machine.read_bytes_per_second / 1e9, b->machine.matmul_flops / 1e9);
     printf("%-22s %8s %12s %9s %7s %10s %7s\n", "what", "context", "tokens/s", "GB/s", "", "GFLOP/s", "");
-    time_prefill(b, 0); /* the first pass touches all memory */
-    for (int i = 0; i < b->n_depths; i++)
-        bench_prefill(b, b->depths[i]);
-    for (int i = 0; i < b->n_depths; i++)
-        bench_decode(b, b->depths[i], 1);
-    if (b->options->sequences > 1) bench_decode(b, 0, b->options->sequences);
+    time_prefill(b, b->prefills.at[0], 0, &unused); /* the first pass touches all memory */
+    for (int i = 0; i < b->depths.n; i++)
+        for (int k = 0; k < b->prefills.n; k++)
+            bench_prefill(b, b->prefills.at[k], b->depths.at[i]);
+    for (int i = 0; i < b->depths.n; i++)
+        bench_decode(b, b->depths.at[i], 1);
+    for (int i = 0; b->options->sequences > 1 && i < b->batch_depths.n; i++)
+        bench_decode(b, b->batch_depths.at[i], b->options->sequences);
+    for (int i = 0; i < b->n_profiles; i += PROFILE_COLUMNS)
+        print_profiles(b->profiles + i,
+                       b->n_profiles - i < PROFILE_COLUMNS ? b->n_profiles - i : PROFILE_COLUMNS);
     engine_stop(b->engine);
 }
 
 static status prepare(bench *b) {
     status st = report_check_path(b->options);
     if (st == STATUS_OK) st = run_read_model(b->options, &b->config, NULL);
-    if (st == STATUS_OK) st = parse_depths(b);
+    if (st == STATUS_OK) st = parse_numbers("prefill", b->options->prefill, 1, &b->prefills);
+    if (st == STATUS_OK) st = parse_numbers("depths", b->options->depths, 0, &b->depths);
+    if (st == STATUS_OK) st = parse_numbers("batch-depths", b->options->batch_depths, 0, &b->batch_depths);
     if (st != STATUS_OK) return st;
     if (longest(b) > b->config.max_positions)
-        return status_refuse("--depths %s: the model holds %lld positions, and %lld would be used",
-                             b->options->depths, (long long)b->config.max_positions, (long long)longest(b));
+        return status_refuse(
+            "--depths %s --prefill %s --batch-depths %s: the model holds %lld positions, and "
+            "%lld would be used",
+            b->options->depths, b->options->prefill, b->options->batch_depths,
+            (long long)b->config.max_positions, (long long)longest(b));
+    b->seconds = mem_new((size_t)b->options->repeats, sizeof *b->seconds);
     size_t n = (size_t)(longest(b) + b->options->sequences);
     b->tokens = mem_new(n, sizeof *b->tokens);
     for (size_t i = 0; i < n; i++) /* any tokens will do: a fixed walk through the vocabulary */
         b->tokens[i] = (int32_t)(i * 7919 % (size_t)b->config.vocab_size);
     return STATUS_OK;
+}
+
+/* For one longest sequence, or for all of a batch. */
+static int64_t wanted_pages(const bench *b, int64_t longest_tokens) {
+    int page_tokens = (int)b->options->page_tokens;
+    int64_t one = kv_pages_for(longest_tokens, page_tokens), n = b->options->sequences;
+    int64_t depth = largest(&b->batch_depths);
+    int64_t batch = n > 1 ? n * kv_pages_for(depth + decode_tokens(b, depth, n), page_tokens) : 0;
+    return one > batch ? one : batch;
 }
 
 int command_bench(comm *c, const options *o) {
@@ -178,9 +305,8 @@ int command_bench(comm *c, const options *o) {
         engine_options wanted = run_engine_options(c, o);
         wanted.n_sequences = (int)o->sequences;
         wanted.longest_tokens = is_first ? longest(&b) : 0;
-        wanted.wanted_pages = kv_pages_for(wanted.longest_tokens, (int)o->page_tokens) +
-                              o->sequences * kv_pages_for(DECODE_TOKENS + 2, (int)o->page_tokens);
-        wanted.head_share = run_head_share(PREFILL_TOKENS, DECODE_TOKENS);
+        wanted.wanted_pages = is_first ? wanted_pages(&b, wanted.longest_tokens) : 0;
+        wanted.head_share = run_head_share(is_first ? b.prefills.at[0] : 1, DECODE_TOKENS);
         st = engine_open(c, &b.config, &wanted, &b.engine);
     }
     if (st == STATUS_OK) {
@@ -198,5 +324,6 @@ int command_bench(comm *c, const options *o) {
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     engine_close(b.engine);
     free(b.tokens);
+    free(b.seconds);
     return code;
 }

@@ -192,7 +192,10 @@ const uint64_t *engine_model_digest(const engine *e);
 const plan *engine_plan(const engine *e);
 const model_config *engine_config(const engine *e);
 device *engine_device(const engine *e);
-const char *engine_processor(const engine *e);    /* what computes */
-const char *engine_device_place(const engine *e); /* of a GPU: where this rank was bound; else "" */
+const char *engine_processor(const engine *e); /* what computes */
+
+/* Host, GPU and processors of a rank, for people; NULL where the CPU computes. Rank 0. */
+const char *engine_rank_place(const engine *e, int rank);
+
 int engine_threads(const engine *e);
 const char *engine_transport(const engine *e); /* for people; NULL with one rank */

@@ -1,7 +1,9 @@
 /* The begin and the end of an engine: plan, weights, cache and pipeline, agreed by all ranks; and its
  * figures. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mpi/gpu_choice.h"
 #include "src/base/clock.h"
@@ -30,8 +32,20 @@ static status open_device(engine *e) {
     status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->dev);
     if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
     e->trace.mark = e->dev->ops->mark;
-    gpu_choice_bind_near(e->dev->ops->bus_id(e->dev), e->device_place, sizeof e->device_place);
     return STATUS_OK;
+}
+
+/* Once all ranks have their GPUs: bind this rank near its own, and let rank 0 know where all are. */
+static void take_places(engine *e) {
+    char host[64] = "", bound[128];
+    const char *gpu = e->dev->ops->bus_id(e->dev);
+    rank_place mine;
+    if (e->options.device != DEVICE_CUDA) return;
+    gethostname(host, sizeof host - 1);
+    gpu_choice_bind_near(gpu, bound, sizeof bound);
+    snprintf(mine.text, sizeof mine.text, "%s, GPU %s, %s", host, gpu, bound);
+    if (comm_rank(e->comm) == 0) e->places = mem_new((size_t)comm_size(e->comm), sizeof *e->places);
+    comm_gather(e->comm, &mine, sizeof mine, e->places);
 }
 
 /* Ranks may see more or less memory: the smallest share counts, so that all plans are the same. */
@@ -197,6 +211,7 @@ static status open_parts(engine *e) {
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_device(e);
     if (comm_any_failed(e->comm, &st)) return st;
+    take_places(e);
     st = open_pipeline(e); /* before the weights: a transport that cannot be is refused at once */
     if (st != STATUS_OK) return st;
     st = open_slice(e);
@@ -253,6 +268,7 @@ void engine_close(engine *e) {
     free(e->waiting_notes);
     free(e->load_failure);
     free(e->issued);
+    free(e->places);
     free(e->planned);
     free(e->releases);
     schedule_close(e->schedule);
@@ -303,8 +319,8 @@ const uint64_t *engine_model_digest(const engine *e) {
     return e->model_digest;
 }
 
-const char *engine_device_place(const engine *e) {
-    return e->device_place;
+const char *engine_rank_place(const engine *e, int rank) {
+    return e->places ? e->places[rank].text : NULL;
 }
 
 const char *engine_processor(const engine *e) {

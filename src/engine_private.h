@@ -31,6 +31,11 @@ typedef struct issued_step {
     int n_spans, n_prompt_rows;
 } issued_step;
 
+/* Where a rank computes, for people: "node07, GPU 0000:17:00.0, bound to 16 processors of NUMA node 1". */
+typedef struct rank_place {
+    char text[256];
+} rank_place;
+
 struct engine {
     comm *comm;
     engine_options options;
@@ -38,7 +43,7 @@ struct engine {
     plan plan;
     int max_in_flight;
     int device_index, device_ranks; /* of this rank's device, and how many ranks share it */
-    char device_place[160];         /* of a GPU: where this rank was bound */
+    rank_place *places;             /* of all ranks, on rank 0; NULL: no GPUs */
     device *dev;
     weights *files;
     model *model;

@@ -113,6 +113,14 @@ engine_options run_engine_options(const comm *c, const options *o) {
     };
 }
 
+static void print_places(const engine *e, int n_ranks) {
+    enum { MOST = 16 };
+    for (int i = 0; i < n_ranks && i < MOST && engine_rank_place(e, i); i++)
+        fprintf(stderr, "kvarve: rank %d on %s\n", i, engine_rank_place(e, i));
+    if (n_ranks > MOST && engine_rank_place(e, 0))
+        fprintf(stderr, "kvarve: and %d more ranks\n", n_ranks - MOST);
+}
+
 void run_print_begin(const comm *c, const engine *e, const options *o) {
     char shape[256], *effective = options_effective(o);
     const plan *p = engine_plan(e);
@@ -127,9 +135,7 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
             (long long)p->n_pages * o->page_tokens);
     if (engine_transport(e)) fprintf(stderr, ", activations by %s", engine_transport(e));
     fputc('\n', stderr);
-    if (*engine_device_place(e))
-        fprintf(stderr, "kvarve: rank 0 on %s, %s\n", engine_device(e)->ops->bus_id(engine_device(e)),
-                engine_device_place(e));
+    print_places(e, comm_size(c));
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
     free(effective);
 }

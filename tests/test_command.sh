@@ -389,6 +389,12 @@ synthetic() {
     check 'synth: another seed' 'the same weights' [ $? -eq 1 ]
     run 2 bench --shape tiny --vocab 300 --depths 0 --repeats 1 --threads 1
     check 'bench of a shape' 'no decode' grep -q '^decode, 1 sequence' "$temp/out"
+    run 1 bench --shape tiny --vocab 300 --prefill 32,64 --depths 0,16 --batch-depths 8 --sequences 3 --repeats 2
+    expect 'bench of several' 0
+    check 'bench of several' 'not all rows' test "$(grep -c '^prefill [0-9]* tokens\|^decode,' "$temp/out")" -eq 7
+    check 'bench of several' 'no profile' grep -q "^rank 0's time  *prefill  *prefill .* decode" "$temp/out"
+    run 1 bench --shape tiny --prefill 0
+    expect 'bench of nothing' 2
     run 1 plan --shape llama-70b --ranks 8
     check 'plan of a shape' 'not 80 layers on 8 ranks' grep -q '^ *7 *[0-9]*\.\.79 ' "$temp/out"
 

@@ -50,7 +50,8 @@ static void defaults(void) {
     CHECK_OK(parse_words("plan --model m", &o));
     CU_ASSERT(o.command == COMMAND_PLAN && o.ranks == 1);
     CHECK_OK(parse_words("bench --model m", &o));
-    CU_ASSERT(o.command == COMMAND_BENCH && o.repeats == 3 && !strcmp(o.depths, "0,1024,4096"));
+    CU_ASSERT(o.command == COMMAND_BENCH && o.repeats == 3 && !strcmp(o.depths, "0,1024,4096") &&
+              !strcmp(o.prefill, "512") && !strcmp(o.batch_depths, "0"));
     CHECK_OK(parse_words("perplexity --model m --file f", &o));
     CU_ASSERT(o.command == COMMAND_PERPLEXITY && !strcmp(o.file, "f"));
 }
@@ -449,12 +450,13 @@ static void missing_values(void) {
 
 static void options_of_other_commands(void) {
     static const char *const rows[][2] = {
-        {"plan", "prompt x"},     {"plan", "threads 2"},          {"plan", "report x"},
-        {"generate", "ranks 2"},  {"generate", "stride 5"},       {"generate", "file f"},
-        {"generate", "depths 0"}, {"perplexity", "max-tokens 5"}, {"perplexity", "seed 1"},
-        {"bench", "context 5"},   {"bench", "prompt x"},          {"perplexity", "repeats 3"},
-        {"plan", "save d"},       {"perplexity", "resume d"},     {"bench", "max-time 5m"},
-        {"generate", "id x"},     {"bench", "codec none"},        {"plan", "stop-file x"},
+        {"plan", "prompt x"},           {"plan", "threads 2"},       {"plan", "report x"},
+        {"generate", "ranks 2"},        {"generate", "stride 5"},    {"generate", "file f"},
+        {"generate", "depths 0"},       {"plan", "prefill 5"},       {"perplexity", "batch-depths 0"},
+        {"perplexity", "max-tokens 5"}, {"perplexity", "seed 1"},    {"bench", "context 5"},
+        {"bench", "prompt x"},          {"perplexity", "repeats 3"}, {"plan", "save d"},
+        {"perplexity", "resume d"},     {"bench", "max-time 5m"},    {"generate", "id x"},
+        {"bench", "codec none"},        {"plan", "stop-file x"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
