@@ -42,7 +42,7 @@ good_runs() {
     check 'other layers, chunks and pages' 'other text' cmp "$temp/out" "$temp/sampled"
 
     check 'run is described on stderr' 'no line of the ranks' grep -q 'kvarve: 2 ranks x 1 thread' "$temp/err"
-    check 'the way of activations' 'not told' grep -q 'activations by MPI$' "$temp/err"
+    check 'the way of activations' 'not told' grep -q 'activations by [MN][PC][IC]' "$temp/err"
     check 'table at the end' 'no table' grep -q 'region, seconds' "$temp/err"
     check 'effective options' 'not told' grep -q -- '--layers-per-rank 1,7 ' "$temp/err"
 
