@@ -9,9 +9,9 @@
 #include "src/report.h"
 #include "src/run.h"
 
-enum { MAX_NUMBERS = 16, DECODE_TOKENS = 32, PROFILE_COLUMNS = 10 };
+enum { MAX_NUMBERS = 16, WARM_UP_TOKENS = 64, DECODE_TOKENS = 32, PROFILE_COLUMNS = 10 };
 
-/* A list from the command line. */
+/* A list from the command line; "none" is an empty one. */
 typedef struct numbers {
     int64_t at[MAX_NUMBERS];
     int n;
@@ -30,7 +30,7 @@ typedef struct bench {
     model_config config;
     engine *engine;
     yardstick machine;
-    numbers prefills, depths, batch_depths;
+    numbers prefills, depths, decode_depths, batch_depths;
     int n_ranks;
     int32_t *tokens;
     double *seconds; /* [repeats] */
@@ -40,13 +40,15 @@ typedef struct bench {
 } bench;
 
 static status parse_numbers(const char *option, const char *text, int64_t least, numbers *out) {
+    if (!strcmp(text, "none")) return STATUS_OK;
     for (const char *at = text;; at++) {
         char *end;
         long long number = strtoll(at, &end, 10);
         if (end == at || number < least || number > ((int64_t)1 << 40) || (*end && *end != ',') ||
             out->n == MAX_NUMBERS)
-            return status_refuse("--%s %s: expected up to %d numbers of tokens with commas between", option,
-                                 text, MAX_NUMBERS);
+            return status_refuse("--%s %s: expected none, or up to %d numbers of tokens with "
+                                 "commas between",
+                                 option, text, MAX_NUMBERS);
         out->at[out->n++] = number;
         if (!*end) return STATUS_OK;
         at = end;
@@ -71,10 +73,12 @@ static int64_t decode_tokens(const bench *b, int64_t depth, int64_t n) {
 }
 
 static int64_t longest(const bench *b) {
-    int64_t depth = largest(&b->depths), batch_depth = largest(&b->batch_depths);
-    int64_t prefill = depth + largest(&b->prefills), decode = depth + decode_tokens(b, depth, 1);
+    int64_t decode_depth = largest(&b->decode_depths), batch_depth = largest(&b->batch_depths);
+    int64_t prefill = largest(&b->depths) + largest(&b->prefills);
+    int64_t decode = decode_depth + decode_tokens(b, decode_depth, 1);
     int64_t batch = batch_depth + decode_tokens(b, batch_depth, b->options->sequences);
     int64_t most = prefill > decode ? prefill : decode;
+    if (most < WARM_UP_TOKENS) most = WARM_UP_TOKENS;
     return most > batch ? most : batch;
 }
 
@@ -252,12 +256,12 @@ static void run_stage_0(bench *b) {
            "together\n\n",
            b->machine.read_bytes_per_second / 1e9, b->machine.matmul_flops / 1e9);
     printf("%-22s %8s %12s %9s %7s %10s %7s\n", "what", "context", "tokens/s", "GB/s", "", "GFLOP/s", "");
-    time_prefill(b, b->prefills.at[0], 0, &unused); /* the first pass touches all memory */
+    time_prefill(b, WARM_UP_TOKENS, 0, &unused); /* the first pass touches all memory */
     for (int i = 0; i < b->depths.n; i++)
         for (int k = 0; k < b->prefills.n; k++)
             bench_prefill(b, b->prefills.at[k], b->depths.at[i]);
-    for (int i = 0; i < b->depths.n; i++)
-        bench_decode(b, b->depths.at[i], 1);
+    for (int i = 0; i < b->decode_depths.n; i++)
+        bench_decode(b, b->decode_depths.at[i], 1);
     for (int i = 0; b->options->sequences > 1 && i < b->batch_depths.n; i++)
         bench_decode(b, b->batch_depths.at[i], b->options->sequences);
     for (int i = 0; i < b->n_profiles; i += PROFILE_COLUMNS)
@@ -271,6 +275,9 @@ static status prepare(bench *b) {
     if (st == STATUS_OK) st = run_read_model(b->options, &b->config, NULL);
     if (st == STATUS_OK) st = parse_numbers("prefill", b->options->prefill, 1, &b->prefills);
     if (st == STATUS_OK) st = parse_numbers("depths", b->options->depths, 0, &b->depths);
+    const char *decode = b->options->decode_depths;
+    if (st == STATUS_OK && decode) st = parse_numbers("decode-depths", decode, 0, &b->decode_depths);
+    if (!decode) b->decode_depths = b->depths;
     if (st == STATUS_OK) st = parse_numbers("batch-depths", b->options->batch_depths, 0, &b->batch_depths);
     if (st != STATUS_OK) return st;
     if (longest(b) > b->config.max_positions)
@@ -306,7 +313,7 @@ int command_bench(comm *c, const options *o) {
         wanted.n_sequences = (int)o->sequences;
         wanted.longest_tokens = is_first ? longest(&b) : 0;
         wanted.wanted_pages = is_first ? wanted_pages(&b, wanted.longest_tokens) : 0;
-        wanted.head_share = run_head_share(is_first ? b.prefills.at[0] : 1, DECODE_TOKENS);
+        wanted.head_share = run_head_share(is_first ? largest(&b.prefills) : 0, DECODE_TOKENS);
         st = engine_open(c, &b.config, &wanted, &b.engine);
     }
     if (st == STATUS_OK) {

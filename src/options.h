@@ -40,7 +40,7 @@ typedef struct options {
 
     const char *model, *shape, *report; /* NULL: not given, as all texts */
     const char *prompt, *prompt_file, *input, *output, *file;
-    const char *layers_per_rank, *prefill, *depths, *batch_depths;
+    const char *layers_per_rank, *prefill, *depths, *decode_depths, *batch_depths;
     const char *save, *resume, *stop_file;
     const char *dir, *id; /* of COMMAND_SNAPSHOT; dir also of COMMAND_SYNTH */
     const char *fail_at;  /* only where KVARVE_FAULTS is defined */
