@@ -1,9 +1,10 @@
 /* Attention over paged keys and values; the arithmetic of positions is in kernels/attend_blocks.h.
  *
  * A tile is up to TILE_QUERIES queries (rows times the heads of one kv head) of one span, which read every
- * key and value together. A task is one tile over one unit, an aligned range of blocks. Within a block:
- * scores of all queries against packed keys, softmax row by row, the weighted sum of values; then the block's
- * partial results enter the tree. Where a tile has several units, their results are merged after all tasks.
+ * key and value together. A task is one tile over one unit, an aligned range of blocks. Within a block keys
+ * and values are packed, as the weights of two matrix products; for a few queries at a time: scores, softmax
+ * row by row, the weighted sum of values; then the block's partial results enter the tree. Where a tile has
+ * several units, their results are merged after all tasks.
  */
 #include <math.h>
 #include <omp.h>
@@ -39,6 +40,8 @@ typedef struct attend_job {
     int width;             /* head_dim rounded up to PANEL */
     size_t partial_floats; /* of one query */
     int n_words;           /* of a key */
+    int panel_words;       /* of the values of a panel's positions */
+    size_t weight_bytes;   /* of one query's weights in a block, as input words */
     int unit_level, n_levels;
     int n_tiles, max_units;
     attend_tile *tiles;
@@ -48,13 +51,14 @@ typedef struct attend_job {
 
 /* One thread's workspace. */
 typedef struct attend_work {
-    char *queries;   /* act [TILE_QUERIES][head_dim] */
-    char *input;     /* the same, packed tile after tile */
-    uint32_t *keys;  /* [BLOCK_PANELS] panels */
-    char *values;    /* act [ATTEND_BLOCK][width], where head_dim is not a multiple of PANEL */
-    float *scores;   /* [TILE_QUERIES][ATTEND_BLOCK] */
-    float *partials; /* [TILE_QUERIES] of the present block */
-    float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
+    char *queries;    /* act [TILE_QUERIES][head_dim] */
+    char *input;      /* the same, packed tile after tile */
+    uint32_t *keys;   /* [BLOCK_PANELS] panels */
+    uint32_t *values; /* [width / PANEL] panels of BLOCK_PANELS * panel_words words */
+    float *scores;    /* [tile_rows][ATTEND_BLOCK] */
+    char *weights;    /* [tile_rows] of weight_bytes */
+    float *partials;  /* [TILE_QUERIES] of the present block */
+    float *levels;    /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
 
 /* The place of a part of `bytes` in memory that starts at `base`; NULL base: only count. */
@@ -65,13 +69,14 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 static size_t work_layout(const attend_job *job, char *base, attend_work *work) {
-    size_t used = 0, width = (size_t)job->width, words = (size_t)job->n_words;
+    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->kernels->tile_rows;
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
     work->input = take(base, &used, TILE_QUERIES * words * job->kernels->input_word_bytes);
     work->keys = take(base, &used, ATTEND_BLOCK * words * sizeof(uint32_t));
-    work->values = take(base, &used, ATTEND_BLOCK * width * job->type_bytes);
-    work->scores = take(base, &used, TILE_QUERIES * ATTEND_BLOCK * sizeof(float));
+    work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
+    work->scores = take(base, &used, rows * ATTEND_BLOCK * sizeof(float));
+    work->weights = take(base, &used, rows * job->weight_bytes);
     work->partials = take(base, &used, partials);
     work->levels = take(base, &used, (size_t)job->n_levels * partials);
     return used;
@@ -87,54 +92,41 @@ static const char *kv_at(const attend_job *job, const span *s, int64_t pos, int 
     return (const char *)kv->pages + page * kv->page_bytes + element * job->type_bytes;
 }
 
-/* Pack the keys of panels [panel0, panel1) of a block; positions from `end` on are zeros. */
-static void pack_keys(const attend_job *job, const span *s, int kv_head, int64_t block, int panel0,
-                      int panel1, int64_t end, uint32_t *keys) {
+/* Have the keys and values of one panel of a block brought near while something else is computed. */
+static void prefetch_panel(const attend_job *job, const span *s, int kv_head, int64_t block, int panel) {
+    size_t bytes = PANEL * (size_t)job->shape->head_dim * job->type_bytes; /* a panel lies in one page */
+    int64_t pos = block * ATTEND_BLOCK + panel * PANEL;
+    if (pos >= s->pos0 + s->n_rows) return;
+    const char *k = kv_at(job, s, pos, kv_head, false), *v = kv_at(job, s, pos, kv_head, true);
+    for (size_t byte = 0; byte < bytes; byte += CACHE_LINE) {
+        __builtin_prefetch(k + byte);
+        __builtin_prefetch(v + byte);
+    }
+}
+
+static int block_words(const attend_job *job) {
+    return BLOCK_PANELS * job->panel_words;
+}
+
+/* Pack the values of panels [panel0, panel1) of a block; positions from the span's end on are zeros. */
+static void pack_values(const attend_job *job, const attend_work *work, const span *s, int kv_head,
+                        int64_t block, int panel0, int panel1) {
     size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
     for (int panel = panel0; panel < panel1; panel++) {
-        int64_t pos = block * ATTEND_BLOCK + panel * PANEL;
-        int n = end - pos < PANEL ? (int)(end - pos) : PANEL;
-        job->kernels->pack_panel(kv_at(job, s, pos, kv_head, false), row_bytes, n, job->n_words,
-                                 keys + (size_t)panel * (size_t)job->n_words * PANEL);
+        int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
+        job->kernels->pack_values(kv_at(job, s, pos, kv_head, true), row_bytes,
+                                  left < PANEL ? (int)left : PANEL, job->shape->head_dim,
+                                  work->values + panel * job->panel_words * PANEL,
+                                  (size_t)block_words(job) * PANEL);
     }
 }
 
-/* A copy of the values at [first, last) of a block, rows of `width`. */
-static void copy_values(const attend_job *job, const span *s, int kv_head, int64_t block, int first, int last,
-                        char *values) {
-    size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes,
-           stride = (size_t)job->width * job->type_bytes;
-    for (int i = first; i < last; i++) {
-        char *to = values + (size_t)i * stride;
-        memcpy(to, kv_at(job, s, block * ATTEND_BLOCK + i, kv_head, true), row_bytes);
-        memset(to + row_bytes, 0, stride - row_bytes);
-    }
-}
-
-/* The values from position i of a block on: where they are, and up to which position (at most `last`) they
- * lie in one piece. */
-static int value_run(const attend_job *job, const attend_work *work, const span *s, int kv_head,
-                     int64_t block, int i, int last, const char **v) {
-    if (job->width != job->shape->head_dim) {
-        *v = work->values + (size_t)i * (size_t)job->width * job->type_bytes;
-        return last;
-    }
-    int64_t pos = block * ATTEND_BLOCK + i, left = job->kv->page_tokens - pos % job->kv->page_tokens;
-    *v = kv_at(job, s, pos, kv_head, true);
-    return left < last - i ? i + (int)left : last;
-}
-
-/* Read keys (or values) of a block once from end to end. With few queries memory is what they wait for, and
- * it delivers one long sweep faster than the same lines among arithmetic: decode gains a third. */
-static void sweep(const attend_job *job, const span *s, int kv_head, int64_t block, attend_range range,
-                  bool is_v) {
+static void pack_keys(const attend_job *job, const attend_work *work, const span *s, int kv_head,
+                      int64_t block, int panel) {
     size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
-    for (int i = range.first / PANEL * PANEL; i < range.last; i += PANEL) { /* a panel lies in one page */
-        size_t n = range.last - i < PANEL ? (size_t)(range.last - i) : PANEL;
-        const volatile char *at = kv_at(job, s, block * ATTEND_BLOCK + i, kv_head, is_v);
-        for (size_t byte = 0; byte < n * row_bytes; byte += CACHE_LINE)
-            (void)at[byte];
-    }
+    int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
+    job->kernels->pack_panel(kv_at(job, s, pos, kv_head, false), row_bytes, left < PANEL ? (int)left : PANEL,
+                             job->n_words, work->keys + (size_t)panel * (size_t)job->n_words * PANEL);
 }
 
 /* ---- one block ---- */
@@ -147,75 +139,111 @@ static attend_range query_range(const attend_job *job, const attend_tile *tile, 
     return attend_range_in(query_pos(job, tile, query), job->shape->window, block);
 }
 
-static void weigh_run(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                      int64_t block, int query, int n_queries, attend_range range) {
-    float *values = work->partials + (size_t)query * job->partial_floats + PARTIAL_VALUES;
-    for (int i = range.first; i < range.last;) {
-        const char *v;
-        int end = value_run(job, work, tile->span, kv_head, block, i, range.last, &v);
-        job->kernels->weigh(work->scores + (size_t)query * ATTEND_BLOCK + i, ATTEND_BLOCK, n_queries, v,
-                            (size_t)job->width, end - i, job->width, values, job->partial_floats);
-        i = end;
-    }
-}
-
-/* The queries of one inner tile share the positions that all of them see; what stands before and behind is
- * added by each alone, so that every query adds its own positions, in order, and no other. Ranges move
- * forward from query to query. */
-static void weigh_values(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                         int64_t block, int query, int n_queries) {
-    attend_range shared = {query_range(job, tile, query + n_queries - 1, block).first,
-                           query_range(job, tile, query, block).last};
-    for (int i = query; i < query + n_queries; i++) {
-        attend_range own = query_range(job, tile, i, block);
-        if (shared.first < shared.last) own.last = shared.first;
-        weigh_run(job, work, tile, kv_head, block, i, 1, own);
-    }
-    if (shared.first >= shared.last) return;
-    weigh_run(job, work, tile, kv_head, block, query, n_queries, shared);
-    for (int i = query; i < query + n_queries; i++) {
-        attend_range own = query_range(job, tile, i, block);
-        own.first = shared.last;
-        weigh_run(job, work, tile, kv_head, block, i, 1, own);
-    }
-}
-
 static void clear_partial(const attend_job *job, float *partial) {
     memset(partial, 0, job->partial_floats * sizeof *partial);
     partial[PARTIAL_MAX] = -INFINITY;
 }
 
-static void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                         int64_t block) {
-    const span *s = tile->span;
-    attend_range all = {query_range(job, tile, 0, block).first,
-                        query_range(job, tile, tile->n_queries - 1, block).last};
-    int panel0 = all.first / PANEL, panel1 = (all.last + PANEL - 1) / PANEL;
-    if (tile->n_queries <= job->kernels->tile_rows) {
-        sweep(job, s, kv_head, block, all, false);
-        sweep(job, s, kv_head, block, all, true);
-    }
-    pack_keys(job, s, kv_head, block, panel0, panel1, s->pos0 + s->n_rows, work->keys);
-    if (job->width != job->shape->head_dim)
-        copy_values(job, s, kv_head, block, all.first, all.last, work->values);
+/* The panels that any of some queries sees. */
+typedef struct panel_range {
+    int first, last;
+} panel_range;
 
-    size_t panel_words = (size_t)job->n_words * PANEL;
+static panel_range panels_of(const attend_job *job, const attend_tile *tile, int query, int n_queries,
+                             int64_t block) {
+    int first = query_range(job, tile, query, block).first,
+        last = query_range(job, tile, query + n_queries - 1, block).last; /* ranges move forward */
+    return (panel_range){first / PANEL, (last + PANEL - 1) / PANEL};
+}
+
+/* Weights of one query, and 0 for what others of its tile see. */
+static void fill_weights(const attend_job *job, const attend_tile *tile, int query, int64_t block,
+                         panel_range shared, float *scores, char *weights, float *partial) {
+    attend_range own = query_range(job, tile, query, block);
+    clear_partial(job, partial);
+    if (own.first / PANEL > shared.first || own.last <= (shared.last - 1) * PANEL)
+        memset(weights, 0, job->weight_bytes);
+    if (own.first < own.last)
+        job->kernels->softmax(scores, own.first, own.last, job->shape->scale, weights, partial);
+}
+
+static void weigh(const attend_job *job, const attend_work *work, int row, int query, int n_queries,
+                  panel_range panels) {
+    size_t at = (size_t)(panels.first * job->panel_words);
+    job->kernels->weigh(
+        work->weights + (size_t)row * job->weight_bytes + at * job->kernels->input_word_bytes,
+        job->weight_bytes, n_queries, work->values + at * PANEL, (size_t)block_words(job) * PANEL,
+        job->width / PANEL, (panels.last - panels.first) * job->panel_words,
+        work->partials + (size_t)query * job->partial_floats + PARTIAL_VALUES, job->partial_floats);
+}
+
+/* Infinite and NaN alike have an exponent of ones. */
+static bool is_finite(const attend_job *job, const uint32_t *values, panel_range panels) {
+    const uint32_t high = 0x7f800000, low = job->type_bytes == 2 ? 0x7f80 : UINT32_MAX;
+    uint32_t n_bad = 0;
+    for (int dim = 0; dim < job->width; dim += PANEL, values += block_words(job) * PANEL)
+        for (int i = panels.first * job->panel_words * PANEL; i < panels.last * job->panel_words * PANEL; i++)
+            n_bad += (values[i] & high) == high || (values[i] & low) == low;
+    return n_bad == 0;
+}
+
+static void zero_position(const attend_job *job, uint32_t *values, int position) {
+    int per_word = PANEL / job->panel_words;
+    uint32_t keep = per_word == 1 ? 0 : position % 2 ? 0xffff : 0xffff0000;
+    uint32_t *at = values + position / per_word * PANEL;
+    for (int dim = 0; dim < job->width; dim += PANEL, at += block_words(job) * PANEL)
+        for (int i = 0; i < PANEL; i++)
+            at[i] &= keep;
+}
+
+/* 0 times infinity is not 0: a query must not meet such values at positions that it does not see. */
+static void weigh_alone(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                        int64_t block, int row, int query, panel_range panels) {
+    attend_range own = query_range(job, tile, query, block);
+    pack_values(job, work, tile->span, kv_head, block, panels.first, panels.last);
+    for (int i = panels.first * PANEL; i < panels.last * PANEL; i++)
+        if (i < own.first || i >= own.last) zero_position(job, work->values, i);
+    weigh(job, work, row, query, 1, panels);
+}
+
+/* A few queries over a block whose keys and values are packed. */
+static void attend_queries(const attend_job *job, const attend_work *work, const attend_tile *tile,
+                           int kv_head, int64_t block, int query, int n_queries, bool finite) {
+    panel_range panels = panels_of(job, tile, query, n_queries, block);
+    size_t key_words = (size_t)job->n_words * PANEL;
+    job->kernels->tile(work->input + (size_t)(query * job->n_words) * job->kernels->input_word_bytes,
+                       n_queries, work->keys + (size_t)panels.first * key_words, key_words,
+                       panels.last - panels.first, job->n_words, false, work->scores + panels.first * PANEL,
+                       ATTEND_BLOCK);
+    for (int i = 0; i < n_queries; i++)
+        fill_weights(job, tile, query + i, block, panels, work->scores + i * ATTEND_BLOCK,
+                     work->weights + (size_t)i * job->weight_bytes,
+                     work->partials + (size_t)(query + i) * job->partial_floats);
+    if (finite) {
+        weigh(job, work, 0, query, n_queries, panels);
+        return;
+    }
+    for (int i = 0; i < n_queries; i++)
+        weigh_alone(job, work, tile, kv_head, block, i, query + i, panels);
+    pack_values(job, work, tile->span, kv_head, block, panels.first, panels.last);
+}
+
+static void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                         int64_t block, bool is_last) {
+    panel_range all = panels_of(job, tile, 0, tile->n_queries, block);
+    for (int panel = all.first; panel < all.last; panel++) {
+        pack_keys(job, work, tile->span, kv_head, block, panel);
+        pack_values(job, work, tile->span, kv_head, block, panel, panel + 1);
+        if (!is_last) prefetch_panel(job, tile->span, kv_head, block + 1, panel);
+    }
+    attend_range first = query_range(job, tile, 0, block),
+                 last = query_range(job, tile, tile->n_queries - 1, block);
+    bool seen_alike = first.first == last.first && first.last == last.last;
+    bool finite = seen_alike || is_finite(job, work->values, all);
     for (int query = 0; query < tile->n_queries;) {
         int left = tile->n_queries - query,
             n = left < job->kernels->tile_rows ? left : job->kernels->tile_rows;
-        const char *input = work->input + (size_t)(query * job->n_words) * job->kernels->input_word_bytes;
-        float *scores = work->scores + (size_t)query * ATTEND_BLOCK;
-        job->kernels->tile(input, n, work->keys + (size_t)panel0 * panel_words, panel_words, panel1 - panel0,
-                           job->n_words, false, scores + panel0 * PANEL, ATTEND_BLOCK);
-        for (int i = 0; i < n; i++) {
-            attend_range own = query_range(job, tile, query + i, block);
-            float *partial = work->partials + (size_t)(query + i) * job->partial_floats;
-            clear_partial(job, partial);
-            if (own.first < own.last)
-                job->kernels->softmax(scores + i * ATTEND_BLOCK, own.first, own.last, job->shape->scale,
-                                      partial);
-        }
-        weigh_values(job, work, tile, kv_head, block, query, n);
+        attend_queries(job, work, tile, kv_head, block, query, n, finite);
         query += n;
     }
 }
@@ -299,7 +327,7 @@ static void attend_unit(const attend_job *job, const attend_work *work, const at
     pack_queries(job, work, tile, kv_head);
     tree_skip(job, work->levels, block - start, tile->n_queries);
     for (; block < end; block++) {
-        attend_block(job, work, tile, kv_head, block);
+        attend_block(job, work, tile, kv_head, block, block + 1 == end);
         tree_add(job, work->levels, block - start, work->partials, tile->n_queries);
     }
     if (tile->n_units == 1) {
@@ -384,6 +412,8 @@ void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, 
     job.width = (shape->head_dim + PANEL - 1) / PANEL * PANEL;
     job.partial_floats = (size_t)(PARTIAL_VALUES + job.width);
     job.n_words = (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
+    job.panel_words = (int)(PANEL * job.type_bytes / sizeof(uint32_t));
+    job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->input_word_bytes;
     for (int i = 0; i < kv->n_spans; i++)
         job.n_tiles += tiles_of_span(&job, &kv->spans[i]);
     if (!job.n_tiles) return;

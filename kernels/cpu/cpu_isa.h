@@ -39,14 +39,20 @@ typedef struct cpu_kernels {
     void (*tile)(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
                  int n_words, bool add, float *out, size_t ld);
 
-    /* Scores [first, last) of one query's block, whose whole panels are written: times scale, then
-     * exp(score - max) in place; 0 beside the range. */
-    void (*softmax)(float *scores, int first, int last, float scale, float *partial);
+    /* Weights exp(scale * score - max) of the scores [first, last) of one query's block, as input words of
+     * one row that begin with score 0; whole panels of scores and weights are written, with weight 0 beside
+     * the range. The scores are scratch. */
+    void (*softmax)(float *scores, int first, int last, float scale, void *weights, float *partial);
 
-    /* values[n_rows][width] (ld floats apart) += sum over n positions of weights[row][position] (weights_ld
-     * apart) * v[position][width] (act, v_ld elements apart), in order. width: a multiple of PANEL. */
-    void (*weigh)(const float *weights, size_t weights_ld, int n_rows, const void *v, size_t v_ld, int n,
-                  int width, float *values, size_t ld);
+    /* panels[dim / PANEL][word][PANEL] (panel_words apart) = PANEL positions of v [n <= PANEL][n_dims] (act,
+     * row_bytes apart) as words along the positions; what is beyond n and n_dims is 0. */
+    void (*pack_values)(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
+                        size_t panel_words);
+
+    /* values[n_rows][n_panels * PANEL] (ld floats apart) = weights (input words of rows that are row_bytes
+     * apart) * packed values over n_words, summed in order of the words. */
+    void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
+                  size_t panel_words, int n_panels, int n_words, float *values, size_t ld);
 
     /* later = earlier and later merged, exactly by m = max(m1, m2), e = sum e_j exp(m_j - m), same for the
      * values (DistAttention, arXiv 2401.02669). A partial without positions changes no bit. */

@@ -1,11 +1,13 @@
-/* kernels/cpu/inner_attend.h: softmax over a block, the weighted sum of values, and the merge of partial
+/* kernels/cpu/inner_attend.h: softmax over a block, packing of values, and the merge of partial
  * results. Written in the lanes of the file that includes it; `bf16` is a constant in every call. */
 #pragma once
 
 #include "kernels/cpu/inner_matmul.h"
 
 /* Lanes beside the range count as -inf, whose exp is exactly 0: they change no bit of maximum and sum. */
-static void inner_softmax(float *scores, int first, int last, float scale, float *partial) {
+INNER void softmax_any(bool bf16, float *scores, int first, int last, float scale, char *weights,
+                       float *partial) {
+    const size_t input_bytes = bf16 ? TILE_BF16_BYTES / 2 : 4;
     lanes top = lanes_set(-INFINITY);
     int begin = first / PANEL * PANEL;
     for (int i = begin; i < last; i += PANEL) {
@@ -18,91 +20,35 @@ static void inner_softmax(float *scores, int first, int last, float scale, float
     lanes shift = lanes_set(max == -INFINITY ? 0 : max), sum = lanes_set(0);
     for (int i = begin; i < last; i += PANEL) {
         lanes e = lanes_exp(lanes_sub(lanes_load(scores + i), shift));
-        lanes_store(scores + i, e);
+        tile_store_inputs(bf16, weights + (size_t)i * input_bytes, e);
         sum = lanes_add(sum, e);
     }
     partial[PARTIAL_MAX] = max;
     partial[PARTIAL_SUM] = lanes_sum(sum);
 }
 
-typedef struct weigh_place {
-    const float *weights;
-    size_t weights_ld;
-    const char *v;
-    size_t v_bytes; /* from one position to the next */
-    int n;
-    float *values;
-    size_t ld;
-} weigh_place;
+/* PANEL elements of row i < n from dim on, or zeros; `some` is for those at the end of a row. */
+INNER const void *elements_at(bool bf16, const char *v, size_t row_bytes, int i, int n, int dim, int n_dims,
+                              uint32_t *some) {
+    const size_t bytes = bf16 ? 2 : 4;
+    const char *from = v + (size_t)i * row_bytes + (size_t)dim * bytes;
+    if (i < n && n_dims - dim >= PANEL) return from;
+    memset(some, 0, PANEL * sizeof *some);
+    if (i < n) memcpy(some, from, (size_t)(n_dims - dim) * bytes);
+    return some;
+}
 
-INNER void weigh_fixed(bool bf16, const int n_rows, const int n_panels, weigh_place w) {
-    lanes acc[TILE_ROWS][TILE_PANELS];
-    UNROLL
-    for (int row = 0; row < n_rows; row++) {
-        UNROLL
-        for (int p = 0; p < n_panels; p++)
-            acc[row][p] = lanes_load(w.values + (size_t)row * w.ld + p * PANEL);
-    }
-    for (int i = 0; i < w.n; i++, w.v += w.v_bytes) {
-        lanes v[TILE_PANELS];
-        UNROLL
-        for (int p = 0; p < n_panels; p++)
-            v[p] = bf16 ? lanes_load_bf16((const uint16_t *)(const void *)w.v + p * PANEL)
-                        : lanes_load((const float *)(const void *)w.v + p * PANEL);
-        UNROLL
-        for (int row = 0; row < n_rows; row++) {
-            lanes weight = lanes_set(w.weights[(size_t)row * w.weights_ld + (size_t)i]);
-            UNROLL
-            for (int p = 0; p < n_panels; p++)
-                acc[row][p] = lanes_fma(weight, v[p], acc[row][p]);
+INNER void pack_values_any(bool bf16, const char *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
+                           size_t panel_words) {
+    for (int dim = 0; dim < n_dims; dim += PANEL, panels += panel_words)
+        for (int i = 0, word = 0; i < PANEL; i += bf16 ? 2 : 1, word++) {
+            uint32_t some[2][PANEL], *to = panels + word * PANEL;
+            const void *even = elements_at(bf16, v, row_bytes, i, n, dim, n_dims, some[0]);
+            if (bf16)
+                lanes_pair(even, elements_at(bf16, v, row_bytes, i + 1, n, dim, n_dims, some[1]), to);
+            else
+                memcpy(to, even, PANEL * sizeof *to);
         }
-    }
-    UNROLL
-    for (int row = 0; row < n_rows; row++) {
-        UNROLL
-        for (int p = 0; p < n_panels; p++)
-            lanes_store(w.values + (size_t)row * w.ld + p * PANEL, acc[row][p]);
-    }
-}
-
-INNER void weigh_rows(bool bf16, int n_rows, const int n_panels, weigh_place w) {
-    switch (n_rows) {
-    case 1:
-        weigh_fixed(bf16, 1, n_panels, w);
-        break;
-    case 2:
-        weigh_fixed(bf16, 2, n_panels, w);
-        break;
-    case 3:
-        if (TILE_ROWS >= 3) weigh_fixed(bf16, 3, n_panels, w);
-        break;
-    case 4:
-        if (TILE_ROWS >= 4) weigh_fixed(bf16, 4, n_panels, w);
-        break;
-    case 5:
-        if (TILE_ROWS >= 5) weigh_fixed(bf16, 5, n_panels, w);
-        break;
-    case 6:
-        if (TILE_ROWS >= 6) weigh_fixed(bf16, 6, n_panels, w);
-        break;
-    default:
-        assert(false && "n_rows <= TILE_ROWS");
-    }
-}
-
-INNER void weigh_any(bool bf16, int n_rows, int width, weigh_place w) {
-    for (int left = width / PANEL; left > 0;) {
-        int n = panels_at_once(n_rows, left);
-        if (TILE_PANELS >= 4 && n == 4)
-            weigh_rows(bf16, n_rows, 4, w);
-        else if (TILE_PANELS >= 2 && n == 2)
-            weigh_rows(bf16, n_rows, 2, w);
-        else
-            weigh_rows(bf16, n_rows, 1, w);
-        left -= n;
-        w.v += (size_t)n * PANEL * (bf16 ? 2 : 4);
-        w.values += n * PANEL;
-    }
 }
 
 static bool partial_is_empty(const float *partial) {

@@ -47,8 +47,10 @@ static void inner_pack_panel(const void *rows, size_t row_bytes, int n_rows, int
     }
 }
 
+/* Input is packed ([n_words][n_rows]), or words of rows that are input_row_bytes apart. */
 typedef struct tile_place {
     const char *input;
+    size_t input_row_bytes;
     const uint32_t *panels;
     size_t panel_words;
     int n_words;
@@ -57,7 +59,7 @@ typedef struct tile_place {
     size_t ld;
 } tile_place;
 
-INNER void tile_fixed(bool bf16, const int n_rows, const int n_panels, tile_place t) {
+INNER void tile_fixed(bool bf16, const bool packed, const int n_rows, const int n_panels, tile_place t) {
     lanes acc[TILE_ROWS][TILE_PANELS];
     UNROLL
     for (int row = 0; row < n_rows; row++) {
@@ -65,7 +67,8 @@ INNER void tile_fixed(bool bf16, const int n_rows, const int n_panels, tile_plac
         for (int p = 0; p < n_panels; p++)
             acc[row][p] = lanes_set(0);
     }
-    const size_t row_bytes = tile_input_bytes(bf16);
+    const size_t row_bytes = packed ? tile_input_bytes(bf16) : t.input_row_bytes;
+    const size_t word_bytes = tile_input_bytes(bf16) * (size_t)(packed ? n_rows : 1);
     for (int word = 0; word < t.n_words; word++) {
         tile_words words[TILE_PANELS];
         UNROLL
@@ -77,7 +80,7 @@ INNER void tile_fixed(bool bf16, const int n_rows, const int n_panels, tile_plac
             for (int p = 0; p < n_panels; p++)
                 acc[row][p] = tile_step(bf16, acc[row][p], t.input + (size_t)row * row_bytes, words[p]);
         }
-        t.input += (size_t)n_rows * row_bytes;
+        t.input += word_bytes;
         t.panels += PANEL;
     }
     UNROLL
@@ -92,25 +95,25 @@ INNER void tile_fixed(bool bf16, const int n_rows, const int n_panels, tile_plac
 
 static_assert(TILE_ROWS <= 6, "tile_rows names every number of rows");
 
-INNER void tile_rows(bool bf16, int n_rows, const int n_panels, tile_place t) {
+INNER void tile_rows(bool bf16, const bool packed, int n_rows, const int n_panels, tile_place t) {
     switch (n_rows) {
     case 1:
-        tile_fixed(bf16, 1, n_panels, t);
+        tile_fixed(bf16, packed, 1, n_panels, t);
         break;
     case 2:
-        tile_fixed(bf16, 2, n_panels, t);
+        tile_fixed(bf16, packed, 2, n_panels, t);
         break;
     case 3:
-        if (TILE_ROWS >= 3) tile_fixed(bf16, 3, n_panels, t);
+        if (TILE_ROWS >= 3) tile_fixed(bf16, packed, 3, n_panels, t);
         break;
     case 4:
-        if (TILE_ROWS >= 4) tile_fixed(bf16, 4, n_panels, t);
+        if (TILE_ROWS >= 4) tile_fixed(bf16, packed, 4, n_panels, t);
         break;
     case 5:
-        if (TILE_ROWS >= 5) tile_fixed(bf16, 5, n_panels, t);
+        if (TILE_ROWS >= 5) tile_fixed(bf16, packed, 5, n_panels, t);
         break;
     case 6:
-        if (TILE_ROWS >= 6) tile_fixed(bf16, 6, n_panels, t);
+        if (TILE_ROWS >= 6) tile_fixed(bf16, packed, 6, n_panels, t);
         break;
     default:
         assert(false && "n_rows <= TILE_ROWS");
@@ -123,15 +126,15 @@ INNER int panels_at_once(int n_rows, int n_panels) {
     return most >= 4 && n_panels >= 4 ? 4 : most >= 2 && n_panels >= 2 ? 2 : 1;
 }
 
-INNER void tile_any(bool bf16, int n_rows, int n_panels, tile_place t) {
+INNER void tile_any(bool bf16, const bool packed, int n_rows, int n_panels, tile_place t) {
     while (n_panels > 0) {
         int n = panels_at_once(n_rows, n_panels);
         if (TILE_PANELS >= 4 && n == 4)
-            tile_rows(bf16, n_rows, 4, t);
+            tile_rows(bf16, packed, n_rows, 4, t);
         else if (TILE_PANELS >= 2 && n == 2)
-            tile_rows(bf16, n_rows, 2, t);
+            tile_rows(bf16, packed, n_rows, 2, t);
         else
-            tile_rows(bf16, n_rows, 1, t);
+            tile_rows(bf16, packed, n_rows, 1, t);
         n_panels -= n;
         t.panels += (size_t)n * t.panel_words;
         t.out += n * PANEL;

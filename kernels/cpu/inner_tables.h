@@ -14,22 +14,44 @@ static void pack_input_f32(const void *rows, size_t row_bytes, int n_rows, int n
 
 static void tile_bf16(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
                       int n_words, bool add, float *out, size_t ld) {
-    tile_any(true, n_rows, n_panels, (tile_place){input, panels, panel_words, n_words, add, out, ld});
+    tile_any(true, true, n_rows, n_panels,
+             (tile_place){input, 0, panels, panel_words, n_words, add, out, ld});
 }
 
 static void tile_f32(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
                      int n_words, bool add, float *out, size_t ld) {
-    tile_any(false, n_rows, n_panels, (tile_place){input, panels, panel_words, n_words, add, out, ld});
+    tile_any(false, true, n_rows, n_panels,
+             (tile_place){input, 0, panels, panel_words, n_words, add, out, ld});
 }
 
-static void weigh_bf16(const float *weights, size_t weights_ld, int n_rows, const void *v, size_t v_ld, int n,
-                       int width, float *values, size_t ld) {
-    weigh_any(true, n_rows, width, (weigh_place){weights, weights_ld, v, 2 * v_ld, n, values, ld});
+static void softmax_bf16(float *scores, int first, int last, float scale, void *weights, float *partial) {
+    softmax_any(true, scores, first, last, scale, weights, partial);
 }
 
-static void weigh_f32(const float *weights, size_t weights_ld, int n_rows, const void *v, size_t v_ld, int n,
-                      int width, float *values, size_t ld) {
-    weigh_any(false, n_rows, width, (weigh_place){weights, weights_ld, v, 4 * v_ld, n, values, ld});
+static void softmax_f32(float *scores, int first, int last, float scale, void *weights, float *partial) {
+    softmax_any(false, scores, first, last, scale, weights, partial);
+}
+
+static void pack_values_bf16(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
+                             size_t panel_words) {
+    pack_values_any(true, v, row_bytes, n, n_dims, panels, panel_words);
+}
+
+static void pack_values_f32(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
+                            size_t panel_words) {
+    pack_values_any(false, v, row_bytes, n, n_dims, panels, panel_words);
+}
+
+static void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
+                       size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
+    tile_any(true, false, n_rows, n_panels,
+             (tile_place){weights, row_bytes, panels, panel_words, n_words, false, values, ld});
+}
+
+static void weigh_f32(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
+                      size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
+    tile_any(false, false, n_rows, n_panels,
+             (tile_place){weights, row_bytes, panels, panel_words, n_words, false, values, ld});
 }
 
 static void finish_bf16(const float *partial, int n, void *y) {
@@ -69,7 +91,8 @@ static void store_f32(const float *x, int n, void *y) {
     {                                                                                                        \
         .isa = isa_name, .tile_rows = TILE_ROWS, .tile_panels = TILE_PANELS,                                 \
         .input_word_bytes = type_input_bytes, .pack_input = pack_input_##type,                               \
-        .pack_panel = inner_pack_panel, .tile = tile_##type, .softmax = inner_softmax,                       \
-        .weigh = weigh_##type, .merge = inner_merge, .finish = finish_##type, .rmsnorm = rmsnorm_##type,     \
-        .swiglu = swiglu_##type, .store = store_##type, .exp = inner_exp,                                    \
+        .pack_panel = inner_pack_panel, .tile = tile_##type, .softmax = softmax_##type,                      \
+        .pack_values = pack_values_##type, .weigh = weigh_##type, .merge = inner_merge,                      \
+        .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,  \
+        .exp = inner_exp,                                                                                    \
     }

@@ -159,6 +159,21 @@ static inline void tile_pack(bool bf16, uint32_t word, char *input) {
     memcpy(input, bf16 ? pair : &word, bf16 ? 8 : 4);
 }
 
+/* Sixteen inputs of one row: bf16 pairs are two floats, and need not be rounded. */
+static inline void tile_store_inputs(bool bf16, char *input, lanes x) {
+    (void)bf16;
+    lanes_store((float *)(void *)input, x);
+}
+
+/* Sixteen words, each of one element of both. */
+static inline void lanes_pair(const uint16_t *even, const uint16_t *odd, uint32_t *words) {
+    for (int i = 0; i < 16; i += 8) {
+        __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(even + i)));
+        __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(odd + i)));
+        _mm256_storeu_si256((__m256i *)(words + i), _mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
+    }
+}
+
 static inline __m256 even_8(__m256 words) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(words), 16));
 }

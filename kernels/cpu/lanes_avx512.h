@@ -132,6 +132,21 @@ static inline void tile_pack(bool bf16, uint32_t word, char *input) {
     memcpy(input, &word, sizeof word);
 }
 
+/* Sixteen inputs of one row: bf16 pairs are words of their own. */
+static inline void tile_store_inputs(bool bf16, char *input, lanes x) {
+    if (bf16)
+        _mm256_storeu_si256((__m256i *)(void *)input, (__m256i)_mm512_cvtneps_pbh(x));
+    else
+        _mm512_storeu_ps(input, x);
+}
+
+/* Sixteen words, each of one element of both. */
+static inline void lanes_pair(const uint16_t *even, const uint16_t *odd, uint32_t *words) {
+    __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)even));
+    __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)odd));
+    _mm512_storeu_si512(words, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+}
+
 static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
     (void)bf16;
     return _mm512_loadu_si512(panel);

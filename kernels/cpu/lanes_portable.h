@@ -141,6 +141,18 @@ static inline void tile_pack(bool bf16, uint32_t word, char *input) {
     memcpy(input, bf16 ? pair : &word, bf16 ? 8 : 4);
 }
 
+/* Sixteen inputs of one row: bf16 pairs are two floats, and need not be rounded. */
+static inline void tile_store_inputs(bool bf16, char *input, lanes x) {
+    (void)bf16;
+    lanes_store((float *)(void *)input, x);
+}
+
+/* Sixteen words, each of one element of both. */
+static inline void lanes_pair(const uint16_t *even, const uint16_t *odd, uint32_t *words) {
+    for (int i = 0; i < 16; i++)
+        words[i] = even[i] | (uint32_t)odd[i] << 16;
+}
+
 static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
     if (!bf16) return (tile_words){lanes_load((const float *)panel), lanes_set(0)};
     uint32_t even[16], odd[16];
