@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/level_stream.h"
 #include "src/base/memory.h"
 #include "src/base/status.h"
 
@@ -59,6 +60,9 @@ typedef struct synthetic_values synthetic_values;
 
 synthetic_values *synthetic_values_open(const synthetic_model *m);
 void synthetic_values_close(synthetic_values *v); /* NULL is fine */
+
+/* The elements of the tensor of this name are those of *out; false: they are all 1, and no stream. */
+bool synthetic_values_stream(const synthetic_values *v, const char *name, level_stream *out);
 
 /* Elements [first, first + n) of the tensor of this name as bf16, by n_threads. Several threads may call it
  * at once. */

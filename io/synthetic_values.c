@@ -7,11 +7,9 @@
 
 #include "io/synthetic.h"
 
-/* The distribution is that of N_LEVELS equally likely values, finer than bf16 but for the smallest. A word of
- * the stream makes LANES elements. */
-enum { LEVEL_BITS = 12, N_LEVELS = 1 << LEVEL_BITS, LANES = 4, LANE_BITS = 16 };
 enum { ELEMENTS_AT_ONCE = 1 << 16 }; /* of a thread */
 
+/* The distribution is that of N_LEVELS equally likely values, finer than bf16 but for the smallest. */
 struct synthetic_values {
     uint64_t seed;
     double output_deviation;
@@ -77,29 +75,18 @@ static void fill_levels(const synthetic_values *v, double scale, uint16_t *level
     }
 }
 
-/* The i-th word of the stream of this key: splitmix64 (Steele, Lea, Flood 2014), whose state is a counter. */
-static inline uint64_t word_at(uint64_t key, uint64_t i) {
-    uint64_t z = key + (i + 1) * 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
-static inline uint16_t element_of(const uint16_t *levels, uint64_t word, int64_t lane) {
-    return levels[word >> (LANE_BITS * lane + LANE_BITS - LEVEL_BITS) & (N_LEVELS - 1)];
-}
-
-static void make_part(const uint16_t *levels, uint64_t key, int64_t first, int64_t n, uint16_t *out) {
+static void make_part(const level_stream *stream, int64_t first, int64_t n, uint16_t *out) {
+    const uint16_t *levels = stream->levels;
     int64_t i = first, end = first + n;
-    for (; i < end && i % LANES; i++)
-        *out++ = element_of(levels, word_at(key, (uint64_t)(i / LANES)), i % LANES);
-    for (; i + LANES <= end; i += LANES, out += LANES) {
-        uint64_t word = word_at(key, (uint64_t)(i / LANES));
-        for (int lane = 0; lane < LANES; lane++)
-            out[lane] = element_of(levels, word, lane);
+    for (; i < end && i % LEVEL_LANES; i++)
+        *out++ = levels[level_index(level_word(stream->key, i / LEVEL_LANES), (int)(i % LEVEL_LANES))];
+    for (; i + LEVEL_LANES <= end; i += LEVEL_LANES, out += LEVEL_LANES) {
+        uint64_t word = level_word(stream->key, i / LEVEL_LANES);
+        for (int lane = 0; lane < LEVEL_LANES; lane++)
+            out[lane] = levels[level_index(word, lane)];
     }
     for (; i < end; i++)
-        *out++ = element_of(levels, word_at(key, (uint64_t)(i / LANES)), i % LANES);
+        *out++ = levels[level_index(level_word(stream->key, i / LEVEL_LANES), (int)(i % LEVEL_LANES))];
 }
 
 static bool ends_with(const char *name, const char *end) {
@@ -112,20 +99,25 @@ static void make_ones(int64_t n, uint16_t *out) {
         out[i] = 0x3F80;
 }
 
+bool synthetic_values_stream(const synthetic_values *v, const char *name, level_stream *out) {
+    if (ends_with(name, "norm.weight")) return false;
+    bool adds_to_stream = ends_with(name, ".o_proj.weight") || ends_with(name, ".down_proj.weight");
+    out->key = XXH3_64bits_withSeed(name, strlen(name), v->seed);
+    fill_levels(v, adds_to_stream ? v->output_deviation : deviation, out->levels);
+    return true;
+}
+
 void synthetic_values_make(const synthetic_values *v, const char *name, int64_t first, int64_t n,
                            int n_threads, uint16_t *out) {
-    if (ends_with(name, "norm.weight")) {
+    level_stream stream;
+    if (!synthetic_values_stream(v, name, &stream)) {
         make_ones(n, out);
         return;
     }
-    bool adds_to_stream = ends_with(name, ".o_proj.weight") || ends_with(name, ".down_proj.weight");
-    uint16_t levels[N_LEVELS];
-    fill_levels(v, adds_to_stream ? v->output_deviation : deviation, levels);
-    uint64_t key = XXH3_64bits_withSeed(name, strlen(name), v->seed);
     int64_t n_parts = (n + ELEMENTS_AT_ONCE - 1) / ELEMENTS_AT_ONCE;
 #pragma omp parallel for num_threads(n_threads) schedule(static)
     for (int64_t part = 0; part < n_parts; part++) {
         int64_t begin = part * ELEMENTS_AT_ONCE, left = n - begin;
-        make_part(levels, key, first + begin, left < ELEMENTS_AT_ONCE ? left : ELEMENTS_AT_ONCE, out + begin);
+        make_part(&stream, first + begin, left < ELEMENTS_AT_ONCE ? left : ELEMENTS_AT_ONCE, out + begin);
     }
 }

@@ -332,6 +332,12 @@ status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void 
     return st;
 }
 
+bool weights_take_stream(weights *w, const tensor *t, level_stream *out) {
+    if (!w->values || !synthetic_values_stream(w->values, t->name, out)) return false;
+    w->bytes_read += t->n_bytes;
+    return true;
+}
+
 uint64_t weights_bytes_read(const weights *w) {
     return w->bytes_read;
 }

@@ -56,5 +56,9 @@ const tensor *weights_at(const weights *w, size_t i);
  * large sequential reads. Refuses a short file and a NaN or infinity, naming the tensor and the element. */
 status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void *dst);
 
+/* For devices that make weights themselves: the tensor's elements, which then count as made, are those of
+ * *out. False: they must be read. */
+bool weights_take_stream(weights *w, const tensor *t, level_stream *out);
+
 /* Bytes of tensor data read, or made, so far through this handle. */
 uint64_t weights_bytes_read(const weights *w);

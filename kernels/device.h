@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/level_stream.h"
 #include "src/base/dtype.h"
 #include "src/base/status.h"
 
@@ -125,6 +126,10 @@ typedef struct device_ops {
     status (*matrix_open)(device *dev, int64_t n_rows, int64_t n_cols, matrix **out);
     void (*matrix_load)(device *dev, matrix *w, int64_t row0, int64_t n_rows, const void *host_src,
                         dtype src_type);
+    /* Or by the device itself: the rows' elements, one row behind the other, are those of the stream from
+     * `first` on. NULL: the device cannot; the host makes them and loads them. */
+    void (*matrix_fill)(device *dev, matrix *w, int64_t row0, int64_t n_rows, const level_stream *values,
+                        int64_t first);
     void (*matrix_close)(device *dev, matrix *w);
 
     /* x[T, D] = rows `host_tokens[T]` of table [V, D]. */

@@ -205,8 +205,18 @@ static void add_digest(XXH128_hash_t hash, uint64_t digest[2]) {
     digest[1] += hash.low64;
 }
 
-/* hash: NULL, or where the tensor's bytes are digested. */
+/* Weights of a synthetic model are made by the device, if it can: nothing is copied then. */
+static bool fill_tensor(model *m, const wanted *w, weights *files) {
+    level_stream values;
+    if (!w->matrix || !m->dev->ops->matrix_fill || !weights_take_stream(files, w->tensor, &values))
+        return false;
+    m->dev->ops->matrix_fill(m->dev, w->matrix, w->row0, w->n_rows, &values, 0);
+    return true;
+}
+
+/* hash: NULL, or where the tensor's bytes are digested, for which the host must have them. */
 static status load_tensor(model *m, const wanted *w, weights *files, void *buffer, XXH3_state_t *hash) {
+    if (!hash && fill_tensor(m, w, files)) return STATUS_OK;
     int64_t cols = w->n_cols ? w->n_cols : 1;
     int64_t rows_at_once = READ_BYTES / (cols * (int64_t)dtype_bytes(w->tensor->type));
     if (rows_at_once < 1 || w->vector) rows_at_once = w->vector ? w->n_rows : 1;

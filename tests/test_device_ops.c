@@ -2,6 +2,7 @@
  * seam and copies alone. */
 #include <stdio.h>
 
+#include "io/synthetic.h"
 #include "tests/device_arrays.h"
 
 enum { GUARD = 64 }; /* numbers behind an output, which must stay NaN */
@@ -103,6 +104,59 @@ static void check_embed(const tested *t) {
 
 static void test_embed(void) {
     for_each_kind(check_embed);
+}
+
+/* Rows [row0, row0 + n_rows) of a matrix are filled with a synthetic tensor's elements from `first` on: they
+ * are what the host makes, and the rows around them stay as they were. */
+static void check_fill_of(const tested *t, const synthetic_values *v, const char *name, int V, int D,
+                          int row0, int n_rows, int64_t first) {
+    device *dev = t->dev;
+    const size_t n = (size_t)V * (size_t)D, begin = (size_t)row0 * (size_t)D,
+                 n_made = (size_t)n_rows * (size_t)D;
+    uint16_t *rows = mem_new(n, sizeof *rows);
+    int32_t *all_rows = mem_new((size_t)V, sizeof *all_rows);
+    for (size_t i = 0; i < n; i++)
+        rows[i] = bf16_of_float((float)(i % 100));
+    for (int i = 0; i < V; i++)
+        all_rows[i] = i;
+    matrix *w = new_matrix(dev, V, D, rows, DTYPE_BF16);
+    level_stream stream;
+    CU_ASSERT_FATAL(synthetic_values_stream(v, name, &stream));
+    dev->ops->matrix_fill(dev, w, row0, n_rows, &stream, first);
+    synthetic_values_make(v, name, first, (int64_t)n_made, 1, rows + begin);
+    float *x = array_poisoned(dev, DTYPE_F32, n), *host;
+    dev->ops->embed(dev, w, all_rows, V, x);
+    host = array_take(dev, x, n * sizeof *host);
+    int n_wrong = 0;
+    for (size_t i = 0; i < n; i++)
+        n_wrong += bits_of(host[i]) != bits_of(float_of_bf16(rows[i]));
+    CHECK_CASE(n_wrong == 0, "%s: fill of rows %d to %d of V %d D %d from %lld: %d wrong", t->name, row0,
+               row0 + n_rows, V, D, (long long)first, n_wrong);
+    dev->ops->matrix_close(dev, w);
+    free(host);
+    free(all_rows);
+    free(rows);
+}
+
+static void check_fill(const tested *t) {
+    static const char *const names[] = {"lm_head.weight", "model.layers.3.mlp.down_proj.weight"};
+    const int shapes[][4] = {{1, 1, 0, 1}, {7, 3, 2, 4},     {64, 34, 0, 64},  {65, 80, 13, 52}, {9, 5, 4, 0},
+                             {9, 5, 0, 7}, {600, 4, 599, 1}, {40, 4100, 1, 38}}; /* V, D, row0, n_rows */
+    const int64_t firsts[] = {0, 1, 2, 3, 4, 1000003, ((int64_t)1 << 40) + 3, (int64_t)1 << 40};
+    synthetic_model m;
+    if (!t->dev->ops->matrix_fill || !CHECK_OK(synthetic_find("llama-8b", &m))) return;
+    m.seed = 7;
+    synthetic_values *v = synthetic_values_open(&m);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        for (size_t k = 0; k < sizeof firsts / sizeof *firsts; k++)
+            check_fill_of(t, v, names[k % 2], shapes[i][0], shapes[i][1], shapes[i][2], shapes[i][3],
+                          firsts[k]);
+    synthetic_values_close(v);
+    CHECK_OK(t->dev->ops->sync(t->dev));
+}
+
+static void test_fill(void) {
+    for_each_kind(check_fill);
 }
 
 static void check_gather(const tested *t) {
@@ -320,8 +374,8 @@ static void test_matmul(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"memory", test_memory},   {"embed", test_embed},   {"gather rows", test_gather},
-                           {"rmsnorm", test_rmsnorm}, {"swiglu", test_swiglu}, {"add bias", test_bias},
-                           {"matmul", test_matmul},   CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"memory", test_memory},      {"embed", test_embed},     {"fill", test_fill},
+                           {"gather rows", test_gather}, {"rmsnorm", test_rmsnorm}, {"swiglu", test_swiglu},
+                           {"add bias", test_bias},      {"matmul", test_matmul},   CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "device ops", tests);
 }

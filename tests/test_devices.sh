@@ -45,6 +45,25 @@ other_device() {
     check 'from CPU to GPU: reused' 'it is not' grep -q 'cpu.kvs holds [1-9]' "$temp/err"
 }
 
+# A GPU makes random weights itself, but where it must know their digest: those of the files, that the host makes.
+synthetic() {
+    how='--device cuda --prompt Hello --ignore-eos --temperature 0.9 --seed 4 --threads 1 --max-tokens 12'
+    run 1 synth --shape tiny "$temp/made"
+    expect 'synth' 0 || return
+    # shellcheck disable=SC2086 # several words
+    for precision in bf16 f32; do
+        run 1 generate --model "$temp/made" --precision $precision $how --save "$temp/$precision.kvs"
+        expect "synth: files, $precision" 0 || continue
+        cp "$temp/out" "$temp/of_files"
+        run 1 generate --shape tiny --precision $precision $how
+        check "synth: text of files and of the GPU, $precision" 'it differs' cmp "$temp/out" "$temp/of_files"
+        run 2 generate --shape tiny --precision $precision $how
+        check "synth: the same of two ranks, $precision" 'it differs' cmp "$temp/out" "$temp/of_files"
+        run 1 generate --shape tiny --precision $precision $how --resume "$temp/$precision.kvs"
+        check "synth: the GPU goes on from a snapshot of files, $precision" 'it does not' [ "$status" -eq 0 ]
+    done
+}
+
 head -c 160 "$page" >"$all/prompt.txt"
 temp=$all
 on cuda 1
@@ -53,5 +72,5 @@ if [ "$status" -eq 2 ] && grep -q 'no usable GPU' "$temp/err"; then
     exit 77
 fi
 cp "$temp/out" "$all/text"
-run_chain same_text other_device
+run_chain same_text other_device synthetic
 end_test

@@ -313,6 +313,7 @@ static const device_ops cuda_ops = {
     .measure_memory = cuda_measure_memory,
     .matrix_open = cuda_matrix_open,
     .matrix_load = cuda_matrix_load,
+    .matrix_fill = cuda_matrix_fill,
     .matrix_close = cuda_matrix_close,
     .embed = cuda_embed,
     .rmsnorm = cuda_rmsnorm,

@@ -105,6 +105,10 @@ void cuda_gather_rows(device *dev, const float *x, const int32_t *host_rows, int
 /* n elements at `from`, of any dtype, become the device's act type at `to`; both in device memory. */
 void cuda_convert(cuda_device *dev, const void *from, dtype type, int64_t n, void *to);
 
+/* fill.cu */
+void cuda_matrix_fill(device *dev, matrix *w, int64_t row0, int64_t n_rows, const level_stream *values,
+                      int64_t first);
+
 /* positions.cu */
 void cuda_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
                      const span *spans, float *cos_sin);
