@@ -39,7 +39,7 @@ typedef struct engine_options {
     int64_t longest_tokens;      /* of any sequence, prompt and generated */
     int64_t wanted_pages;        /* for all that would run at once if there were room */
     uint64_t kv_bytes_per_rank;  /* 0: as wanted, as far as the memory goes */
-    uint64_t bytes_per_rank;     /* 0: 90% of this host's available memory, shared by its ranks */
+    uint64_t bytes_per_rank;     /* 0: this rank's share of what its host or GPU has free */
     double head_share;           /* see plan.h */
     const char *layers_per_rank; /* NULL: the best partition */
     double deadline_seconds;     /* of any wait for another rank */

@@ -50,11 +50,10 @@ static void take_places(engine *e) {
 
 /* Ranks may see more or less memory: the smallest share counts, so that all plans are the same. */
 static uint64_t bytes_for_a_rank(const engine *e, uint64_t asked) {
-    uint64_t available = device_free_bytes(e->options.device, e->device_index);
-    int64_t share = available ? (int64_t)(available / 10 * 9 / (uint64_t)e->device_ranks) : INT64_MAX;
-    share = comm_min(e->comm, share);
+    uint64_t share = plan_share_of(device_free_bytes(e->options.device, e->device_index), e->device_ranks);
+    int64_t least = comm_min(e->comm, share ? (int64_t)share : INT64_MAX);
     if (asked) return asked;
-    return share == INT64_MAX ? 0 : (uint64_t)share;
+    return least == INT64_MAX ? 0 : (uint64_t)least;
 }
 
 static status make_plan(engine *e) {

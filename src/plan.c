@@ -6,6 +6,11 @@
 #include "mpi/pipeline.h"
 #include "src/base/memory.h"
 
+/* The rest is for what no plan knows: libraries on the device, and other programs that grow. */
+uint64_t plan_share_of(uint64_t free_bytes, int n_ranks) {
+    return free_bytes / 10 * 9 / (uint64_t)n_ranks;
+}
+
 static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
     kv_shape shape = {
         .n_kv_heads = r->config->n_kv_heads, .head_dim = r->config->head_dim, .page_tokens = r->page_tokens};
@@ -51,9 +56,8 @@ static int widest(const int *bounds, int n_ranks) {
 
 /* Pages for the pool of every rank: as many as wanted, fewer where a rank's memory or --kv-memory ends. */
 static status choose_pages(const plan_request *r, const partition_problem *without_kv, const int *bounds,
-                           int64_t *out) {
-    int64_t n_pages = r->wanted_pages, least = kv_pages_for(r->longest_tokens, r->page_tokens);
-    if (n_pages < least) n_pages = least;
+                           plan *out) {
+    int64_t least = kv_pages_for(r->longest_tokens, r->page_tokens), room = INT32_MAX;
     if (r->kv_bytes_per_rank) {
         uint64_t one = page_bytes_of_layers(r, widest(bounds, r->n_ranks));
         int64_t fits = (int64_t)(r->kv_bytes_per_rank / one);
@@ -63,7 +67,7 @@ static status choose_pages(const plan_request *r, const partition_problem *witho
                 "%.1f MiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
                 mem_mib(r->kv_bytes_per_rank), (long long)fits * r->page_tokens, (long long)r->longest_tokens,
                 mem_mib((uint64_t)least * one));
-        if (n_pages > fits) n_pages = fits;
+        if (room > fits) room = fits;
     }
     for (int i = 0; r->bytes_per_rank && i < r->n_ranks; i++) {
         uint64_t base = partition_stage_bytes(without_kv, bounds[i], bounds[i + 1]);
@@ -75,9 +79,11 @@ static status choose_pages(const plan_request *r, const partition_problem *witho
                 "tokens: start more ranks, lower --context or --max-tokens, or raise --memory-per-rank",
                 i, mem_mib(r->bytes_per_rank), mem_mib(base + (uint64_t)least * one), bounds[i],
                 bounds[i + 1] - 1, (long long)r->longest_tokens);
-        if (n_pages > fits) n_pages = fits;
+        if (room > fits) room = fits;
     }
-    *out = n_pages < INT32_MAX ? n_pages : INT32_MAX;
+    int64_t wanted = r->wanted_pages > least ? r->wanted_pages : least;
+    out->n_pages = wanted < room ? wanted : room;
+    out->n_room_pages = room;
     return STATUS_OK;
 }
 
@@ -113,7 +119,7 @@ status plan_make(const plan_request *r, plan *out) {
                     ? partition_from_list(r->layers_per_rank, r->config->n_layers, r->n_ranks, bounds)
                     : partition_layers(&with_one, bounds);
     plan made = {.n_ranks = r->n_ranks};
-    if (st == STATUS_OK) st = choose_pages(r, &without_kv, bounds, &made.n_pages);
+    if (st == STATUS_OK) st = choose_pages(r, &without_kv, bounds, &made);
     if (st == STATUS_OK) {
         made.ranks = mem_new((size_t)r->n_ranks, sizeof *made.ranks);
         fill_ranks(r, &without_kv, bounds, &made);

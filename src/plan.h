@@ -37,8 +37,12 @@ typedef struct plan_rank {
 typedef struct plan {
     int n_ranks;
     plan_rank *ranks;
-    int64_t n_pages; /* of every rank's pool */
+    int64_t n_pages;      /* of every rank's pool: as many as are wanted, or as there is room for */
+    int64_t n_room_pages; /* that there is room for beside all else; INT32_MAX: no bound */
 } plan;
+
+/* What a rank may take of a device with so many free bytes that n_ranks share. */
+uint64_t plan_share_of(uint64_t free_bytes, int n_ranks);
 
 /* Refuses what cannot fit, saying what would make it fit. Release with plan_free. */
 status plan_make(const plan_request *request, plan *out);

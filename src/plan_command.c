@@ -1,12 +1,38 @@
 /* kvarve plan: what each rank would own, and whether it fits. Reads config.json only. */
 #include <stdio.h>
 
+#include "src/base/memory.h"
 #include "src/report.h"
 #include "src/run.h"
 
 static const double mib = 1024.0 * 1024;
 
-static void print_plan(const options *o, const model_config *config, const plan_request *r, const plan *p) {
+/* What a rank may take, as in a run with a GPU for each rank: what is asked for, or else the GPU is asked. 0:
+ * it is not known. What is assumed is said first, so that a refusal can be understood too. */
+static status find_bound(const options *o, uint64_t *out) {
+    const char *why = NULL;
+    uint64_t free_bytes = 0, bound = (uint64_t)o->memory_per_rank;
+    if (bound) {
+        fprintf(stderr, "kvarve: assumed: each rank may take %.1f MiB, as --memory-per-rank says\n",
+                mem_mib(bound));
+    } else if (o->device != DEVICE_CPU && device_count(DEVICE_CUDA, &why) > 0) {
+        free_bytes = device_free_bytes(DEVICE_CUDA, 0);
+        bound = plan_share_of(free_bytes, 1);
+        fprintf(stderr,
+                "kvarve: assumed: each rank has a GPU to itself; GPU 0 of this host has %.1f MiB free, of "
+                "which a rank may take %.1f MiB\n",
+                mem_mib(free_bytes), mem_mib(bound));
+    } else if (o->device == DEVICE_CUDA) {
+        return status_refuse(
+            "--device cuda: no usable GPU here: %s; where there is none, --memory-per-rank says what "
+            "a rank's GPU has",
+            why);
+    }
+    *out = bound;
+    return STATUS_OK;
+}
+
+static void print_plan(const model_config *config, const plan_request *r, const plan *p) {
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
     printf("%s\n", shape);
@@ -35,12 +61,15 @@ static void print_plan(const options *o, const model_config *config, const plan_
            "sequences at once\n",
            token_bytes / 1024, (long long)p->n_pages * r->page_tokens,
            (long long)(p->n_pages / kv_pages_for(r->longest_tokens, r->page_tokens)));
+    if (p->n_room_pages < INT32_MAX)
+        printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
+               (long long)p->n_pages, (long long)r->wanted_pages, (long long)p->n_room_pages);
     printf("each rank's total includes %d MiB for the program itself; cost is relative to the mean of the "
            "ranks\n",
            PLAN_PROCESS_MIB);
-    if (o->memory_per_rank)
+    if (r->bytes_per_rank)
         printf("fits: the largest rank takes %.1f of %.1f MiB\n", (double)most / mib,
-               (double)o->memory_per_rank / mib);
+               (double)r->bytes_per_rank / mib);
     else
         printf("needs %.1f MiB on the largest rank; --memory-per-rank checks it against a bound\n",
                (double)most / mib);
@@ -48,7 +77,9 @@ static void print_plan(const options *o, const model_config *config, const plan_
 
 static status make_and_print(const options *o) {
     model_config config;
+    uint64_t bound = 0;
     status st = run_read_model(o, &config, NULL);
+    if (st == STATUS_OK) st = find_bound(o, &bound);
     if (st != STATUS_OK) return st;
     int64_t context = o->context != OPTION_UNSET ? o->context : config.max_positions;
     int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
@@ -63,14 +94,14 @@ static status make_and_print(const options *o) {
         .longest_tokens = context,
         .wanted_pages = o->sequences * kv_pages_for(context, (int)o->page_tokens),
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,
-        .bytes_per_rank = (uint64_t)o->memory_per_rank,
+        .bytes_per_rank = bound,
         .head_share = run_head_share(context - new_tokens, new_tokens),
         .layers_per_rank = o->layers_per_rank,
     };
     plan p;
     st = plan_make(&r, &p);
     if (st != STATUS_OK) return st;
-    print_plan(o, &config, &r, &p);
+    print_plan(&config, &r, &p);
     plan_free(&p);
     return STATUS_OK;
 }

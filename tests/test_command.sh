@@ -134,9 +134,11 @@ good_others() {
     run 1 plan --model "$model" --ranks 3 --context 4096 --sequences 2 --memory-per-rank 1G
     expect plan 0 && check plan 'not 3 ranks and layers to 7' grep -q '^ *2 *[0-9]*\.\.7 ' "$temp/out"
     check 'plan fits' 'not said' grep -q '^fits: the largest rank takes' "$temp/out"
+    check 'plan: what it assumed' 'not said' grep -q 'assumed: each rank may take 1024.0 MiB' "$temp/err"
+    check 'plan: its pool' 'not said' grep -q '^pool of each rank: 128 pages (128 are wanted' "$temp/out"
     mkdir -p "$temp/only_config"
     cp "$model/config.json" "$temp/only_config/"
-    run 1 plan --model "$temp/only_config" --ranks 8
+    run 1 plan --model "$temp/only_config" --ranks 8 --device cpu
     check 'plan needs config.json only' "exit status $status" [ "$status" -eq 0 ]
 
     printf 'It was a dark and stormy night; the rain fell in torrents.' >"$temp/novel"
@@ -189,6 +191,8 @@ bad_saving() {
         # With a GPU it runs.
         [ "$status" -eq 0 ] || refused "no GPU, $np ranks" 2 '--device cuda: no usable GPU: '
     done
+    run 1 plan --model "$model" --device cuda --context 64
+    [ "$status" -eq 0 ] || refused 'no GPU to plan for' 2 'no usable GPU' '--memory-per-rank says'
     generate 1 --save "$temp/never.kvs"
     refused 'nothing to save' 2 '--prompt'
     generate 1 --resume "$temp/never.kvs" --output "$temp/never"
@@ -395,7 +399,7 @@ synthetic() {
     check 'bench of several' 'no profile' grep -q "^rank 0's time  *prefill  *prefill .* decode" "$temp/out"
     run 1 bench --shape tiny --prefill 0
     expect 'bench of nothing' 2
-    run 1 plan --shape llama-70b --ranks 8
+    run 1 plan --shape llama-70b --ranks 8 --device cpu
     check 'plan of a shape' 'not 80 layers on 8 ranks' grep -q '^ *7 *[0-9]*\.\.79 ' "$temp/out"
 
     run 2 synth --shape tiny "$made"

@@ -64,6 +64,39 @@ synthetic() {
     done
 }
 
+# A plan asks the GPU for its memory by the rule of a run: the same bound, and as many pages of what is left.
+plan_and_run() {
+    export EMULATED_GPU_MIB=300 # too little for all of these large pages
+    head -c 300 "$page" >"$temp/text"
+    asked='--device cuda --sequences 8 --context 8 --page-tokens 8192'
+    # shellcheck disable=SC2086 # several words
+    run 1 plan --model "$model" $asked
+    expect 'plan of a GPU' 0 || return
+    check 'plan of a GPU: its bound' 'it is not told' grep -q 'GPU 0 of this host has [1-9][0-9.]* MiB free' "$temp/err"
+    check 'plan of a GPU: its pool' 'it is not told' grep -q '^pool of each rank: [1-9][0-9]* pages' "$temp/out"
+    is_real=yes
+    if grep -q 'has 300.0 MiB free' "$temp/err"; then is_real=; fi
+    planned=$(sed -n 's/.*the pools hold \([0-9]*\) tokens.*/\1/p' "$temp/out")
+    # shellcheck disable=SC2086
+    run 1 perplexity --model "$model" $asked --file "$temp/text"
+    expect 'run as planned' 0 || return
+    held=$(sed -n 's/.*KV cache for \([0-9]*\) tokens.*/\1/p' "$temp/err")
+    check 'plan and run: tokens of the pool' "$planned and $held" [ "$planned" -eq "$held" ]
+    if [ ! "$is_real" ]; then check 'plan and run: less than is wanted' 'all' [ "$held" -lt $((8 * 8192)) ]; fi
+    asked="$asked --context 40000000000"
+    # shellcheck disable=SC2086
+    run 1 plan --model "$model" $asked
+    refused 'plan that no GPU fits' 2 'may take'
+    grep '^kvarve: error:' "$temp/err" >"$temp/planned"
+    # shellcheck disable=SC2086
+    run 1 perplexity --model "$model" $asked --file "$temp/text"
+    grep '^kvarve: error:' "$temp/err" >"$temp/ran"
+    check 'run that no GPU fits: the same bound' 'another' cmp "$temp/planned" "$temp/ran"
+    run 1 plan --model "$model" --device cuda --memory-per-rank 512M
+    check 'plan with a bound: no GPU is asked' 'it is' grep -q 'assumed: each rank may take 512.0 MiB' "$temp/err"
+    unset EMULATED_GPU_MIB
+}
+
 head -c 160 "$page" >"$all/prompt.txt"
 temp=$all
 on cuda 1
@@ -72,5 +105,5 @@ if [ "$status" -eq 2 ] && grep -q 'no usable GPU' "$temp/err"; then
     exit 77
 fi
 cp "$temp/out" "$all/text"
-run_chain same_text other_device synthetic
+run_chain same_text other_device synthetic plan_and_run
 end_test

@@ -653,7 +653,7 @@ static void effective_options(void) {
     char *text = options_effective(&o);
     CU_ASSERT(!strcmp(text,
                       "--model m --sequences 16 --chunk-tokens 512 --page-tokens 64 --memory-per-rank 2048 "
-                      "--ranks 1 --precision bf16"));
+                      "--ranks 1 --device auto --precision bf16"));
     free(text);
 }
 
