@@ -89,12 +89,6 @@ typedef struct device_ops {
     void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);
     void (*copy_out)(device *dev, void *host_dst, const void *src, size_t bytes);
 
-    /* Copy n_rows of row_bytes, src_bytes apart, to host memory where they lie dst_bytes apart; done when it
-     * returns. Unlike all other operations it may run in any one other thread beside them, on memory that
-     * they do not write any more; its failure is its own. */
-    status (*copy_out_beside)(device *dev, void *host_dst, size_t dst_bytes, const void *src,
-                              size_t src_bytes, size_t row_bytes, size_t n_rows);
-
     /* Host memory that copies from and to the device are fastest with; alloc_host says in its text how many
      * bytes were wanted. */
     status (*alloc_host)(device *dev, size_t bytes, void **out);

@@ -1,6 +1,7 @@
 #include "src/kv_cache.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,11 @@ struct kv_cache {
     char *pool;
     page_list free; /* the last one is taken next, so that pages still in the caches are used again */
     page_list *slots;
+    /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
+     * a time. */
+    device_copy *copy;
+    char *staging;
+    pthread_mutex_t lock;
 };
 
 size_t kv_page_bytes(const kv_shape *s, dtype type) {
@@ -36,6 +42,15 @@ static void push_page(page_list *list, int32_t id) {
     list->ids[list->n++] = id;
 }
 
+static status open_staging(kv_cache *kv) {
+    void *staging = NULL;
+    if (kv->dev->host_memory) return STATUS_OK;
+    status st = kv->dev->ops->copy_open(kv->dev, &kv->copy);
+    if (st == STATUS_OK) st = kv->dev->ops->alloc_host(kv->dev, kv->page_bytes / N_KV_PARTS, &staging);
+    kv->staging = staging;
+    return st;
+}
+
 status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     kv_cache *kv = mem_new(1, sizeof *kv);
     kv->dev = dev;
@@ -44,12 +59,15 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     kv->slots = mem_new((size_t)shape->n_slots, sizeof *kv->slots);
     void *pool = NULL;
     size_t bytes = (size_t)shape->n_layers * (size_t)shape->n_pages * kv->page_bytes;
-    status st = status_at(dev->ops->alloc(dev, bytes, &pool), "KV cache");
+    pthread_mutex_init(&kv->lock, NULL);
+    status st = dev->ops->alloc(dev, bytes, &pool);
+    kv->pool = pool;
+    if (st == STATUS_OK) st = open_staging(kv);
+    st = status_at(st, "KV cache");
     if (st != STATUS_OK) {
         kv_cache_close(kv);
         return st;
     }
-    kv->pool = pool;
     for (int64_t id = shape->n_pages - 1; id >= 0; id--)
         push_page(&kv->free, (int32_t)id);
     *out = kv;
@@ -63,6 +81,9 @@ void kv_cache_close(kv_cache *kv) {
     free(kv->slots);
     free(kv->free.ids);
     if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
+    if (kv->staging) kv->dev->ops->release_host(kv->dev, kv->staging);
+    if (kv->copy) kv->dev->ops->copy_close(kv->dev, kv->copy);
+    pthread_mutex_destroy(&kv->lock);
     free(kv);
 }
 
@@ -105,19 +126,41 @@ static char *find_rows(const kv_cache *kv, const int32_t *page_ids, int layer, k
     return kv->pool + id * kv->page_bytes + row * row_bytes;
 }
 
-/* A page holds the positions of a head together; outside, the heads of a position are together. */
-status kv_cache_read(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
+/* Bytes of a page as the host can read them: where they are, or copied to the staging, with the lock held. */
+static status fetch(const kv_cache *kv, const char *from, size_t bytes, const char **out) {
+    const device_ops *ops = kv->dev->ops;
+    bool over = kv->dev->host_memory;
+    status st = over ? STATUS_OK : ops->copy_begin(kv->dev, kv->copy, kv->staging, from, bytes);
+    *out = over ? from : kv->staging;
+    while (st == STATUS_OK && !over)
+        st = ops->copy_test(kv->dev, kv->copy, &over);
+    return st;
+}
+
+/* Rows of one page, which holds the positions of a head together; outside, the heads of a position are
+ * together. What lies between those of two heads is fetched with them: the model may write it meanwhile, and
+ * nobody looks at it. */
+static status read_page(const kv_cache *kv, const char *rows, int64_t n, char *out) {
+    size_t row_bytes = (size_t)kv->shape.head_dim * dtype_bytes(kv->dev->kv),
+           G = (size_t)kv->shape.n_kv_heads;
+    size_t head_bytes = (size_t)kv->shape.page_tokens * row_bytes;
+    status st = fetch(kv, rows, (G - 1) * head_bytes + (size_t)n * row_bytes, &rows);
+    for (size_t head = 0; st == STATUS_OK && head < G; head++)
+        for (size_t i = 0; i < (size_t)n; i++)
+            memcpy(out + (i * G + head) * row_bytes, rows + head * head_bytes + i * row_bytes, row_bytes);
+    return st;
+}
+
+status kv_cache_read(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
                      int64_t n_tokens, void *out) {
-    size_t row_bytes = (size_t)kv->shape.head_dim * dtype_bytes(kv->dev->kv);
-    size_t G = (size_t)kv->shape.n_kv_heads;
+    size_t all_bytes = (size_t)(kv->shape.n_kv_heads * kv->shape.head_dim) * dtype_bytes(kv->dev->kv);
     status st = STATUS_OK;
-    for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < pos0 + n_tokens; pos += n)
-        for (size_t head = 0; st == STATUS_OK && head < G; head++) {
-            const char *from = find_rows(kv, page_ids, layer, part, (int)head, pos, pos0 + n_tokens, &n);
-            char *to = (char *)out + ((size_t)(pos - pos0) * G + head) * row_bytes;
-            st = kv->dev->ops->copy_out_beside(kv->dev, to, G * row_bytes, from, row_bytes, row_bytes,
-                                               (size_t)n);
-        }
+    if (!kv->dev->host_memory) pthread_mutex_lock(&kv->lock);
+    for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < pos0 + n_tokens; pos += n) {
+        const char *rows = find_rows(kv, page_ids, layer, part, 0, pos, pos0 + n_tokens, &n);
+        st = read_page(kv, rows, n, (char *)out + (size_t)(pos - pos0) * all_bytes);
+    }
+    if (!kv->dev->host_memory) pthread_mutex_unlock(&kv->lock);
     return st;
 }
 

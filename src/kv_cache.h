@@ -46,11 +46,11 @@ const int32_t *kv_cache_page_ids(const kv_cache *kv, int slot);
 
 int kv_cache_page_tokens(const kv_cache *kv);
 
-/* Copy rows of one layer of the slice (0-based) out of or into pages (out in one other thread, in from any
- * number): positions [pos0, pos0 + n_tokens), K or
- * V, as dense [n_tokens, G, K] host elements. page_ids are those of the sequence, from its position 0 on.
- * Rows that exist never change, so that any thread may read them while the model appends others. */
-status kv_cache_read(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
+/* Copy rows of one layer of the slice (0-based) out of or into pages, in any number of threads: positions
+ * [pos0, pos0 + n_tokens), K or V, as dense [n_tokens, G, K] host elements. page_ids are those of the
+ * sequence, from its position 0 on. Rows that exist never change, so that any thread may read them while the
+ * model appends others. */
+status kv_cache_read(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
                      int64_t n_tokens, void *out);
 void kv_cache_write(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
                     int64_t n_tokens, const void *in);

@@ -37,7 +37,7 @@ struct saver {
     const model_config *config;
     dtype type;
     int n_threads;
-    const kv_cache *kv;
+    kv_cache *kv;
     const stage *logits;
     mailbox *notes;
     save_order order;
@@ -49,7 +49,7 @@ struct saver {
 };
 
 saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *config, dtype type,
-                  int n_threads, const kv_cache *kv, const stage *logits, mailbox *notes) {
+                  int n_threads, kv_cache *kv, const stage *logits, mailbox *notes) {
     saver *v = mem_new(1, sizeof *v);
     *v = (saver){
         .dir = mem_copy_text(dir, strlen(dir)),

@@ -15,7 +15,7 @@ typedef struct saver saver;
 
 /* Borrows all but dir; `logits` is the stage that keeps them. Local. */
 saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *config, dtype type,
-                  int n_threads, const kv_cache *kv, const stage *logits, mailbox *notes);
+                  int n_threads, kv_cache *kv, const stage *logits, mailbox *notes);
 
 /* Waits for what it writes. NULL is fine. Local. */
 void saver_close(saver *s);

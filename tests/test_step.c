@@ -1,4 +1,5 @@
 /* tests/test_step.c: messages of a step and their replies, and the pages of the KV cache. */
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -228,40 +229,95 @@ static void layers_lie_apart(void) {
     dev->ops->close(dev);
 }
 
+/* Rows of a sequence as they should be, and a thread that reads pieces of them. */
+enum {
+    ROW_LAYERS = 2,
+    ROW_HEADS = 3,
+    ROW_WIDTH = 8,
+    ROW = ROW_HEADS * ROW_WIDTH,
+    ROW_TOKENS = 70,
+    N_READERS = 4
+};
+
+typedef uint16_t all_rows[ROW_LAYERS][N_KV_PARTS][ROW_TOKENS][ROW];
+
+typedef struct reader {
+    kv_cache *kv;
+    const int32_t *page_ids;
+    const all_rows *want;
+    uint64_t state;
+    int n_wrong;
+} reader;
+
+static void *read_pieces(void *arg) {
+    reader *r = arg;
+    uint16_t got[ROW_TOKENS][ROW];
+    for (int round = 0; round < 30000; round++) {
+        int l = pick(&r->state, ROW_LAYERS), part = pick(&r->state, N_KV_PARTS);
+        int pos = pick(&r->state, ROW_TOKENS), n = 1 + pick(&r->state, ROW_TOKENS - pos);
+        status st = kv_cache_read(r->kv, r->page_ids, l, (kv_part)part, pos, n, got);
+        r->n_wrong += st != STATUS_OK || memcmp(got, (*r->want)[l][part][pos], (size_t)n * sizeof got[0]);
+    }
+    return NULL;
+}
+
+/* All at once, as the last save of a run does it. */
+static void check_reading(kv_cache *kv, const int32_t *page_ids, const all_rows *want) {
+    reader readers[N_READERS];
+    pthread_t threads[N_READERS];
+    for (int i = 0; i < N_READERS; i++) {
+        readers[i] = (reader){kv, page_ids, want, 100 + (uint64_t)i, 0};
+        CU_ASSERT_FATAL(pthread_create(&threads[i], NULL, read_pieces, &readers[i]) == 0);
+    }
+    for (int i = 0; i < N_READERS; i++) {
+        pthread_join(threads[i], NULL);
+        CU_ASSERT_EQUAL(readers[i].n_wrong, 0);
+    }
+}
+
 /* Rows come back as they went in, whatever pieces they are moved in, and other rows stay as they were. */
-static void rows_move_between_layouts(void) {
-    enum { N_LAYERS = 2, G = 3, K = 8, PAGE_TOKENS = 16, N_PAGES = 9, N_TOKENS = 70, ROW = G * K };
+static void check_rows_of(device *dev) {
+    enum { PAGE_TOKENS = 16, N_PAGES = 9, PAGE = N_KV_PARTS * ROW * PAGE_TOKENS };
     uint64_t state = 6;
-    device *dev = open_device();
-    kv_shape shape = {N_LAYERS, G, K, PAGE_TOKENS, N_PAGES, 2};
+    kv_shape shape = {ROW_LAYERS, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS, N_PAGES, 2};
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
     kv_cache_extend(kv, 1, PAGE_TOKENS * 2 + 1); /* so that page ids do not begin at 0 */
-    kv_cache_extend(kv, 0, N_TOKENS);
+    kv_cache_extend(kv, 0, ROW_TOKENS);
     CU_ASSERT(kv_cache_page_tokens(kv) == PAGE_TOKENS);
     const int32_t *ids = kv_cache_page_ids(kv, 0);
-    uint16_t want[N_LAYERS][N_KV_PARTS][N_TOKENS][ROW], got[N_TOKENS][ROW];
+    all_rows want;
     fill(&state, want, sizeof want);
-    for (int l = 0; l < N_LAYERS; l++)
+    for (int l = 0; l < ROW_LAYERS; l++)
         for (int part = 0; part < N_KV_PARTS; part++)
-            for (int pos = 0, n; pos < N_TOKENS; pos += n) {
+            for (int pos = 0, n; pos < ROW_TOKENS; pos += n) {
                 n = 1 + pick(&state, 40);
-                if (n > N_TOKENS - pos) n = N_TOKENS - pos;
+                if (n > ROW_TOKENS - pos) n = ROW_TOKENS - pos;
                 kv_cache_write(kv, ids, l, (kv_part)part, pos, n, want[l][part][pos]);
             }
-    for (int round = 0; round < 200; round++) {
-        int l = pick(&state, N_LAYERS), part = pick(&state, N_KV_PARTS), pos = pick(&state, N_TOKENS);
-        int n = 1 + pick(&state, N_TOKENS - pos);
-        CHECK_OK(kv_cache_read(kv, ids, l, (kv_part)part, pos, n, got));
-        CU_ASSERT(memcmp(got, want[l][part][pos], (size_t)n * sizeof got[0]) == 0);
-    }
+    CHECK_OK(dev->ops->sync(dev));
+    check_reading(kv, ids, (const all_rows *)&want);
     /* The model's own layout: k [G, page_tokens, K], then v. */
-    const uint16_t *page =
-        (const uint16_t *)kv_cache_layer(kv, 1, 0, NULL).pages + (size_t)ids[2] * 2 * ROW * PAGE_TOKENS;
-    CU_ASSERT(page[(2 * PAGE_TOKENS + 5) * K + 3] == want[1][KV_PART_K][2 * PAGE_TOKENS + 5][2 * K + 3]);
-    CU_ASSERT(page[(G * PAGE_TOKENS + 7) * K + 1] == want[1][KV_PART_V][2 * PAGE_TOKENS + 7][1]);
+    uint16_t page[PAGE];
+    const uint16_t *pages = kv_cache_layer(kv, 1, 0, NULL).pages;
+    dev->ops->copy_out(dev, page, pages + (size_t)ids[2] * PAGE, sizeof page);
+    CHECK_OK(dev->ops->sync(dev));
+    CU_ASSERT(page[(2 * PAGE_TOKENS + 5) * ROW_WIDTH + 3] ==
+              want[1][KV_PART_K][2 * PAGE_TOKENS + 5][2 * ROW_WIDTH + 3]);
+    CU_ASSERT(page[(ROW_HEADS * PAGE_TOKENS + 7) * ROW_WIDTH + 1] ==
+              want[1][KV_PART_V][2 * PAGE_TOKENS + 7][1]);
     kv_cache_close(kv);
-    dev->ops->close(dev);
+}
+
+static void rows_move_between_layouts(void) {
+    const device_kind kinds[] = {DEVICE_CPU, DEVICE_CUDA};
+    for (int i = 0; i < 2; i++) {
+        device *dev = NULL;
+        if (device_count(kinds[i], NULL) < 1) continue;
+        if (!CHECK_OK(device_open(kinds[i], 0, PRECISION_BF16, 1, &dev))) continue;
+        check_rows_of(dev);
+        dev->ops->close(dev);
+    }
 }
 
 static void pool_that_is_too_large(void) {

@@ -70,14 +70,6 @@ static void cpu_copy_out(device *dev, void *host_dst, const void *src, size_t by
     if (bytes) memcpy(host_dst, src, bytes);
 }
 
-static status cpu_copy_out_beside(device *dev, void *host_dst, size_t dst_bytes, const void *src,
-                                  size_t src_bytes, size_t row_bytes, size_t n_rows) {
-    (void)dev;
-    for (size_t i = 0; i < n_rows; i++)
-        memcpy((char *)host_dst + i * dst_bytes, (const char *)src + i * src_bytes, row_bytes);
-    return STATUS_OK;
-}
-
 /* Copies are over when they return, so that nothing is known of them. */
 static status cpu_copy_open(device *dev, device_copy **out) {
     (void)dev;
@@ -141,7 +133,6 @@ static const device_ops cpu_ops = {
     .release = cpu_release,
     .copy_in = cpu_copy_in,
     .copy_out = cpu_copy_out,
-    .copy_out_beside = cpu_copy_out_beside,
     .alloc_host = cpu_alloc,
     .release_host = cpu_release,
     .copy_open = cpu_copy_open,

@@ -9,7 +9,6 @@
 
 enum {
     LEAST_CAPABILITY = 80,           /* bf16 products, and copies behind a warp's back */
-    SIDE_BYTES = 1 << 20,            /* of pinned memory that copies beside the run pass through */
     TABLE_BYTES = 4 << 20,           /* of a staging buffer for the tables of a step, at first */
     WEIGHT_STAGING_BYTES = 16 << 20, /* of each of two that weights pass through */
     MIB = 1 << 20,
@@ -85,26 +84,6 @@ static void cuda_copy_out(device *base, void *host_dst, const void *src, size_t 
     if (bytes)
         cuda_device_check(dev, cudaMemcpyAsync(host_dst, src, bytes, cudaMemcpyDeviceToHost, dev->stream),
                           "copy from the GPU");
-}
-
-/* On a stream of its own, through pinned memory: what it reads was written by operations that were synced
- * before. */
-static status cuda_copy_out_beside(device *base, void *host_dst, size_t dst_bytes, const void *src,
-                                   size_t src_bytes, size_t row_bytes, size_t n_rows) {
-    const cuda_device *dev = cuda_device_of(base);
-    const size_t at_once = row_bytes < SIDE_BYTES ? SIDE_BYTES / row_bytes : 1;
-    cudaError_t code = row_bytes <= SIDE_BYTES ? cudaSetDevice(dev->index) /* in this thread */
-                                               : cudaErrorInvalidValue;
-    for (size_t row = 0, n; code == cudaSuccess && row < n_rows; row += n) {
-        n = n_rows - row < at_once ? n_rows - row : at_once;
-        code = cudaMemcpy2DAsync(dev->side_buffer, row_bytes, (const char *)src + row * src_bytes, src_bytes,
-                                 row_bytes, n, cudaMemcpyDeviceToHost, dev->side_stream);
-        if (code == cudaSuccess) code = cudaStreamSynchronize(dev->side_stream);
-        for (size_t i = 0; code == cudaSuccess && i < n; i++)
-            memcpy((char *)host_dst + (row + i) * dst_bytes, dev->side_buffer + i * row_bytes, row_bytes);
-    }
-    if (code == cudaSuccess) return STATUS_OK;
-    return status_fail("GPU %d (%s): copy from the GPU: %s", dev->index, dev->name, cudaGetErrorString(code));
 }
 
 static status cuda_check(device *base) {
@@ -272,9 +251,7 @@ static void cuda_close(device *base) {
         cuda_staging_close(&dev->weight_staging[i]);
     cudaFree(dev->scratch);
     cudaFree(dev->top);
-    cudaFreeHost(dev->side_buffer);
     if (dev->stream) cudaStreamDestroy(dev->stream);
-    if (dev->side_stream) cudaStreamDestroy(dev->side_stream);
     pthread_mutex_destroy(&dev->lock);
     free(dev->host_spans);
     free(dev);
@@ -300,7 +277,6 @@ static const device_ops cuda_ops = {
     .release = cuda_release,
     .copy_in = cuda_copy_in,
     .copy_out = cuda_copy_out,
-    .copy_out_beside = cuda_copy_out_beside,
     .alloc_host = cuda_alloc_host,
     .release_host = cuda_release_host,
     .copy_open = cuda_copy_open,
@@ -352,14 +328,10 @@ static status describe(cuda_device *dev) {
 static status open_parts(cuda_device *dev) {
     cudaError_t code = cudaSetDevice(dev->index);
     if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking);
-    if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&dev->side_stream, cudaStreamNonBlocking);
     if (code != cudaSuccess)
         return status_refuse("--device cuda: GPU %d (%s) cannot be used: %s", dev->index, dev->name,
                              cudaGetErrorString(code));
-    void *top = NULL, *side_buffer = NULL;
-    if (cudaMallocHost(&side_buffer, SIDE_BYTES) != cudaSuccess)
-        return status_fail("out of memory: wanted %d bytes of pinned memory", SIDE_BYTES);
-    dev->side_buffer = side_buffer;
+    void *top = NULL;
     const size_t row_bytes = DEVICE_MAX_TOP * (sizeof(float) + sizeof(int32_t)) + 2 * sizeof(float);
     status st = cuda_alloc(&dev->base, DEVICE_TOP_ROWS * row_bytes, &top);
     dev->top = top;

@@ -43,17 +43,15 @@ typedef struct cuda_device {
     int index; /* of the GPU, as the CUDA runtime counts */
     char name[256], processor[32], bus_id[32];
     int n_multiprocessors;
-    size_t max_shared_bytes;  /* of a block, when asked for */
-    cudaStream_t stream;      /* of all operations */
-    cudaStream_t side_stream; /* of copy_out_beside */
+    size_t max_shared_bytes; /* of a block, when asked for */
+    cudaStream_t stream;     /* of all operations */
     step_tables step;
     span *host_spans; /* of the step */
     cuda_staging tables, weight_staging[2];
     int next_weight_staging;
     cuda_graphs graphs;
-    char *side_buffer; /* pinned memory of copy_out_beside */
-    char *top;         /* device memory for the results of top_logits */
-    void *scratch;     /* device memory, of one operation at a time */
+    char *top;     /* device memory for the results of top_logits */
+    void *scratch; /* device memory, of one operation at a time */
     size_t scratch_bytes;
     struct cublas_state *cublas; /* matmul_many.c */
     pthread_mutex_t lock;        /* of the failure */
