@@ -1,24 +1,25 @@
 #include "kernels/device.h"
 
+#include <stdio.h>
+
 #include "src/base/host.h"
+#include "src/base/module.h"
 
-#ifndef KVARVE_CUDA
+#ifdef KVARVE_CUDA
 
-static const char no_cuda[] = "this build has no CUDA (configure with -DKVARVE_CUDA=ON)";
-
-int cuda_device_count(const char **why_none) {
-    if (why_none) *why_none = no_cuda;
-    return 0;
+static status load_cuda(const cuda_backend **out) {
+    const void *backend = NULL;
+    status st = module_load("kvarve_cuda.so", "kvarve_cuda_backend", &backend);
+    if (st != STATUS_OK) return status_at(st, "the GPU backend cannot be loaded");
+    *out = backend;
+    return STATUS_OK;
 }
 
-status cuda_device_open(precision p, int index, device **out) {
-    (void)p, (void)index, (void)out;
-    return status_refuse("--device cuda: %s", no_cuda);
-}
+#else
 
-uint64_t cuda_device_free_bytes(int index) {
-    (void)index;
-    return 0;
+static status load_cuda(const cuda_backend **out) {
+    (void)out;
+    return status_refuse("this build has no CUDA (configure with -DKVARVE_CUDA=ON)");
 }
 
 #endif
@@ -29,13 +30,24 @@ const char *device_kind_name(device_kind kind) {
 }
 
 int device_count(device_kind kind, const char **why) {
-    return kind == DEVICE_CPU ? 1 : cuda_device_count(why);
+    static _Thread_local char why_not_loaded[STATUS_TEXT_BYTES];
+    const cuda_backend *cuda = NULL;
+    if (kind == DEVICE_CPU) return 1;
+    if (load_cuda(&cuda) == STATUS_OK) return cuda->count(why);
+    snprintf(why_not_loaded, sizeof why_not_loaded, "%s", status_text());
+    if (why) *why = why_not_loaded;
+    return 0;
 }
 
 uint64_t device_free_bytes(device_kind kind, int index) {
-    return kind == DEVICE_CPU ? host_available_bytes() : cuda_device_free_bytes(index);
+    const cuda_backend *cuda = NULL;
+    if (kind == DEVICE_CPU) return host_available_bytes();
+    return load_cuda(&cuda) == STATUS_OK ? cuda->free_bytes(index) : 0;
 }
 
 status device_open(device_kind kind, int index, precision p, int n_threads, device **out) {
-    return kind == DEVICE_CPU ? cpu_device_open(p, n_threads, NULL, out) : cuda_device_open(p, index, out);
+    const cuda_backend *cuda = NULL;
+    if (kind == DEVICE_CPU) return cpu_device_open(p, n_threads, NULL, out);
+    status st = load_cuda(&cuda);
+    return st == STATUS_OK ? cuda->open(p, index, out) : status_at(st, "--device cuda");
 }

@@ -207,10 +207,13 @@ uint64_t device_free_bytes(device_kind kind, int index);
 /* Open device `index` of a kind, with n_threads OpenMP threads on the CPU. Refuses what is not there. */
 status device_open(device_kind kind, int index, precision precision, int n_threads, device **out);
 
-/* The CUDA backend, where it is built in (KVARVE_CUDA): kernels/device.c knows. */
-status cuda_device_open(precision precision, int index, device **out);
-int cuda_device_count(const char **why_none);
-uint64_t cuda_device_free_bytes(int index);
+/* The CUDA backend, where it is built (KVARVE_CUDA), is a module, kvarve_cuda.so: device_count and the like
+ * of DEVICE_CUDA load it. This is what it shows, as kvarve_cuda_backend. */
+typedef struct cuda_backend {
+    status (*open)(precision precision, int index, device **out);
+    int (*count)(const char **why_none);
+    uint64_t (*free_bytes)(int index);
+} cuda_backend;
 
 /* The CPU backend. `isa` is NULL for the best this processor has, or a name of cpu_isa_names (for tests).
  * n_threads OpenMP threads in every operation. Refuses an isa that the processor lacks. */

@@ -435,7 +435,7 @@ int main(int argc, char **argv) {
     CU_TestInfo tests[] = {{"maps", test_maps},         {"sizes", test_sizes},   {"values", test_values},
                            {"long", test_long},         {"chunks", test_chunks}, {"company", test_company},
                            {"extremes", test_extremes}, {"far", test_far},       CU_TEST_INFO_NULL};
-    if (device_count(DEVICE_CUDA, NULL) == 0) {
+    if (cuda_device_count(NULL) == 0) {
         printf("skipped  cuda attend: no GPU here\n");
         return 77;
     }

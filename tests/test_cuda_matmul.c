@@ -431,7 +431,7 @@ int main(int argc, char **argv) {
                            {"top logits, special", test_top_special},
                            {"top logits, alone", test_top_alone},
                            CU_TEST_INFO_NULL};
-    if (device_count(DEVICE_CUDA, NULL) == 0) {
+    if (cuda_device_count(NULL) == 0) {
         printf("skipped  cuda matmul: no GPU here\n");
         return 77;
     }

@@ -154,7 +154,7 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
     float *one = calloc(n, sizeof *one), *two = calloc(n, sizeof *two);
     if (CHECK_OK(model_config_load(dir, &f.config)) && CHECK_OK(weights_open(dir, &f.files)) &&
         CHECK_OK(strcmp(isa, "cuda") ? cpu_device_open(prec, 2, isa, &f.dev)
-                                     : cuda_device_open(prec, 0, &f.dev)) &&
+                                     : device_open(DEVICE_CUDA, 0, prec, 1, &f.dev)) &&
         CHECK_OK(
             f.dev->ops->alloc(f.dev, (size_t)MAX_CHUNK * (size_t)f.config.d_model * sizeof(float), &f.x))) {
         int n_layers = f.config.n_layers;

@@ -376,3 +376,7 @@ status cuda_device_open(precision p, int index, device **out) {
     *out = &dev->base;
     return STATUS_OK;
 }
+
+/* All that can be seen of the module. */
+__attribute__((visibility("default"))) const cuda_backend kvarve_cuda_backend = {
+    .open = cuda_device_open, .count = cuda_device_count, .free_bytes = cuda_device_free_bytes};

@@ -63,6 +63,11 @@ static inline cuda_device *cuda_device_of(device *dev) {
     return (cuda_device *)dev;
 }
 
+/* What kvarve_cuda_backend is made of; see device_open and the like. */
+status cuda_device_open(precision precision, int index, device **out);
+int cuda_device_count(const char **why_none);
+uint64_t cuda_device_free_bytes(int index);
+
 /* cuda_profile.c: NVTX ranges, one after the other. */
 void cuda_mark(const char *region_name);
 
