@@ -406,7 +406,7 @@ static nccl_transport *new_transport(const transport_config *config) {
     return t;
 }
 
-status transport_nccl_open(const transport_config *config, transport **out) {
+static status open_transport(const transport_config *config, transport **out) {
     nccl_transport *t = new_transport(config);
     ncclUniqueId ids[N_LANES];
     memset(ids, 0, sizeof ids);
@@ -429,14 +429,6 @@ status transport_nccl_open(const transport_config *config, transport **out) {
 
 /* ---- whether it can be ---- */
 
-const char *transport_nccl_version(void) {
-    static char text[32];
-    int code = 0;
-    ncclGetVersion(&code);
-    snprintf(text, sizeof text, "%d.%d.%d", code / 10000, code / 100 % 100, code % 100);
-    return text;
-}
-
 /* A GPU in the world. */
 typedef struct gpu_place {
     char host[MPI_MAX_PROCESSOR_NAME];
@@ -445,11 +437,10 @@ typedef struct gpu_place {
 
 static status find_place(const comm *c, device *dev, gpu_place *out) {
     int version = 0;
-    if (dev->host_memory || strcmp(dev->ops->name, "cuda") != 0)
-        return status_refuse("NCCL moves data between GPUs, and the device is %s", dev->ops->name);
     ncclResult_t code = ncclGetVersion(&version);
     if (code != ncclSuccess || version < LEAST_VERSION)
-        return status_refuse("NCCL 2.14 or newer is needed; this is %s", transport_nccl_version());
+        return status_refuse("NCCL 2.14 or newer is needed; this is %d.%d", version / 10000,
+                             version / 100 % 100);
     memcpy(out->host, c->host, sizeof out->host);
     cudaError_t cuda = cudaDeviceGetPCIBusId(out->bus, sizeof out->bus, cuda_device_of(dev)->index);
     return cuda == cudaSuccess ? STATUS_OK : status_fail("the GPU's address: %s", cudaGetErrorString(cuda));
@@ -464,7 +455,7 @@ static status find_shared(const gpu_place *places, int n) {
     return STATUS_OK;
 }
 
-status transport_nccl_check(comm *c, device *dev) {
+static status check(comm *c, device *dev) {
     gpu_place mine;
     memset(&mine, 0, sizeof mine);
     status st = find_place(c, dev, &mine);
@@ -476,3 +467,7 @@ status transport_nccl_check(comm *c, device *dev) {
     free(all);
     return st;
 }
+
+/* All that can be seen of the module. */
+__attribute__((visibility("default")))
+const nccl_backend kvarve_nccl_backend = {.check = check, .open = open_transport};

@@ -1,5 +1,7 @@
 #include "mpi/transport.h"
 
+#include <string.h>
+
 #include "mpi/comm_nccl.h"
 
 const char *transport_kind_name(transport_kind kind) {
@@ -8,47 +10,40 @@ const char *transport_kind_name(transport_kind kind) {
     return names[kind];
 }
 
-#ifdef KVARVE_HAVE_NCCL
-
-bool transport_nccl_is_built_in(void) {
-    return true;
+/* Whatever loads NCCL costs a run without GPUs time and memory. */
+static status load_nccl(const device *dev, const nccl_backend **out) {
+    bool is_gpu = !dev->host_memory && !strcmp(dev->ops->name, "cuda");
+    if (nccl_is_built() && !is_gpu)
+        return status_refuse("NCCL moves data between GPUs, and the device is %s", dev->ops->name);
+    return nccl_load(out);
 }
 
-#else
-
-bool transport_nccl_is_built_in(void) {
-    return false;
+static status check_nccl(comm *c, device *dev) {
+    const nccl_backend *nccl = NULL;
+    status st = load_nccl(dev, &nccl);
+    if (comm_any_failed(c, &st)) return st;
+    return nccl->check(c, dev);
 }
-
-status transport_nccl_check(comm *c, device *dev) {
-    (void)c, (void)dev;
-    return status_refuse("this kvarve was built without NCCL");
-}
-
-status transport_nccl_open(const transport_config *config, transport **out) {
-    (void)out;
-    return transport_nccl_check(config->comm, config->dev);
-}
-
-const char *transport_nccl_version(void) {
-    return "none";
-}
-
-#endif
 
 status transport_choose(comm *c, device *dev, transport_kind wanted, transport_kind *out) {
-    if (wanted == TRANSPORT_MPI || (wanted == TRANSPORT_AUTO && !transport_nccl_is_built_in())) {
+    if (wanted == TRANSPORT_MPI || (wanted == TRANSPORT_AUTO && !nccl_is_built())) {
         *out = TRANSPORT_MPI;
         return STATUS_OK;
     }
-    status st = transport_nccl_check(c, dev);
+    status st = check_nccl(c, dev);
     if (st != STATUS_OK && wanted == TRANSPORT_NCCL) return status_at(st, "--transport nccl");
     *out = st == STATUS_OK ? TRANSPORT_NCCL : TRANSPORT_MPI;
     return STATUS_OK;
 }
 
+static status open_nccl(const transport_config *config, transport **out) {
+    const nccl_backend *nccl = NULL;
+    status st = nccl_load(&nccl);
+    return comm_any_failed(config->comm, &st) ? st : nccl->open(config, out);
+}
+
 status transport_open(const transport_config *config, transport_kind kind, transport **out) {
-    if (kind == TRANSPORT_NCCL) return transport_nccl_open(config, out);
+    if (kind == TRANSPORT_NCCL) return open_nccl(config, out);
     transport *t = NULL;
     status st = config->dev->host_memory ? transport_mpi_open(config, &t) : transport_staged_open(config, &t);
     if (comm_any_failed(config->comm, &st)) {

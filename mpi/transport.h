@@ -82,9 +82,9 @@ typedef struct transport_config {
     double deadline_seconds;
 } transport_config;
 
-/* What AUTO is for this device: NCCL where it is built in, the device is a CUDA device and no two ranks share
- * a GPU, otherwise MPI; the others are themselves. Refuses NCCL where it cannot be, with the reason.
- * Collective. */
+/* What AUTO is for this device: NCCL where every rank can load it, the device is a CUDA device and no two
+ * ranks share a GPU, otherwise MPI; the others are themselves. Refuses NCCL where it cannot be, with the
+ * reason. Collective. */
 status transport_choose(comm *c, device *dev, transport_kind wanted, transport_kind *out);
 
 /* `kind` is what transport_choose gave. Collective. */

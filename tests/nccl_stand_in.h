@@ -7,6 +7,8 @@
  * is over only when it was received. */
 #pragma once
 
+#include <stdbool.h>
+
 typedef enum stand_in_fault {
     STAND_IN_ERROR, /* communicators tell of an asynchronous error */
     STAND_IN_HANG,  /* what is on the stream is never over, and nor is ncclCommAbort */
@@ -14,3 +16,6 @@ typedef enum stand_in_fault {
 
 /* From now on, in this process. */
 void stand_in_fail(stand_in_fault fault);
+
+/* From now on the module with NCCL cannot be loaded in this process, or can be again. */
+void stand_in_hide(bool hidden);

@@ -156,16 +156,18 @@ static void the_library_is_there(void) {
     ncclUniqueId ids[2];
     int version = 0;
     CU_ASSERT(ncclGetVersion(&version) == ncclSuccess && version >= 21400);
-    CU_ASSERT(strncmp(transport_nccl_version(), "2.", 2) == 0);
     for (int i = 0; i < 2; i++)
         CU_ASSERT(ncclGetUniqueId(&ids[i]) == ncclSuccess);
     CU_ASSERT(memcmp(&ids[0], &ids[1], sizeof ids[0]) != 0);
-    if (comm_rank(ranks) == 0) printf("NCCL %s\n", transport_nccl_version());
+    if (comm_rank(ranks) == 0) printf("NCCL %d\n", version);
+    const nccl_backend *backend = NULL;
+    CHECK_OK(nccl_load(&backend));
+    CU_ASSERT(backend && backend->check && backend->open);
 }
 
 static void refused_for_a_cpu(void) {
     transport_kind kind = TRANSPORT_AUTO;
-    CU_ASSERT(transport_nccl_is_built_in());
+    CU_ASSERT(nccl_is_built());
     CHECK_REFUSED(transport_choose(ranks, cpu, TRANSPORT_NCCL, &kind), "the device is cpu");
     CU_ASSERT(kind == TRANSPORT_AUTO);
     CHECK_OK(transport_choose(ranks, cpu, TRANSPORT_AUTO, &kind));
@@ -210,9 +212,20 @@ static void opened_again(void) {
     }
 }
 
-/* ---- failures, which end this program ---- */
-
 #ifdef STAND_IN
+
+/* What one rank lacks, none can use. */
+static void absent_on_the_last_rank(void) {
+    transport_kind kind = TRANSPORT_AUTO;
+    if (!open_gpu()) return;
+    stand_in_hide(comm_rank(ranks) == comm_size(ranks) - 1);
+    CHECK_REFUSED(transport_choose(ranks, &gpu.base, TRANSPORT_NCCL, &kind), "NCCL cannot be loaded");
+    CHECK_OK(transport_choose(ranks, &gpu.base, TRANSPORT_AUTO, &kind));
+    CU_ASSERT(kind == TRANSPORT_MPI);
+    stand_in_hide(false);
+}
+
+/* ---- failures, which end this program ---- */
 
 static stand_in_fault wanted_fault;
 
@@ -251,6 +264,10 @@ static CU_TestInfo failing[] = {{"a rank fails", a_rank_fails}, CU_TEST_INFO_NUL
 
 #else
 
+static void absent_on_the_last_rank(void) {
+    harness_skip("NCCL is here, and only its stand-in can be hidden");
+}
+
 static bool wants_fault(int argc, char **argv) {
     (void)argc, (void)argv;
     return false;
@@ -265,6 +282,7 @@ int main(int argc, char **argv) {
         {"the library is there", the_library_is_there},
         {"refused for a CPU", refused_for_a_cpu},
         {"refused when ranks share a GPU", refused_when_ranks_share_a_gpu},
+        {"absent on the last rank", absent_on_the_last_rank},
         {"messages arrive", messages_arrive},
         {"opened again", opened_again},
         CU_TEST_INFO_NULL,

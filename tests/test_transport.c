@@ -164,7 +164,7 @@ static void chosen_by_the_device(void) {
     CU_ASSERT(kind == TRANSPORT_MPI);
     CHECK_OK(transport_choose(ranks, apart, TRANSPORT_MPI, &kind));
     CU_ASSERT(kind == TRANSPORT_MPI);
-    const char *why = transport_nccl_is_built_in() ? "between GPUs" : "without NCCL";
+    const char *why = nccl_is_built() ? "between GPUs" : "without NCCL";
     CHECK_REFUSED(transport_choose(ranks, cpu, TRANSPORT_NCCL, &kind), why);
     pipeline *p = NULL;
     CHECK_REFUSED(pipeline_open(ranks, cpu, &limits, TRANSPORT_NCCL, 60, &p), "--transport nccl");
