@@ -15,7 +15,21 @@ static status load_cuda(const cuda_backend **out) {
     return STATUS_OK;
 }
 
+/* Without NVIDIA's driver there is no GPU, and no need to load a backend with its large libraries. An
+ * emulated GPU has none (KVARVE_CUDA_DRIVER is its file). */
+static bool has_driver(void) {
+#ifdef KVARVE_CUDA_DRIVER
+    return module_exists(KVARVE_CUDA_DRIVER);
 #else
+    return true;
+#endif
+}
+
+#else
+
+static bool has_driver(void) {
+    return true;
+}
 
 static status load_cuda(const cuda_backend **out) {
     (void)out;
@@ -33,6 +47,10 @@ int device_count(device_kind kind, const char **why) {
     static _Thread_local char why_not_loaded[STATUS_TEXT_BYTES];
     const cuda_backend *cuda = NULL;
     if (kind == DEVICE_CPU) return 1;
+    if (kind == DEVICE_AUTO && !has_driver()) {
+        if (why) *why = "there is no NVIDIA driver on this host";
+        return 0;
+    }
     if (load_cuda(&cuda) == STATUS_OK) return cuda->count(why);
     snprintf(why_not_loaded, sizeof why_not_loaded, "%s", status_text());
     if (why) *why = why_not_loaded;

@@ -198,7 +198,8 @@ typedef enum device_kind {
 /* "auto", "cpu", "cuda". */
 const char *device_kind_name(device_kind kind);
 
-/* Devices of a kind that this process could open; where there are none, *why says why not (unless NULL). */
+/* Devices of a kind that this process could open; where there are none, *why says why not (unless NULL).
+ * DEVICE_AUTO counts GPUs too, but gives up at once where the host has no driver of them. */
 int device_count(device_kind kind, const char **why);
 
 /* Bytes that could be taken of device `index` of a kind now; 0: that cannot be said. */

@@ -15,7 +15,7 @@
  * of a host share its GPUs out among them. */
 static status choose_device(engine *e) {
     const char *why = NULL;
-    int n = e->options.device == DEVICE_CPU ? 0 : device_count(DEVICE_CUDA, &why);
+    int n = e->options.device == DEVICE_CPU ? 0 : device_count(e->options.device, &why);
     if (e->options.device == DEVICE_AUTO)
         e->options.device = comm_min(e->comm, n) > 0 ? DEVICE_CUDA : DEVICE_CPU;
     e->device_ranks = comm_node_size(e->comm);

@@ -15,7 +15,7 @@ static status find_bound(const options *o, uint64_t *out) {
     if (bound) {
         fprintf(stderr, "kvarve: assumed: each rank may take %.1f MiB, as --memory-per-rank says\n",
                 mem_mib(bound));
-    } else if (o->device != DEVICE_CPU && device_count(DEVICE_CUDA, &why) > 0) {
+    } else if (o->device != DEVICE_CPU && device_count(o->device, &why) > 0) {
         free_bytes = device_free_bytes(DEVICE_CUDA, 0);
         bound = plan_share_of(free_bytes, 1);
         fprintf(stderr,
