@@ -336,7 +336,16 @@ static void test_attend_extremes(void) {
 
 /* ---- the same bits ---- */
 
-static void check_same(const char *isa, precision p) {
+/* One value of position pos is infinite: rows before it must not notice, in whatever company. */
+static void make_infinite(sequence *s, dtype type, int pos) {
+    size_t at = (size_t)pos * kv_width(&s->shape);
+    if (type == DTYPE_F32)
+        ((float *)(void *)s->v)[at] = INFINITY;
+    else
+        ((uint16_t *)(void *)s->v)[at] = bf16_of_float(INFINITY);
+}
+
+static void check_same_with(const char *isa, precision p, int infinite_pos) {
     const attention_shape shapes[] = {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16},
                                       {.n_heads = 3, .n_kv_heads = 3, .head_dim = 20},
                                       {.n_heads = 2, .n_kv_heads = 2, .head_dim = 32, .window = 300},
@@ -347,6 +356,7 @@ static void check_same(const char *isa, precision p) {
     device *alone = open_device(isa, p, 1);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         sequence s = new_sequence(shapes[i], N, alone->kv, &seed);
+        if (infinite_pos >= 0) make_infinite(&s, alone->kv, infinite_pos);
         size_t bytes = N * q_width(&shapes[i]) * dtype_bytes(alone->act);
         char *y = mem_new(bytes, 1);
         attend_rows(alone, &s, 4096, 1, 0, N, s.y); /* decode: later positions are not there yet */
@@ -355,8 +365,9 @@ static void check_same(const char *isa, precision p) {
             for (int j = 0; j < 3; j++) {
                 memset(y, 0xff, bytes);
                 attend_rows(dev, &s, page_tokens[k], chunks[j], 0, N, y);
-                CHECK_CASE(!memcmp(y, s.y, bytes), "%s: shape %zu, page %d, chunk %d, %d threads", isa, i,
-                           page_tokens[k], chunks[j], k + 1);
+                CHECK_CASE(!memcmp(y, s.y, bytes),
+                           "%s: shape %zu, page %d, chunk %d, %d threads, infinite %d", isa, i,
+                           page_tokens[k], chunks[j], k + 1, infinite_pos);
             }
             close_device(dev);
         }
@@ -364,6 +375,12 @@ static void check_same(const char *isa, precision p) {
         free_sequence(&s);
     }
     close_device(alone);
+}
+
+static void check_same(const char *isa, precision p) {
+    check_same_with(isa, p, -1);
+    check_same_with(isa, p, 450);
+    check_same_with(isa, p, 899);
 }
 
 static void test_same(void) {

@@ -228,6 +228,14 @@ static void attend_queries(const attend_job *job, const attend_work *work, const
     pack_values(job, work, tile->span, kv_head, block, panels.first, panels.last);
 }
 
+/* Every query of the tile sees whole panels, or up to the last position that there is. */
+static bool all_see_panels(const attend_job *job, const attend_tile *tile, int64_t block) {
+    attend_range a = query_range(job, tile, 0, block), b = query_range(job, tile, tile->n_queries - 1, block);
+    int64_t end = tile->span->pos0 + tile->span->n_rows - block * ATTEND_BLOCK;
+    return a.first == b.first && a.last == b.last && a.first % PANEL == 0 &&
+           (a.last % PANEL == 0 || a.last == end);
+}
+
 static void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                          int64_t block, bool is_last) {
     panel_range all = panels_of(job, tile, 0, tile->n_queries, block);
@@ -236,10 +244,7 @@ static void attend_block(const attend_job *job, const attend_work *work, const a
         pack_values(job, work, tile->span, kv_head, block, panel, panel + 1);
         if (!is_last) prefetch_panel(job, tile->span, kv_head, block + 1, panel);
     }
-    attend_range first = query_range(job, tile, 0, block),
-                 last = query_range(job, tile, tile->n_queries - 1, block);
-    bool seen_alike = first.first == last.first && first.last == last.last;
-    bool finite = seen_alike || is_finite(job, work->values, all);
+    bool finite = all_see_panels(job, tile, block) || is_finite(job, work->values, all);
     for (int query = 0; query < tile->n_queries;) {
         int left = tile->n_queries - query,
             n = left < job->kernels->tile_rows ? left : job->kernels->tile_rows;
