@@ -24,6 +24,7 @@
 
 #include "kernels/level_stream.h"
 #include "src/base/dtype.h"
+#include "src/base/sampling.h"
 #include "src/base/status.h"
 
 typedef struct device device;
@@ -67,6 +68,20 @@ typedef struct qkv_weights {
     const float *q_norm, *k_norm; /* [K], applied per head before rope, with norm_eps */
     float norm_eps;
 } qkv_weights;
+
+/* How the token behind a row is chosen. */
+typedef struct row_sampling {
+    const sampling_options *options; /* temperature to repetition_penalty; NULL: no token is wanted */
+    const uint32_t *seen;            /* host memory; the token_set that the penalty is for; NULL: none */
+    double u;                        /* above 0, below 1: where the draw falls */
+} row_sampling;
+
+/* The token, or -1 when no logit is finite, and what its probability follows from. */
+typedef struct row_choice {
+    int32_t token;
+    float logit;        /* the token's, before penalty and temperature */
+    float max, log_sum; /* the row's largest logit, and log(sum(exp(logit - max))), 0 for an infinite max */
+} row_choice;
 
 typedef struct device_ops {
     const char *name;
@@ -166,13 +181,23 @@ typedef struct device_ops {
     /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
     void (*swiglu)(device *dev, const float *gate_up, int T, int F, void *y);
 
-    /* Of each of n (at most DEVICE_TOP_ROWS) rows of logits [n, V]: the k (1 to DEVICE_MAX_TOP) largest with
-     * their ids, in falling order, equal ones by rising id; and the largest, and log(sum(exp(logit -
-     * largest))). A NaN counts as absent; where a row has fewer than k numbers, the rest have id -1.
-     * host_values and host_ids [n, k], host_sums [n, 2]: there after sync. NULL: reading all logits costs
-     * nothing. */
+    /* What is wanted of n (at most DEVICE_TOP_ROWS) rows of logits [n, V], so that these need not leave the
+     * device; results are there after sync. All are NULL where the device's memory is the host's. A NaN
+     * counts as absent.
+     *
+     * choose: a token of each row, as sampler_choose (src/sampler.h) chooses it, but that the draw goes
+     * through the tokens left by the filters in the order of their ids. Probabilities are float32 with at
+     * most 40 binary digits behind the point; their sums are exact. host_choices[n]; those of rows that want
+     * no token are undefined.
+     * score: host_scores[n] = -log p(host_targets[n]); undefined where a target is negative.
+     * top_logits: the k (1 to DEVICE_MAX_TOP) largest finite logits with their ids, in falling order, equal
+     * ones by rising id; where a row has fewer than k, the rest have id -1. host_values, host_ids [n, k]. */
+    void (*choose)(device *dev, const float *logits, int n, int V, const row_sampling *host_rows,
+                   row_choice *host_choices);
+    void (*score)(device *dev, const float *logits, int n, int V, const int32_t *host_targets,
+                  float *host_scores);
     void (*top_logits)(device *dev, const float *logits, int n, int V, int k, float *host_values,
-                       int32_t *host_ids, float *host_sums);
+                       int32_t *host_ids);
 
     /* out[n, D] = x[host_rows[n], D]. */
     void (*gather_rows)(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);

@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "src/base/memory.h"
 #include "src/model_private.h"
 #include "src/rope.h"
 
@@ -12,7 +11,7 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
     model_widths w = model_get_widths(c);
     uint64_t floats = rows * (uint64_t)(w.wide + c->head_dim);
     uint64_t acts = rows * (uint64_t)(w.act + w.q);
-    if (slice_has_head(s)) floats += (uint64_t)HEAD_ROWS * (uint64_t)(2 * c->vocab_size + c->d_model);
+    if (slice_has_head(s)) floats += (uint64_t)HEAD_ROWS * (uint64_t)(c->vocab_size + c->d_model);
     return floats * sizeof(float) + acts * act;
 }
 
@@ -49,7 +48,10 @@ status model_take_workspace(model *m) {
         size_t n_logits = (size_t)HEAD_ROWS * (size_t)m->config.vocab_size;
         m->head_rows = take(m, (size_t)HEAD_ROWS * (size_t)m->config.d_model, sizeof(float), &st);
         m->logits = take(m, n_logits, sizeof(float), &st);
-        m->host_logits = mem_new(n_logits, sizeof(float));
+        void *answer = NULL;
+        if (st == STATUS_OK && m->dev->ops->choose)
+            st = m->dev->ops->alloc_host(m->dev, sizeof *m->answer, &answer);
+        m->answer = answer;
     }
     return st;
 }
@@ -120,44 +122,6 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
     }
     m->dev->ops->record_end(m->dev);
     trace_enter(m->trace, before);
-}
-
-void model_head(model *m, const float *x, const int32_t *rows, int n) {
-    const device_ops *op = m->dev->ops;
-    const model_config *c = &m->config;
-    op->gather_rows(m->dev, x, rows, n, c->d_model, m->head_rows);
-    op->rmsnorm(m->dev, m->head_rows, m->final_norm, c->rms_norm_eps, n, c->d_model, m->act);
-    op->matmul(m->dev, m->head, m->act, n, n, m->logits);
-}
-
-const float *model_fetch_logits(model *m, int i) {
-    size_t V = (size_t)m->config.vocab_size, at = (size_t)i * V;
-    m->dev->ops->copy_out(m->dev, m->host_logits + at, m->logits + at, V * sizeof(float));
-    return m->host_logits + at;
-}
-
-bool model_finds_top(const model *m) {
-    return m->dev->ops->top_logits != NULL;
-}
-
-void model_fetch_top(model *m, int n, int k) {
-    m->dev->ops->top_logits(m->dev, m->logits, n, m->config.vocab_size, k, m->top_values, m->top_ids,
-                            m->top_sums);
-}
-
-model_top model_get_top(const model *m, int i, int k) {
-    return (model_top){m->top_values + i * k, m->top_ids + i * k, m->top_sums + 2 * i};
-}
-
-status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits) {
-    region before = trace_enter(m->trace, REGION_HEAD);
-    model_head(m, x, rows, n);
-    for (int i = 0; i < n; i++)
-        model_fetch_logits(m, i);
-    status st = model_sync(m);
-    trace_enter(m->trace, before);
-    if (st == STATUS_OK) *logits = m->host_logits;
-    return st;
 }
 
 status model_sync(model *m) {

@@ -30,7 +30,7 @@ static inline bool slice_has_head(slice s) {
 }
 
 /* Rows through the head at once: bounds the workspace that logits take. */
-enum { HEAD_ROWS = 64 };
+enum { HEAD_ROWS = DEVICE_TOP_ROWS };
 
 /* Device bytes of a slice's weights, and of the workspace for steps of at most max_rows rows: for plans. */
 uint64_t model_weight_bytes(const model_config *config, slice s, precision prec);
@@ -64,26 +64,34 @@ void model_embed(model *m, const int32_t *tokens, int T, float *x);
 /* x[T, D] through the layers of the slice; their K and V are appended to the cache. Spans tile the T rows. */
 void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans, int T, float *x);
 
-/* logits[n, V] of rows[n] of x, in host memory, n <= HEAD_ROWS. Owned by the model, until the next call. Last
- * stage. */
-status model_logits(model *m, const float *x, const int32_t *rows, int n, const float **logits);
+/* logits[n, V] of rows[n] of x, n <= HEAD_ROWS, to host memory. Last stage. */
+status model_logits(model *m, const float *x, const int32_t *rows, int n, float *host_logits);
 
-/* The same in parts. The logits of rows[n] of x, n <= HEAD_ROWS, in device memory; */
+/* The same in parts, in model_head.c. The logits of rows[n] of x, n <= HEAD_ROWS, on the device; */
 void model_head(model *m, const float *x, const int32_t *rows, int n);
 
-/* then what is wanted of them: all logits of row i, or of each of the n rows the k largest (k <=
- * DEVICE_MAX_TOP; only where model_finds_top). There after model_sync. */
-const float *model_fetch_logits(model *m, int i);
-bool model_finds_top(const model *m);
-void model_fetch_top(model *m, int n, int k);
+/* and those of row i, to host memory, where they are after model_sync. */
+void model_copy_logits(model *m, int i, float *host_logits);
 
-/* Of row i the k largest, falling, with their ids; and max and log(sum(exp(logit - max))). */
-typedef struct model_top {
-    const float *values; /* [k] */
-    const int32_t *ids;  /* [k] */
-    const float *sums;   /* [2] */
-} model_top;
-model_top model_get_top(const model *m, int i, int k);
+/* Whether the device answers what is asked of the logits, so that they stay there; */
+bool model_answers(const model *m);
+
+/* otherwise they are in host memory: those of row i, after model_sync. */
+const float *model_host_logits(const model *m, int i);
+
+/* Ask the device: the operations choose, score and top_logits over all n rows of model_head. */
+void model_choose(model *m, int n, const row_sampling *rows);
+void model_score(model *m, int n, const int32_t *targets);
+void model_find_top(model *m, int n, int k);
+
+/* Its answers by row, after model_sync; the largest logits are [n, k]. */
+typedef struct model_answer {
+    row_choice choices[HEAD_ROWS];
+    float scores[HEAD_ROWS];
+    float top_values[HEAD_ROWS * DEVICE_MAX_TOP];
+    int32_t top_ids[HEAD_ROWS * DEVICE_MAX_TOP];
+} model_answer;
+const model_answer *model_get_answer(const model *m);
 
 /* Wait for the device: all that was queued is over. */
 status model_sync(model *m);

@@ -324,7 +324,7 @@ void model_close(model *m) {
     void *memory[] = {m->final_norm, m->wide, m->cos_sin, m->act, m->q, m->head_rows, m->logits};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         release(m, memory[i]);
-    free(m->host_logits);
+    if (m->answer) m->dev->ops->release_host(m->dev, m->answer);
     free(m->inverse_frequencies);
     free(m->layers);
     free(m);

@@ -1,4 +1,5 @@
-/* src/model_private.h: what model.c (the forward pass) and model_load.c (the weights) share. */
+/* src/model_private.h: what model.c (the forward pass), model_head.c and model_load.c (the weights)
+ * share. */
 #pragma once
 
 #include "src/model.h"
@@ -29,15 +30,13 @@ struct model {
     float *inverse_frequencies; /* [K / 2], host */
     float rope_factor;
 
-    float *wide;      /* [max_rows, max((H + 2G) K, 2F)] matrix results */
-    float *cos_sin;   /* [max_rows, K] */
-    void *act;        /* [max_rows, max(D, H K, F)] matrix inputs, of the device's act type */
-    void *q;          /* [max_rows, H K], act type */
-    float *head_rows; /* [HEAD_ROWS, D] */
-    float *logits;    /* [HEAD_ROWS, V] */
-    float *host_logits;
-    float top_values[HEAD_ROWS * DEVICE_MAX_TOP], top_sums[2 * HEAD_ROWS];
-    int32_t top_ids[HEAD_ROWS * DEVICE_MAX_TOP];
+    float *wide;          /* [max_rows, max((H + 2G) K, 2F)] matrix results */
+    float *cos_sin;       /* [max_rows, K] */
+    void *act;            /* [max_rows, max(D, H K, F)] matrix inputs, of the device's act type */
+    void *q;              /* [max_rows, H K], act type */
+    float *head_rows;     /* [HEAD_ROWS, D] */
+    float *logits;        /* [HEAD_ROWS, V] */
+    model_answer *answer; /* host memory of the device; NULL: it answers nothing */
 };
 
 /* Row widths of the workspace. */

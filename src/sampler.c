@@ -1,9 +1,11 @@
 #include "src/sampler.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 
 #include "src/base/memory.h"
+#include "src/base/token_set.h"
 
 typedef struct candidate {
     double logit;
@@ -88,18 +90,18 @@ double sampler_nll(const float *logits, int V, int32_t target) {
     return log_sum_exp(logits, V) - (double)logits[target];
 }
 
-static double penalised(double logit, double penalty) {
-    return logit > 0 ? logit / penalty : logit * penalty;
+/* Finite, whatever the penalty. */
+static float penalised(float logit, float penalty) {
+    return fminf(fmaxf(logit > 0 ? logit / penalty : logit * penalty, -FLT_MAX), FLT_MAX);
 }
 
-/* Fill the heap with the tokens' penalised logits; how many. */
-static int gather(sampler *s, const sampling_options *o, const bool *seen, const float *logits) {
+/* Fill the heap with the tokens' penalised logits; how many. seen: NULL: no penalty. */
+static int gather(sampler *s, const uint32_t *seen, double penalty, const float *logits) {
     int n = 0;
-    bool penalty = seen && o->repetition_penalty != 1;
     for (int32_t i = 0; i < s->V; i++) {
         if (!isfinite(logits[i])) continue;
-        double logit = (double)logits[i];
-        s->heap[n++] = (candidate){penalty && seen[i] ? penalised(logit, o->repetition_penalty) : logit, i};
+        float logit = seen && token_set_has(seen, i) ? penalised(logits[i], (float)penalty) : logits[i];
+        s->heap[n++] = (candidate){(double)logit, i};
     }
     return n;
 }
@@ -111,14 +113,13 @@ static int32_t best_of(const candidate *all, int n) {
     return best.token;
 }
 
-/* Draw among the tokens that the filters leave, in order of falling probability. The heap has n tokens, and
- * at least the top_k likeliest of n_all. */
-static int32_t draw(sampler *s, const sampling_options *o, int n, int n_all, double u) {
+/* Draw among the n tokens of the heap that the filters leave, in order of falling probability. */
+static int32_t draw(sampler *s, const sampling_options *o, int n, double u) {
     double max = s->heap[0].logit, all = 0;
-    int n_left = n, n_kept = 0, limit = o->top_k > 0 && o->top_k < n_all ? (int)o->top_k : n_all;
+    int n_left = n, n_kept = 0, limit = o->top_k > 0 && o->top_k < n ? (int)o->top_k : n;
     for (int i = 1; i < n; i++)
         if (s->heap[i].logit > max) max = s->heap[i].logit;
-    bool unfiltered = limit == n_all && o->top_p >= 1 && o->min_p <= 0;
+    bool unfiltered = limit == n && o->top_p >= 1 && o->min_p <= 0;
     if (unfiltered) { /* no order is needed: go by token id */
         for (int i = 0; i < n; i++)
             all += exp((s->heap[i].logit - max) / o->temperature);
@@ -128,7 +129,7 @@ static int32_t draw(sampler *s, const sampling_options *o, int n, int n_all, dou
         return s->heap[n - 1].token;
     }
     make_heap(s->heap, n_left);
-    if (limit < n_all) { /* top_p counts within the top_k */
+    if (limit < n) { /* top_p counts within the top_k */
         for (; n_kept < limit; n_kept++)
             s->sorted[n_kept] = take_best(s->heap, &n_left);
         for (int i = 0; i < n_kept; i++)
@@ -152,14 +153,18 @@ static int32_t draw(sampler *s, const sampling_options *o, int n, int n_all, dou
     return s->sorted[n_drawn - 1].token;
 }
 
-static double uniform_at(const sampling_options *o, int64_t sequence_id, int64_t pos) {
-    return ((double)sampler_random(o->seed, sequence_id, pos) + 0.5) * 0x1p-32;
+row_sampling sampler_row(const sampling_options *o, int64_t sequence_id, int64_t pos, const uint32_t *seen) {
+    return (row_sampling){
+        .options = o,
+        .seen = o->repetition_penalty == 1 ? NULL : seen,
+        .u = ((double)sampler_random(o->seed, sequence_id, pos) + 0.5) * 0x1p-32,
+    };
 }
 
 static void report_logprobs(sampler *s, const sampling_options *o, const float *logits, sampler_choice *out) {
     double norm = log_sum_exp(logits, s->V);
     out->logprob = (float)((double)logits[out->token] - norm);
-    int n = gather(s, o, NULL, logits);
+    int n = gather(s, NULL, 1, logits);
     make_heap(s->heap, n);
     for (out->n_top = 0; out->n_top < o->n_logprobs && n > 0; out->n_top++) {
         candidate best = take_best(s->heap, &n);
@@ -168,46 +173,25 @@ static void report_logprobs(sampler *s, const sampling_options *o, const float *
     }
 }
 
-void sampler_choose(sampler *s, const sampling_options *o, int64_t sequence_id, int64_t pos, const bool *seen,
-                    const float *logits, sampler_choice *out) {
+void sampler_choose(sampler *s, const sampling_options *o, int64_t sequence_id, int64_t pos,
+                    const uint32_t *seen, const float *logits, sampler_choice *out) {
+    row_sampling row = sampler_row(o, sequence_id, pos, seen);
     *out = (sampler_choice){.token = -1};
-    int n = gather(s, o, seen, logits);
+    int n = gather(s, row.seen, o->repetition_penalty, logits);
     if (n == 0) return;
-    if (o->temperature <= 0) {
-        out->token = best_of(s->heap, n);
-    } else {
-        out->token = draw(s, o, n, n, uniform_at(o, sequence_id, pos));
-    }
+    out->token = o->temperature <= 0 ? best_of(s->heap, n) : draw(s, o, n, row.u);
     if (o->n_logprobs > 0) report_logprobs(s, o, logits, out);
 }
 
-int sampler_top_needed(const sampling_options *o, int V, int most) {
-    int64_t n = o->temperature <= 0 ? 1 : o->top_k;
-    if (o->repetition_penalty != 1 || n <= 0 || (o->temperature > 0 && n >= V)) return 0;
-    if (n < o->n_logprobs) n = o->n_logprobs;
-    if (n > V) n = V;
-    return n <= most ? (int)n : 0;
-}
-
-bool sampler_choose_top(sampler *s, const sampling_options *o, int64_t sequence_id, int64_t pos,
-                        const sampler_top *top, sampler_choice *out) {
-    for (int i = 0; i < top->n; i++) {
-        if (top->ids[i] < 0 || !isfinite(top->values[i])) return false;
-        s->heap[i] = (candidate){(double)top->values[i], top->ids[i]};
+void sampler_finish(const sampling_options *o, const row_choice *found, const float *values,
+                    const int32_t *ids, sampler_choice *out) {
+    *out = (sampler_choice){.token = found->token};
+    if (found->token < 0 || o->n_logprobs == 0) return;
+    double norm = (double)found->max + (double)found->log_sum;
+    out->logprob = (float)((double)found->logit - norm);
+    for (int i = 0; i < o->n_logprobs && ids[i] >= 0; i++) {
+        out->top_tokens[i] = ids[i];
+        out->top_logprobs[i] = (float)((double)values[i] - norm);
+        out->n_top++;
     }
-    double norm = (double)top->max + (double)top->log_sum;
-    int chosen = 0;
-    *out = (sampler_choice){.token = top->ids[0]};
-    if (o->temperature > 0) {
-        out->token = draw(s, o, top->n, s->V, uniform_at(o, sequence_id, pos));
-        while (top->ids[chosen] != out->token)
-            chosen++;
-    }
-    if (o->n_logprobs == 0) return true;
-    out->logprob = (float)((double)top->values[chosen] - norm);
-    for (out->n_top = 0; out->n_top < o->n_logprobs && out->n_top < top->n; out->n_top++) {
-        out->top_tokens[out->n_top] = top->ids[out->n_top];
-        out->top_logprobs[out->n_top] = (float)((double)top->values[out->n_top] - norm);
-    }
-    return true;
 }

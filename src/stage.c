@@ -5,12 +5,13 @@
 #include <string.h>
 
 #include "src/base/memory.h"
+#include "src/base/token_set.h"
 
 /* The last stage's view of the sequence in a slot. */
 typedef struct slot_state {
     int64_t sequence_id;
     sampling_options sampling;
-    bool *seen;         /* [V] tokens so far, for the repetition penalty; NULL until one asks for it */
+    uint32_t *seen;     /* token_set so far, for the repetition penalty; NULL until one asks for it */
     float *last_logits; /* [V]; NULL unless they are kept */
     int64_t logits_pos; /* theirs; -1: none yet */
 } slot_state;
@@ -75,17 +76,17 @@ static void start_sequence(stage *g, const step_start *start) {
     slot->sequence_id = start->sequence_id;
     slot->sampling = start->sampling;
     slot->logits_pos = -1;
-    size_t V = (size_t)g->config->vocab_size;
     if (!slice_has_head(g->slice) || start->sampling.repetition_penalty == 1) return;
-    if (!slot->seen) slot->seen = mem_new(V, sizeof(bool));
-    memset(slot->seen, 0, V * sizeof(bool));
+    size_t words = token_set_words(g->config->vocab_size);
+    if (!slot->seen) slot->seen = mem_new(words, sizeof *slot->seen);
+    memset(slot->seen, 0, words * sizeof *slot->seen);
 }
 
 static void note_seen(stage *g, int slot_number, const int32_t *tokens, int64_t n) {
     slot_state *slot = &g->slots[slot_number];
     if (!slice_has_head(g->slice) || slot->sampling.repetition_penalty == 1) return;
     for (int64_t i = 0; i < n; i++)
-        slot->seen[tokens[i]] = true;
+        token_set_add(slot->seen, tokens[i]);
 }
 
 void stage_start_cached(stage *g, const step_start *start, const int32_t *tokens, int64_t n_tokens) {
@@ -146,67 +147,100 @@ static int list_head_rows(stage *g, const step *todo) {
     return n;
 }
 
-static void keep_logits(const stage *g, slot_state *slot, int64_t pos, const float *logits) {
-    size_t bytes = (size_t)g->config->vocab_size * sizeof(float);
-    if (!slot->last_logits) slot->last_logits = mem_new(1, bytes);
-    memcpy(slot->last_logits, logits, bytes);
-    slot->logits_pos = pos;
+static slot_state *slot_of(const stage *g, const head_row *h) {
+    return &g->slots[h->span->slot];
 }
 
-/* The row's logits, all of them: a score, a choice, or what a save keeps. */
-static void use_logits(stage *g, const head_row *h, const float *logits, step_reply *reply) {
-    if (h->target != NO_TARGET) {
-        reply->scores[reply->n_scores++] = (float)sampler_nll(logits, g->config->vocab_size, h->target);
-        return;
+static bool wants_token(const head_row *h) {
+    return h->target == NO_TARGET && h->span->want == WANT_TOKEN;
+}
+
+/* The position behind the row. */
+static int64_t next_pos(const head_row *h) {
+    return h->span->pos0 + h->span->n_rows;
+}
+
+/* What a save keeps of n rows is asked for; */
+static void copy_kept(stage *g, const head_row *wanted, int n) {
+    for (int i = 0; g->keeps_logits && i < n; i++) {
+        slot_state *slot = slot_of(g, &wanted[i]);
+        if (wanted[i].target != NO_TARGET) continue;
+        if (!slot->last_logits) slot->last_logits = mem_new((size_t)g->config->vocab_size, sizeof(float));
+        slot->logits_pos = -1;
+        model_copy_logits(g->model, i, slot->last_logits);
     }
-    slot_state *slot = &g->slots[h->span->slot];
-    int64_t pos = h->span->pos0 + h->span->n_rows;
-    if (g->keeps_logits) keep_logits(g, slot, pos - 1, logits);
-    if (h->span->want == WANT_LOGITS) return;
-    sampler_choose(g->sampler, &slot->sampling, slot->sequence_id, pos, slot->seen, logits,
-                   &reply->choices[reply->n_choices++]);
 }
 
-/* How many of a row's largest logits are enough; 0: all are needed. Depends on nothing but the row. */
-static int top_needed(const stage *g, const head_row *h) {
-    if (!model_finds_top(g->model) || g->keeps_logits || h->span->want != WANT_TOKEN) return 0;
-    return sampler_top_needed(&g->slots[h->span->slot].sampling, g->config->vocab_size, DEVICE_MAX_TOP);
+/* and now it is there. */
+static void note_kept(stage *g, const head_row *wanted, int n) {
+    for (int i = 0; g->keeps_logits && i < n; i++)
+        if (wanted[i].target == NO_TARGET) slot_of(g, &wanted[i])->logits_pos = next_pos(&wanted[i]) - 1;
 }
 
-static bool use_top(stage *g, const head_row *h, model_top top, int k, step_reply *reply) {
-    const slot_state *slot = &g->slots[h->span->slot];
-    const sampler_top of_row = {k, top.values, top.ids, top.sums[0], top.sums[1]};
-    if (!sampler_choose_top(g->sampler, &slot->sampling, slot->sequence_id, h->span->pos0 + h->span->n_rows,
-                            &of_row, &reply->choices[reply->n_choices]))
-        return false;
-    reply->n_choices++;
-    return true;
+/* Ask the device for the rows' tokens and scores; how many of its largest logits each row gets. */
+static int ask(stage *g, const head_row *wanted, int n) {
+    row_sampling rows[HEAD_ROWS];
+    int32_t targets[HEAD_ROWS];
+    int n_tokens = 0, n_scores = 0, k = 0;
+    for (int i = 0; i < n; i++) {
+        const head_row *h = &wanted[i];
+        const slot_state *slot = slot_of(g, h);
+        targets[i] = h->target;
+        rows[i] = (row_sampling){0};
+        n_scores += h->target != NO_TARGET;
+        if (!wants_token(h)) continue;
+        rows[i] = sampler_row(&slot->sampling, slot->sequence_id, next_pos(h), slot->seen);
+        n_tokens++;
+        if (slot->sampling.n_logprobs > k) k = (int)slot->sampling.n_logprobs;
+    }
+    if (n_tokens > 0) model_choose(g->model, n, rows);
+    if (n_scores > 0) model_score(g->model, n, targets);
+    if (k > 0) model_find_top(g->model, n, k);
+    return k;
+}
+
+static void take_answers(const stage *g, const head_row *wanted, int n, int k, step_reply *reply) {
+    const model_answer *a = model_get_answer(g->model);
+    for (int i = 0; i < n; i++) {
+        if (wanted[i].target != NO_TARGET) reply->scores[reply->n_scores++] = a->scores[i];
+        if (wants_token(&wanted[i]))
+            sampler_finish(&slot_of(g, &wanted[i])->sampling, &a->choices[i], a->top_values + i * k,
+                           a->top_ids + i * k, &reply->choices[reply->n_choices++]);
+    }
+}
+
+/* The same from logits in host memory. */
+static void find_answers(const stage *g, const head_row *wanted, int n, step_reply *reply) {
+    for (int i = 0; i < n; i++) {
+        const head_row *h = &wanted[i];
+        const slot_state *slot = slot_of(g, h);
+        const float *logits = model_host_logits(g->model, i);
+        if (h->target != NO_TARGET)
+            reply->scores[reply->n_scores++] = (float)sampler_nll(logits, g->config->vocab_size, h->target);
+        if (wants_token(h))
+            sampler_choose(g->sampler, &slot->sampling, slot->sequence_id, next_pos(h), slot->seen, logits,
+                           &reply->choices[reply->n_choices++]);
+    }
 }
 
 /* Up to HEAD_ROWS rows of the head. */
 static status answer_rows(stage *g, const head_row *wanted, int n, const float *x, step_reply *reply) {
     int32_t rows[HEAD_ROWS];
-    int needed[HEAD_ROWS], most = 0;
-    const float *logits[HEAD_ROWS] = {NULL};
     region before = trace_enter(g->trace, REGION_HEAD);
     for (int i = 0; i < n; i++)
         rows[i] = wanted[i].row;
     model_head(g->model, x, rows, n);
-    for (int i = 0; i < n; i++) {
-        needed[i] = top_needed(g, &wanted[i]);
-        if (needed[i] > most) most = needed[i];
-        if (!needed[i]) logits[i] = model_fetch_logits(g->model, i);
-    }
-    if (most > 0) model_fetch_top(g->model, n, most);
+    copy_kept(g, wanted, n);
+    bool on_device = model_answers(g->model);
+    int k = on_device ? ask(g, wanted, n) : 0;
     status st = model_sync(g->model);
     trace_enter(g->trace, REGION_SAMPLE);
-    for (int i = 0; st == STATUS_OK && i < n; i++) {
-        if (needed[i] && use_top(g, &wanted[i], model_get_top(g->model, i, most), needed[i], reply)) continue;
-        if (needed[i]) { /* numbers are missing or infinite */
-            logits[i] = model_fetch_logits(g->model, i);
-            st = model_sync(g->model);
-        }
-        if (st == STATUS_OK) use_logits(g, &wanted[i], logits[i], reply);
+    if (st == STATUS_OK) {
+        note_kept(g, wanted, n);
+        if (on_device)
+            take_answers(g, wanted, n, k, reply);
+        else
+            find_answers(g, wanted, n, reply);
     }
     trace_enter(g->trace, before);
     return st;

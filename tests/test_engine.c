@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "mpi/comm.h"
+#include "src/base/token_set.h"
 #include "src/engine.h"
 #include "src/sampler.h"
 #include "tests/golden.h"
@@ -27,7 +28,7 @@ typedef struct sequence {
     int32_t prompt[MAX_PROMPT];
     int n_prompt;
     sampling_options sampling;
-    int32_t want[N_NEW];
+    sampler_choice want[N_NEW];
     float scores[MAX_PROMPT]; /* -log p of prompt[i], i > 0 */
 } sequence;
 
@@ -54,9 +55,10 @@ static void make_sequences(void) {
             s->prompt[k] = (int32_t)(harness_random(&state) % (uint64_t)config.vocab_size);
         s->sampling = sampling_defaults();
         s->sampling.temperature = i % 3 ? 0.9 : 0;
-        s->sampling.top_p = i % 2 ? 0.95 : 1;
-        s->sampling.top_k = i % 5 == 1 ? 50 : 0;
-        s->sampling.repetition_penalty = i % 4 == 3 ? 1.3 : 1;
+        s->sampling.top_p = i % 3 ? 0.95 : 1;
+        s->sampling.top_k = i % 5 == 4 ? 50 : 0;
+        s->sampling.repetition_penalty = i % 4 >= 2 ? 1.3 : 1;
+        s->sampling.n_logprobs = i % 4 == 1 ? 3 : 0;
         s->sampling.seed = i;
         s->sampling.ignore_eos = true;
     }
@@ -64,25 +66,59 @@ static void make_sequences(void) {
 
 /* ---- the plain way ---- */
 
-static void run_plainly(model *m, kv_cache *kv, float *x, sampler *draws, sequence *s, int64_t id) {
-    bool *seen = calloc((size_t)config.vocab_size, sizeof *seen);
+/* One row of the head at a time. The device answers where it can: its arithmetic is its own. */
+typedef struct plain_head {
+    model *model;
+    const float *x;
+    float *logits; /* host memory */
+    sampler *draws;
+} plain_head;
+
+static void choose_plainly(const plain_head *h, const row_sampling *row, int64_t id, int64_t pos,
+                           sampler_choice *out) {
+    const int32_t first = 0;
+    if (!model_answers(h->model)) {
+        CHECK_OK(model_logits(h->model, h->x, &first, 1, h->logits));
+        sampler_choose(h->draws, row->options, id, pos, row->seen, h->logits, out);
+        return;
+    }
+    const model_answer *a = model_get_answer(h->model);
+    model_head(h->model, h->x, &first, 1);
+    model_choose(h->model, 1, row);
+    model_find_top(h->model, 1, SAMPLING_MAX_LOGPROBS);
+    CHECK_OK(model_sync(h->model));
+    sampler_finish(row->options, &a->choices[0], a->top_values, a->top_ids, out);
+}
+
+static float score_plainly(const plain_head *h, int32_t target) {
+    const int32_t first = 0;
+    if (!model_answers(h->model)) {
+        CHECK_OK(model_logits(h->model, h->x, &first, 1, h->logits));
+        return (float)sampler_nll(h->logits, config.vocab_size, target);
+    }
+    model_head(h->model, h->x, &first, 1);
+    model_score(h->model, 1, &target);
+    CHECK_OK(model_sync(h->model));
+    return model_get_answer(h->model)->scores[0];
+}
+
+static void run_plainly(const plain_head *head, kv_cache *kv, float *x, sequence *s, int64_t id) {
+    uint32_t *seen = calloc(token_set_words(config.vocab_size), sizeof *seen);
     int32_t token = s->prompt[0];
     for (int pos = 0; pos < s->n_prompt + N_NEW - 1; pos++) {
-        seen[token] = true;
+        token_set_add(seen, token);
         kv_cache_extend(kv, 0, pos + 1);
         span row = {0, 1, pos, kv_cache_page_ids(kv, 0), pos >= s->n_prompt};
-        const int32_t first = 0;
-        const float *logits;
-        sampler_choice choice;
-        model_embed(m, &token, 1, x);
-        model_forward(m, kv, 1, &row, 1, x);
-        if (!CHECK_OK(model_logits(m, x, &first, 1, &logits))) break;
+        model_embed(head->model, &token, 1, x);
+        model_forward(head->model, kv, 1, &row, 1, x);
         if (pos + 1 < s->n_prompt) {
             token = s->prompt[pos + 1];
-            s->scores[pos + 1] = (float)sampler_nll(logits, config.vocab_size, token);
+            s->scores[pos + 1] = score_plainly(head, token);
         } else {
-            sampler_choose(draws, &s->sampling, id, pos + 1, seen, logits, &choice);
-            token = s->want[pos + 1 - s->n_prompt] = choice.token;
+            sampler_choice *want = &s->want[pos + 1 - s->n_prompt];
+            row_sampling asked = sampler_row(&s->sampling, id, pos + 1, seen);
+            choose_plainly(head, &asked, id, pos + 1, want);
+            token = want->token;
         }
     }
     kv_cache_release(kv, 0);
@@ -105,10 +141,12 @@ static void make_reference(void) {
         CHECK_OK(dev->ops->alloc(dev, (size_t)config.d_model * sizeof(float), &x)) &&
         CHECK_OK(model_open(&config, all, 1, files, dev, &t, NULL, &m)) &&
         CHECK_OK(kv_cache_open(dev, &shape, &kv))) {
-        sampler *draws = sampler_open(config.vocab_size);
+        float *logits = calloc((size_t)config.vocab_size, sizeof *logits);
+        const plain_head head = {m, x, logits, sampler_open(config.vocab_size)};
         for (int i = 0; i < n_used(0, N_SEQUENCES); i++)
-            run_plainly(m, kv, x, draws, &sequences[i], 1000 + i);
-        sampler_close(draws);
+            run_plainly(&head, kv, x, &sequences[i], 1000 + i);
+        sampler_close(head.draws);
+        free(logits);
     }
     kv_cache_close(kv);
     model_close(m);
@@ -158,7 +196,8 @@ static void check_tokens(engine *e, const variant *v) {
     for (event ev; engine_next(e, &ev);) {
         if (ev.kind == EVENT_STEP) continue;
         int at = n_got[ev.id]++;
-        wrong += ev.kind != EVENT_TOKEN || at >= N_NEW || ev.choice.token != sequences[ev.id].want[at];
+        wrong += ev.kind != EVENT_TOKEN || at >= N_NEW ||
+                 memcmp(&ev.choice, &sequences[ev.id].want[at], sizeof ev.choice) != 0;
         /* Every fifth ends early: its slot and pages go to others. */
         if (ev.id % 5 == 2 && at == 3 && !ev.is_last) engine_finish(e, ev.handle);
     }

@@ -3,10 +3,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/token_set.h"
 #include "src/sampler.h"
 #include "tests/harness.h"
 
-enum { MAX_V = 1000 };
+enum { MAX_V = 1000, SET_WORDS = (MAX_V + 31) / 32 };
 
 /* ---- the reference: sort everything, filter, normalise ---- */
 
@@ -35,14 +36,14 @@ static void normalise(distribution *d) {
         d->items[i].p /= sum;
 }
 
-static void reference(const sampling_options *o, const bool *seen, const float *logits, int V,
+static void reference(const sampling_options *o, const uint32_t *seen, const float *logits, int V,
                       distribution *d) {
     d->n = 0;
     for (int i = 0; i < V; i++) {
         if (!isfinite(logits[i])) continue;
-        double l = (double)logits[i];
-        if (seen && seen[i]) l = l > 0 ? l / o->repetition_penalty : l * o->repetition_penalty;
-        d->items[d->n++] = (weighted){l, 0, i};
+        float l = logits[i], penalty = (float)o->repetition_penalty;
+        if (seen && token_set_has(seen, i)) l = l > 0 ? l / penalty : l * penalty;
+        d->items[d->n++] = (weighted){(double)l, 0, i};
     }
     qsort(d->items, (size_t)d->n, sizeof *d->items, by_logit_down);
     if (o->top_k > 0 && o->top_k < d->n) d->n = (int)o->top_k;
@@ -68,7 +69,7 @@ static sampling_options drawing(double temperature) {
     return o;
 }
 
-static int32_t choose(int V, const sampling_options *o, int64_t id, int64_t pos, const bool *seen,
+static int32_t choose(int V, const sampling_options *o, int64_t id, int64_t pos, const uint32_t *seen,
                       const float *logits) {
     sampler *s = sampler_open(V);
     sampler_choice choice;
@@ -86,14 +87,15 @@ static int64_t pick(uint64_t *state, int64_t n) {
 }
 
 /* Logits with ties, and some that are not there. */
-static void make_logits(uint64_t *state, int V, float *logits, bool *seen) {
+static void make_logits(uint64_t *state, int V, float *logits, uint32_t *seen) {
+    memset(seen, 0, token_set_words(V) * sizeof *seen);
     bool coarse = pick(state, 3) == 0;
     for (int i = 0; i < V; i++) {
         logits[i] = 3 * harness_random_normal(state);
         if (coarse) logits[i] = roundf(logits[i]);
         if (pick(state, 40) == 0) logits[i] = NAN;
         if (pick(state, 40) == 0) logits[i] = -INFINITY;
-        seen[i] = pick(state, 4) == 0;
+        if (pick(state, 4) == 0) token_set_add(seen, i);
     }
     logits[pick(state, V)] = 1;
 }
@@ -165,13 +167,13 @@ static void random_words_are_even(void) {
 static void draws_stay_within_the_filters(void) {
     uint64_t state = 1;
     float logits[MAX_V];
-    bool seen[MAX_V];
+    uint32_t seen[SET_WORDS];
     distribution d;
     for (int round = 0; round < 400; round++) {
         int V = 1 + (int)pick(&state, round % 10 ? 60 : MAX_V), outside = 0;
         make_logits(&state, V, logits, seen);
         sampling_options o = make_options(&state, V);
-        const bool *used = o.repetition_penalty == 1 && pick(&state, 2) ? NULL : seen;
+        const uint32_t *used = o.repetition_penalty == 1 && pick(&state, 2) ? NULL : seen;
         reference(&o, used, logits, V, &d);
         for (int pos = 0; pos < 100; pos++) {
             int32_t token = choose(V, &o, round, pos, used, logits);
@@ -188,7 +190,7 @@ static void draws_have_their_probabilities(void) {
     enum { N_DRAWS = 20000 };
     uint64_t state = 2;
     float logits[MAX_V];
-    bool seen[MAX_V];
+    uint32_t seen[SET_WORDS];
     distribution d;
     double worst = 0;
     for (int round = 0; round < 60; round++) {
@@ -234,6 +236,19 @@ static void draws_depend_on_seed_sequence_and_position_only(void) {
     sampler_close(s);
 }
 
+/* A penalty that leaves the range of floats. */
+static void penalties_stay_finite(void) {
+    const uint32_t seen[] = {7};
+    const float low[] = {-3e38f, -3.1e38f, NAN}, high[] = {3e38f, 3.1e38f, -1e38f};
+    sampling_options options[] = {drawing(0), drawing(1)};
+    for (int k = 0; k < 2; k++) {
+        options[k].repetition_penalty = 50;
+        CU_ASSERT(choose(3, &options[k], 0, 3, seen, low) >= 0); /* equal now */
+        options[k].repetition_penalty = 0.01;
+        CU_ASSERT(choose(3, &options[k], 0, 3, seen, high) >= 0);
+    }
+}
+
 static void greedy_takes_the_largest(void) {
     sampling_options o = drawing(0);
     CU_ASSERT(choose(4, &o, 0, 0, NULL, (float[]){1, 3, 3, 2}) == 1);
@@ -241,7 +256,7 @@ static void greedy_takes_the_largest(void) {
     CU_ASSERT(choose(3, &o, 0, 0, NULL, (float[]){0, 0, 0}) == 0);
     CU_ASSERT(choose(3, &o, 0, 0, NULL, (float[]){-INFINITY, -1e30f, -INFINITY}) == 1);
     o.repetition_penalty = 2;
-    const bool seen[] = {false, true, false};
+    const uint32_t seen[] = {1 << 1};
     CU_ASSERT(choose(3, &o, 0, 0, seen, (float[]){2, 3, 1}) == 0);
     CU_ASSERT(choose(3, &o, 0, 0, seen, (float[]){-3, -2, -5}) == 0);
     o.repetition_penalty = 1.25;
@@ -326,7 +341,7 @@ static void extreme_temperatures(void) {
 static void one_token_of_no_choice(void) {
     uint64_t state = 3;
     float logits[MAX_V];
-    bool seen[MAX_V];
+    uint32_t seen[SET_WORDS];
     for (int round = 0; round < 50; round++) {
         int V = 1 + (int)pick(&state, MAX_V);
         make_logits(&state, V, logits, seen);
@@ -369,7 +384,7 @@ static void likelihoods(void) {
 static void logprobs_of_the_choice(void) {
     uint64_t state = 5;
     float logits[MAX_V];
-    bool seen[MAX_V];
+    uint32_t seen[SET_WORDS];
     distribution all;
     for (int round = 0; round < 200; round++) {
         int V = 1 + (int)pick(&state, round % 5 ? 15 : MAX_V);
@@ -398,79 +413,65 @@ static void logprobs_of_the_choice(void) {
     sampler_close(NULL);
 }
 
-/* ---- from the largest logits alone ---- */
+/* ---- what a device is asked, and its answer ---- */
 
-static void take_top(const float *logits, int V, int n, float *values, int32_t *ids, sampler_top *top) {
-    weighted all[MAX_V];
-    double sum = 0;
-    for (int32_t i = 0; i < V; i++)
-        all[i] = (weighted){.logit = (double)logits[i], .token = i};
-    qsort(all, (size_t)V, sizeof *all, by_logit_down);
-    for (int i = 0; i < V; i++)
-        sum += exp(all[i].logit - all[0].logit);
-    for (int i = 0; i < n; i++) {
-        values[i] = (float)all[i].logit;
-        ids[i] = all[i].token;
-    }
-    *top = (sampler_top){n, values, ids, (float)all[0].logit, (float)log(sum)};
-}
-
-/* The same tokens as from all logits, and the same probabilities but for rounding. */
-static void top_logits_suffice(void) {
-    enum { V = 300, MOST = 64 };
-    uint64_t state = 21;
-    sampler *s = sampler_open(V);
-    float logits[V], values[MOST];
-    int32_t ids[MOST];
-    int n_different = 0;
-    for (int i = 0; i < 4000; i++) {
-        sampling_options o = sampling_defaults();
-        for (int k = 0; k < V; k++) /* with ties */
-            logits[k] = (float)(int)(4 * harness_random_normal(&state));
-        o.temperature = i % 4 ? 0.3 * (i % 5 + 1) : 0;
-        o.top_k = 1 + (int64_t)(harness_random(&state) % MOST);
-        o.top_p = i % 3 ? 0.8 : 1;
-        o.min_p = i % 7 ? 0 : 0.1;
-        o.n_logprobs = i % 6 ? i % 21 % 20 : 0;
-        sampler_choice want, got;
-        sampler_top top;
-        int n = sampler_top_needed(&o, V, MOST);
-        CU_ASSERT_FATAL(n >= 1 && n <= MOST && n >= o.n_logprobs);
-        take_top(logits, V, n, values, ids, &top);
-        sampler_choose(s, &o, 5, i, NULL, logits, &want);
-        CU_ASSERT_FATAL(sampler_choose_top(s, &o, 5, i, &top, &got));
-        n_different +=
-            want.token != got.token || want.n_top != got.n_top ||
-            memcmp(want.top_tokens, got.top_tokens, (size_t)want.n_top * sizeof *want.top_tokens) != 0;
-        for (int k = 0; k < want.n_top; k++)
-            n_different += fabs((double)want.top_logprobs[k] - (double)got.top_logprobs[k]) > 1e-5;
-        n_different += fabs((double)want.logprob - (double)got.logprob) > 1e-5;
-    }
-    CU_ASSERT(n_different == 0);
-    sampler_close(s);
-}
-
-static void top_logits_do_not_suffice(void) {
-    enum { V = 100 };
-    sampler *s = sampler_open(V);
-    sampling_options o = sampling_defaults();
-    sampler_choice choice;
-    o.temperature = 1;
-    o.top_k = 0;
-    CU_ASSERT(sampler_top_needed(&o, V, 64) == 0);
-    o.top_k = 65;
-    CU_ASSERT(sampler_top_needed(&o, V, 64) == 0 && sampler_top_needed(&o, V, 65) == 65);
-    CU_ASSERT(sampler_top_needed(&o, 65, 65) == 0); /* no filter at all */
-    o.top_k = 2;
-    CU_ASSERT(sampler_top_needed(&o, V, 64) == 2);
+static void rows_for_a_device(void) {
+    sampling_options o = drawing(1);
+    const uint32_t seen[] = {1};
+    o.seed = 3;
+    row_sampling row = sampler_row(&o, 10, 20, seen);
+    CU_ASSERT(row.options == &o && row.seen == NULL); /* there is no penalty */
+    CU_ASSERT(row.u == (sampler_random(3, 10, 20) + 0.5) / 0x1p32);
     o.repetition_penalty = 1.1;
-    CU_ASSERT(sampler_top_needed(&o, V, 64) == 0);
-    o.repetition_penalty = 1;
-    const float infinite[] = {INFINITY, 1}, few[] = {1, 0};
-    const int32_t ids[] = {7, 3}, missing[] = {7, -1};
-    CU_ASSERT(!sampler_choose_top(s, &o, 0, 0, &(sampler_top){2, infinite, ids, INFINITY, 0}, &choice));
-    CU_ASSERT(!sampler_choose_top(s, &o, 0, 0, &(sampler_top){2, few, missing, 1, 0}, &choice));
-    sampler_close(s);
+    CU_ASSERT(sampler_row(&o, 10, 20, seen).seen == seen && sampler_row(&o, 10, 20, NULL).seen == NULL);
+}
+
+/* The largest finite logits, as op top_logits gives them, and the sums of op choose. */
+static void answer_as_device(const float *logits, int V, int32_t token, row_choice *found, float *values,
+                             int32_t *ids) {
+    distribution all;
+    sampling_options plain = drawing(1);
+    double sum = 0;
+    reference(&plain, NULL, logits, V, &all);
+    for (int i = 0; i < all.n; i++)
+        sum += exp(all.items[i].logit - all.items[0].logit);
+    for (int i = 0; i < SAMPLING_MAX_LOGPROBS; i++) {
+        values[i] = i < all.n ? (float)all.items[i].logit : -INFINITY;
+        ids[i] = i < all.n ? all.items[i].token : -1;
+    }
+    *found = (row_choice){token, logits[token], (float)all.items[0].logit, (float)log(sum)};
+}
+
+/* The same logprobs as from all logits, but for rounding. */
+static void answers_of_a_device(void) {
+    uint64_t state = 21;
+    float logits[MAX_V], values[SAMPLING_MAX_LOGPROBS];
+    int32_t ids[SAMPLING_MAX_LOGPROBS];
+    uint32_t seen[SET_WORDS];
+    for (int round = 0; round < 200; round++) {
+        int V = 1 + (int)pick(&state, round % 5 ? 15 : MAX_V), n_wrong = 0;
+        make_logits(&state, V, logits, seen);
+        sampling_options o = make_options(&state, V);
+        o.n_logprobs = pick(&state, SAMPLING_MAX_LOGPROBS + 1);
+        sampler *s = sampler_open(V);
+        sampler_choice want, got;
+        row_choice found;
+        sampler_choose(s, &o, 1, round, seen, logits, &want);
+        sampler_close(s);
+        answer_as_device(logits, V, want.token, &found, values, ids);
+        sampler_finish(&o, &found, values, ids, &got);
+        n_wrong += got.token != want.token || got.n_top != want.n_top;
+        n_wrong += fabs((double)got.logprob - (double)want.logprob) > 1e-5;
+        for (int i = 0; i < want.n_top; i++)
+            n_wrong += got.top_tokens[i] != want.top_tokens[i] ||
+                       fabs((double)got.top_logprobs[i] - (double)want.top_logprobs[i]) > 1e-5;
+        CU_ASSERT(n_wrong == 0);
+    }
+    sampling_options o = drawing(1);
+    sampler_choice none;
+    o.n_logprobs = 2;
+    sampler_finish(&o, &(row_choice){-1, -INFINITY, INFINITY, 0}, values, ids, &none);
+    CU_ASSERT(none.token == -1 && none.n_top == 0 && none.logprob == 0);
 }
 
 int main(int argc, char **argv) {
@@ -481,6 +482,7 @@ int main(int argc, char **argv) {
         {"draws have their probabilities", draws_have_their_probabilities},
         {"draws depend on seed, sequence and position only", draws_depend_on_seed_sequence_and_position_only},
         {"greedy takes the largest", greedy_takes_the_largest},
+        {"penalties stay finite", penalties_stay_finite},
         {"ties go by id", ties_go_by_id},
         {"what is not a number", what_is_not_a_number},
         {"ends of the unit interval", ends_of_the_unit_interval},
@@ -488,8 +490,8 @@ int main(int argc, char **argv) {
         {"one token of no choice", one_token_of_no_choice},
         {"likelihoods", likelihoods},
         {"logprobs of the choice", logprobs_of_the_choice},
-        {"top logits suffice", top_logits_suffice},
-        {"top logits do not suffice", top_logits_do_not_suffice},
+        {"rows for a device", rows_for_a_device},
+        {"answers of a device", answers_of_a_device},
         CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "sampler", tests);

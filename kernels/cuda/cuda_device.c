@@ -250,7 +250,7 @@ static void cuda_close(device *base) {
     for (int i = 0; i < 2; i++)
         cuda_staging_close(&dev->weight_staging[i]);
     cudaFree(dev->scratch);
-    cudaFree(dev->top);
+    cudaFree(dev->answers);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     pthread_mutex_destroy(&dev->lock);
     free(dev->host_spans);
@@ -303,6 +303,8 @@ static const device_ops cuda_ops = {
     .kv_append = cuda_kv_append,
     .attend = cuda_attend,
     .swiglu = cuda_swiglu,
+    .choose = cuda_choose,
+    .score = cuda_score,
     .top_logits = cuda_top_logits,
     .gather_rows = cuda_gather_rows,
 };
@@ -331,10 +333,10 @@ static status open_parts(cuda_device *dev) {
     if (code != cudaSuccess)
         return status_refuse("--device cuda: GPU %d (%s) cannot be used: %s", dev->index, dev->name,
                              cudaGetErrorString(code));
-    void *top = NULL;
-    const size_t row_bytes = DEVICE_MAX_TOP * (sizeof(float) + sizeof(int32_t)) + 2 * sizeof(float);
-    status st = cuda_alloc(&dev->base, DEVICE_TOP_ROWS * row_bytes, &top);
-    dev->top = top;
+    void *answers = NULL;
+    const size_t row_bytes = DEVICE_MAX_TOP * (sizeof(float) + sizeof(int32_t)); /* more than others' */
+    status st = cuda_alloc(&dev->base, DEVICE_TOP_ROWS * row_bytes, &answers);
+    dev->answers = answers;
     if (st == STATUS_OK) st = cuda_staging_open(&dev->tables, TABLE_BYTES);
     for (int i = 0; st == STATUS_OK && i < 2; i++)
         st = cuda_staging_open(&dev->weight_staging[i], WEIGHT_STAGING_BYTES);

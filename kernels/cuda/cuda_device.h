@@ -50,7 +50,7 @@ typedef struct cuda_device {
     cuda_staging tables, weight_staging[2];
     int next_weight_staging;
     cuda_graphs graphs;
-    char *top;     /* device memory for the results of top_logits */
+    char *answers; /* device memory for the results of choose, score and top_logits */
     void *scratch; /* device memory, of one operation at a time */
     size_t scratch_bytes;
     struct cublas_state *cublas; /* matmul_many.c */
@@ -129,11 +129,17 @@ bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);
 void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 bool cuda_multiply_many_can(const cuda_device *dev, const matrix *w);
 
-/* top_logits.cu; and what op top_logits gives, in device memory: [n, k], [n, k] and [n, 2]. */
+/* choose.cu */
+void cuda_choose(device *dev, const float *logits, int n, int V, const row_sampling *host_rows,
+                 row_choice *host_choices);
+void cuda_score(device *dev, const float *logits, int n, int V, const int32_t *host_targets,
+                float *host_scores);
+
+/* top_logits.cu; and what op top_logits gives, in device memory: [n, k] and [n, k]. */
 void cuda_top_logits(device *dev, const float *logits, int n, int V, int k, float *host_values,
-                     int32_t *host_ids, float *host_sums);
+                     int32_t *host_ids);
 void cuda_find_top(cuda_device *dev, const float *logits, int n, int V, int k, float *top_values,
-                   int32_t *top_ids, float *max_and_log_sum);
+                   int32_t *top_ids);
 
 /* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head
  * widths that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */

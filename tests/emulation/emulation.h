@@ -264,6 +264,9 @@ static inline float __int2float_rn(int x) {
 static inline int __float2int_rn(float x) {
     return static_cast<int>(rintf(x));
 }
+static inline unsigned long long __float2ull_rn(float x) {
+    return static_cast<unsigned long long>(rintf(x));
+}
 static inline int __popc(unsigned x) {
     return __builtin_popcount(x);
 }
