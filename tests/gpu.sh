@@ -113,6 +113,7 @@ check 'configure' 120 cmake -S . -B "$build" "$@" || finish
 check 'build' 400 cmake --build "$build" -j "$(nproc)" || finish
 tests=$build/tests
 check 'operations on the GPU, against float64' 120 "$tests/test_device_ops" cuda
+check 'choices on the GPU, against float64' 120 "$tests/test_device_choose"
 check 'products on the GPU' 120 "$tests/test_cuda_matmul"
 check 'attention on the GPU' 120 "$tests/test_cuda_attend"
 check 'models: golden logits' 120 "$tests/test_golden"
@@ -122,7 +123,7 @@ check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_dev
 # The suite's commands take the GPU by themselves (--device auto); most of its time is the start of programs.
 check 'the whole suite' 300 ctest --test-dir "$build" -LE gpu -j "$(nproc)" --timeout 250 --output-on-failure
 for tool in memcheck racecheck; do
-    for test in test_cuda_matmul test_cuda_attend; do
+    for test in test_cuda_matmul test_cuda_attend test_device_choose; do
         check "compute-sanitizer $tool $test" 100 compute-sanitizer --tool $tool --error-exitcode 1 "$tests/$test"
     done
 done
