@@ -21,7 +21,8 @@ enum {
     N_BINS = 1 << DIGIT_BITS,
     FRACTION_BITS = 40 /* 2^24 tokens fit */
 };
-static_assert(int{PARTS} == int{WARP} && N_BINS == 2 * THREADS, "a lane for each part, two bins for each thread");
+static_assert(int{PARTS} == int{WARP} && N_BINS == 2 * THREADS,
+              "a lane for each part, two bins for each thread");
 
 /* Probabilities in fixed point, or a count. */
 typedef unsigned long long mass;
@@ -134,7 +135,7 @@ struct softmax {
     float max, inverse_temperature;
 
     __device__ __forceinline__ mass operator()(uint32_t key) const {
-        return fixed_exp((float_of_order(key) - max) * inverse_temperature);
+        return fixed_exp(__fmul_rn(float_of_order(key) - max, inverse_temperature));
     }
 };
 
