@@ -38,6 +38,11 @@ static status load_cuda(const cuda_backend **out) {
 
 #endif
 
+const char *precision_weights(precision p) {
+    static const char *const names[] = {"bf16", "f32", "int8"};
+    return names[p];
+}
+
 const char *device_kind_name(device_kind kind) {
     static const char *const names[N_DEVICE_KINDS] = {"auto", "cpu", "cuda"};
     return names[kind];
@@ -66,6 +71,8 @@ uint64_t device_free_bytes(device_kind kind, int index) {
 status device_open(device_kind kind, int index, precision p, int n_threads, device **out) {
     const cuda_backend *cuda = NULL;
     if (kind == DEVICE_CPU) return cpu_device_open(p, n_threads, NULL, out);
+    if (p == PRECISION_INT8)
+        return status_refuse("--weights int8: the CPU only: give --device cpu, or leave --weights out");
     status st = load_cuda(&cuda);
     return st == STATUS_OK ? cuda->open(p, index, out) : status_at(st, "--device cuda");
 }

@@ -211,7 +211,14 @@ struct device {
     bool host_memory; /* what alloc gives is host memory, and operations are over when they return */
 };
 
-typedef enum precision { PRECISION_BF16, PRECISION_F32 } precision;
+typedef enum precision {
+    PRECISION_BF16,
+    PRECISION_F32,
+    PRECISION_INT8, /* as BF16 but for matrices, which are rounded to int8 with scales: the CPU only */
+} precision;
+
+/* What weights are in: "bf16", "f32", "int8". */
+const char *precision_weights(precision p);
 
 typedef enum device_kind {
     DEVICE_AUTO, /* not chosen yet: GPUs where every rank has one */

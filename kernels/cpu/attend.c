@@ -55,8 +55,8 @@ typedef struct attend_work {
     char *input;      /* the same, packed tile after tile */
     uint32_t *keys;   /* [BLOCK_PANELS] panels */
     uint32_t *values; /* [width / PANEL] panels of BLOCK_PANELS * panel_words words */
-    float *scores;    /* [tile_rows][ATTEND_BLOCK] */
-    char *weights;    /* [tile_rows] of weight_bytes */
+    float *scores;    /* [tile.rows][ATTEND_BLOCK] */
+    char *weights;    /* [tile.rows] of weight_bytes */
     float *partials;  /* [TILE_QUERIES] of the present block */
     float *levels;    /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
@@ -69,10 +69,10 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 static size_t work_layout(const attend_job *job, char *base, attend_work *work) {
-    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->kernels->tile_rows;
+    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->kernels->tile.rows;
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
-    work->input = take(base, &used, TILE_QUERIES * words * job->kernels->input_word_bytes);
+    work->input = take(base, &used, TILE_QUERIES * words * job->kernels->tile.input_word_bytes);
     work->keys = take(base, &used, ATTEND_BLOCK * words * sizeof(uint32_t));
     work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
     work->scores = take(base, &used, rows * ATTEND_BLOCK * sizeof(float));
@@ -173,7 +173,7 @@ static void weigh(const attend_job *job, const attend_work *work, int row, int q
                   panel_range panels) {
     size_t at = (size_t)(panels.first * job->panel_words);
     job->kernels->weigh(
-        work->weights + (size_t)row * job->weight_bytes + at * job->kernels->input_word_bytes,
+        work->weights + (size_t)row * job->weight_bytes + at * job->kernels->tile.input_word_bytes,
         job->weight_bytes, n_queries, work->values + at * PANEL, (size_t)block_words(job) * PANEL,
         job->width / PANEL, (panels.last - panels.first) * job->panel_words,
         work->partials + (size_t)query * job->partial_floats + PARTIAL_VALUES, job->partial_floats);
@@ -213,10 +213,10 @@ static void attend_queries(const attend_job *job, const attend_work *work, const
                            int kv_head, int64_t block, int query, int n_queries, bool finite) {
     panel_range panels = panels_of(job, tile, query, n_queries, block);
     size_t key_words = (size_t)job->n_words * PANEL;
-    job->kernels->tile(work->input + (size_t)(query * job->n_words) * job->kernels->input_word_bytes,
-                       n_queries, work->keys + (size_t)panels.first * key_words, key_words,
-                       panels.last - panels.first, job->n_words, false, work->scores + panels.first * PANEL,
-                       ATTEND_BLOCK);
+    job->kernels->tile.multiply(
+        work->input + (size_t)(query * job->n_words) * job->kernels->tile.input_word_bytes, n_queries,
+        work->keys + (size_t)panels.first * key_words, key_words, panels.last - panels.first, job->n_words,
+        false, work->scores + panels.first * PANEL, ATTEND_BLOCK);
     for (int i = 0; i < n_queries; i++)
         fill_weights(job, tile, query + i, block, panels, work->scores + i * ATTEND_BLOCK,
                      work->weights + (size_t)i * job->weight_bytes,
@@ -241,7 +241,7 @@ static bool all_see_panels(const attend_job *job, const attend_tile *tile, int64
 static void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                          int64_t block) {
     panel_range all = panels_of(job, tile, 0, tile->n_queries, block);
-    if (tile->n_queries <= job->kernels->tile_rows) {
+    if (tile->n_queries <= job->kernels->tile.rows) {
         sweep(job, tile->span, kv_head, block, all.first, all.last, false);
         sweep(job, tile->span, kv_head, block, all.first, all.last, true);
     }
@@ -252,7 +252,7 @@ static void attend_block(const attend_job *job, const attend_work *work, const a
     bool finite = all_see_panels(job, tile, block) || is_finite(job, work->values, all);
     for (int query = 0; query < tile->n_queries;) {
         int left = tile->n_queries - query,
-            n = left < job->kernels->tile_rows ? left : job->kernels->tile_rows;
+            n = left < job->kernels->tile.rows ? left : job->kernels->tile.rows;
         attend_queries(job, work, tile, kv_head, block, query, n, finite);
         query += n;
     }
@@ -309,10 +309,10 @@ static void pack_queries(const attend_job *job, const attend_work *work, const a
                row_bytes);
     for (int query = 0; query < tile->n_queries;) {
         int left = tile->n_queries - query,
-            n = left < job->kernels->tile_rows ? left : job->kernels->tile_rows;
-        job->kernels->pack_input(
+            n = left < job->kernels->tile.rows ? left : job->kernels->tile.rows;
+        job->kernels->tile.pack_input(
             work->queries + (size_t)query * row_bytes, row_bytes, n, job->shape->head_dim,
-            work->input + (size_t)(query * job->n_words) * job->kernels->input_word_bytes);
+            work->input + (size_t)(query * job->n_words) * job->kernels->tile.input_word_bytes);
         query += n;
     }
 }
@@ -423,7 +423,7 @@ void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, 
     job.partial_floats = (size_t)(PARTIAL_VALUES + job.width);
     job.n_words = (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
     job.panel_words = (int)(PANEL * job.type_bytes / sizeof(uint32_t));
-    job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->input_word_bytes;
+    job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->tile.input_word_bytes;
     for (int i = 0; i < kv->n_spans; i++)
         job.n_tiles += tiles_of_span(&job, &kv->spans[i]);
     if (!job.n_tiles) return;

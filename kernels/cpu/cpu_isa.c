@@ -6,7 +6,7 @@
 static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16");
+           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 
 static bool has_avx2(void) {
@@ -42,7 +42,8 @@ const char *const cpu_isa_names[] = {
 
 const cpu_kernels *cpu_isa_find(const char *isa, precision p) {
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)
-        if ((!isa || !strcmp(isa, isas[i].name)) && isas[i].available()) return &isas[i].tables[p];
+        if ((!isa || !strcmp(isa, isas[i].name)) && isas[i].available())
+            return &isas[i].tables[p == PRECISION_F32 ? PRECISION_F32 : PRECISION_BF16];
     return NULL;
 }
 

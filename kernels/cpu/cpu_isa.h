@@ -4,8 +4,9 @@
  * blocking and the pages. Every kernel computes an output by one fixed sequence of operations, whatever is
  * computed beside it. Tables may differ from each other in the last bits.
  *
- * A *word* is 4 bytes along a dot product: two bf16 or one f32. A *panel* holds 16 outputs (matrix rows, or
- * positions of keys) as [n_words][16] words, 64-byte aligned. `act` arrays have the table's precision. */
+ * A *word* is 4 bytes along a dot product: two bf16, one f32 or four int8. A *panel* holds 16 outputs (matrix
+ * rows, or positions of keys) as [n_words][16] words, 64-byte aligned. `act` arrays have the table's
+ * precision. */
 #pragma once
 
 #include <stdbool.h>
@@ -16,28 +17,38 @@
 
 enum { PANEL = 16, CACHE_LINE = 64 };
 
+/* Of int8 weights a word holds 4, each + 128, and a panel is cut along the sum into groups: one word for the
+ * scale, as float32, then those of up to INT8_GROUP weights. */
+enum { INT8_GROUP = 128, INT8_WORD_COLS = 4, INT8_GROUP_WORDS = 1 + INT8_GROUP / INT8_WORD_COLS };
+
 /* The partial result of attention for one query over some positions: the largest score, the sum of
  * exp(score - max), and the values weighted by exp(score - max). Floats [0], [1], and from [PARTIAL_VALUES]
  * on the head width rounded up to PANEL. No positions: max -inf, sum 0, values 0. */
 enum { PARTIAL_MAX = 0, PARTIAL_SUM = 1, PARTIAL_VALUES = 16 };
 
-typedef struct cpu_kernels {
-    const char *isa;
-    int tile_rows;           /* most rows of a call of `tile` and `weigh` */
-    int tile_panels;         /* panels that `tile` walks beside each other */
+/* Products of few rows with some panels. */
+typedef struct cpu_tile {
+    int rows;                /* most of a call */
+    int panels;              /* that a call walks beside each other */
     size_t input_word_bytes; /* of one packed input word of one row */
 
     /* input[n_words][n_rows] = the words of rows of act[n_cols], row_bytes apart; an odd bf16 is padded with
-     * 0. n_rows <= tile_rows. */
+     * 0. */
     void (*pack_input)(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input);
-
-    /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
-    void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
 
     /* out[n_rows][n_panels * PANEL] (ld floats apart) = or += input * panels^T over n_words, summed in order
      * of the words. Panels are panel_words apart. */
-    void (*tile)(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
-                 int n_words, bool add, float *out, size_t ld);
+    void (*multiply)(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
+                     int n_words, bool add, float *out, size_t ld);
+} cpu_tile;
+
+typedef struct cpu_kernels {
+    const char *isa;
+    cpu_tile tile;
+    cpu_tile int8_tile; /* of bf16 inputs and panels of int8 weights, whole groups in a call */
+
+    /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
+    void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
 
     /* Weights exp(scale * score - max) of the scores [first, last) of one query's block, as input words of
      * one row that begin with score 0; whole panels of scores and weights are written, with weight 0 beside
@@ -49,7 +60,8 @@ typedef struct cpu_kernels {
     void (*pack_values)(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
                         size_t panel_words);
 
-    /* values[n_rows][n_panels * PANEL] (ld floats apart) = weights (input words of rows that are row_bytes
+    /* For at most tile.rows rows:
+     * values[n_rows][n_panels * PANEL] (ld floats apart) = weights (input words of rows that are row_bytes
      * apart) * packed values over n_words, summed in order of the words. */
     void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
                   size_t panel_words, int n_panels, int n_words, float *values, size_t ld);
@@ -72,7 +84,7 @@ typedef struct cpu_kernels {
     void (*exp)(const float *x, int n, float *y);
 } cpu_kernels;
 
-/* Indexed by precision. */
+/* Indexed by precision, BF16 or F32; that of BF16 is also for INT8. */
 extern const cpu_kernels cpu_kernels_portable[2], cpu_kernels_avx2[2], cpu_kernels_avx512[2];
 
 /* The table that this processor can run: the best for NULL, else by name; NULL when there is none. */

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/inner_attend.h"
+#include "kernels/cpu/inner_int8.h"
 
 static void pack_input_bf16(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
     pack_input_any(true, rows, row_bytes, n_rows, n_cols, input);
@@ -89,10 +90,10 @@ static void store_f32(const float *x, int n, void *y) {
 /* Initialiser of a table. */
 #define INNER_TABLE(isa_name, type, type_input_bytes)                                                        \
     {                                                                                                        \
-        .isa = isa_name, .tile_rows = TILE_ROWS, .tile_panels = TILE_PANELS,                                 \
-        .input_word_bytes = type_input_bytes, .pack_input = pack_input_##type,                               \
-        .pack_panel = inner_pack_panel, .tile = tile_##type, .softmax = softmax_##type,                      \
-        .pack_values = pack_values_##type, .weigh = weigh_##type, .merge = inner_merge,                      \
-        .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,  \
-        .exp = inner_exp,                                                                                    \
+        .isa = isa_name, .tile = {TILE_ROWS, TILE_PANELS, type_input_bytes, pack_input_##type, tile_##type}, \
+        .int8_tile = {INT8_TILE_ROWS, INT8_TILE_PANELS, INT8_INPUT_BYTES, inner_pack_input_int8,             \
+                      inner_tile_int8},                                                                      \
+        .pack_panel = inner_pack_panel, .softmax = softmax_##type, .pack_values = pack_values_##type,        \
+        .weigh = weigh_##type, .merge = inner_merge, .finish = finish_##type, .rmsnorm = rmsnorm_##type,     \
+        .swiglu = swiglu_##type, .store = store_##type, .exp = inner_exp,                                    \
     }

@@ -1,8 +1,8 @@
 /* Weight matrices: packing into panels, and products with few and with many rows.
  *
  * A product is cut into row blocks (whose packed input fits the caches), panels (shared out to the threads)
- * and blocks of BLOCK_WORDS words along the sum. Each output is the sum of its blocks' sums in order, and
- * each of those one chain in order (cpu_kernels.tile): for one row and for many, for any number of threads.
+ * and blocks of block_words words along the sum. Each output is the sum of its blocks' sums in order, and
+ * each of those one chain in order (cpu_tile): for one row and for many, for any number of threads.
  */
 #include <assert.h>
 #include <stdlib.h>
@@ -10,11 +10,13 @@
 
 #include "kernels/cpu/convert.h"
 #include "kernels/cpu/cpu_device.h"
+#include "kernels/cpu/int8.h"
 #include "src/base/memory.h"
 
 enum {
     ROW_BLOCK = 192,   /* rows whose input is packed at once */
     BLOCK_WORDS = 256, /* part of the contract of sums: 512 bf16 or 256 f32; a panel's block is 16 KiB */
+    INT8_BLOCK_WORDS = 4 * INT8_GROUP_WORDS, /* the same for int8 */
     MAX_TILE_PANELS = 4,
     TASKS_PER_THREAD = 8,   /* so that a thread that is held up delays little */
     SMALL_TILE_STEPS = 4096 /* below this work, waking threads costs more than it saves */
@@ -26,6 +28,7 @@ struct matrix {
 };
 
 static int64_t words_of(precision p, int64_t n_cols) {
+    if (p == PRECISION_INT8) return int8_words(n_cols);
     return p == PRECISION_BF16 ? (n_cols + 1) / 2 : n_cols;
 }
 
@@ -76,6 +79,7 @@ static float element_as_float(const char *from, dtype type) {
     return type == DTYPE_BF16 ? float_of_bf16(half) : float_of_f16(half);
 }
 
+/* To bf16, or else to float32. */
 static void convert_elements(const char *from, dtype type, int64_t n, precision to_type, char *to) {
     if (type == (to_type == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32)) {
         memcpy(to, from, (size_t)n * dtype_bytes(type));
@@ -93,11 +97,29 @@ static void convert_elements(const char *from, dtype type, int64_t n, precision 
     }
 }
 
-/* Rows [first, last) of one panel; host_rows is the first of them. */
+/* Rows [first, last) of one panel; host_rows is the first of them. In int8 each row is rounded for itself. */
+static void load_panel_int8(matrix *w, int64_t panel, int first, int last, const char *host_rows,
+                            dtype type) {
+    enum { CHUNK = 8 * INT8_GROUP };
+    float chunk[CHUNK];
+    for (int64_t col0 = 0; col0 < w->n_cols; col0 += CHUNK) {
+        int64_t n_cols = w->n_cols - col0 < CHUNK ? w->n_cols - col0 : CHUNK;
+        for (int row = first; row < last; row++) {
+            size_t offset = ((size_t)(row - first) * (size_t)w->n_cols + (size_t)col0) * dtype_bytes(type);
+            convert_elements(host_rows + offset, type, n_cols, PRECISION_F32, (char *)chunk);
+            int8_put_row(panel_at(w, panel), row, col0, n_cols, chunk);
+        }
+    }
+}
+
 static void load_panel(const cpu_device *dev, matrix *w, int64_t panel, int first, int last,
                        const char *host_rows, dtype type) {
     enum { CHUNK_WORDS = 512, WORD_BYTES = 4 };
     _Alignas(CACHE_LINE) char chunk[PANEL][CHUNK_WORDS * WORD_BYTES];
+    if (dev->precision == PRECISION_INT8) {
+        load_panel_int8(w, panel, first, last, host_rows, type);
+        return;
+    }
     int64_t word_cols = dev->precision == PRECISION_BF16 ? 2 : 1;
     int64_t n_real = w->n_rows - panel * PANEL;
     bool whole = first == 0 && last == (n_real < PANEL ? n_real : PANEL);
@@ -140,6 +162,10 @@ void cpu_matrix_load(device *base, matrix *w, int64_t row0, int64_t n_rows, cons
 /* ---- reading rows ---- */
 
 static void embed_row(const cpu_device *dev, const matrix *table, int64_t row, float *x) {
+    if (dev->precision == PRECISION_INT8) {
+        int8_get_row(panel_at(table, row / PANEL), (int)(row % PANEL), table->n_cols, x);
+        return;
+    }
     const uint32_t *from = panel_at(table, row / PANEL) + row % PANEL;
     for (int64_t col = 0; col < table->n_cols; col++) {
         uint32_t word = dev->precision == PRECISION_BF16 ? from[col / 2 * PANEL] : from[col * PANEL];
@@ -160,7 +186,8 @@ void cpu_embed(device *base, const matrix *table, const int32_t *host_tokens, in
 /* ---- products ---- */
 
 typedef struct product {
-    const cpu_kernels *kernels;
+    const cpu_tile *tile;
+    int64_t block_words;
     const matrix *w;
     const char *x; /* act [rows, n_cols] of the row block */
     char *input;   /* packed, tile after tile */
@@ -181,14 +208,13 @@ static int tile_begin(const product *job, int tile) {
 }
 
 static char *tile_input(const product *job, int tile) {
-    return job->input +
-           (size_t)tile_begin(job, tile) * (size_t)job->w->n_words * job->kernels->input_word_bytes;
+    return job->input + (size_t)tile_begin(job, tile) * (size_t)job->w->n_words * job->tile->input_word_bytes;
 }
 
 static void pack_tile(const product *job, int tile, size_t x_row_bytes) {
     int row0 = tile_begin(job, tile), n_rows = tile_begin(job, tile + 1) - row0;
-    job->kernels->pack_input(job->x + (size_t)row0 * x_row_bytes, x_row_bytes, n_rows, (int)job->w->n_cols,
-                             tile_input(job, tile));
+    job->tile->pack_input(job->x + (size_t)row0 * x_row_bytes, x_row_bytes, n_rows, (int)job->w->n_cols,
+                          tile_input(job, tile));
 }
 
 /* sums[rows of the tiles][n_panels * PANEL] over all words. */
@@ -196,15 +222,15 @@ static void multiply_panels(const product *job, int tile0, int tile1, int64_t pa
                             float *sums) {
     const matrix *w = job->w;
     size_t ld = (size_t)n_panels * PANEL;
-    for (int64_t word0 = 0; word0 < w->n_words; word0 += BLOCK_WORDS) {
-        int64_t n_words = w->n_words - word0 < BLOCK_WORDS ? w->n_words - word0 : BLOCK_WORDS;
+    for (int64_t word0 = 0; word0 < w->n_words; word0 += job->block_words) {
+        int64_t n_words = w->n_words - word0 < job->block_words ? w->n_words - word0 : job->block_words;
         for (int tile = tile0; tile < tile1; tile++) {
             int row0 = tile_begin(job, tile), n_rows = tile_begin(job, tile + 1) - row0;
             const char *input =
-                tile_input(job, tile) + (size_t)(word0 * n_rows) * job->kernels->input_word_bytes;
-            job->kernels->tile(input, n_rows, panel_at(w, panel) + word0 * PANEL, (size_t)w->n_words * PANEL,
-                               n_panels, (int)n_words, word0 > 0,
-                               sums + (size_t)(row0 - tile_begin(job, tile0)) * ld, ld);
+                tile_input(job, tile) + (size_t)(word0 * n_rows) * job->tile->input_word_bytes;
+            job->tile->multiply(input, n_rows, panel_at(w, panel) + word0 * PANEL, (size_t)w->n_words * PANEL,
+                                n_panels, (int)n_words, word0 > 0,
+                                sums + (size_t)(row0 - tile_begin(job, tile0)) * ld, ld);
         }
     }
 }
@@ -235,21 +261,26 @@ static void multiply_task(const product *job, int task) {
     if (end > job->w->n_panels) end = job->w->n_panels;
     int row0 = tile_begin(job, tile0), n_rows = tile_begin(job, tile1) - row0;
     while (panel < end) {
-        int n = end - panel < job->kernels->tile_panels ? (int)(end - panel) : job->kernels->tile_panels;
+        int n = end - panel < job->tile->panels ? (int)(end - panel) : job->tile->panels;
         multiply_panels(job, tile0, tile1, panel, n, sums);
         put_sums(job, row0, n_rows, panel, n, sums);
         panel += n;
     }
 }
 
+static const cpu_tile *tile_of(const cpu_device *dev) {
+    return dev->precision == PRECISION_INT8 ? &dev->kernels->int8_tile : &dev->kernels->tile;
+}
+
 /* One row tile reads the weights once: an even share of panels in one piece for each thread. More rows: many
  * small tasks of whole panel groups, over the tiles too where the panels are few. */
 static product plan_rows(const cpu_device *dev, const matrix *w, int rows) {
-    product job = {.kernels = dev->kernels, .w = w, .rows = rows, .tile_parts = 1, .grain = 1};
-    job.n_tiles = (rows + dev->kernels->tile_rows - 1) / dev->kernels->tile_rows;
+    product job = {.tile = tile_of(dev), .w = w, .rows = rows, .tile_parts = 1, .grain = 1};
+    job.block_words = dev->precision == PRECISION_INT8 ? INT8_BLOCK_WORDS : BLOCK_WORDS;
+    job.n_tiles = (rows + job.tile->rows - 1) / job.tile->rows;
     int64_t parts = dev->n_threads;
     if (job.n_tiles > 1) {
-        job.grain = dev->kernels->tile_panels;
+        job.grain = job.tile->panels;
         parts *= TASKS_PER_THREAD;
     }
     int64_t n_grains = (w->n_panels + job.grain - 1) / job.grain;
@@ -282,7 +313,7 @@ static void multiply_rows(cpu_device *dev, product *job) {
 
 static void multiply(cpu_device *dev, const matrix *w, const void *x, int T, float *y, bool add) {
     int most = T < ROW_BLOCK ? T : ROW_BLOCK;
-    char *input = cpu_device_scratch(dev, (size_t)most * (size_t)w->n_words * dev->kernels->input_word_bytes);
+    char *input = cpu_device_scratch(dev, (size_t)most * (size_t)w->n_words * tile_of(dev)->input_word_bytes);
     if (!input) return;
     for (int row0 = 0; row0 < T; row0 += ROW_BLOCK) {
         product job = plan_rows(dev, w, T - row0 < ROW_BLOCK ? T - row0 : ROW_BLOCK);

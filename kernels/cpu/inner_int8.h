@@ -1,0 +1,168 @@
+/* kernels/cpu/inner_int8.h: products with int8 weights (their form: int8.c). Written in the lanes of the file
+ * that includes it.
+ *
+ * The input is rounded for each group to whole numbers up to 2^14 times a power of two: a bf16 number that is
+ * at least 1/64 of the group's largest is kept exactly. A group's sum is taken in whole numbers, so that no
+ * order of additions matters and every instruction set has the same; times its scales it is added to the
+ * output, group after group.
+ *
+ * As weights are stored + 128, the sum begins with -128 times the sum of the input. */
+#pragma once
+
+#include "kernels/cpu/convert.h"
+#include "kernels/cpu/inner_matmul.h"
+
+enum { INT8_INPUT_BYTES = 8 };
+
+/* The first input word of a group and row. */
+typedef struct int8_head {
+    float scale;
+    int32_t first; /* -128 times the sum of the whole numbers */
+} int8_head;
+
+static_assert(sizeof(int8_head) == INT8_INPUT_BYTES, "a head is one input word");
+
+/* The power of two that brings `largest` into [2^13, 2^14); below 2^-112 the least normal number, so that
+ * less is kept. NaN where one of the group is not finite. */
+INNER lanes int8_choose_scale(float largest, float zero_or_nan, int8_head *head) {
+    enum { BIAS = 127, BITS = 13 };
+    uint32_t exponent = bits_of(largest) >> 23;
+    if (exponent < BITS + 1) exponent = BITS + 1;
+    head->scale = float_of((exponent - BITS) << 23) + zero_or_nan;
+    return lanes_set(float_of((2 * BIAS + BITS - exponent) << 23));
+}
+
+/* n <= INT8_GROUP numbers as a head and words. */
+INNER int8_head int8_pack_group(const uint16_t *x, int n, char *words) {
+    uint16_t padded[INT8_GROUP] = {0};
+    if (n < INT8_GROUP) x = memcpy(padded, x, (size_t)n * sizeof *x);
+    lanes largest = lanes_set(0), zeros = lanes_set(0), sum = lanes_set(0);
+    for (int i = 0; i < n; i += 16) {
+        lanes v = lanes_load_bf16(x + i);
+        largest = lanes_max(lanes_max(v, lanes_sub(lanes_set(0), v)), largest);
+        zeros = lanes_fma(v, lanes_set(0), zeros);
+    }
+    int8_head head;
+    float zero_or_nan = lanes_sum(zeros);
+    lanes to_whole = int8_choose_scale(zero_or_nan == 0 ? lanes_max_of(largest) : 0, zero_or_nan, &head);
+    const lanes round = lanes_set(0x1.8p23f); /* adding it rounds to a whole number */
+    for (int i = 0; i < n; i += 16) {
+        lanes v = zero_or_nan == 0 ? lanes_load_bf16(x + i) : lanes_set(0);
+        lanes whole = lanes_sub(lanes_add(lanes_mul(v, to_whole), round), round);
+        sum = lanes_add(sum, whole);
+        int8_pack(whole, words + i * (INT8_INPUT_BYTES / INT8_WORD_COLS));
+    }
+    head.first = -128 * (int32_t)lanes_sum(sum); /* exact: at most 2^21 */
+    return head;
+}
+
+static void inner_pack_input_int8(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
+    char words[INT8_GROUP / INT8_WORD_COLS * INT8_INPUT_BYTES], *to = input;
+    for (int col = 0; col < n_cols; col += INT8_GROUP) {
+        int n = n_cols - col < INT8_GROUP ? n_cols - col : INT8_GROUP;
+        int n_words = (n + INT8_WORD_COLS - 1) / INT8_WORD_COLS;
+        size_t step = (size_t)n_rows * INT8_INPUT_BYTES;
+        for (int row = 0; row < n_rows; row++) {
+            const char *from = (const char *)rows + (size_t)row * row_bytes + (size_t)col * sizeof(uint16_t);
+            char *at = to + (size_t)row * INT8_INPUT_BYTES;
+            int8_head head = int8_pack_group((const uint16_t *)(const void *)from, n, words);
+            memcpy(at, &head, sizeof head);
+            for (int word = 0; word < n_words; word++)
+                memcpy(at + (size_t)(word + 1) * step, words + word * INT8_INPUT_BYTES, INT8_INPUT_BYTES);
+        }
+        to += (size_t)(n_words + 1) * step;
+    }
+}
+
+/* out = or += the sums of a group times the scales of input and weights. */
+INNER void int8_scale(const int n_rows, const int n_panels, tile_place t, const int8_head *heads,
+                      const lanes *scales, int8_sums acc[INT8_TILE_ROWS][INT8_TILE_PANELS], bool add) {
+    UNROLL
+    for (int row = 0; row < n_rows; row++) {
+        UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            float *out = t.out + (size_t)row * t.ld + p * PANEL;
+            lanes sum = lanes_mul(int8_end(acc[row][p]), lanes_set(heads[row].scale));
+            lanes_store(out, lanes_fma(sum, scales[p], add ? lanes_load(out) : lanes_set(0)));
+        }
+    }
+}
+
+/* One group of n_words words, the scales among them, for all rows and panels of the tile. */
+INNER void int8_group(const int n_rows, const int n_panels, tile_place t, int n_words, bool add) {
+    int8_sums acc[INT8_TILE_ROWS][INT8_TILE_PANELS];
+    int8_head heads[INT8_TILE_ROWS];
+    lanes scales[INT8_TILE_PANELS]; /* read first, as memory is read best in order */
+    memcpy(heads, t.input, (size_t)n_rows * sizeof *heads);
+    UNROLL
+    for (int p = 0; p < n_panels; p++) {
+        scales[p] = lanes_load((const float *)(const void *)(t.panels + (size_t)p * t.panel_words));
+        UNROLL
+        for (int row = 0; row < n_rows; row++)
+            acc[row][p] = int8_begin(heads[row].first);
+    }
+    const char *input = t.input;
+    const uint32_t *weights = t.panels;
+    /* Several words at once, so that more loads are under way. */
+#pragma GCC unroll 4
+    for (int word = 1; word < n_words; word++) {
+        int8_words words[INT8_TILE_PANELS];
+        input += n_rows * INT8_INPUT_BYTES;
+        weights += PANEL;
+        UNROLL
+        for (int p = 0; p < n_panels; p++)
+            words[p] = int8_load(weights + (size_t)p * t.panel_words);
+        UNROLL
+        for (int row = 0; row < n_rows; row++) {
+            UNROLL
+            for (int p = 0; p < n_panels; p++)
+                acc[row][p] = int8_step(acc[row][p], input + row * INT8_INPUT_BYTES, words[p]);
+        }
+    }
+    int8_scale(n_rows, n_panels, t, heads, scales, acc, add);
+}
+
+INNER void int8_groups(const int n_rows, const int n_panels, tile_place t) {
+    for (int left = t.n_words; left > 0; left -= INT8_GROUP_WORDS) {
+        int8_group(n_rows, n_panels, t, left < INT8_GROUP_WORDS ? left : INT8_GROUP_WORDS, t.add);
+        t.input += (size_t)n_rows * INT8_GROUP_WORDS * INT8_INPUT_BYTES;
+        t.panels += INT8_GROUP_WORDS * PANEL;
+        t.add = true;
+    }
+}
+
+static_assert(INT8_TILE_ROWS <= 4, "int8_rows names every number of rows");
+
+INNER void int8_rows(int n_rows, const int n_panels, tile_place t) {
+    switch (n_rows) {
+    case 1:
+        int8_groups(1, n_panels, t);
+        break;
+    case 2:
+        int8_groups(2, n_panels, t);
+        break;
+    case 3:
+        if (INT8_TILE_ROWS >= 3) int8_groups(3, n_panels, t);
+        break;
+    case 4:
+        if (INT8_TILE_ROWS >= 4) int8_groups(4, n_panels, t);
+        break;
+    default:
+        assert(false && "n_rows <= INT8_TILE_ROWS");
+    }
+}
+
+static void inner_tile_int8(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
+                            int n_panels, int n_words, bool add, float *out, size_t ld) {
+    tile_place t = {input, panels, panel_words, n_words, add, out, ld};
+    for (; n_panels >= INT8_TILE_PANELS; n_panels -= INT8_TILE_PANELS) {
+        int8_rows(n_rows, INT8_TILE_PANELS, t);
+        t.panels += INT8_TILE_PANELS * panel_words;
+        t.out += INT8_TILE_PANELS * PANEL;
+    }
+    for (; n_panels > 0; n_panels--) {
+        int8_rows(n_rows, 1, t);
+        t.panels += panel_words;
+        t.out += PANEL;
+    }
+}
