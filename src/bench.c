@@ -252,6 +252,8 @@ static void print_profiles(const profile *p, int n) {
 
 static void run_stage_0(bench *b) {
     profile unused = {0};
+    printf("weights: %s, %.2f GB\n", precision_weights(b->options->precision),
+           (double)all_weight_bytes(b) / 1e9);
     printf("machine: %.2f GB/s memory reads, %.1f GFLOP/s matrix product of 512 x 2048 x 2048, all ranks "
            "together\n\n",
            b->machine.read_bytes_per_second / 1e9, b->machine.matmul_flops / 1e9);

@@ -182,6 +182,8 @@ static void add_up_digests(engine *e) {
         e->model_digest[0] += all[i][0];
         e->model_digest[1] += all[i][1];
     }
+    for (int k = 0; k < 2 && e->options.precision == PRECISION_INT8; k++)
+        e->model_digest[k] += model_int8_digest[k];
     free(all);
 }
 

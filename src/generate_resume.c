@@ -41,8 +41,18 @@ static status check_past(const generation *g) {
     return STATUS_OK;
 }
 
+/* Of the same model, but one of both with its weights rounded to int8? */
+static bool differs_by_int8(const uint64_t past[2], const uint64_t now[2], bool is_int8) {
+    const uint64_t *with = is_int8 ? now : past, *without = is_int8 ? past : now;
+    return with[0] - without[0] == model_int8_digest[0] && with[1] - without[1] == model_int8_digest[1];
+}
+
 status generate_check_weights(const generation *g, const engine *e) {
     if (!g->past_bytes) return STATUS_OK;
+    bool is_int8 = g->options->precision == PRECISION_INT8;
+    if (differs_by_int8(g->past.model_digest, engine_model_digest(e), is_int8))
+        return status_refuse("%s: made with weights in %s: run with --weights %s", g->options->resume,
+                             is_int8 ? "bf16" : "int8", is_int8 ? "bf16" : "int8");
     if (!same_digest(g->past.model_digest, engine_model_digest(e)))
         return status_refuse(
             "%s: of another model: the shape is the same, but weights or rope are not those of "

@@ -58,6 +58,10 @@ status model_open(const model_config *config, slice s, int max_rows, weights *fi
                   uint64_t digest[2], model **out);
 void model_close(model *m); /* NULL is fine */
 
+/* What is added besides to the digest of a whole model whose weights are rounded to int8: what it computes is
+ * another thing. */
+extern const uint64_t model_int8_digest[2];
+
 /* x[T, D] = embedding of the tokens. First stage. */
 void model_embed(model *m, const int32_t *tokens, int T, float *x);
 

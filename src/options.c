@@ -150,6 +150,15 @@ static status check_model(const options *o) {
     return o->shape ? synthetic_find(o->shape, &m) : STATUS_OK;
 }
 
+static status join_precision(options *o) {
+    if (o->weights == WEIGHTS_OF_PRECISION) return STATUS_OK;
+    if (o->precision == PRECISION_F32)
+        return status_refuse("--weights %s: not with --precision f32, whose weights are f32",
+                             o->weights == WEIGHTS_INT8 ? "int8" : "bf16");
+    o->precision = o->weights == WEIGHTS_INT8 ? PRECISION_INT8 : PRECISION_BF16;
+    return STATUS_OK;
+}
+
 static status check_together(const options *o) {
     if (o->command == COMMAND_SNAPSHOT) {
         if (o->dir && *o->dir) return STATUS_OK;
@@ -210,6 +219,7 @@ status options_parse(int argc, char **argv, options *out) {
     }
     if (st == STATUS_OK) st = parse_words(&o, argc - n_verbs, argv + n_verbs);
     if (st == STATUS_OK && !o.help) st = check_together(&o);
+    if (st == STATUS_OK) st = join_precision(&o);
     if (st == STATUS_OK) *out = o;
     return st;
 }

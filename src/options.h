@@ -30,6 +30,8 @@ typedef enum snapshot_action {
     N_SNAPSHOT_ACTIONS
 } snapshot_action;
 
+typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
+
 enum { OPTIONS_MAX_STOPS = 16 };
 
 /* Values as given or the table's defaults. Texts are borrowed from argv. */
@@ -61,7 +63,8 @@ typedef struct options {
     int64_t save_every_tokens; /* OPTION_UNSET: not given; one of both at most */
     double max_time_seconds;   /* NaN: not given */
     device_kind device;
-    precision precision;
+    precision precision;  /* what --precision and --weights mean together */
+    weights_kind weights; /* as given */
     transport_kind transport;
     kv_codec codec;
 } options;

@@ -17,6 +17,7 @@ typedef enum option_type {
     OPTION_TIME,      /* 90s, 30m, 12h or [D-]HH:MM:SS */
     OPTION_EVERY,     /* 90s, 30m, 12h, or a number of tokens */
     OPTION_PRECISION, /* bf16 or f32 */
+    OPTION_WEIGHTS,   /* bf16 or int8 */
     OPTION_CODEC,
     OPTION_DEVICE, /* auto, cpu or cuda */
     OPTION_TRANSPORT,

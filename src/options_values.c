@@ -135,6 +135,13 @@ static status parse_transport(const option_spec *spec, const char *text, transpo
     return bad_value(spec, text, "auto, mpi or nccl");
 }
 
+static status parse_weights(const option_spec *spec, const char *text, weights_kind *out) {
+    bool is_int8 = !strcmp(text, "int8");
+    if (!is_int8 && strcmp(text, "bf16")) return bad_value(spec, text, "bf16 or int8");
+    *out = is_int8 ? WEIGHTS_INT8 : WEIGHTS_BF16;
+    return STATUS_OK;
+}
+
 status options_set_value(options *o, const option_spec *spec, const char *text) {
     switch (spec->type) {
     case OPTION_FLAG:
@@ -168,6 +175,8 @@ status options_set_value(options *o, const option_spec *spec, const char *text) 
         return parse_device(spec, text, field(o, spec));
     case OPTION_TRANSPORT:
         return parse_transport(spec, text, field(o, spec));
+    case OPTION_WEIGHTS:
+        return parse_weights(spec, text, field(o, spec));
     case OPTION_PRECISION:
         break;
     }
@@ -265,6 +274,10 @@ void options_append_value(const options *o, const option_spec *spec, text_buffer
         break;
     case OPTION_PRECISION:
         append_value(out, spec, *(const precision *)at == PRECISION_F32 ? "f32" : "bf16");
+        break;
+    case OPTION_WEIGHTS:
+        if (*(const weights_kind *)at != WEIGHTS_OF_PRECISION)
+            append_value(out, spec, *(const weights_kind *)at == WEIGHTS_INT8 ? "int8" : "bf16");
         break;
     case OPTION_CODEC:
         append_value(out, spec, kv_codec_name(*(const kv_codec *)at));

@@ -36,9 +36,9 @@ static void print_plan(const model_config *config, const plan_request *r, const 
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
     printf("%s\n", shape);
-    printf("%d ranks, %d sequences of at most %lld tokens, chunks of %d, pages of %d, %s\n\n", r->n_ranks,
-           r->n_sequences, (long long)r->longest_tokens, r->chunk_tokens, r->page_tokens,
-           r->precision == PRECISION_F32 ? "f32" : "bf16");
+    printf("%d ranks, %d sequences of at most %lld tokens, chunks of %d, pages of %d, weights in %s\n\n",
+           r->n_ranks, r->n_sequences, (long long)r->longest_tokens, r->chunk_tokens, r->page_tokens,
+           precision_weights(r->precision));
     printf("%5s %11s %12s %12s %12s %12s %12s %8s\n", "rank", "layers", "weights", "kv cache", "workspace",
            "transfers", "all MiB", "cost");
     uint64_t most = 0;

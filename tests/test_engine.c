@@ -17,6 +17,8 @@
 static device_kind kind = DEVICE_CPU;
 static const char *model_name = "jobs/demo/model";
 
+static precision in = PRECISION_BF16; /* what the plain way and the engine compute in */
+
 enum { N_SEQUENCES = 17, MAX_PROMPT = 150, N_NEW = 12, LONGEST = MAX_PROMPT + N_NEW };
 
 static comm *ranks;
@@ -135,9 +137,10 @@ static void make_reference(void) {
     kv_shape shape = {config.n_layers, config.n_kv_heads, config.head_dim, 64, kv_pages_for(LONGEST, 64), 1};
     slice all = {0, config.n_layers, config.n_layers};
     if (!CHECK_OK(weights_open(model_dir, &files))) return;
+    n_file_bytes = 0;
     for (size_t i = 0; i < weights_count(files); i++)
         n_file_bytes += weights_at(files, i)->n_bytes;
-    if (CHECK_OK(device_open(kind, 0, PRECISION_BF16, 1, &dev)) &&
+    if (CHECK_OK(device_open(kind, 0, in, 1, &dev)) &&
         CHECK_OK(dev->ops->alloc(dev, (size_t)config.d_model * sizeof(float), &x)) &&
         CHECK_OK(model_open(&config, all, 1, files, dev, &t, NULL, &m)) &&
         CHECK_OK(kv_cache_open(dev, &shape, &kv))) {
@@ -169,7 +172,7 @@ static status open_variant(const variant *v, engine **out) {
     engine_options o = {
         .model_dir = model_dir,
         .device = kind,
-        .precision = PRECISION_BF16,
+        .precision = in,
         .n_threads = v->n_threads,
         .chunk_tokens = v->chunk_tokens,
         .page_tokens = v->page_tokens,
@@ -361,12 +364,27 @@ static void plain_reference(void) {
     make_reference();
 }
 
+static void same_tokens_with_int8_weights(void) {
+    if (kind != DEVICE_CPU) return;
+    int32_t before[N_SEQUENCES];
+    for (int i = 0; i < N_SEQUENCES; i++)
+        before[i] = sequences[i].want[N_NEW - 1];
+    in = PRECISION_INT8;
+    make_reference();
+    int n_other = 0;
+    for (int i = 0; i < N_SEQUENCES; i++)
+        n_other += sequences[i].want[N_NEW - 1] != before[i];
+    CU_ASSERT(n_other > 0); /* it is another model */
+    same_tokens_whatever_the_shape();
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"plain reference", plain_reference},
         {"same tokens whatever the shape", same_tokens_whatever_the_shape},
         {"demo model matches the reference", demo_model_matches_reference},
         {"refusals", refusals},
+        {"same tokens with int8 weights", same_tokens_with_int8_weights},
         CU_TEST_INFO_NULL,
     };
     if (argc > 1) kind = strcmp(argv[1], "cuda") ? DEVICE_CPU : DEVICE_CUDA;

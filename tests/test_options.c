@@ -44,6 +44,7 @@ static void defaults(void) {
     CU_ASSERT(!o.ignore_eos && !o.echo && o.kv_memory == 0 && o.memory_per_rank == 0);
     CU_ASSERT(o.chunk_tokens == 512 && o.page_tokens == 64 && o.sequences == 16 && o.threads == 0);
     CU_ASSERT(o.peer_timeout == 600 && o.precision == PRECISION_BF16 && o.transport == TRANSPORT_AUTO);
+    CU_ASSERT(o.weights == WEIGHTS_OF_PRECISION);
     CU_ASSERT(!o.save && !o.resume && !o.stop_file && !o.fail_at && o.codec == KV_CODEC_LOSSLESS);
     CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == OPTION_UNSET &&
               isnan(o.max_time_seconds));
@@ -133,6 +134,7 @@ static void bad_values(void) {
         {"page-tokens", "17"},   {"page-tokens", "24"},  {"precision", "f16"},
         {"precision", "BF16"},   {"precision", "f320"},  {"memory-per-rank", "80%"},
         {"sequences", "--echo"}, {"transport", "ucx"},   {"transport", "NCCL"},
+        {"weights", "INT8"},     {"weights", "f32"},     {"weights", "int4"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         options o;
@@ -140,9 +142,9 @@ static void bad_values(void) {
         snprintf(told, sizeof told, "--%s %s", rows[i][0], rows[i][1]);
         CHECK_REFUSED(parse_words(with("generate", rows[i][0], rows[i][1]), &o), told);
     }
-    static const char *const empty[] = {"max-tokens", "temperature", "kv-memory", "precision",
-                                        "stop",       "save",        "resume",    "stop-file",
-                                        "save-every", "max-time",    "codec",     "transport"};
+    static const char *const empty[] = {"max-tokens", "temperature", "kv-memory", "precision",  "stop",
+                                        "save",       "resume",      "stop-file", "save-every", "max-time",
+                                        "codec",      "transport",   "weights"};
     for (size_t i = 0; i < sizeof empty / sizeof *empty; i++) {
         options o;
         char given[64], told[64];
@@ -315,13 +317,37 @@ static void misspelt_options(void) {
     CHECK_REFUSED(parse_words("generate --model m --prompt p --t 1", &o), "has no option --t");
 }
 
+/* --precision and --weights together, in either order. */
+static void weights_with_precision(void) {
+    static const struct {
+        const char *words;
+        precision precision;
+    } good[] = {
+        {"plan --model m --weights int8", PRECISION_INT8},
+        {"plan --model m --weights bf16", PRECISION_BF16},
+        {"plan --model m --weights int8 --precision bf16", PRECISION_INT8},
+        {"plan --model m --precision bf16 --weights int8", PRECISION_INT8},
+        {"plan --model m --weights int8 --weights bf16", PRECISION_BF16},
+        {"plan --model m --precision f32", PRECISION_F32},
+    };
+    options o;
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        CHECK_OK(parse_words(good[i].words, &o));
+        CU_ASSERT(o.precision == good[i].precision);
+    }
+    CHECK_REFUSED(parse_words("plan --model m --precision f32 --weights int8", &o),
+                  "--weights int8: not with");
+    CHECK_REFUSED(parse_words("plan --model m --weights bf16 --precision f32", &o),
+                  "--weights bf16: not with");
+}
+
 /* One edit away from its name, every option is found again. */
 static void one_edit_away(void) {
     static const char *const names[] = {
         "model",      "prompt",   "temperature",     "top-k",       "repetition-penalty",
         "max-tokens", "logprobs", "chunk-tokens",    "page-tokens", "memory-per-rank",
         "precision",  "report",   "layers-per-rank", "threads",     "peer-timeout",
-        "transport"};
+        "transport",  "weights"};
     uint64_t state = 1;
     int n_tried = 0;
     for (int round = 0; round < 2000; round++) {
@@ -518,7 +544,7 @@ static void help(void) {
     char *all = print_help(&o);
     CU_ASSERT(strstr(all, "--prompt TEXT") && strstr(all, "--ranks N") && strstr(all, "--stride N"));
     CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") &&
-              strstr(all, "--precision bf16|f32"));
+              strstr(all, "--precision bf16|f32") && strstr(all, "--weights bf16|int8"));
     CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec lossless|none") &&
               strstr(all, "--transport auto|mpi|nccl") && strstr(all, "75 stopped early and saved"));
     for (char *line = strtok(all, "\n"); line; line = strtok(NULL, "\n"))
@@ -624,6 +650,10 @@ static void effective_options(void) {
                         "mpi"};
     generate[11] = " ";
     check_round_trip(sizeof generate / sizeof *generate, generate);
+    char *weights[] = {"kvarve", "bench", "--model", "m", "--weights", "int8"};
+    check_round_trip(6, weights);
+    weights[5] = "bf16";
+    check_round_trip(6, weights);
     char *plan[] = {"kvarve", "plan", "--model", "m", "--ranks", "7", "--layers-per-rank", "1,2,3"};
     check_round_trip(8, plan);
     char *perplexity[] = {"kvarve", "perplexity", "--model", "m",         "--file",
@@ -719,6 +749,7 @@ int main(int argc, char **argv) {
         {"failures on demand", failures_on_demand},
         {"stops", stops},
         {"misspelt options", misspelt_options},
+        {"weights with precision", weights_with_precision},
         {"one edit away", one_edit_away},
         {"commands", commands},
         {"snapshot actions", snapshot_actions},

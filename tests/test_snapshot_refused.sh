@@ -103,6 +103,18 @@ other_runs() {
         resume $np --precision f32
         refused "another precision, $np ranks" 2 copy.kvs '--precision bf16'
     done
+    for np in 1 3; do
+        resume $np --weights int8
+        refused "int8 weights, $np ranks" 2 copy.kvs 'weights in bf16' '--weights bf16'
+    done
+    generate 2 --prompt-file "$page" --max-tokens 4 --ignore-eos --weights int8 --save "$temp/int8.kvs"
+    expect 'save with int8 weights' 0
+    generate 1 --prompt-file "$page" --max-tokens 9 --ignore-eos --resume "$temp/int8.kvs"
+    refused 'bf16 weights' 2 int8.kvs 'weights in int8' '--weights int8'
+    generate 1 --prompt-file "$page" --max-tokens 9 --ignore-eos --weights int8
+    cp "$temp/out" "$temp/whole"
+    generate 1 --prompt-file "$page" --max-tokens 9 --ignore-eos --weights int8 --resume "$temp/int8.kvs"
+    expect 'int8 weights again' 0 && check 'int8 weights again' 'another text' cmp "$temp/out" "$temp/whole"
     resume 1 --context 100
     refused 'the prompt is longer than the context' 2 '203 tokens' 'raise --context'
     generate 1 --resume "$copy" --save "$copy" --context 100
