@@ -368,12 +368,12 @@ static void same_tokens_with_int8_weights(void) {
     if (kind != DEVICE_CPU) return;
     int32_t before[N_SEQUENCES];
     for (int i = 0; i < N_SEQUENCES; i++)
-        before[i] = sequences[i].want[N_NEW - 1];
+        before[i] = sequences[i].want[N_NEW - 1].token;
     in = PRECISION_INT8;
     make_reference();
     int n_other = 0;
     for (int i = 0; i < N_SEQUENCES; i++)
-        n_other += sequences[i].want[N_NEW - 1] != before[i];
+        n_other += sequences[i].want[N_NEW - 1].token != before[i];
     CU_ASSERT(n_other > 0); /* it is another model */
     same_tokens_whatever_the_shape();
 }

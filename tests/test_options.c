@@ -365,8 +365,8 @@ static void one_edit_away(void) {
             snprintf(edited, sizeof edited, "%s", name);
             edited[at] = letter;
         }
-        if (!strncmp(edited, name, strlen(edited)) || !strcmp(edited, ""))
-            continue; /* a prefix is understood */
+        if (!strncmp(edited, name, strlen(edited)) || !strcmp(edited, "top-p"))
+            continue; /* a prefix is understood, and so is another option */
         options o;
         snprintf(line, sizeof line, "generate --%s 1", edited);
         snprintf(told, sizeof told, "has no option --%s; did you mean --%s?", edited, name);
