@@ -217,9 +217,9 @@ static void pack_tile(const product *job, int tile, size_t x_row_bytes) {
                           tile_input(job, tile));
 }
 
-/* sums[rows of the tiles][n_panels * PANEL] over all words. */
-static void multiply_panels(const product *job, int tile0, int tile1, int64_t panel, int n_panels,
-                            float *sums) {
+/* sums[rows of the tiles][n_panels * PANEL] over all words, of every step-th panel. */
+static void multiply_panels(const product *job, int tile0, int tile1, int64_t panel, int64_t step,
+                            int n_panels, float *sums) {
     const matrix *w = job->w;
     size_t ld = (size_t)n_panels * PANEL;
     for (int64_t word0 = 0; word0 < w->n_words; word0 += job->block_words) {
@@ -228,18 +228,19 @@ static void multiply_panels(const product *job, int tile0, int tile1, int64_t pa
             int row0 = tile_begin(job, tile), n_rows = tile_begin(job, tile + 1) - row0;
             const char *input =
                 tile_input(job, tile) + (size_t)(word0 * n_rows) * job->tile->input_word_bytes;
-            job->tile->multiply(input, n_rows, panel_at(w, panel) + word0 * PANEL, (size_t)w->n_words * PANEL,
-                                n_panels, (int)n_words, word0 > 0,
+            job->tile->multiply(input, n_rows, panel_at(w, panel) + word0 * PANEL,
+                                (size_t)(step * w->n_words) * PANEL, n_panels, (int)n_words, word0 > 0,
                                 sums + (size_t)(row0 - tile_begin(job, tile0)) * ld, ld);
         }
     }
 }
 
-static void put_sums(const product *job, int row0, int n_rows, int64_t panel, int n_panels,
-                     const float *sums) {
+/* The sums of n_panels panels that lie beside each other. */
+static void put_sums(const product *job, int row0, int n_rows, int64_t panel, int n_panels, const float *sums,
+                     size_t ld) {
     int64_t N = job->w->n_rows, col0 = panel * PANEL, n_cols = n_panels * PANEL;
     if (n_cols > N - col0) n_cols = N - col0;
-    for (int row = 0; row < n_rows; row++, sums += n_panels * PANEL) {
+    for (int row = 0; row < n_rows; row++, sums += ld) {
         float *y = job->y + (size_t)(row0 + row) * (size_t)N + col0;
         if (!job->add)
             memcpy(y, sums, (size_t)n_cols * sizeof *y);
@@ -247,6 +248,20 @@ static void put_sums(const product *job, int row0, int n_rows, int64_t panel, in
             for (int64_t i = 0; i < n_cols; i++)
                 y[i] += sums[i];
     }
+}
+
+/* One row tile, which waits for the weights: the panels that are walked beside each other are the first of
+ * equal parts, then the second of each, so that each is one stream through memory without a break. A stream
+ * that begins is slow until the processor has noticed it. Returns the first panel that is left. */
+static int64_t multiply_apart(const product *job, int64_t panel, int64_t end, float *sums) {
+    int n = job->tile->panels;
+    int64_t step = (end - panel) / n;
+    for (int64_t i = panel; i < panel + step; i++) {
+        multiply_panels(job, 0, 1, i, step, n, sums);
+        for (int p = 0; p < n; p++)
+            put_sums(job, 0, job->rows, i + p * step, 1, sums + p * PANEL, (size_t)n * PANEL);
+    }
+    return panel + n * step;
 }
 
 /* Task: a part of the panels for a part of the row tiles. */
@@ -260,10 +275,11 @@ static void multiply_task(const product *job, int task) {
     int64_t end = part_begin(n_grains, job->panel_parts, panel_part + 1) * job->grain;
     if (end > job->w->n_panels) end = job->w->n_panels;
     int row0 = tile_begin(job, tile0), n_rows = tile_begin(job, tile1) - row0;
+    if (job->n_tiles == 1) panel = multiply_apart(job, panel, end, sums);
     while (panel < end) {
         int n = end - panel < job->tile->panels ? (int)(end - panel) : job->tile->panels;
-        multiply_panels(job, tile0, tile1, panel, n, sums);
-        put_sums(job, row0, n_rows, panel, n, sums);
+        multiply_panels(job, tile0, tile1, panel, 1, n, sums);
+        put_sums(job, row0, n_rows, panel, n, sums, (size_t)n * PANEL);
         panel += n;
     }
 }
