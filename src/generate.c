@@ -140,7 +140,7 @@ static bool take_event(generation *g, engine *e, const event *ev) {
 /* Events until nothing is left, or the run must end early; a failure is one to read what is cached. */
 static status run_events(generation *g, engine *e) {
     status st = STATUS_OK;
-    progress bar = progress_begin(g->prompt_tokens - g->reused_tokens, g->max_new_tokens);
+    progress bar = progress_begin(g->known_tokens - g->reused_tokens, g->max_new_tokens);
     for (event ev;;) {
         if (!engine_next(e, &ev)) {
             if (!g->stop_reason && st == STATUS_OK && generate_make_room(g, e)) continue;
