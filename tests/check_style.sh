@@ -12,7 +12,7 @@ format_version=14
 find_sources() {
     find src kernels mpi io tests jobs -type f \( -name '*.[ch]' -o -name '*.cu' -o -name '*.cuh' \) | sort
 }
-find_scripts() { find jobs tests .ci/run -type f \( -name '*.sh' -o -name run \) | sort; }
+find_scripts() { find jobs tests .ci/run -type f \( -name '*.sh' -o -name '*.sbatch' -o -name run \) | sort; }
 
 check_text() {
     { find_sources && find_scripts; } | xargs awk '
