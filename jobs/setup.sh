@@ -93,6 +93,10 @@ has_mpi_compiler() { try_compile "$mpi_program" mpicc || try_compile "$mpi_progr
 has_mpi_launcher() { command -v mpirun || command -v mpiexec || command -v srun; }
 has_hdf5() { command -v h5cc || command -v h5pcc || pkg-config --exists hdf5-serial || pkg-config --exists hdf5; }
 has_h5py() { python3 -c 'import h5py' || /usr/bin/python3 -c 'import h5py'; }
+has_slurm() (
+    PATH=$PATH:/usr/sbin:/sbin
+    command -v slurmctld && command -v slurmd && command -v sbatch
+)
 has_cunit() { pkg-config --exists cunit; }
 
 missing= # one line each: what TAB Debian package TAB module
@@ -124,6 +128,10 @@ find_missing() {
     if [ $tests = yes ] && may_install >>"$log" 2>&1; then
         need "h5dump (for a test)" hdf5-tools HDF5 command -v h5dump
         need "h5py (for a test)" python3-h5py h5py has_h5py
+        # Only root can start a Slurm for the job scripts. Its packages start nothing by themselves: it has no settings.
+        if [ "$(id -u)" -eq 0 ]; then
+            need "Slurm (for a test)" "slurmctld slurmd slurm-client" Slurm has_slurm
+        fi
     fi
 }
 

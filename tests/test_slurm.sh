@@ -1,0 +1,346 @@
+#!/bin/sh
+# tests/test_slurm.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: the job scripts under a Slurm that is started here.
+#
+# A generation that meets its time limit twice, one that is cancelled while it saves, one whose node fails; a job array
+# of which a task is killed, and its merge; and the README's example, with a book that is read once. All come to what
+# one run says that was left alone. Skipped where Slurm is not here, or cannot be started.
+# shellcheck source=tests/snapshot_test.sh
+. "$(dirname "$0")/snapshot_test.sh"
+# shellcheck source=tests/slurm_cluster.sh
+. "$source/tests/slurm_cluster.sh"
+
+# Jobs inherit these. Ranks of several jobs share the processors, and one that waits must not keep them.
+unset KVARVE_ROOT KVARVE_LAUNCHER OMP_NUM_THREADS
+export OMPI_MCA_mpi_yield_when_idle=1
+
+# ---- a folder that looks like the repository, with a kvarve that can be slow ----
+
+# The user works in $work; the scripts are in $temp/top/jobs, and run $temp/top/build/kvarve.
+make_top() {
+    work=$temp/work
+    mkdir -p "$work" "$temp/top/build"
+    ln -s "$source/jobs" "$temp/top/jobs"
+    ln -s "$source/README.md" "$temp/top/"
+    # Slow: once it runs, rank 0 stands still most of the time, and costs nobody anything. Of an array, tasks 2 and 3.
+    cat >"$temp/slow" <<END
+#!/bin/sh
+if [ "\${OMPI_COMM_WORLD_RANK-\${SLURM_PROCID-0}}" -eq 0 ] && [ "\${SLURM_ARRAY_TASK_ID-2}" -ge 2 ]; then
+    (
+        trap '' TERM USR1
+        until [ -n "\$(ls -d *.kvs/lock *.shards/*.kvs/lock)" ]; do sleep 0.05; done
+        while kill -STOP \$\$ && sleep 0.3 && kill -CONT \$\$ && sleep 0.01; do :; done
+    ) </dev/null >/dev/null 2>&1 &
+fi
+exec "$kvarve" "\$@"
+END
+    chmod +x "$temp/slow"
+    be_fast
+}
+be_slow() { ln -sf "$temp/slow" "$temp/top/build/kvarve"; }
+be_fast() { ln -sf "$kvarve" "$temp/top/build/kvarve"; }
+
+# ---- jobs ----
+
+# submit OPTIONS-AND-SCRIPT...: from $work; the job is then $job.
+submit() {
+    job=$(cd "$work" && sbatch --parsable "$@") || failed "sbatch $*" 'it was refused'
+}
+
+is_job() { # is_job JOB STATE...: is it in one of these states?
+    state=$(field "$1" JobState)
+    shift
+    case " $* " in *" $state "*) ;; *) return 1 ;; esac
+}
+is_over() { is_job "$1" COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL; }
+field() { # field JOB NAME
+    scontrol --oneliner show job "$1" | tr ' ' '\n' | sed -n "s/^$2=//p"
+}
+
+script_is_gone() { # script_is_gone NUMBER: its old run
+    ! grep -q "^slurmstepd: \[$1[].]" /proc/[0-9]*/cmdline
+}
+
+# Slurm lets two minutes pass before a job that went back into the queue may begin again: two seconds must, as a node
+# refuses what begins in the second in which the old run ended.
+hasten() { # hasten JOB
+    wait_for 60 is_job "$1" PENDING && wait_for 30 script_is_gone "$(field "$1" JobId)" && sleep 2 &&
+        scontrol update "jobid=$1" starttime=now
+}
+
+ended() { # ended NAME JOB STATE EXIT-CODE LOG: wait for it, and see how it ended
+    wait_for 120 is_over "$2"
+    grep -v '^  \|^--\|^$' "$work/$5" | tail -n 10 >"$temp/err"
+    how="$(field "$2" JobState) $(field "$2" ExitCode)"
+    if [ "$how" = "$3 $4:0" ]; then ok "$1"; else failed "$1" "it ended as $how, not as $3 $4:0"; fi
+}
+
+is_text() { # is_text NAME FILE EXPECTED
+    check "$1" 'not the text of a run that was left alone' cmp "$work/$2" "$3"
+}
+
+is_told() { # is_told NAME FILE TEXT: the log has it
+    check "$1" "not in $2: $3" grep -q "$3" "$work/$2"
+}
+
+count_runs() { # count_runs LOG: how many began
+    grep -c '^== .*, snapshot: ' "$work/$1"
+}
+
+has_runs() { # has_runs LOG N
+    [ "$(count_runs "$1")" -ge "$2" ]
+}
+
+times_reused() { # times_reused LOG N: so many runs went on from what was saved
+    [ "$(grep -c '^kvarve: [^ ]* holds [1-9]' "$work/$1")" -eq "$2" ]
+}
+
+# What the long jobs do; once before them, so that it is known what comes out. It is twice as much as slow runs get done
+# in the time that they are given.
+long_options="--prompt-file $page --max-tokens 5000 --ignore-eos $run_options"
+expect_long() {
+    # shellcheck disable=SC2086 # several words
+    run 1 generate --model "$model" $long_options
+    expect 'a generation that is left alone' 0 && mv "$temp/out" "$all/long"
+}
+
+submit_long() { # submit_long NAME OPTION-OF-SBATCH... -- OPTION...
+    name=$1 sbatch_options=
+    shift
+    while [ "$1" != -- ]; do
+        sbatch_options="$sbatch_options $1"
+        shift
+    done
+    shift
+    # shellcheck disable=SC2086 # several words
+    submit -J "$name" $sbatch_options "$temp/top/jobs/generate.sbatch" $long_options "$@"
+}
+
+# ---- a generation through its time limits ----
+
+time_limits() {
+    make_top
+    be_slow
+    # A limit of one minute, and the signal as early as it can be: each run lasts until the controller looks, which it
+    # does every half a minute.
+    submit_long night -t 1 -n 2 --signal=B:USR1@55 --
+    for n in 1 2; do
+        wait_for 60 has_runs night.log $n
+        hasten "$job" || failed "time limit $n" 'it did not go back into the queue'
+    done
+    be_fast
+    ended 'time limits: done' "$job" COMPLETED 0 night.log
+    check 'time limits: two of them' "$(field "$job" Restarts) of them" [ "$(field "$job" Restarts)" -eq 2 ]
+    is_text 'time limits: text' night.txt "$all/long"
+    # The log is one story: three beginnings, of which the later ones go on from the earlier ones.
+    check 'time limits: log' 'not three runs' [ "$(count_runs night.log)" -eq 3 ]
+    check 'time limits: log says why' 'not twice' \
+        [ "$(grep -c '^== .*, job .*: saved, and not done: it goes back into the queue$' "$work/night.log")" -eq 2 ]
+    check 'time limits: goes on' 'not twice' times_reused night.log 2
+    check 'time limits: progress' 'it counts below zero' [ "$(grep -c ' of -[0-9]' "$work/night.log")" -eq 0 ]
+    check 'time limits: what is left' 'something else' [ "$(cd "$work" && echo *)" = 'night.kvs night.log night.txt' ]
+}
+
+# ---- a generation that is cancelled ----
+
+has_manifest() { # has_manifest NAME
+    [ -e "$work/$1.kvs/manifest.h5" ]
+}
+is_saving() { # is_saving NAME: a segment is on its way
+    ls "$work/$1.kvs"/.L*.tmp
+}
+
+cancelled() {
+    make_top
+    be_slow
+    # SIGTERM to the script alone: save, but do not come back.
+    submit_long stopped -n 1 --
+    wait_for 60 [ -s "$work/stopped.part.txt" ]
+    scancel --batch --signal=TERM "$job"
+    ended 'SIGTERM to the script' "$job" FAILED 75 stopped.log
+    check 'SIGTERM to the script: the job stays away' 'it was queued again' [ "$(field "$job" Restarts)" -eq 0 ]
+
+    # The next run is told to save and to come back; that save is slow, and in it the job is cancelled.
+    submit_long stopped -n 2 -- --fail-at segment-flush:0:slow
+    wait_for 60 times_reused stopped.log 1
+    scancel --batch --signal=USR1 "$job"
+    wait_for 60 is_saving stopped || failed 'scancel in a save' 'it does not save'
+    scancel "$job"
+    wait_for 60 is_over "$job"
+    sleep 2
+    check 'scancel in a save: the job stays away' "$(field "$job" JobState)" is_job "$job" CANCELLED
+    check 'scancel in a save: snapshot' 'it is damaged' is_verified "$work/stopped.kvs"
+
+    be_fast
+    submit_long stopped -n 2 --
+    ended 'after scancel: done' "$job" COMPLETED 0 stopped.log
+    is_text 'after scancel: text' stopped.txt "$all/long"
+    check 'after scancel: goes on' 'not from what was saved' times_reused stopped.log 2
+}
+
+# ---- a node that fails ----
+
+node_down() {
+    make_top
+    be_slow
+    # Here srun starts the ranks, if it can.
+    ! srun --mpi=list 2>&1 | grep -q pmix || export KVARVE_LAUNCHER='srun --mpi=pmix'
+    submit_long moved -p pair -n 2 -N 1 -- --save-every 20
+    unset KVARVE_LAUNCHER
+    wait_for 60 has_manifest moved || failed 'node down' 'nothing was saved before it'
+    node=$(field "$job" BatchHost)
+    scontrol update "nodename=$node" state=down reason=test
+    wait_for 30 is_gone moved.kvs || failed 'node down' 'ranks are left there'
+    be_fast
+    hasten "$job" || failed 'node down' 'the job did not go back into the queue'
+    ended 'node down: done' "$job" COMPLETED 0 moved.log
+    check 'node down: on another node' "on $node again" [ "$(field "$job" BatchHost)" != "$node" ]
+    is_text 'node down: text' moved.txt "$all/long"
+    # srun ends with 0 there.
+    check 'node down: not taken for done' 'it was' [ "$(grep -c ': done, with exit code 0$' "$work/moved.log")" -eq 1 ]
+    check 'node down: goes on' 'not from what was saved' times_reused moved.log 1
+    scontrol update "nodename=$node" state=resume
+}
+
+# ---- an array, and its merge ----
+
+# 14 prompts, an empty line, one that is refused (by task 1 of 4), and one without an id: its line's number is that.
+write_prompts() {
+    for n in 1 2 3 4 5 6 7; do
+        printf '{"id": "a%d", "prompt": "The house number %d", "max_tokens": %d}\n' $n $n $((60 * n))
+        [ $n -ne 4 ] || printf '\n{"prompt": "It was a dark night"}\n{"id": "no", "promt": "x"}\n'
+        printf '{"id": "b%d", "prompt": "In the year 18%d0", "max_tokens": 150}\n' $n $n
+    done
+}
+
+has_saved_result() { # has_saved_result I: this task has saved after it has written a line
+    "$kvarve" snapshot info "$work/p.shards/$1.kvs" | grep -q '^batch  *[1-9]'
+}
+
+last_decoded() { # last_decoded LOG: tokens that the last run has generated
+    sed -n 's/.*; decode \([0-9]*\) tokens.*/\1/p' "$work/$1" | tail -n 1 | grep . || echo 999999
+}
+
+# In one order, and without the name of the file that a refused line is in.
+sort_results() {
+    sed 's/"error": "[^:]*: line/"error": "line/' "$1" | sort
+}
+
+array() {
+    make_top
+    be_slow
+    write_prompts >"$work/p.jsonl"
+    options="--ignore-eos --sequences 1 $run_options"
+    # shellcheck disable=SC2086 # several words, here and below
+    run 1 generate --model "$model" --input "$work/p.jsonl" --output "$temp/whole" $options
+    expect 'array: a run that is left alone' 3 || return
+    sort_results "$temp/whole" >"$temp/expected"
+
+    submit "$temp/top/jobs/batch.sbatch" p.jsonl $options --save-every 20
+    array=$job
+    submit "--dependency=afterany:$array" "$temp/top/jobs/merge.sbatch" p.jsonl
+    merge=$job
+    wait_for 90 has_saved_result 2 || failed 'array' 'task 2 has not saved a result'
+    # shellcheck disable=SC2046 # one word for each
+    kill -KILL $(ranks_of p.shards/2.kvs)
+    # The last task has the number of the whole array; its time is up, the others' is not.
+    wait_for 90 has_saved_result 3 || failed 'array' 'task 3 has not saved a result'
+    scancel --batch --signal=USR1 "${array}_3"
+    hasten "${array}_3" || failed 'array' 'task 3 did not go back into the queue'
+    be_fast
+    ended 'array: a task through its time limit' "${array}_3" COMPLETED 0 batch-3.log
+    check 'array: the task goes on' "$(last_decoded batch-3.log) tokens" \
+        [ "$(last_decoded batch-3.log)" -le $((150 + 300 + 420 - 150)) ]
+    ended 'array: a task that was killed' "${array}_2" FAILED 137 batch-2.log
+    ended 'array: a task with a line that is refused' "${array}_1" FAILED 3 batch-1.log
+    ended 'array: another task' "${array}_0" COMPLETED 0 batch-0.log
+    check 'array: only one goes back into the queue' 'others do' [ "$(field "${array}_0" Restarts)" -eq 0 ]
+    ended 'array: merge without a shard' "$merge" FAILED 2 merge.log
+    check 'array: merge without a shard: no results' 'there are' [ ! -e "$work/p.results.jsonl" ]
+    check 'array: merge says what to do' 'not said' \
+        grep -q ': not done: 2\. .*: sbatch --array=2 jobs/batch.sbatch p.jsonl$' "$work/merge.log"
+
+    # That, and for one that is done.
+    submit --array=0,2 "$temp/top/jobs/batch.sbatch" p.jsonl $options
+    array=$job
+    submit "--dependency=afterany:$array" "$temp/top/jobs/merge.sbatch" p.jsonl
+    ended 'array: run again' "${array}_2" COMPLETED 0 batch-2.log
+    ended 'array: run again, but done' "${array}_0" COMPLETED 0 batch-0.log
+    check 'array: nothing to do for what is done' 'not said' \
+        grep -q 'shard 0 of p.jsonl was done already' "$work/batch-0.log"
+    check 'array: the finished line is not done again' "$(last_decoded batch-2.log) tokens" \
+        [ "$(last_decoded batch-2.log)" -le $((120 + 240 + 150 + 150 - 120)) ]
+    ended 'array: merge' "$job" COMPLETED 0 merge.log
+    sort_results "$work/p.results.jsonl" >"$temp/merged"
+    check 'array: results' 'other ones than of a run that was left alone' cmp "$temp/merged" "$temp/expected"
+    check 'array: merge counts' 'not said' \
+        grep -q ': 16 results in p.results.jsonl, 1 of them errors$' "$work/merge.log"
+
+    # Other prompts are not mixed in.
+    echo >>"$work/p.jsonl"
+    submit --array=0 "$temp/top/jobs/batch.sbatch" p.jsonl $options
+    ended 'array: other prompts' "$job" FAILED 2 batch-0.log
+}
+
+# ---- the README's example: a generation, a batch, and a book with questions ----
+
+jobs_here() { # the jobs that were submitted from $temp/top, and their states
+    scontrol --oneliner show job | grep -F " WorkDir=$temp/top " | sed 's/ .* JobState=\([A-Z_]*\) .*/ \1/'
+}
+all_are_over() {
+    [ "$(jobs_here | grep -c 'PENDING\|RUNNING\|COMPLETING\|CONFIGURING')" -eq 0 ]
+}
+
+readme() {
+    make_top
+    work=$temp/top
+    # Lustre's tool, as it is on a Lustre file system.
+    mkdir "$temp/bin"
+    printf '#!/bin/sh\necho "$@" >>"%s"\n' "$temp/lfs-calls" >"$temp/bin/lfs"
+    chmod +x "$temp/bin/lfs"
+    awk '/^```bash$/ { on = 1; next } /^```$/ { on = 0 } on' "$source/README.md" >"$temp/example"
+    (cd "$work" && PATH=$temp/bin:$PATH sh -eu "$temp/example") >"$temp/err" 2>&1 ||
+        failed 'README: example' 'it failed'
+    wait_for 120 all_are_over
+    jobs_here >"$temp/err"
+    # A generation, four tasks, a merge, a book, three questions.
+    check 'README: all jobs are done' 'one is not' [ "$(grep -c ' COMPLETED$' "$temp/err")" -eq 10 ]
+    check 'README: no more jobs' 'there are' [ "$(wc -l <"$temp/err")" -eq 10 ]
+
+    run_options=
+    generate 1 --prompt 'It was a dark and stormy night' --max-tokens 600
+    is_text 'README: generation' night.txt "$temp/out"
+    generate 1 --input "$work/prompts.jsonl" --output "$temp/whole"
+    sort_results "$temp/whole" >"$temp/expected"
+    sort_results "$work/prompts.results.jsonl" >"$temp/merged"
+    check 'README: results' 'other ones than of one run' cmp "$temp/merged" "$temp/expected"
+    for answer in "$work"/ask-*.txt; do
+        asked=$(sed -n 's/^== .*: on [^:]*: "\(.*\)"$/\1/p' "${answer%.txt}.log")
+        { cat "$page" && printf '%s' "$asked"; } >"$temp/prompt"
+        generate 1 --prompt-file "$temp/prompt" --max-tokens 40
+        is_text "README: $asked" "${answer##*/}" "$temp/out"
+        check "README: $asked: the book is not read again" 'it is' \
+            grep -q '^kvarve: page.kvs holds [1-9]' "${answer%.txt}.log"
+    done
+    check 'Lustre: new snapshots are spread' 'they are not' grep -q '^setstripe .* night.kvs$' "$temp/lfs-calls"
+}
+
+obstacle=$(slurm_obstacle)
+PATH=$PATH:/usr/sbin:/sbin
+if [ -n "$obstacle" ]; then
+    echo "skipped: $obstacle"
+    exit 77
+fi
+temp=$all
+trap 'slurm_stop; ${KEEP:+cp -a $all $KEEP;} rm -rf "$all" ${shared:+"$shared"}' EXIT
+slurm_start || {
+    echo 'skipped: Slurm does not start here'
+    exit 77
+}
+run_chain expect_long
+run_chain time_limits &
+run_chain cancelled &
+run_chain node_down &
+run_chain array &
+run_chain readme &
+wait
+end_test
