@@ -88,7 +88,7 @@ const option_spec options_table[] = {
      "of matrices and KV cache: bf16, or f32 to check"},
     {"prefill", OPTION_TEXT, BENCH, AT(prefill), "512", NULL, 0, 0, "lengths of prompts to measure, or none"},
     {"weights", OPTION_WEIGHTS, MODEL, AT(weights), NULL, "precision's", 0, 0,
-     "int8: nearly twice as fast where one text is generated; on the CPU"},
+     "int8: decodes one text nearly twice as fast; the CPU only"},
     {"depths", OPTION_TEXT, BENCH, AT(depths), "0,1024,4096", NULL, 0, 0, "contexts at which to measure"},
     {"decode-depths", OPTION_TEXT, BENCH, AT(decode_depths), NULL, "depths", 0, 0,
      "contexts of one sequence's decode, or none"},

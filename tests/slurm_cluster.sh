@@ -107,7 +107,8 @@ slurm_processes() {
 
 slurm_daemons_are_gone() {
     for pid_file in "$slurm"/*.pid; do
-        if [ -e "$pid_file" ] && kill -0 "$(cat "$pid_file")"; then return 1; fi
+        # One that ended, but was not fetched by whoever it belongs to, has no program.
+        if [ -e "$pid_file" ] && [ -e "/proc/$(cat "$pid_file")/exe" ]; then return 1; fi
     done
 }
 
