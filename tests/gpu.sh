@@ -121,7 +121,8 @@ for n in 1 3; do check "engine, $n ranks on this GPU" 120 mpirun -n $n "$tests/t
 check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_devices.sh "$build/kvarve" \
     "$(command -v mpirun)" jobs/demo/model "$(pwd)"
 # The suite's commands take the GPU by themselves (--device auto); most of its time is the start of programs.
-check 'the whole suite' 300 ctest --test-dir "$build" -LE gpu -j "$(nproc)" --timeout 250 --output-on-failure
+check 'all other tests' 300 ctest --test-dir "$build" -j "$(nproc)" --timeout 250 --output-on-failure \
+    -E 'test_device_ops|test_device_choose|test_cuda|test_golden|test_engine.cuda|test_devices'
 for tool in memcheck racecheck; do
     for test in test_cuda_matmul test_cuda_attend test_device_choose; do
         check "compute-sanitizer $tool $test" 100 compute-sanitizer --tool $tool --error-exitcode 1 "$tests/$test"
