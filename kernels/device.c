@@ -15,21 +15,7 @@ static status load_cuda(const cuda_backend **out) {
     return STATUS_OK;
 }
 
-/* Without NVIDIA's driver there is no GPU, and no need to load a backend with its large libraries. An
- * emulated GPU has none (KVARVE_CUDA_DRIVER is its file). */
-static bool has_driver(void) {
-#ifdef KVARVE_CUDA_DRIVER
-    return module_exists(KVARVE_CUDA_DRIVER);
 #else
-    return true;
-#endif
-}
-
-#else
-
-static bool has_driver(void) {
-    return true;
-}
 
 static status load_cuda(const cuda_backend **out) {
     (void)out;
@@ -37,6 +23,16 @@ static status load_cuda(const cuda_backend **out) {
 }
 
 #endif
+
+/* Without NVIDIA's driver there is no GPU, and no need to load a backend with its large libraries. An
+ * emulated GPU has none (KVARVE_CUDA_DRIVER is its file). */
+static bool lacks_driver(void) {
+#ifdef KVARVE_CUDA_DRIVER
+    return !module_exists(KVARVE_CUDA_DRIVER);
+#else
+    return false;
+#endif
+}
 
 const char *precision_weights(precision p) {
     static const char *const names[] = {"bf16", "f32", "int8"};
@@ -52,7 +48,7 @@ int device_count(device_kind kind, const char **why) {
     static _Thread_local char why_not_loaded[STATUS_TEXT_BYTES];
     const cuda_backend *cuda = NULL;
     if (kind == DEVICE_CPU) return 1;
-    if (kind == DEVICE_AUTO && !has_driver()) {
+    if (kind == DEVICE_AUTO && lacks_driver()) {
         if (why) *why = "there is no NVIDIA driver on this host";
         return 0;
     }

@@ -217,6 +217,11 @@ typedef enum precision {
     PRECISION_INT8, /* as BF16 but for matrices, which are rounded to int8 with scales: the CPU only */
 } precision;
 
+/* The type of matrix inputs and of the KV cache. */
+static inline dtype precision_dtype(precision p) {
+    return p == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
+}
+
 /* What weights are in: "bf16", "f32", "int8". */
 const char *precision_weights(precision p);
 

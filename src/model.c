@@ -7,7 +7,7 @@
 #include "src/rope.h"
 
 uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, int max_rows) {
-    uint64_t act = prec == PRECISION_F32 ? 4 : 2, rows = (uint64_t)max_rows;
+    uint64_t act = dtype_bytes(precision_dtype(prec)), rows = (uint64_t)max_rows;
     model_widths w = model_get_widths(c);
     uint64_t floats = rows * (uint64_t)(w.wide + c->head_dim);
     uint64_t acts = rows * (uint64_t)(w.act + w.q);
@@ -17,7 +17,7 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
 
 model_cost model_rows_cost(const model_config *c, slice s, precision prec, int64_t history, int64_t n_rows) {
     double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim, D = c->d_model;
-    double n = (double)n_rows, element = prec == PRECISION_F32 ? 4 : 2;
+    double n = (double)n_rows, element = (double)dtype_bytes(precision_dtype(prec));
     model_cost cost = {.head_flops = 2 * D * c->vocab_size};
     for (int l = s.first_layer; l < s.last_layer; l++) {
         int64_t window = model_config_window(c, l);

@@ -14,7 +14,7 @@ uint64_t plan_share_of(uint64_t free_bytes, int n_ranks) {
 static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
     kv_shape shape = {
         .n_kv_heads = r->config->n_kv_heads, .head_dim = r->config->head_dim, .page_tokens = r->page_tokens};
-    return (uint64_t)n_layers * kv_page_bytes(&shape, r->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16);
+    return (uint64_t)n_layers * kv_page_bytes(&shape, precision_dtype(r->precision));
 }
 
 size_t plan_transfer_bytes(const plan_request *r) {

@@ -53,10 +53,8 @@ static void print_plan(const model_config *config, const plan_request *r, const 
     }
     kv_shape page = {
         .n_kv_heads = config->n_kv_heads, .head_dim = config->head_dim, .page_tokens = r->page_tokens};
-    double token_bytes =
-        (double)config->n_layers *
-        (double)kv_page_bytes(&page, r->precision == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16) /
-        (double)r->page_tokens;
+    double token_bytes = (double)config->n_layers *
+                         (double)kv_page_bytes(&page, precision_dtype(r->precision)) / (double)r->page_tokens;
     printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
            "sequences at once\n",
            token_bytes / 1024, (long long)p->n_pages * r->page_tokens,

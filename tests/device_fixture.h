@@ -3,6 +3,7 @@
 #pragma once
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -76,6 +77,69 @@ static inline double error_of(const void *x, dtype type, const double *expected,
     return error;
 }
 
+/* A failed check names the case, and how far off it was. */
+#define CHECK_CASE(condition, ...)                                                                           \
+    do {                                                                                                     \
+        char check_text[256];                                                                                \
+        snprintf(check_text, sizeof check_text, __VA_ARGS__);                                                \
+        CU_assertImplementation((condition) ? CU_TRUE : CU_FALSE, __LINE__, check_text, __FILE__, "",        \
+                                CU_FALSE);                                                                   \
+    } while (0)
+
+/* ---- matrices ---- */
+
+static inline matrix *new_matrix(device *dev, int n_rows, int n_cols, const void *rows, dtype type) {
+    matrix *w = NULL;
+    CHECK_OK(dev->ops->matrix_open(dev, n_rows, n_cols, &w));
+    dev->ops->matrix_load(dev, w, 0, n_rows, rows, type);
+    return w;
+}
+
+enum { PIECED_ROWS = 75 };
+
+/* A matrix of PIECED_ROWS rows that is filled by pieces, in no order. */
+static inline matrix *new_matrix_of_pieces(device *dev, int n_cols, const float *rows) {
+    const int pieces[][2] = {{40, 1}, {0, 7}, {41, 34}, {20, 20}, {7, 13}};
+    matrix *w = NULL;
+    CHECK_OK(dev->ops->matrix_open(dev, PIECED_ROWS, n_cols, &w));
+    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
+        dev->ops->matrix_load(dev, w, pieces[i][0], pieces[i][1], rows + pieces[i][0] * n_cols, DTYPE_F32);
+    return w;
+}
+
+/* Every row of a product of many has the bits of the same row alone, on one thread. */
+static inline void check_rows_of_product(const char *isa, precision p) {
+    const int counts[] = {1, 2, 3, 4, 5, 6, 7, 13, 63, 64, 65, 200};
+    enum { N = 213, M = 1111, T = 200 };
+    device *alone = open_device(isa, p, 1);
+    uint64_t seed = 3;
+    float *rows = new_random(&seed, N * M, 1), *one = mem_new(T * N, sizeof *one);
+    char *x = new_random_of(alone->act, &seed, T * M, 1);
+    size_t x_bytes = M * dtype_bytes(alone->act);
+    matrix *w = new_matrix(alone, N, M, rows, DTYPE_F32);
+    for (size_t t = 0; t < T; t++)
+        alone->ops->matmul(alone, w, x + t * x_bytes, 1, 0, one + t * N);
+    for (int n_threads = 1; n_threads <= 3; n_threads++) {
+        device *dev = open_device(isa, p, n_threads);
+        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+            size_t first = (size_t)(T - counts[i]) / 2, n = (size_t)counts[i] * N;
+            float *many = new_poisoned(DTYPE_F32, n);
+            dev->ops->matmul(dev, w, x + first * x_bytes, counts[i], 0, many);
+            CHECK_CASE(!memcmp(many, one + first * N, n * sizeof *many), "%s: %d rows, %d threads", isa,
+                       counts[i], n_threads);
+            free(many);
+        }
+        close_device(dev);
+    }
+    alone->ops->matrix_close(alone, w);
+    close_device(alone);
+    free(rows);
+    free(one);
+    free(x);
+}
+
+/* ---- the KV cache ---- */
+
 /* One layer's pages, all poisoned, for one sequence of up to n positions. */
 typedef struct cache {
     kv_layer layer;
@@ -118,12 +182,3 @@ static inline char *place_in(const cache *c, const attention_shape *s, size_t ty
     char *page = (char *)c->layer.pages + (size_t)c->page_ids[pos / page_tokens] * c->layer.page_bytes;
     return page + slot * (size_t)s->head_dim * type_bytes;
 }
-
-/* A failed check names the case, and how far off it was. */
-#define CHECK_CASE(condition, ...)                                                                           \
-    do {                                                                                                     \
-        char check_text[256];                                                                                \
-        snprintf(check_text, sizeof check_text, __VA_ARGS__);                                                \
-        CU_assertImplementation((condition) ? CU_TRUE : CU_FALSE, __LINE__, check_text, __FILE__, "",        \
-                                CU_FALSE);                                                                   \
-    } while (0)

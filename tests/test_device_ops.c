@@ -14,13 +14,6 @@ static double act_bound(const device *dev) {
     return dev->act == DTYPE_F32 ? F32_BOUND : BF16_BOUND;
 }
 
-static matrix *new_matrix(device *dev, int n_rows, int n_cols, const void *rows, dtype type) {
-    matrix *w = NULL;
-    CHECK_OK(dev->ops->matrix_open(dev, n_rows, n_cols, &w));
-    dev->ops->matrix_load(dev, w, 0, n_rows, rows, type);
-    return w;
-}
-
 /* ---- memory ---- */
 
 /* Out beside the operations, behind those that wrote it, and back. */

@@ -15,13 +15,6 @@ static void for_each_isa(void (*body)(const char *isa)) {
         if (cpu_isa_available(cpu_isa_names[i])) body(cpu_isa_names[i]);
 }
 
-static matrix *new_matrix(device *dev, int n_rows, int n_cols, const void *rows, dtype type) {
-    matrix *w = NULL;
-    CHECK_OK(dev->ops->matrix_open(dev, n_rows, n_cols, &w));
-    dev->ops->matrix_load(dev, w, 0, n_rows, rows, type);
-    return w;
-}
-
 /* The weights as they are kept. */
 static float *new_kept(device *dev, const matrix *w, int n_rows, int n_cols) {
     float *kept = new_poisoned(DTYPE_F32, (size_t)n_rows * (size_t)n_cols);
@@ -277,34 +270,8 @@ static void test_sizes(void) {
 
 /* ---- the same bits ---- */
 
-/* Every row of a product of many has the bits of the same row alone, on one thread. */
 static void check_matmul_rows(const char *isa) {
-    const int counts[] = {1, 2, 3, 4, 5, 6, 7, 13, 63, 64, 65, 200};
-    enum { N = 213, M = 1111, T = 200 };
-    device *alone = open_device(isa, PRECISION_INT8, 1);
-    uint64_t seed = 3;
-    float *rows = new_random(&seed, N * M, 1), *one = mem_new(T * N, sizeof *one);
-    uint16_t *x = new_random_of(DTYPE_BF16, &seed, T * M, 1);
-    matrix *w = new_matrix(alone, N, M, rows, DTYPE_F32);
-    for (size_t t = 0; t < T; t++)
-        alone->ops->matmul(alone, w, x + t * M, 1, 0, one + t * N);
-    for (int n_threads = 1; n_threads <= 3; n_threads++) {
-        device *dev = open_device(isa, PRECISION_INT8, n_threads);
-        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-            size_t first = (size_t)(T - counts[i]) / 2, n = (size_t)counts[i] * N;
-            float *many = new_poisoned(DTYPE_F32, n);
-            dev->ops->matmul(dev, w, x + first * M, counts[i], 0, many);
-            CHECK_CASE(!memcmp(many, one + first * N, n * sizeof *many), "%s: %d rows, %d threads", isa,
-                       counts[i], n_threads);
-            free(many);
-        }
-        close_device(dev);
-    }
-    alone->ops->matrix_close(alone, w);
-    close_device(alone);
-    free(rows);
-    free(one);
-    free(x);
+    check_rows_of_product(isa, PRECISION_INT8);
 }
 
 static void test_matmul_rows(void) {
@@ -313,15 +280,11 @@ static void test_matmul_rows(void) {
 
 /* A matrix filled by pieces, in any order, is the one filled at once. */
 static void check_pieces(const char *isa) {
-    enum { N = 75, M = 1027 };
-    const int pieces[][2] = {{40, 1}, {0, 7}, {41, 34}, {20, 20}, {7, 13}};
+    enum { N = PIECED_ROWS, M = 1027 };
     device *dev = open_device(isa, PRECISION_INT8, 2);
     uint64_t seed = 4;
     float *rows = new_random(&seed, N * M, 1);
-    matrix *whole = new_matrix(dev, N, M, rows, DTYPE_F32), *w = NULL;
-    CHECK_OK(dev->ops->matrix_open(dev, N, M, &w));
-    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
-        dev->ops->matrix_load(dev, w, pieces[i][0], pieces[i][1], rows + pieces[i][0] * M, DTYPE_F32);
+    matrix *whole = new_matrix(dev, N, M, rows, DTYPE_F32), *w = new_matrix_of_pieces(dev, M, rows);
     float *x = new_kept(dev, whole, N, M), *y = new_kept(dev, w, N, M);
     CHECK_CASE(!memcmp(x, y, N * M * sizeof *x), "%s: pieces differ", isa);
     size_t bytes = cpu_matrix_bytes(PRECISION_INT8, N, M);

@@ -12,13 +12,6 @@ static double act_bound(dtype act) {
     return act == DTYPE_F32 ? F32_BOUND : BF16_ROUNDING_BOUND;
 }
 
-static matrix *new_matrix(device *dev, int n_rows, int n_cols, const void *rows, dtype type) {
-    matrix *w = NULL;
-    CHECK_OK(dev->ops->matrix_open(dev, n_rows, n_cols, &w));
-    dev->ops->matrix_load(dev, w, 0, n_rows, rows, type);
-    return w;
-}
-
 /* ---- the device itself ---- */
 
 static void test_open(void) {
@@ -186,39 +179,8 @@ static void test_matmul(void) {
     for_each_device(check_matmul);
 }
 
-/* Every row of a product of many has the bits of the same row alone, on one thread. */
-static void check_matmul_rows(const char *isa, precision p) {
-    const int counts[] = {1, 2, 3, 4, 5, 6, 7, 13, 64, 200};
-    enum { N = 213, M = 1111, T = 200 };
-    device *alone = open_device(isa, p, 1);
-    uint64_t seed = 3;
-    float *rows = new_random(&seed, N * M, 1), *one = mem_new(T * N, sizeof *one);
-    char *x = new_random_of(alone->act, &seed, T * M, 1);
-    size_t x_bytes = M * dtype_bytes(alone->act);
-    matrix *w = new_matrix(alone, N, M, rows, DTYPE_F32);
-    for (size_t t = 0; t < T; t++)
-        alone->ops->matmul(alone, w, x + t * x_bytes, 1, 0, one + t * N);
-    for (int n_threads = 1; n_threads <= 3; n_threads++) {
-        device *dev = open_device(isa, p, n_threads);
-        for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-            size_t first = (size_t)(T - counts[i]) / 2, n = (size_t)counts[i] * N;
-            float *many = new_poisoned(DTYPE_F32, n);
-            dev->ops->matmul(dev, w, x + first * x_bytes, counts[i], 0, many);
-            CHECK_CASE(!memcmp(many, one + first * N, n * sizeof *many), "%s: %d rows, %d threads", isa,
-                       counts[i], n_threads);
-            free(many);
-        }
-        close_device(dev);
-    }
-    alone->ops->matrix_close(alone, w);
-    close_device(alone);
-    free(rows);
-    free(one);
-    free(x);
-}
-
 static void test_matmul_rows(void) {
-    for_each_device(check_matmul_rows);
+    for_each_device(check_rows_of_product);
 }
 
 /* What pads an odd last column to a word is 0, also after NaN stood there. */
@@ -247,16 +209,12 @@ static void test_odd_column(void) {
 
 /* A matrix filled by pieces, in any order and of other types, is the one filled at once. */
 static void check_matrix_pieces(const char *isa, precision p) {
-    enum { N = 75, M = 1027 };
-    const int pieces[][2] = {{40, 1}, {0, 7}, {41, 34}, {20, 20}, {7, 13}};
+    enum { N = PIECED_ROWS, M = 1027 };
     device *dev = open_device(isa, p, 2);
     uint64_t seed = 4;
     float *rows = new_random(&seed, N * M, 1), *x = mem_new(N * M, sizeof *x), *y = mem_new(N * M, sizeof *y);
     int32_t tokens[N];
-    matrix *whole = new_matrix(dev, N, M, rows, DTYPE_F32), *w = NULL;
-    CHECK_OK(dev->ops->matrix_open(dev, N, M, &w));
-    for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++)
-        dev->ops->matrix_load(dev, w, pieces[i][0], pieces[i][1], rows + pieces[i][0] * M, DTYPE_F32);
+    matrix *whole = new_matrix(dev, N, M, rows, DTYPE_F32), *w = new_matrix_of_pieces(dev, M, rows);
     for (int32_t i = 0; i < N; i++)
         tokens[i] = (i * 31) % N;
     dev->ops->embed(dev, whole, tokens, N, x);

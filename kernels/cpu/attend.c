@@ -92,16 +92,30 @@ static const char *kv_at(const attend_job *job, const span *s, int64_t pos, int 
     return (const char *)kv->pages + page * kv->page_bytes + element * job->type_bytes;
 }
 
+/* The keys (or values) at the positions of one panel of a block: n rows of row_bytes, in one page; fewer than
+ * PANEL where the span ends. */
+typedef struct panel_rows {
+    const char *at;
+    size_t row_bytes;
+    int n;
+} panel_rows;
+
+static panel_rows rows_of_panel(const attend_job *job, const span *s, int kv_head, int64_t block, int panel,
+                                bool is_v) {
+    int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
+    return (panel_rows){.at = kv_at(job, s, pos, kv_head, is_v),
+                        .row_bytes = (size_t)job->shape->head_dim * job->type_bytes,
+                        .n = left < PANEL ? (int)left : PANEL};
+}
+
 /* Read keys (or values) of panels of a block once from end to end. With few queries memory is what they wait
  * for, and it delivers one long sweep faster than the same lines among arithmetic: decode gains a third. */
 static void sweep(const attend_job *job, const span *s, int kv_head, int64_t block, int panel0, int panel1,
                   bool is_v) {
-    size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
-    for (int panel = panel0; panel < panel1; panel++) { /* a panel lies in one page */
-        int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
-        size_t bytes = (size_t)(left < PANEL ? left : PANEL) * row_bytes;
-        const volatile char *at = kv_at(job, s, pos, kv_head, is_v);
-        for (size_t byte = 0; byte < bytes; byte += CACHE_LINE)
+    for (int panel = panel0; panel < panel1; panel++) {
+        panel_rows rows = rows_of_panel(job, s, kv_head, block, panel, is_v);
+        const volatile char *at = rows.at;
+        for (size_t byte = 0; byte < (size_t)rows.n * rows.row_bytes; byte += CACHE_LINE)
             (void)at[byte];
     }
 }
@@ -113,11 +127,9 @@ static int block_words(const attend_job *job) {
 /* Pack the values of panels [panel0, panel1) of a block; positions from the span's end on are zeros. */
 static void pack_values(const attend_job *job, const attend_work *work, const span *s, int kv_head,
                         int64_t block, int panel0, int panel1) {
-    size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
     for (int panel = panel0; panel < panel1; panel++) {
-        int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
-        job->kernels->pack_values(kv_at(job, s, pos, kv_head, true), row_bytes,
-                                  left < PANEL ? (int)left : PANEL, job->shape->head_dim,
+        panel_rows v = rows_of_panel(job, s, kv_head, block, panel, true);
+        job->kernels->pack_values(v.at, v.row_bytes, v.n, job->shape->head_dim,
                                   work->values + panel * job->panel_words * PANEL,
                                   (size_t)block_words(job) * PANEL);
     }
@@ -125,10 +137,9 @@ static void pack_values(const attend_job *job, const attend_work *work, const sp
 
 static void pack_keys(const attend_job *job, const attend_work *work, const span *s, int kv_head,
                       int64_t block, int panel) {
-    size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
-    int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
-    job->kernels->pack_panel(kv_at(job, s, pos, kv_head, false), row_bytes, left < PANEL ? (int)left : PANEL,
-                             job->n_words, work->keys + (size_t)panel * (size_t)job->n_words * PANEL);
+    panel_rows k = rows_of_panel(job, s, kv_head, block, panel, false);
+    job->kernels->pack_panel(k.at, k.row_bytes, k.n, job->n_words,
+                             work->keys + (size_t)panel * (size_t)job->n_words * PANEL);
 }
 
 /* ---- one block ---- */

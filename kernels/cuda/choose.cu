@@ -39,19 +39,13 @@ struct choose_args {
 
 /* ---- what a block does together ---- */
 
-template <typename T, typename Join> __device__ __forceinline__ T join_warp(T x, const Join &join) {
-    for (int i = WARP / 2; i > 0; i /= 2)
-        x = join(x, __shfl_xor_sync(0xffffffffu, x, i));
-    return x;
-}
-
 /* In every thread. */
 template <typename Join> __device__ __forceinline__ mass join_block(mass x, const Join &join) {
     __shared__ mass of_warps[PARTS];
-    x = join_warp(x, join);
+    x = warp_join(x, join);
     if (threadIdx.x % WARP == 0) of_warps[threadIdx.x / WARP] = x;
     __syncthreads();
-    x = join_warp(of_warps[threadIdx.x % WARP], join);
+    x = warp_join(of_warps[threadIdx.x % WARP], join);
     __syncthreads();
     return x;
 }
@@ -79,7 +73,7 @@ __device__ __forceinline__ mass sum_before(mass own) {
     }
     if (lane == WARP - 1) of_warps[warp] = sum;
     __syncthreads();
-    mass before = join_warp(lane < warp ? of_warps[lane] : 0, add());
+    mass before = warp_join(lane < warp ? of_warps[lane] : 0, add());
     __syncthreads();
     return before + sum - own;
 }
@@ -171,10 +165,10 @@ __device__ mass sum_parts(const row_view &row, const Measure &measure, mass (&pa
         uint32_t key = row.key(id);
         sum += key ? measure(key, id) : 0;
     }
-    sum = join_warp(sum, add());
+    sum = warp_join(sum, add());
     if (lane == 0) parts[warp] = sum;
     __syncthreads();
-    sum = join_warp(parts[lane], add());
+    sum = warp_join(parts[lane], add());
     __syncthreads();
     return sum;
 }

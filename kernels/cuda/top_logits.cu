@@ -40,11 +40,7 @@ static __device__ __forceinline__ int id_of(uint64_t key) {
 
 static __device__ __forceinline__ uint64_t best_of_warp(uint64_t key) {
 #ifdef KVARVE_CUDA_EMULATED
-    for (int i = WARP / 2; i > 0; i /= 2) {
-        uint64_t other = __shfl_xor_sync(0xffffffffu, key, i);
-        key = other > key ? other : key;
-    }
-    return key;
+    return warp_join(key, [](uint64_t a, uint64_t b) { return a > b ? a : b; });
 #else
     uint32_t high = static_cast<uint32_t>(key >> 32), low = static_cast<uint32_t>(key);
     uint32_t best = __reduce_max_sync(0xffffffffu, high);

@@ -78,15 +78,17 @@ template <int N> __device__ __forceinline__ void copy_async_wait() {
 #endif
 }
 
-/* Sum and maximum over a warp, in every lane; the same order of additions always. */
-__device__ __forceinline__ float warp_sum(float x) {
+/* All lanes' x joined two by two, in every lane, in the same order always. */
+template <typename T, typename Join> __device__ __forceinline__ T warp_join(T x, const Join &join) {
     for (int i = WARP / 2; i > 0; i /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, i);
+        x = join(x, __shfl_xor_sync(0xffffffffu, x, i));
     return x;
 }
 
+__device__ __forceinline__ float warp_sum(float x) {
+    return warp_join(x, [](float a, float b) { return a + b; });
+}
+
 __device__ __forceinline__ float warp_max(float x) {
-    for (int i = WARP / 2; i > 0; i /= 2)
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, i));
-    return x;
+    return warp_join(x, [](float a, float b) { return fmaxf(a, b); });
 }

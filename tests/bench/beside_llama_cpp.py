@@ -65,14 +65,12 @@ def kvarve(args, command, *options):
 
 
 def kvarve_bench(args, machine, *options):
-    """tokens/s and the share of the memory's speed of the only row"""
-    if "--sequences" not in options:
-        options += ("--sequences", "1")
-    text, _, resident = kvarve(args, "bench", "--repeats", "1", *options)
+    """tokens/s of the only row, its shares of the memory's and of the matrix product's speed, and all the text"""
+    text = kvarve(args, "bench", "--repeats", "1", *options)[0]
     speeds = re.search(r"machine: ([\d.]+) GB/s memory reads, ([\d.]+) GFLOP/s", text)
     machine.append((float(speeds[1]), float(speeds[2])))
     row = re.search(r"^(?:prefill|decode).*?\s{2,}\d+\s+([\d.]+)\s+([\d.]+)\s+([\d.]+)%\s+([\d.]+)\s+([\d.]+)%", text, re.M)
-    return float(row[1]), float(row[3]), float(row[5]), resident, text
+    return float(row[1]), float(row[3]), float(row[5]), text
 
 
 def llama_bench(args, *options):
@@ -94,16 +92,17 @@ def numbers(text):
 
 def cases(args, machine):
     """(name, kvarve's measurement, llama.cpp's) of each row"""
+    one = ["--sequences", "1"]
     for n in numbers(args.prefill):
         yield (
             f"prefill of {n} tokens",
-            lambda n=n: kvarve_bench(args, machine, "--prefill", n, "--depths", "0", "--decode-depths", "none"),
+            lambda n=n: kvarve_bench(args, machine, "--prefill", n, "--depths", "0", "--decode-depths", "none", *one),
             lambda n=n: llama_bench(args, "-p", n, "-n", "0"),
         )
     for depth in numbers(args.depths):
         yield (
             f"decode, 1 sequence, context {depth}",
-            lambda d=depth: kvarve_bench(args, machine, "--prefill", "none", "--depths", d, "--sequences", "1"),
+            lambda d=depth: kvarve_bench(args, machine, "--prefill", "none", "--depths", d, *one),
             lambda d=depth: llama_bench(args, "-p", "0", "-n", str(DECODE_TOKENS), "-d", d),
         )
     if args.sequences > 1:
@@ -161,7 +160,7 @@ def main():
     for i in range(args.rounds):
         for name, ours, theirs in cases(args, machine):
             print(f"round {i + 1}: {name}", file=sys.stderr, flush=True)
-            speed, memory, matrix, _, text = ours()
+            speed, memory, matrix, text = ours()
             rows.setdefault(name, []).append((speed, theirs(), memory, matrix))
             profiles[name] = profile(text)
         starts.append(start(args))
