@@ -50,8 +50,9 @@ static bool run_step(engine *e, pipeline_slot *slot) {
     if (e->step.kind == STEP_HURRY) saver_hurry(e->saver);
     if (e->step.kind == STEP_SAVE) {
         region before = trace_enter(&e->trace, REGION_SAVE);
-        if (model_sync(e->model) != STATUS_OK) status_die("%s", status_text()); /* positions are final then */
-        saver_begin(e->saver, &e->step);
+        status st = model_sync(e->model); /* positions are final then */
+        if (st == STATUS_OK) st = saver_begin(e->saver, &e->step);
+        if (st != STATUS_OK) status_die("%s", status_text());
         trace_enter(&e->trace, before);
     }
     return e->step.kind != STEP_STOP;

@@ -66,6 +66,7 @@ static status make_plan(engine *e) {
         .chunk_tokens = o->chunk_tokens,
         .page_tokens = o->page_tokens,
         .n_sequences = o->n_sequences,
+        .saves = o->save_dir != NULL,
         .longest_tokens = o->longest_tokens,
         .wanted_pages = o->wanted_pages,
         .kv_bytes_per_rank = o->kv_bytes_per_rank,
@@ -195,7 +196,8 @@ static status open_snapshots(engine *e) {
     if (o->save_dir) {
         e->saver = saver_open(o->save_dir, o->codec, s, &e->config, e->dev->kv, o->n_threads, e->kv, e->stage,
                               e->notes);
-        if (slice_has_head(s)) stage_keep_logits(e->stage);
+        status st = slice_has_head(s) ? stage_keep_logits(e->stage) : STATUS_OK;
+        if (st != STATUS_OK) return st;
     }
     if (!o->load_dir) return STATUS_OK;
     return loader_open(o->load_dir, o->manifest, o->n_manifest, s, o->n_threads, &e->loader);

@@ -71,11 +71,8 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
 /* logits[n, V] of rows[n] of x, n <= HEAD_ROWS, to host memory. Last stage. */
 status model_logits(model *m, const float *x, const int32_t *rows, int n, float *host_logits);
 
-/* The same in parts, in model_head.c. The logits of rows[n] of x, n <= HEAD_ROWS, on the device; */
+/* The same in parts, in model_head.c. The logits of rows[n] of x, n <= HEAD_ROWS, on the device. */
 void model_head(model *m, const float *x, const int32_t *rows, int n);
-
-/* and those of row i, to host memory, where they are after model_sync. */
-void model_copy_logits(model *m, int i, float *host_logits);
 
 /* Whether the device answers what is asked of the logits, so that they stay there; */
 bool model_answers(const model *m);
@@ -96,6 +93,17 @@ typedef struct model_answer {
     int32_t top_ids[HEAD_ROWS * DEVICE_MAX_TOP];
 } model_answer;
 const model_answer *model_get_answer(const model *m);
+
+/* Logits that a save may ask for stay on the device too, until others take their place: here is room for
+ * those of n_slots rows. Last stage, once. */
+status model_open_kept(model *m, int n_slots);
+uint64_t model_kept_bytes(const model_config *c, slice s, int n_slots);
+
+/* Those of rows [i, i + n) of model_head to the places of the slots from `slot` on; */
+void model_keep_logits(model *m, int i, int n, int slot);
+
+/* and what a slot's place has, [V], to host memory. Waits for the device. */
+status model_read_kept(model *m, int slot, float *host_logits);
 
 /* Wait for the device: all that was queued is over. */
 status model_sync(model *m);

@@ -11,11 +11,6 @@ void model_head(model *m, const float *x, const int32_t *rows, int n) {
     op->matmul(m->dev, m->head, m->act, n, n, m->logits);
 }
 
-void model_copy_logits(model *m, int i, float *host_logits) {
-    size_t V = (size_t)m->config.vocab_size;
-    m->dev->ops->copy_out(m->dev, host_logits, m->logits + (size_t)i * V, V * sizeof(float));
-}
-
 bool model_answers(const model *m) {
     return m->answer != NULL;
 }
@@ -42,11 +37,41 @@ const model_answer *model_get_answer(const model *m) {
     return m->answer;
 }
 
+uint64_t model_kept_bytes(const model_config *c, slice s, int n_slots) {
+    return slice_has_head(s) ? (uint64_t)n_slots * (uint64_t)c->vocab_size * sizeof(float) : 0;
+}
+
+status model_open_kept(model *m, int n_slots) {
+    assert(!m->kept);
+    void *memory = NULL;
+    size_t bytes = (size_t)model_kept_bytes(&m->config, m->slice, n_slots);
+    status st = m->dev->ops->alloc(m->dev, bytes, &memory);
+    m->kept = memory;
+    return status_at(st, "logits that saves need");
+}
+
+static float *kept_of(const model *m, int slot) {
+    return m->kept + (size_t)slot * (size_t)m->config.vocab_size;
+}
+
+void model_keep_logits(model *m, int i, int n, int slot) {
+    int32_t rows[HEAD_ROWS];
+    for (int k = 0; k < n; k++)
+        rows[k] = i + k;
+    m->dev->ops->gather_rows(m->dev, m->logits, rows, n, m->config.vocab_size, kept_of(m, slot));
+}
+
+status model_read_kept(model *m, int slot, float *host_logits) {
+    size_t bytes = (size_t)m->config.vocab_size * sizeof(float);
+    m->dev->ops->copy_out(m->dev, host_logits, kept_of(m, slot), bytes);
+    return model_sync(m);
+}
+
 status model_logits(model *m, const float *x, const int32_t *rows, int n, float *host_logits) {
     region before = trace_enter(m->trace, REGION_HEAD);
     model_head(m, x, rows, n);
-    for (int i = 0; i < n; i++)
-        model_copy_logits(m, i, host_logits + (size_t)i * (size_t)m->config.vocab_size);
+    size_t bytes = (size_t)n * (size_t)m->config.vocab_size * sizeof(float);
+    m->dev->ops->copy_out(m->dev, host_logits, m->logits, bytes);
     status st = model_sync(m);
     trace_enter(m->trace, before);
     return st;

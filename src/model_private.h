@@ -36,6 +36,7 @@ struct model {
     void *q;              /* [max_rows, H K], act type */
     float *head_rows;     /* [HEAD_ROWS, D] */
     float *logits;        /* [HEAD_ROWS, V] */
+    float *kept;          /* [slots, V]; NULL: no save may come */
     model_answer *answer; /* host memory of the device; NULL: it answers nothing */
 };
 

@@ -29,7 +29,7 @@ const option_spec options_table[] = {
     {"input", OPTION_TEXT, GENERATE, AT(input), NULL, "", 0, 0, "prompts, one JSON object a line"},
     {"output", OPTION_TEXT, GENERATE, AT(output), NULL, "stdout", 0, 0,
      "results of --input, one JSON object a line"},
-    {"save", OPTION_PATH, GENERATE, AT(save), NULL, "", 0, 0, "NAME.kvs to keep the KV cache in"},
+    {"save", OPTION_PATH, GENERATE | PLAN, AT(save), NULL, "", 0, 0, "NAME.kvs to keep the KV cache in"},
     {"resume", OPTION_PATH, GENERATE, AT(resume), NULL, "", 0, 0,
      "snapshot to go on from; one that does not exist yet starts afresh"},
     {"save-every", OPTION_EVERY, GENERATE, AT(save_every_seconds), NULL, "at the end", 0.001, 1e9,

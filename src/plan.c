@@ -17,6 +17,11 @@ static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
     return (uint64_t)n_layers * kv_page_bytes(&shape, precision_dtype(r->precision));
 }
 
+static uint64_t workspace_bytes(const plan_request *r, slice s) {
+    return model_workspace_bytes(r->config, s, r->precision, r->chunk_tokens) +
+           model_kept_bytes(r->config, s, r->saves ? r->n_sequences : 0);
+}
+
 size_t plan_transfer_bytes(const plan_request *r) {
     pipeline_sizes sizes = {.x_floats = (size_t)r->chunk_tokens * (size_t)r->config->d_model};
     return pipeline_device_bytes(&sizes);
@@ -29,8 +34,7 @@ static partition_problem make_problem(const plan_request *r, int64_t n_pages) {
     const int n = c->n_layers;
     slice inner = {1, 2, n + 2}, first = {0, 1, n + 2}, last = {1, 2, 2}, both = {0, 1, 1};
     uint64_t layer = model_weight_bytes(c, inner, r->precision);
-    uint64_t space = model_workspace_bytes(c, inner, r->precision, r->chunk_tokens);
-    uint64_t head_space = model_workspace_bytes(c, last, r->precision, r->chunk_tokens) - space;
+    uint64_t space = workspace_bytes(r, inner), head_space = workspace_bytes(r, last) - space;
     double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim, D = c->d_model;
     return (partition_problem){
         .n_layers = n,
@@ -95,7 +99,7 @@ static void fill_ranks(const plan_request *r, const partition_problem *p, const 
         rank->slice = s;
         rank->weight_bytes = model_weight_bytes(r->config, s, r->precision);
         rank->kv_bytes = (uint64_t)out->n_pages * page_bytes_of_layers(r, s.last_layer - s.first_layer);
-        rank->workspace_bytes = model_workspace_bytes(r->config, s, r->precision, r->chunk_tokens);
+        rank->workspace_bytes = workspace_bytes(r, s);
         rank->transfer_bytes = plan_transfer_bytes(r);
         rank->total_bytes = rank->weight_bytes + rank->kv_bytes + rank->workspace_bytes +
                             rank->transfer_bytes + ((uint64_t)PLAN_PROCESS_MIB << 20);

@@ -89,6 +89,7 @@ static status make_and_print(const options *o) {
         .chunk_tokens = (int)o->chunk_tokens,
         .page_tokens = (int)o->page_tokens,
         .n_sequences = (int)o->sequences,
+        .saves = o->save != NULL,
         .longest_tokens = context,
         .wanted_pages = o->sequences * kv_pages_for(context, (int)o->page_tokens),
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,

@@ -147,18 +147,19 @@ static void *write_beside(void *arg) {
 }
 
 /* The last positions' logits go to rank 0, which puts them into the manifest. */
-static void send_logits(const saver *v, const step *order) {
+static status send_logits(const saver *v, const step *order) {
+    status st = STATUS_OK;
     size_t bytes = (size_t)v->config->vocab_size * sizeof(float);
     note *told = mem_new(1, sizeof *told + bytes);
-    for (int i = 0; i < order->n_extents; i++) {
+    for (int i = 0; st == STATUS_OK && i < order->n_extents; i++) {
         const step_extent *x = &order->extents[i];
-        const float *logits = stage_last_logits(v->logits, x->slot, x->pos0 + x->n_tokens - 1);
-        if (!logits) continue;
+        if (!stage_has_logits(v->logits, x->slot, x->pos0 + x->n_tokens - 1)) continue;
         *told = (note){.kind = NOTE_LOGITS, .number = order->save.number, .extent = i};
-        memcpy(told + 1, logits, bytes);
-        mailbox_send(v->notes, told, sizeof *told + bytes);
+        st = stage_read_logits(v->logits, x->slot, (float *)(told + 1));
+        if (st == STATUS_OK) mailbox_send(v->notes, told, sizeof *told + bytes);
     }
     free(told);
+    return st;
 }
 
 static saved_rows copy_extent(const saver *v, const step_extent *x, int64_t row0) {
@@ -169,8 +170,10 @@ static saved_rows copy_extent(const saver *v, const step_extent *x, int64_t row0
     return rows;
 }
 
-void saver_begin(saver *v, const step *order) {
+status saver_begin(saver *v, const step *order) {
     join(v);
+    status st = slice_has_head(v->slice) ? send_logits(v, order) : STATUS_OK;
+    if (st != STATUS_OK) return st;
     v->order = (save_order){
         .save = order->save,
         .n_extents = order->n_extents,
@@ -181,14 +184,14 @@ void saver_begin(saver *v, const step *order) {
         v->order.n_rows += order->extents[i].n_tokens;
     }
     atomic_store(&v->hurries, order->save.is_last);
-    if (slice_has_head(v->slice)) send_logits(v, order);
     if (v->order.n_rows == 0) {
         note told = {.kind = NOTE_SEGMENT, .number = order->save.number};
         mailbox_send(v->notes, &told, sizeof told);
-        return;
+        return STATUS_OK;
     }
     v->has_thread = pthread_create(&v->thread, NULL, write_beside, v) == 0;
     if (!v->has_thread) write_segment(v, v->n_threads);
+    return STATUS_OK;
 }
 
 void saver_hurry(saver *v) {

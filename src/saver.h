@@ -20,8 +20,9 @@ saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *
 /* Waits for what it writes. NULL is fine. Local. */
 void saver_close(saver *s);
 
-/* Take the order of a STEP_SAVE; the one before must have been told to be over. Local. */
-void saver_begin(saver *s, const step *order);
+/* Take the order of a STEP_SAVE; the one before must have been told to be over. A failure is the device's;
+ * one of writing is told by the note. Local. */
+status saver_begin(saver *s, const step *order);
 
 /* What is being written need not spare the run any more. Local. */
 void saver_hurry(saver *s);

@@ -12,8 +12,7 @@ typedef struct slot_state {
     int64_t sequence_id;
     sampling_options sampling;
     uint32_t *seen;     /* token_set so far, for the repetition penalty; NULL until one asks for it */
-    float *last_logits; /* [V]; NULL unless they are kept */
-    int64_t logits_pos; /* theirs; -1: none yet */
+    int64_t logits_pos; /* of the logits that are kept of it; -1: none */
 } slot_state;
 
 /* A row whose logits are wanted, and for what. */
@@ -60,10 +59,8 @@ stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, u
 
 void stage_close(stage *g) {
     if (!g) return;
-    for (int i = 0; i < g->n_slots; i++) {
+    for (int i = 0; i < g->n_slots; i++)
         free(g->slots[i].seen);
-        free(g->slots[i].last_logits);
-    }
     free(g->slots);
     free(g->spans);
     free(g->head_rows);
@@ -160,21 +157,19 @@ static int64_t next_pos(const head_row *h) {
     return h->span->pos0 + h->span->n_rows;
 }
 
-/* What a save keeps of n rows is asked for; */
-static void copy_kept(stage *g, const head_row *wanted, int n) {
-    for (int i = 0; g->keeps_logits && i < n; i++) {
-        slot_state *slot = slot_of(g, &wanted[i]);
+/* Keep what a save may ask for of n rows. Sequences that run for long have slots in their order, so that all
+ * are one operation. */
+static void keep_logits(stage *g, const head_row *wanted, int n) {
+    for (int i = 0, end; i < n; i = end) {
+        end = i + 1;
         if (wanted[i].target != NO_TARGET) continue;
-        if (!slot->last_logits) slot->last_logits = mem_new((size_t)g->config->vocab_size, sizeof(float));
-        slot->logits_pos = -1;
-        model_copy_logits(g->model, i, slot->last_logits);
+        const int slot = wanted[i].span->slot;
+        while (end < n && wanted[end].target == NO_TARGET && wanted[end].span->slot == slot + end - i)
+            end++;
+        model_keep_logits(g->model, i, end - i, slot);
+        for (int k = i; k < end; k++)
+            slot_of(g, &wanted[k])->logits_pos = next_pos(&wanted[k]) - 1;
     }
-}
-
-/* and now it is there. */
-static void note_kept(stage *g, const head_row *wanted, int n) {
-    for (int i = 0; g->keeps_logits && i < n; i++)
-        if (wanted[i].target == NO_TARGET) slot_of(g, &wanted[i])->logits_pos = next_pos(&wanted[i]) - 1;
 }
 
 /* Ask the device for the rows' tokens and scores; how many of its largest logits each row gets. */
@@ -230,18 +225,13 @@ static status answer_rows(stage *g, const head_row *wanted, int n, const float *
     for (int i = 0; i < n; i++)
         rows[i] = wanted[i].row;
     model_head(g->model, x, rows, n);
-    copy_kept(g, wanted, n);
+    if (g->keeps_logits) keep_logits(g, wanted, n);
     bool on_device = model_answers(g->model);
     int k = on_device ? ask(g, wanted, n) : 0;
     status st = model_sync(g->model);
     trace_enter(g->trace, REGION_SAMPLE);
-    if (st == STATUS_OK) {
-        note_kept(g, wanted, n);
-        if (on_device)
-            take_answers(g, wanted, n, k, reply);
-        else
-            find_answers(g, wanted, n, reply);
-    }
+    if (st == STATUS_OK && on_device) take_answers(g, wanted, n, k, reply);
+    if (st == STATUS_OK && !on_device) find_answers(g, wanted, n, reply);
     trace_enter(g->trace, before);
     return st;
 }
@@ -265,13 +255,18 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_check(g->model);
 }
 
-void stage_keep_logits(stage *g) {
-    g->keeps_logits = true;
+status stage_keep_logits(stage *g) {
+    status st = model_open_kept(g->model, g->n_slots);
+    g->keeps_logits = st == STATUS_OK;
+    return st;
 }
 
-const float *stage_last_logits(const stage *g, int slot_number, int64_t pos) {
-    const slot_state *slot = &g->slots[slot_number];
-    return slot->last_logits && slot->logits_pos == pos ? slot->last_logits : NULL;
+bool stage_has_logits(const stage *g, int slot, int64_t pos) {
+    return g->keeps_logits && g->slots[slot].logits_pos == pos;
+}
+
+status stage_read_logits(const stage *g, int slot, float *host_logits) {
+    return model_read_kept(g->model, slot, host_logits);
 }
 
 stage_stats stage_get_stats(const stage *g) {

@@ -32,9 +32,12 @@ status stage_run(stage *s, const step *todo, float *x, step_reply *reply);
 void stage_start_cached(stage *s, const step_start *start, const int32_t *tokens, int64_t n_tokens);
 
 /* From now on keep the logits of each slot's last position for which any were computed. Last stage. */
-void stage_keep_logits(stage *s);
+status stage_keep_logits(stage *s);
 
-/* Those of a slot [V], when they are the logits of position `pos`; otherwise NULL. Until the next step. */
-const float *stage_last_logits(const stage *s, int slot, int64_t pos);
+/* Whether those of a slot are the logits of position `pos`. Until the next step. */
+bool stage_has_logits(const stage *s, int slot, int64_t pos);
+
+/* They [V], to host memory. A failure is the device's. */
+status stage_read_logits(const stage *s, int slot, float *host_logits);
 
 stage_stats stage_get_stats(const stage *s);

@@ -138,6 +138,12 @@ good_others() {
     check 'plan: its pool' 'not said' grep -q '^pool of each rank: 128 pages (128 are wanted' "$temp/out"
     mkdir -p "$temp/only_config"
     cp "$model/config.json" "$temp/only_config/"
+    run 1 plan --model "$model" --sequences 100 --context 64 --device cpu --save "$temp/never.kvs"
+    local with_save
+    with_save=$(awk '$2 == "0..7" {print $5}' "$temp/out")
+    run 1 plan --model "$model" --sequences 100 --context 64 --device cpu
+    check 'plan of a run that saves' 'not the logits of 100 sequences more' \
+        awk -v more="$with_save" '$2 == "0..7" && more > $5 {found = 1} END {exit !found}' "$temp/out"
     run 1 plan --model "$temp/only_config" --ranks 8 --device cpu
     check 'plan needs config.json only' "exit status $status" [ "$status" -eq 0 ]
 

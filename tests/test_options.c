@@ -480,7 +480,7 @@ static void options_of_other_commands(void) {
         {"generate", "ranks 2"},        {"generate", "stride 5"},    {"generate", "file f"},
         {"generate", "depths 0"},       {"plan", "prefill 5"},       {"perplexity", "batch-depths 0"},
         {"perplexity", "max-tokens 5"}, {"perplexity", "seed 1"},    {"bench", "context 5"},
-        {"bench", "prompt x"},          {"perplexity", "repeats 3"}, {"plan", "save d"},
+        {"bench", "prompt x"},          {"perplexity", "repeats 3"}, {"plan", "resume d"},
         {"perplexity", "resume d"},     {"bench", "max-time 5m"},    {"generate", "id x"},
         {"bench", "codec none"},        {"plan", "stop-file x"},
     };

@@ -1,6 +1,8 @@
-/* What a stage brings from the device's memory to the host in a step: answers, and of logits only what a save
- * keeps. On every device; where memory is the host's, nothing but what is kept is copied. */
+/* What a stage brings from the device's memory to the host: in a step answers, and of logits nothing, also
+ * where they are kept for a save; those come when they are read. On every device; where memory is the host's,
+ * a step copies nothing. */
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "src/stage.h"
@@ -140,24 +142,38 @@ static void check_many_scores(fixture *f, bool on_device) {
     CU_ASSERT(n_copies == (on_device ? 2 : 0) && n_bytes == (on_device ? (MAX_ROWS - 1) * 4 : 0));
 }
 
-/* The same tokens; the logits of the four sequences that are not scored are there, and no others. */
+/* The logits of a slot are those of a row of the last step, and reading them is one copy. */
+static void check_kept_row(fixture *f, int slot, int32_t row) {
+    const int32_t V = f->config.vocab_size;
+    float *kept = mem_new((size_t)V, sizeof *kept), *direct = mem_new((size_t)V, sizeof *direct);
+    const int64_t copies_before = n_copies, bytes_before = n_bytes;
+    CU_ASSERT(stage_read_logits(f->stage, slot, kept) == STATUS_OK);
+    CU_ASSERT(n_copies == copies_before + 1 && n_bytes == bytes_before + V * (int64_t)sizeof(float));
+    CU_ASSERT(model_logits(f->model, f->x, &row, 1, direct) == STATUS_OK);
+    CU_ASSERT(memcmp(kept, direct, (size_t)V * sizeof *kept) == 0);
+    free(kept);
+    free(direct);
+}
+
+/* The same tokens; the logits of the four sequences that are not scored are kept, and no others. None leaves
+ * the device before it is read. */
 static void check_kept(fixture *f, bool on_device) {
-    const int64_t row_bytes = f->config.vocab_size * (int64_t)sizeof(float);
     add_all(f, 0);
     run(f);
-    CU_ASSERT_PTR_NULL(stage_last_logits(f->stage, 0, 2));
+    CU_ASSERT(!stage_has_logits(f->stage, 0, 2));
     const int32_t token = f->reply.choices[1].token;
-    const int64_t copies_before = n_copies, bytes_before = n_bytes;
-    stage_keep_logits(f->stage);
+    CU_ASSERT(stage_keep_logits(f->stage) == STATUS_OK);
     add_all(f, 0);
+    const int64_t bytes_before = n_bytes;
     run(f);
     CU_ASSERT(f->reply.choices[1].token == token);
-    CU_ASSERT(n_copies == copies_before + 4 && n_bytes == bytes_before + 4 * row_bytes);
-    CU_ASSERT(copies_before == (on_device ? 2 : 0));
-    const int last[] = {2, 4, 9, 1, 3};
-    for (int slot = 0; slot < N_SLOTS; slot++)
-        CU_ASSERT(!stage_last_logits(f->stage, slot, last[slot]) == (slot == 2));
-    CU_ASSERT_PTR_NULL(stage_last_logits(f->stage, 0, 1));
+    CU_ASSERT(n_copies == (on_device ? 2 : 0) && n_bytes == bytes_before);
+    const int last[] = {2, 4, 9, 1, 3}, row[] = {2, 7, 17, 19, 23};
+    for (int slot = 0; slot < N_SLOTS; slot++) {
+        CU_ASSERT(stage_has_logits(f->stage, slot, last[slot]) == (slot != 2));
+        if (slot != 2) check_kept_row(f, slot, row[slot]);
+    }
+    CU_ASSERT(!stage_has_logits(f->stage, 0, 1));
 }
 
 static void check_stage(const tested *t) {
