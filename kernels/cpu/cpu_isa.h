@@ -61,10 +61,14 @@ typedef struct cpu_kernels {
                         size_t panel_words);
 
     /* For at most tile.rows rows:
-     * values[n_rows][n_panels * PANEL] (ld floats apart) = weights (input words of rows that are row_bytes
-     * apart) * packed values over n_words, summed in order of the words. */
+     * values[n_rows][n_panels * PANEL] (ld floats apart) += weights (input words of rows that are row_bytes
+     * apart) * packed values over n_words, in order of the words, each sum one chain with what is there. */
     void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
                   size_t panel_words, int n_panels, int n_words, float *values, size_t ld);
+
+    /* The same chain from values as they lie: n positions of v [n][n_dims], both multiples of PANEL. */
+    void (*weigh_rows)(const void *weights, size_t row_bytes, int n_rows, const void *v, size_t v_row_bytes,
+                       int n, int n_dims, float *values, size_t ld);
 
     /* later = earlier and later merged, exactly by m = max(m1, m2), e = sum e_j exp(m_j - m), same for the
      * values (DistAttention, arXiv 2401.02669). A partial without positions changes no bit. */

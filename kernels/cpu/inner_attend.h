@@ -51,6 +51,14 @@ INNER void pack_values_any(bool bf16, const char *v, size_t row_bytes, int n, in
         }
 }
 
+INNER void weigh_rows_any(bool bf16, const void *weights, size_t row_bytes, int n_rows, const void *v,
+                          size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
+    const size_t rows_of_word = bf16 ? 2 : 1, row_words = v_row_bytes / sizeof(uint32_t);
+    tile_any(bf16, TILE_WEIGH_ROWS, n_rows, n_dims / PANEL,
+             (tile_place){weights, row_bytes, v, PANEL / rows_of_word, rows_of_word * row_words,
+                          n / (int)rows_of_word, false, values, ld});
+}
+
 static bool partial_is_empty(const float *partial) {
     return partial[PARTIAL_MAX] == -INFINITY && partial[PARTIAL_SUM] == 0;
 }

@@ -47,25 +47,40 @@ static void inner_pack_panel(const void *rows, size_t row_bytes, int n_rows, int
     }
 }
 
-/* Input is packed ([n_words][n_rows]), or words of rows that are input_row_bytes apart. */
+/* What a tile does: */
+typedef enum tile_kind {
+    TILE_PRODUCT,    /* out = or += input * panels^T; the input is packed ([n_words][n_rows]) */
+    TILE_WEIGH,      /* each chain begins with what out has; the input is words of rows */
+    TILE_WEIGH_ROWS, /* the same, and the words are made of one row's elements, or of two bf16 rows' */
+} tile_kind;
+
 typedef struct tile_place {
     const char *input;
-    size_t input_row_bytes;
+    size_t input_row_bytes; /* where it is not packed */
     const uint32_t *panels;
-    size_t panel_words;
+    size_t panel_words; /* to the next panel */
+    size_t step_words;  /* to the next word of a panel */
     int n_words;
     bool add;
     float *out;
     size_t ld;
 } tile_place;
 
-INNER void tile_fixed(bool bf16, const bool packed, const int n_rows, const int n_panels, tile_place t) {
+INNER tile_words tile_words_at(bool bf16, const tile_kind kind, const uint32_t *at, size_t step_words) {
+    uint32_t pairs[PANEL];
+    if (!bf16 || kind != TILE_WEIGH_ROWS) return tile_load(bf16, at);
+    lanes_pair((const void *)at, (const void *)(at + step_words / 2), pairs);
+    return tile_load(bf16, pairs);
+}
+
+INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const int n_panels, tile_place t) {
+    const bool packed = kind == TILE_PRODUCT;
     lanes acc[TILE_ROWS][TILE_PANELS];
     UNROLL
     for (int row = 0; row < n_rows; row++) {
         UNROLL
         for (int p = 0; p < n_panels; p++)
-            acc[row][p] = lanes_set(0);
+            acc[row][p] = packed ? lanes_set(0) : lanes_load(t.out + (size_t)row * t.ld + p * PANEL);
     }
     const size_t row_bytes = packed ? tile_input_bytes(bf16) : t.input_row_bytes;
     const size_t word_bytes = tile_input_bytes(bf16) * (size_t)(packed ? n_rows : 1);
@@ -73,7 +88,7 @@ INNER void tile_fixed(bool bf16, const bool packed, const int n_rows, const int 
         tile_words words[TILE_PANELS];
         UNROLL
         for (int p = 0; p < n_panels; p++)
-            words[p] = tile_load(bf16, t.panels + (size_t)p * t.panel_words);
+            words[p] = tile_words_at(bf16, kind, t.panels + (size_t)p * t.panel_words, t.step_words);
         UNROLL
         for (int row = 0; row < n_rows; row++) {
             UNROLL
@@ -81,7 +96,7 @@ INNER void tile_fixed(bool bf16, const bool packed, const int n_rows, const int 
                 acc[row][p] = tile_step(bf16, acc[row][p], t.input + (size_t)row * row_bytes, words[p]);
         }
         t.input += word_bytes;
-        t.panels += PANEL;
+        t.panels += t.step_words;
     }
     UNROLL
     for (int row = 0; row < n_rows; row++) {
@@ -95,25 +110,25 @@ INNER void tile_fixed(bool bf16, const bool packed, const int n_rows, const int 
 
 static_assert(TILE_ROWS <= 6, "tile_rows names every number of rows");
 
-INNER void tile_rows(bool bf16, const bool packed, int n_rows, const int n_panels, tile_place t) {
+INNER void tile_rows(bool bf16, const tile_kind kind, int n_rows, const int n_panels, tile_place t) {
     switch (n_rows) {
     case 1:
-        tile_fixed(bf16, packed, 1, n_panels, t);
+        tile_fixed(bf16, kind, 1, n_panels, t);
         break;
     case 2:
-        tile_fixed(bf16, packed, 2, n_panels, t);
+        tile_fixed(bf16, kind, 2, n_panels, t);
         break;
     case 3:
-        if (TILE_ROWS >= 3) tile_fixed(bf16, packed, 3, n_panels, t);
+        if (TILE_ROWS >= 3) tile_fixed(bf16, kind, 3, n_panels, t);
         break;
     case 4:
-        if (TILE_ROWS >= 4) tile_fixed(bf16, packed, 4, n_panels, t);
+        if (TILE_ROWS >= 4) tile_fixed(bf16, kind, 4, n_panels, t);
         break;
     case 5:
-        if (TILE_ROWS >= 5) tile_fixed(bf16, packed, 5, n_panels, t);
+        if (TILE_ROWS >= 5) tile_fixed(bf16, kind, 5, n_panels, t);
         break;
     case 6:
-        if (TILE_ROWS >= 6) tile_fixed(bf16, packed, 6, n_panels, t);
+        if (TILE_ROWS >= 6) tile_fixed(bf16, kind, 6, n_panels, t);
         break;
     default:
         assert(false && "n_rows <= TILE_ROWS");
@@ -126,15 +141,15 @@ INNER int panels_at_once(int n_rows, int n_panels) {
     return most >= 4 && n_panels >= 4 ? 4 : most >= 2 && n_panels >= 2 ? 2 : 1;
 }
 
-INNER void tile_any(bool bf16, const bool packed, int n_rows, int n_panels, tile_place t) {
+INNER void tile_any(bool bf16, const tile_kind kind, int n_rows, int n_panels, tile_place t) {
     while (n_panels > 0) {
         int n = panels_at_once(n_rows, n_panels);
         if (TILE_PANELS >= 4 && n == 4)
-            tile_rows(bf16, packed, n_rows, 4, t);
+            tile_rows(bf16, kind, n_rows, 4, t);
         else if (TILE_PANELS >= 2 && n == 2)
-            tile_rows(bf16, packed, n_rows, 2, t);
+            tile_rows(bf16, kind, n_rows, 2, t);
         else
-            tile_rows(bf16, packed, n_rows, 1, t);
+            tile_rows(bf16, kind, n_rows, 1, t);
         n_panels -= n;
         t.panels += (size_t)n * t.panel_words;
         t.out += n * PANEL;

@@ -15,14 +15,14 @@ static void pack_input_f32(const void *rows, size_t row_bytes, int n_rows, int n
 
 static void tile_bf16(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
                       int n_words, bool add, float *out, size_t ld) {
-    tile_any(true, true, n_rows, n_panels,
-             (tile_place){input, 0, panels, panel_words, n_words, add, out, ld});
+    tile_any(true, TILE_PRODUCT, n_rows, n_panels,
+             (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld});
 }
 
 static void tile_f32(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
                      int n_words, bool add, float *out, size_t ld) {
-    tile_any(false, true, n_rows, n_panels,
-             (tile_place){input, 0, panels, panel_words, n_words, add, out, ld});
+    tile_any(false, TILE_PRODUCT, n_rows, n_panels,
+             (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld});
 }
 
 static void softmax_bf16(float *scores, int first, int last, float scale, void *weights, float *partial) {
@@ -45,14 +45,24 @@ static void pack_values_f32(const void *v, size_t row_bytes, int n, int n_dims, 
 
 static void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
                        size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
-    tile_any(true, false, n_rows, n_panels,
-             (tile_place){weights, row_bytes, panels, panel_words, n_words, false, values, ld});
+    tile_any(true, TILE_WEIGH, n_rows, n_panels,
+             (tile_place){weights, row_bytes, panels, panel_words, PANEL, n_words, false, values, ld});
+}
+
+static void weigh_rows_bf16(const void *weights, size_t row_bytes, int n_rows, const void *v,
+                            size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
+    weigh_rows_any(true, weights, row_bytes, n_rows, v, v_row_bytes, n, n_dims, values, ld);
 }
 
 static void weigh_f32(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
                       size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
-    tile_any(false, false, n_rows, n_panels,
-             (tile_place){weights, row_bytes, panels, panel_words, n_words, false, values, ld});
+    tile_any(false, TILE_WEIGH, n_rows, n_panels,
+             (tile_place){weights, row_bytes, panels, panel_words, PANEL, n_words, false, values, ld});
+}
+
+static void weigh_rows_f32(const void *weights, size_t row_bytes, int n_rows, const void *v,
+                           size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
+    weigh_rows_any(false, weights, row_bytes, n_rows, v, v_row_bytes, n, n_dims, values, ld);
 }
 
 static void finish_bf16(const float *partial, int n, void *y) {
@@ -94,6 +104,7 @@ static void store_f32(const float *x, int n, void *y) {
         .int8_tile = {INT8_TILE_ROWS, INT8_TILE_PANELS, INT8_INPUT_BYTES, inner_pack_input_int8,             \
                       inner_tile_int8},                                                                      \
         .pack_panel = inner_pack_panel, .softmax = softmax_##type, .pack_values = pack_values_##type,        \
-        .weigh = weigh_##type, .merge = inner_merge, .finish = finish_##type, .rmsnorm = rmsnorm_##type,     \
-        .swiglu = swiglu_##type, .store = store_##type, .exp = inner_exp,                                    \
+        .weigh = weigh_##type, .weigh_rows = weigh_rows_##type, .merge = inner_merge,                        \
+        .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,  \
+        .exp = inner_exp,                                                                                    \
     }

@@ -1,0 +1,71 @@
+/* kernels/cpu/attend_block.h: attention of a few queries over one block of positions, and what attend.c,
+ * which walks the blocks, shares with it. Everything is Local. */
+#pragma once
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/attend_blocks.h"
+#include "kernels/cpu/cpu_device.h"
+
+enum {
+    TILE_QUERIES = 96,
+    BLOCK_PANELS = ATTEND_BLOCK / PANEL,
+};
+
+/* Queries that read every key and value together. */
+typedef struct attend_tile {
+    const span *span;
+    int query0, n_queries;           /* of the span's rows times `group` */
+    int64_t first_block, last_block; /* that any of the queries sees */
+    int first_unit, n_units;
+    int64_t result; /* its first unit's place among the results of kv head 0; unused for one unit */
+} attend_tile;
+
+typedef struct attend_job {
+    const cpu_kernels *kernels;
+    const attention_shape *shape;
+    const kv_layer *kv;
+    const char *q;
+    char *y;
+    size_t type_bytes;
+    int group;             /* query heads of a kv head */
+    int width;             /* head_dim rounded up to PANEL */
+    size_t partial_floats; /* of one query */
+    int n_words;           /* of a key */
+    int panel_words;       /* of the values of a panel's positions */
+    size_t weight_bytes;   /* of one query's weights in a block, as input words */
+    int score_rows;        /* queries whose scores of a block there is room for */
+    int unit_level, n_levels;
+    int n_tiles, max_units;
+    attend_tile *tiles;
+    float *results; /* [kv head][n_results][TILE_QUERIES] partials */
+    int64_t n_results;
+} attend_job;
+
+/* One thread's workspace. */
+typedef struct attend_work {
+    char *queries;    /* act [TILE_QUERIES][head_dim] */
+    char *input;      /* the same, packed tile after tile */
+    uint32_t *keys;   /* [BLOCK_PANELS] panels */
+    uint32_t *values; /* [width / PANEL] panels of BLOCK_PANELS * panel_words words */
+    float *scores;    /* [score_rows][ATTEND_BLOCK] */
+    char *weights;    /* [score_rows] of weight_bytes */
+    float *partials;  /* [TILE_QUERIES] of the present block */
+    float *levels;    /* [n_levels][TILE_QUERIES]: what waits in the tree */
+} attend_work;
+
+/* The position of a query's row. */
+static inline int64_t attend_query_pos(const attend_job *job, const attend_tile *tile, int query) {
+    return tile->span->pos0 + (tile->query0 + query) / job->group;
+}
+
+/* No positions yet. */
+static inline void attend_clear_partial(const attend_job *job, float *partial) {
+    memset(partial, 0, job->partial_floats * sizeof *partial);
+    partial[PARTIAL_MAX] = -INFINITY;
+}
+
+/* The partial results of the tile's queries over one block, into work->partials. */
+void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                  int64_t block);
