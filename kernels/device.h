@@ -152,6 +152,11 @@ typedef struct device_ops {
     void (*matmul)(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
     void (*matmul_add)(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 
+    /* y[T, F] (act) = silu(gate) * up, where x[T, M] (act) * w[2F, M]^T is [gate, up]; y is apart from x.
+     * gate_up[T, 2F] is scratch. */
+    void (*matmul_swiglu)(device *dev, const matrix *w, const void *x, int T, int T_few, float *gate_up,
+                          void *y);
+
     /* y[T, N] += bias[N]. */
     void (*add_bias)(device *dev, const float *bias, int T, int N, float *y);
 
@@ -177,9 +182,6 @@ typedef struct device_ops {
     /* y[T, H K] (act): causal attention of every row over its sequence's pages, the row's own position
      * included. */
     void (*attend)(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
-
-    /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
-    void (*swiglu)(device *dev, const float *gate_up, int T, int F, void *y);
 
     /* What is wanted of n (at most DEVICE_TOP_ROWS) rows of logits [n, V], so that these need not leave the
      * device; results are there after sync. All are NULL where the device's memory is the host's. A NaN

@@ -10,7 +10,7 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
     uint64_t act = dtype_bytes(precision_dtype(prec)), rows = (uint64_t)max_rows;
     model_widths w = model_get_widths(c);
     uint64_t floats = rows * (uint64_t)(w.wide + c->head_dim);
-    uint64_t acts = rows * (uint64_t)(w.act + w.q);
+    uint64_t acts = rows * (uint64_t)(w.act + w.narrow);
     if (slice_has_head(s)) floats += (uint64_t)HEAD_ROWS * (uint64_t)(c->vocab_size + c->d_model);
     return floats * sizeof(float) + acts * act;
 }
@@ -43,7 +43,7 @@ status model_take_workspace(model *m) {
     m->wide = take(m, rows * (size_t)w.wide, sizeof(float), &st);
     m->cos_sin = take(m, rows * (size_t)m->config.head_dim, sizeof(float), &st);
     m->act = take(m, rows * (size_t)w.act, act, &st);
-    m->q = take(m, rows * (size_t)w.q, act, &st);
+    m->narrow = take(m, rows * (size_t)w.narrow, act, &st);
     if (slice_has_head(m->slice)) {
         size_t n_logits = (size_t)HEAD_ROWS * (size_t)m->config.vocab_size;
         m->head_rows = take(m, (size_t)HEAD_ROWS * (size_t)m->config.d_model, sizeof(float), &st);
@@ -74,9 +74,9 @@ static void attention_block(model *m, const layer *l, const attention_shape *sha
     trace_enter(m->trace, REGION_QKV);
     op->matmul(m->dev, l->qkv, m->act, T, T_few, m->wide);
     trace_enter(m->trace, REGION_ROPE_APPEND);
-    op->kv_append(m->dev, shape, &finish, m->cos_sin, kv, m->wide, m->q);
+    op->kv_append(m->dev, shape, &finish, m->cos_sin, kv, m->wide, m->narrow);
     trace_enter(m->trace, REGION_ATTEND);
-    op->attend(m->dev, shape, kv, m->q, m->act);
+    op->attend(m->dev, shape, kv, m->narrow, m->act);
     trace_enter(m->trace, REGION_OUTPUT);
     op->matmul_add(m->dev, l->output, m->act, T, T_few, x);
     if (l->output_bias) op->add_bias(m->dev, l->output_bias, T, c->d_model, x);
@@ -88,10 +88,9 @@ static void mlp_block(model *m, const layer *l, int T, int T_few, float *x) {
     const model_config *c = &m->config;
 
     trace_enter(m->trace, REGION_NORM);
-    op->rmsnorm(m->dev, x, l->mlp_norm, c->rms_norm_eps, T, c->d_model, m->act);
+    op->rmsnorm(m->dev, x, l->mlp_norm, c->rms_norm_eps, T, c->d_model, m->narrow);
     trace_enter(m->trace, REGION_MLP);
-    op->matmul(m->dev, l->gate_up, m->act, T, T_few, m->wide);
-    op->swiglu(m->dev, m->wide, T, c->d_mlp, m->act);
+    op->matmul_swiglu(m->dev, l->gate_up, m->narrow, T, T_few, m->wide, m->act);
     op->matmul_add(m->dev, l->down, m->act, T, T_few, x);
 }
 

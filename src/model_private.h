@@ -33,7 +33,7 @@ struct model {
     float *wide;          /* [max_rows, max((H + 2G) K, 2F)] matrix results */
     float *cos_sin;       /* [max_rows, K] */
     void *act;            /* [max_rows, max(D, H K, F)] matrix inputs, of the device's act type */
-    void *q;              /* [max_rows, H K], act type */
+    void *narrow;         /* [max_rows, max(D, H K)] the same: q, and what the MLP reads */
     float *head_rows;     /* [HEAD_ROWS, D] */
     float *logits;        /* [HEAD_ROWS, V] */
     float *kept;          /* [slots, V]; NULL: no save may come */
@@ -42,7 +42,7 @@ struct model {
 
 /* Row widths of the workspace. */
 typedef struct model_widths {
-    int64_t q, qkv, wide, act;
+    int64_t q, qkv, wide, act, narrow;
 } model_widths;
 
 static inline model_widths model_get_widths(const model_config *c) {
@@ -50,8 +50,8 @@ static inline model_widths model_get_widths(const model_config *c) {
     w.q = (int64_t)c->n_heads * c->head_dim;
     w.qkv = (int64_t)(c->n_heads + 2 * c->n_kv_heads) * c->head_dim;
     w.wide = w.qkv > 2 * c->d_mlp ? w.qkv : 2 * c->d_mlp;
-    w.act = w.q > c->d_mlp ? w.q : c->d_mlp;
-    if (w.act < c->d_model) w.act = c->d_model;
+    w.narrow = w.q > c->d_model ? w.q : c->d_model;
+    w.act = w.narrow > c->d_mlp ? w.narrow : c->d_mlp;
     return w;
 }
 

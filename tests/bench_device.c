@@ -113,7 +113,7 @@ static float *new_floats(bench *b, size_t n) {
 
 typedef struct product {
     matrix *w;
-    void *x;
+    void *x, *gated_y;
     float *y;
     int T, T_few;
 } product;
@@ -121,6 +121,11 @@ typedef struct product {
 static void run_product(bench *b, void *context) {
     const product *p = context;
     b->dev->ops->matmul(b->dev, p->w, p->x, p->T, p->T_few, p->y);
+}
+
+static void run_swiglu(bench *b, void *context) {
+    const product *p = context;
+    b->dev->ops->matmul_swiglu(b->dev, p->w, p->x, p->T, p->T_few, p->y, p->gated_y);
 }
 
 static work new_product(bench *b, product *p, int64_t n_rows, int64_t n_cols, int T, int T_few) {
@@ -138,6 +143,7 @@ static work new_product(bench *b, product *p, int64_t n_rows, int64_t n_cols, in
     free(values);
     p->x = new_input(b, (size_t)T * (size_t)n_cols);
     p->y = new_floats(b, (size_t)T * (size_t)n_rows);
+    p->gated_y = new_floats(b, (size_t)T * (size_t)n_rows / 2);
     double weights = (double)n_rows * (double)n_cols * (double)item;
     return (work){run_product, p, weights + (double)T * (double)(n_cols * (int64_t)item + 4 * n_rows),
                   2.0 * T * (double)n_rows * (double)n_cols};
@@ -147,6 +153,7 @@ static void free_product(bench *b, product *p) {
     b->dev->ops->matrix_close(b->dev, p->w);
     b->dev->ops->release(b->dev, p->x);
     b->dev->ops->release(b->dev, p->y);
+    b->dev->ops->release(b->dev, p->gated_y);
 }
 
 static void bench_product(bench *b, int64_t n_rows, int64_t n_cols, int T, bool few) {
@@ -156,6 +163,11 @@ static void bench_product(bench *b, int64_t n_rows, int64_t n_cols, int T, bool 
     snprintf(name, sizeof name, "product [%lld, %lld], %d %s rows", (long long)n_rows, (long long)n_cols, T,
              few ? "generated" : "prompt");
     report(b, name, &w);
+    if (n_rows == 2 * MLP) {
+        w.run = run_swiglu;
+        w.bytes += (double)T * (double)n_rows * ((double)dtype_bytes(b->dev->act) / 2 - 4);
+        report(b, "    and swiglu", &w);
+    }
     free_product(b, &p);
 }
 

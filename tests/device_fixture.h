@@ -56,15 +56,24 @@ static inline float *new_random(uint64_t *seed, size_t n, float deviation) {
     return x;
 }
 
-/* Random numbers of a type (not f16). */
-static inline void *new_random_of(dtype type, uint64_t *seed, size_t n, float deviation) {
-    float *x = new_random(seed, n, deviation);
+/* The same numbers in a type (not f16), in the place of x. */
+static inline void *new_as(dtype type, float *x, size_t n) {
     if (type == DTYPE_F32) return x;
     uint16_t *y = mem_new(n, sizeof *y);
     for (size_t i = 0; i < n; i++)
         y[i] = bf16_of_float(x[i]);
     free(x);
     return y;
+}
+
+/* Random numbers of a type. */
+static inline void *new_random_of(dtype type, uint64_t *seed, size_t n, float deviation) {
+    return new_as(type, new_random(seed, n, deviation), n);
+}
+
+/* silu(gate) * up */
+static inline double swiglu_of(double gate, double up) {
+    return gate / (1 + exp(-gate)) * up;
 }
 
 /* Normalised squared error of numbers of a type. */

@@ -259,34 +259,6 @@ static void test_rmsnorm(void) {
     for_each_kind(check_rmsnorm);
 }
 
-static void check_swiglu(const tested *t) {
-    device *dev = t->dev;
-    uint64_t seed = 4;
-    for (int k = 0; k < N_WIDTHS; k++) {
-        size_t F = (size_t)widths[k], n = T * F;
-        float *host = new_random(&seed, 2 * n, 4);
-        host[0] = -200; /* exp overflows */
-        float *x = array_new(dev, host, 2 * n * sizeof *x);
-        void *y = array_poisoned(dev, dev->act, n + GUARD), *one = array_poisoned(dev, dev->act, n + GUARD);
-        double *expected = mem_new(n, sizeof *expected);
-        dev->ops->swiglu(dev, x, T, widths[k], y);
-        for (size_t row = 0; row < T; row++) {
-            const float *gate = host + 2 * row * F, *up = gate + F;
-            for (size_t i = 0; i < F; i++)
-                expected[row * F + i] = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
-            dev->ops->swiglu(dev, x + 2 * row * F, 1, widths[k], array_at(one, dev->act, row * F));
-        }
-        check_rows(t, "swiglu", widths[k], expected, y, one);
-        dev->ops->release(dev, x);
-        free(host);
-        free(expected);
-    }
-}
-
-static void test_swiglu(void) {
-    for_each_kind(check_swiglu);
-}
-
 static void check_bias(const tested *t) {
     device *dev = t->dev;
     uint64_t seed = 5;
@@ -393,9 +365,84 @@ static void test_matmul(void) {
     for_each_kind(check_matmul);
 }
 
+/* ---- the product of gate and up, and swiglu ---- */
+
+/* Rows of it, with so many that count as few; the result in host memory. */
+static void *multiply_swiglu(const tested *t, const product *p, int t0, int n_rows, int n_few) {
+    device *dev = t->dev;
+    size_t N = (size_t)p->N, rows = (size_t)n_rows, n = rows * N / 2 + GUARD;
+    float *gate_up = array_poisoned(dev, DTYPE_F32, rows * N);
+    void *y = array_poisoned(dev, dev->act, n);
+    dev->ops->matmul_swiglu(dev, p->w, array_at(p->x, dev->act, (size_t)t0 * (size_t)p->M), n_rows, n_few,
+                            gate_up, y);
+    dev->ops->release(dev, gate_up);
+    return array_take(dev, y, n * dtype_bytes(dev->act));
+}
+
+static void check_swiglu_result(const tested *t, const product *p, int n_few) {
+    dtype act = t->dev->act;
+    size_t F = (size_t)p->N / 2, n = (size_t)p->T * F;
+    void *y = multiply_swiglu(t, p, 0, p->T, n_few);
+    double error = error_of(y, act, p->expected, n);
+    CHECK_CASE(error < act_bound(t->dev), "%s: matmul_swiglu T %d (%d few) F %zu M %d: %g", t->name, p->T,
+               n_few, F, p->M, error);
+    CU_ASSERT(count_nan(array_at(y, act, n), act, GUARD) == GUARD);
+    const int some[] = {0, p->T / 2, p->T - 1};
+    for (int i = 0; i < 3; i++) {
+        void *one = multiply_swiglu(t, p, some[i], 1, some[i] < n_few);
+        CHECK_CASE(same_bits(one, array_at(y, act, (size_t)some[i] * F), act, F),
+                   "%s: row %d of %d (%d few) F %zu M %d differs", t->name, some[i], p->T, n_few, F, p->M);
+        free(one);
+    }
+    free(y);
+}
+
+static void check_swiglu_product(const tested *t, int n_rows, int F, int M, uint64_t *seed) {
+    device *dev = t->dev;
+    dtype act = dev->act;
+    size_t width = (size_t)M, w_n = 2 * (size_t)F * width, x_n = (size_t)n_rows * width;
+    float *weights = new_random(seed, w_n, 2 / sqrtf((float)M)), *inputs = new_random(seed, x_n, 1);
+    memset(weights, 0, width * sizeof *weights);
+    weights[0] = -200, inputs[0] = 1; /* the first of all gates: exp overflows */
+    void *rows = new_as(act, weights, w_n), *input = new_as(act, inputs, x_n);
+    matrix *w = new_matrix(dev, 2 * F, M, rows, act);
+    void *x = array_new(dev, input, x_n * dtype_bytes(act));
+    product p = {n_rows, 2 * F, M, w, x, mem_new((size_t)n_rows * (size_t)F, sizeof(double)), NULL};
+    for (size_t i = 0; i < (size_t)n_rows * (size_t)F; i++) {
+        double sums[2] = {0, 0};
+        for (size_t k = 0; k < 2 * width; k++)
+            sums[k / width] +=
+                (double)number_at(input, act, i / (size_t)F * width + k % width) *
+                (double)number_at(rows, act, (i % (size_t)F + k / width * (size_t)F) * width + k % width);
+        p.expected[i] = swiglu_of(sums[0], sums[1]);
+    }
+    const int few[] = {0, n_rows / 2, n_rows};
+    for (int i = 0; i < 3; i++)
+        check_swiglu_result(t, &p, few[i]);
+    dev->ops->matrix_close(dev, w);
+    dev->ops->release(dev, x);
+    free(p.expected);
+    free(rows);
+    free(input);
+}
+
+static void check_swiglu(const tested *t) {
+    const int shapes[][3] = {{1, 2, 1},    {7, 5, 10},    {15, 24, 64},  {16, 40, 136}, {17, 136, 264},
+                             {63, 12, 72}, {64, 7, 80},   {65, 33, 520}, {130, 24, 16}, {3, 1030, 8},
+                             {7, 17, 34},  {1, 64, 1024}, {5, 20, 514}};
+    uint64_t seed = 7;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        check_swiglu_product(t, shapes[i][0], shapes[i][1], shapes[i][2], &seed);
+}
+
+static void test_swiglu(void) {
+    for_each_kind(check_swiglu);
+}
+
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"memory", test_memory},      {"embed", test_embed},     {"fill", test_fill},
-                           {"gather rows", test_gather}, {"rmsnorm", test_rmsnorm}, {"swiglu", test_swiglu},
-                           {"add bias", test_bias},      {"matmul", test_matmul},   CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {
+        {"memory", test_memory},      {"embed", test_embed},          {"fill", test_fill},
+        {"gather rows", test_gather}, {"rmsnorm", test_rmsnorm},      {"add bias", test_bias},
+        {"matmul", test_matmul},      {"matmul swiglu", test_swiglu}, CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "device ops", tests);
 }

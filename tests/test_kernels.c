@@ -285,30 +285,40 @@ static void test_rmsnorm(void) {
     for_each_device(check_rmsnorm);
 }
 
+/* Weights of one column, so that sums are but products. */
 static void check_swiglu(const char *isa, precision p) {
     const int widths[] = {1, 17, 64, 1024, 1025, 3000};
     enum { T = 7 };
     device *dev = open_device(isa, p, 3);
+    size_t act_bytes = dtype_bytes(dev->act);
     uint64_t seed = 6;
     for (size_t k = 0; k < sizeof widths / sizeof *widths; k++) {
         size_t F = (size_t)widths[k], n = T * F;
-        float *x = new_random(&seed, 2 * n, 4);
+        float *weights = new_random(&seed, 2 * F, 4), *inputs = new_random(&seed, T, 1);
+        weights[0] = -200, inputs[0] = 1; /* exp overflows */
+        void *column = new_as(dev->act, weights, 2 * F);
+        char *x = new_as(dev->act, inputs, T);
         char *y = new_poisoned(dev->act, n + 1), *one = new_poisoned(dev->act, n);
+        float *gate_up = new_poisoned(DTYPE_F32, 2 * n);
         double *expected = mem_new(n, sizeof *expected);
-        x[0] = -200; /* exp overflows */
+        matrix *w = new_matrix(dev, 2 * widths[k], 1, column, dev->act);
         for (size_t t = 0; t < T; t++) {
-            const float *gate = x + 2 * t * F, *up = gate + F;
+            double input = (double)number_at(x, dev->act, t);
             for (size_t i = 0; i < F; i++)
-                expected[t * F + i] = (double)gate[i] / (1 + exp(-(double)gate[i])) * (double)up[i];
-            dev->ops->swiglu(dev, gate, 1, widths[k], one + t * F * dtype_bytes(dev->act));
+                expected[t * F + i] = swiglu_of(input * (double)number_at(column, dev->act, i),
+                                                input * (double)number_at(column, dev->act, F + i));
+            dev->ops->matmul_swiglu(dev, w, x + t * act_bytes, 1, 0, gate_up, one + t * F * act_bytes);
         }
-        dev->ops->swiglu(dev, x, T, widths[k], y);
+        dev->ops->matmul_swiglu(dev, w, x, T, 0, gate_up, y);
         double error = error_of(y, dev->act, expected, n);
         CHECK_CASE(error < act_bound(dev->act), "%s: swiglu F %d: %g", isa, widths[k], error);
         CU_ASSERT(same_rows(y, one, n, dev->act) && isnan(number_at(y, dev->act, n)));
+        dev->ops->matrix_close(dev, w);
+        free(column);
         free(x);
         free(y);
         free(one);
+        free(gate_up);
         free(expected);
     }
     close_device(dev);

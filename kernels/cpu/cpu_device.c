@@ -150,6 +150,7 @@ static const device_ops cpu_ops = {
     .rmsnorm = cpu_rmsnorm,
     .matmul = cpu_matmul,
     .matmul_add = cpu_matmul_add,
+    .matmul_swiglu = cpu_matmul_swiglu,
     .begin_step = cpu_begin_step,
     .replay = cpu_replay,
     .record_end = cpu_record_end,
@@ -157,7 +158,6 @@ static const device_ops cpu_ops = {
     .kv_append = cpu_kv_append,
     .attend = cpu_attend,
     .add_bias = cpu_add_bias,
-    .swiglu = cpu_swiglu,
     .gather_rows = cpu_gather_rows,
 };
 

@@ -36,6 +36,8 @@ void cpu_matrix_close(device *dev, matrix *w);
 void cpu_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
 void cpu_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+void cpu_matmul_swiglu(device *dev, const matrix *w, const void *x, int T, int T_few, float *gate_up,
+                       void *y);
 
 void cpu_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
 void cpu_add_bias(device *dev, const float *bias, int T, int N, float *y);
@@ -43,7 +45,8 @@ void cpu_rope_table(device *dev, const float *host_inv_freq, float factor, int h
                     const span *spans, float *cos_sin);
 void cpu_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
-void cpu_swiglu(device *dev, const float *gate_up, int T, int F, void *y);
+/* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
+void cpu_swiglu(cpu_device *dev, const float *gate_up, int T, int F, void *y);
 void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);
 
 void cpu_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);

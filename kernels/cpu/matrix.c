@@ -351,3 +351,11 @@ void cpu_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_fe
     (void)T_few;
     multiply(cpu_device_of(dev), w, x, T, y, true);
 }
+
+/* Two passes: of a row, gate_up stays in the caches. */
+void cpu_matmul_swiglu(device *base, const matrix *w, const void *x, int T, int T_few, float *gate_up,
+                       void *y) {
+    assert(w->n_rows % 2 == 0);
+    cpu_matmul(base, w, x, T, T_few, gate_up);
+    cpu_swiglu(cpu_device_of(base), gate_up, T, (int)(w->n_rows / 2), y);
+}

@@ -26,11 +26,10 @@ void cpu_add_bias(device *base, const float *bias, int T, int N, float *y) {
             y[(size_t)t * n + i] += bias[i];
 }
 
-void cpu_swiglu(device *base, const float *gate_up, int T, int F, void *y) {
+void cpu_swiglu(cpu_device *dev, const float *gate_up, int T, int F, void *y) {
     enum { CHUNK = 1024 }; /* so that one long row is work for several threads */
-    const cpu_device *dev = cpu_device_of(base);
     int n_chunks = (F + CHUNK - 1) / CHUNK;
-    size_t width = (size_t)F, y_bytes = dtype_bytes(base->act);
+    size_t width = (size_t)F, y_bytes = dtype_bytes(dev->base.act);
 #pragma omp parallel for num_threads(threads_for(dev, (size_t)T *width)) schedule(static) collapse(2)
     for (int t = 0; t < T; t++)
         for (int chunk = 0; chunk < n_chunks; chunk++) {

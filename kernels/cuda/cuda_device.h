@@ -103,8 +103,9 @@ status cuda_copy_test(device *dev, device_copy *copy, bool *over);
 void cuda_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
 void cuda_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
 void cuda_add_bias(device *dev, const float *bias, int T, int N, float *y);
-void cuda_swiglu(device *dev, const float *gate_up, int T, int F, void *y);
 void cuda_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);
+/* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
+void cuda_swiglu(cuda_device *dev, const float *gate_up, int T, int F, void *y);
 /* n elements at `from`, of any dtype, become the device's act type at `to`; both in device memory. */
 void cuda_convert(cuda_device *dev, const void *from, dtype type, int64_t n, void *to);
 
@@ -123,6 +124,8 @@ void cuda_kv_append(device *dev, const attention_shape *shape, const qkv_weights
 void cuda_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 void cuda_matmul_close(cuda_device *dev);
 void cuda_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
+void cuda_matmul_swiglu(device *dev, const matrix *w, const void *x, int T, int T_few, float *gate_up,
+                        void *y);
 void cuda_multiply_exact(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 void cuda_multiply_few(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);

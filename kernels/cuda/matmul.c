@@ -29,3 +29,9 @@ void cuda_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, 
 void cuda_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y) {
     multiply(dev, w, x, T, T_few, y, true);
 }
+
+void cuda_matmul_swiglu(device *base, const matrix *w, const void *x, int T, int T_few, float *gate_up,
+                        void *y) {
+    multiply(base, w, x, T, T_few, gate_up, false);
+    cuda_swiglu(cuda_device_of(base), gate_up, T, (int)(w->n_rows / 2), y);
+}

@@ -175,10 +175,10 @@ void cuda_add_bias(device *base, const float *bias, int T, int N, float *y) {
     cuda_launch(cuda_device_of(base), "add_bias", kernel, grid_of(T, N), dim3(THREADS), 0, bias, N, y);
 }
 
-void cuda_swiglu(device *base, const float *gate_up, int T, int F, void *y) {
+void cuda_swiglu(cuda_device *dev, const float *gate_up, int T, int F, void *y) {
     if (T == 0) return;
-    auto launch = base->act == DTYPE_F32 ? launch_swiglu<float> : launch_swiglu<__nv_bfloat16>;
-    launch(cuda_device_of(base), gate_up, T, F, y);
+    auto launch = dev->base.act == DTYPE_F32 ? launch_swiglu<float> : launch_swiglu<__nv_bfloat16>;
+    launch(dev, gate_up, T, F, y);
 }
 
 void cuda_convert(cuda_device *dev, const void *from, dtype type, int64_t n, void *to) {
