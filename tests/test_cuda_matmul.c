@@ -1,15 +1,13 @@
-/* Products of the CUDA backend: how weights are cut up, products with few rows and with many against float64,
- * the bits of a row alone and among others, and the search for the largest logits. On a GPU or in emulation.
- */
+/* Products of the CUDA backend: with few rows and with many against float64, the bits of a row alone and
+ * among others, swiglu in them, and the search for the largest logits. On a GPU or in emulation. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cuda/cuda_device.h"
-#include "kernels/cuda/matmul_few.cuh"
-#include "tests/device_fixture.h"
+#include "tests/device_arrays.h"
 
-enum { LANES = 32, GUARD = 64 };
+enum { GUARD = 64 };
 /* Of the normalised squared error: tensor cores cut off what their sums in float32 cannot hold. */
 static const double F32_BOUND = 1e-10;
 
@@ -39,78 +37,6 @@ static void send_poison(device *dev, void *to, size_t n_floats) {
     dev->ops->copy_in(dev, to, nan, n_floats * sizeof *nan);
     CHECK_OK(dev->ops->sync(dev));
     free(nan);
-}
-
-/* ---- how weights are cut up ---- */
-
-/* How often each row and each piece of FEW_VECTOR columns is taken by the lane, in `taken` [N][pieces]. */
-static void take_lane(const few_plan *p, int N, int M, int row0, int n_rows, int slice, int lane,
-                      uint8_t *taken) {
-    int pieces = few_parts(M, FEW_VECTOR);
-    for (int stage = few_slice_stage(p, slice); stage < few_slice_stage(p, slice + 1); stage++)
-        for (int part = 0; part < 2; part++)
-            for (int i = 0; i < n_rows / 8; i++) {
-                int row = row0 + 8 * i + few_lane_row(lane),
-                    column = stage * FEW_STAGE + few_lane_column(lane, part);
-                if (row < N && column < M)
-                    taken[(size_t)row * (size_t)pieces + (size_t)(column / FEW_VECTOR)]++;
-            }
-}
-
-static bool all_once(uint8_t *taken, size_t n) {
-    bool good = true;
-    for (size_t i = 0; i < n; i++)
-        good &= taken[i] == 1;
-    memset(taken, 0, n);
-    return good;
-}
-
-static void check_cover(int N, int M) {
-    few_plan p = few_plan_of(N, M);
-    size_t n = (size_t)N * (size_t)few_parts(M, FEW_VECTOR);
-    uint8_t *taken = mem_new(n, 1);
-    int warps = p.tiles_a_block * p.n_slices;
-    CU_ASSERT(warps <= (p.tile_rows == 16 ? FEW_MAX_SLICES : FEW_MAX_SLICES / 2));
-    for (int block = 0; block < few_parts(p.n_tiles, p.tiles_a_block); block++)
-        for (int warp = 0; warp < warps; warp++)
-            for (int lane = 0; lane < LANES; lane++)
-                take_lane(&p, N, M, few_warp_tile(&p, block, warp) * p.tile_rows, p.tile_rows,
-                          few_warp_slice(&p, warp), lane, taken);
-    CHECK_CASE(all_once(taken, n), "thin: N %d M %d", N, M);
-    for (int block = 0; block < few_parts(N, few_wide_row(1, 0)); block++)
-        for (int slice = 0; slice < p.n_slices; slice++)
-            for (int warp = 0; warp < FEW_WIDE_WARPS; warp++)
-                for (int lane = 0; lane < LANES; lane++)
-                    take_lane(&p, N, M, few_wide_row(block, warp), FEW_WIDE_ROWS, slice, lane, taken);
-    CHECK_CASE(all_once(taken, n), "wide: N %d M %d", N, M);
-    CU_ASSERT(few_slice_stage(&p, 0) == 0 && few_slice_stage(&p, p.n_slices) == p.n_stages);
-    free(taken);
-}
-
-static void test_cover(void) {
-    const int rows[] = {1, 7, 16, 63, 64, 65, 200, 1024, 1537, 3071, 3072, 3080, 6145, 12300, 24577};
-    const int columns[] = {8, 56, 64, 72, 128, 248, 264, 1000, 1024, 2056, 4160};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
-        for (size_t j = 0; j < sizeof columns / sizeof *columns; j++)
-            if (rows[i] < 4000 || columns[j] < 1000) check_cover(rows[i], columns[j]);
-}
-
-/* Every piece of a stage of x has a place of its own, and eight lanes that read together use different banks.
- */
-static void test_shared_x(void) {
-    enum { ROWS = 64, PIECES = FEW_STAGE / FEW_VECTOR };
-    uint8_t taken[ROWS * PIECES] = {0};
-    for (int row = 0; row < ROWS; row++)
-        for (int piece = 0; piece < PIECES; piece++)
-            taken[few_shared_piece(row, piece)]++;
-    CU_ASSERT(all_once(taken, sizeof taken));
-    for (int part = 0; part < 2; part++)
-        for (int lane0 = 0; lane0 < LANES; lane0 += 8) {
-            uint8_t banks[8] = {0};
-            for (int lane = lane0; lane < lane0 + 8; lane++)
-                banks[few_shared_piece(few_lane_row(lane), few_lane_column(lane, part) / FEW_VECTOR) % 8]++;
-            CU_ASSERT(all_once(banks, sizeof banks));
-        }
 }
 
 /* ---- products ---- */
@@ -156,6 +82,24 @@ static void free_product(product *p) {
     p->dev->ops->release(p->dev, p->y);
     free(p->result);
     free(p->expected);
+}
+
+/* Rows of w end with what they began with, negated, and rows of x with the same: a sum is what rounding left,
+ * other bits wherever the order of additions is another, even where it is rounded to bf16. M is even. */
+static void mirror(product *p) {
+    uint16_t *arrays[] = {p->w.data, p->x};
+    const int n_rows[] = {p->N, p->T};
+    int half = p->M / 2;
+    for (int k = 0; k < 2; k++) {
+        size_t bytes = (size_t)n_rows[k] * (size_t)p->M * sizeof(uint16_t);
+        uint16_t *host = mem_new(bytes, 1);
+        fetch(p->dev, host, arrays[k], bytes);
+        for (int i = 0; i < n_rows[k] * p->M; i++)
+            if (i % p->M >= half) host[i] = host[i - half] ^ (k == 0 ? 0x8000 : 0);
+        p->dev->ops->copy_in(p->dev, arrays[k], host, bytes);
+        CHECK_OK(p->dev->ops->sync(p->dev));
+        free(host);
+    }
 }
 
 static void fetch_result(product *p) {
@@ -286,6 +230,106 @@ static void test_dispatch(void) {
     close_device(dev);
 }
 
+/* ---- silu(gate) * up ---- */
+
+/* y[T, N / 2] of the weights' halves; p's y is scratch. */
+typedef void gated_function(product *p, int T_few, uint16_t *y);
+
+static void run_fused(product *p, int T_few, uint16_t *y) {
+    cuda_multiply_few_swiglu(cuda_device_of(p->dev), &p->w, p->x, T_few, y);
+}
+
+static void run_few(product *p, int T_few, uint16_t *y) {
+    cuda_multiply_few(cuda_device_of(p->dev), &p->w, p->x, T_few, p->y, false);
+    cuda_swiglu(cuda_device_of(p->dev), p->y, T_few, p->N / 2, y);
+}
+
+static void run_many(product *p, int T_few, uint16_t *y) {
+    (void)T_few;
+    cuda_multiply_many(cuda_device_of(p->dev), &p->w, p->x, p->T, p->y, false);
+    cuda_swiglu(cuda_device_of(p->dev), p->y, p->T, p->N / 2, y);
+}
+
+static void run_dispatched(product *p, int T_few, uint16_t *y) {
+    cuda_matmul_swiglu(p->dev, &p->w, p->x, p->T, T_few, p->y, y);
+}
+
+/* The result in host memory. */
+static uint16_t *gate(product *p, gated_function *run, int T_few) {
+    size_t n = (size_t)p->T * (size_t)p->N / 2, bytes = (n + GUARD) * sizeof(uint16_t);
+    uint16_t *result = new_poisoned(DTYPE_BF16, n + GUARD), *y = send(p->dev, result, bytes);
+    send_poison(p->dev, p->y, 2 * n);
+    run(p, T_few, y);
+    fetch(p->dev, result, y, bytes);
+    p->dev->ops->release(p->dev, y);
+    for (size_t i = n; i < n + GUARD; i++)
+        CU_ASSERT(isnan(number_at(result, DTYPE_BF16, i)));
+    return result;
+}
+
+/* The bits of the product and swiglu after it, and near to float64. */
+static void check_gated(device *dev, int T, int F, int M, uint64_t *seed) {
+    product p = new_product(dev, T, 2 * F, M, seed);
+    size_t n = (size_t)T * (size_t)F, width = (size_t)F;
+    uint16_t *fused = gate(&p, run_fused, T), *apart = gate(&p, run_few, T);
+    double *expected = mem_new(n, sizeof *expected);
+    for (size_t i = 0; i < n; i++) {
+        const double *sums = p.expected + i / width * 2 * width + i % width;
+        expected[i] = swiglu_of(sums[0], sums[width]);
+    }
+    double error = error_of(fused, DTYPE_BF16, expected, n);
+    CHECK_CASE(error < BF16_BOUND, "gated: T %d F %d M %d: %g", T, F, M, error);
+    CHECK_CASE(!memcmp(fused, apart, n * sizeof *fused), "gated: T %d F %d M %d: other bits", T, F, M);
+    free(fused);
+    free(apart);
+    mirror(&p);
+    fused = gate(&p, run_fused, T), apart = gate(&p, run_few, T);
+    CHECK_CASE(!memcmp(fused, apart, n * sizeof *fused), "gated: T %d F %d M %d: another order", T, F, M);
+    free(fused);
+    free(apart);
+    free(expected);
+    free_product(&p);
+}
+
+static void test_gated(void) {
+    const int T[] = {1, 7, 8, 9, 15, 16, 17, 32, 33, 63, 64, 65, 100}, F[] = {1, 7, 8, 12, 24, 40, 136};
+    const int M[] = {8, 64, 72, 264, 520};
+    device *dev = open_gpu();
+    uint64_t seed = 7;
+    for (size_t t = 0; t < sizeof T / sizeof *T; t++)
+        for (size_t f = 0; f < sizeof F / sizeof *F; f++)
+            check_gated(dev, T[t], F[f], M[(t + f) % 5], &seed);
+    /* Each number of slices, and tiles of 16 and of 32 rows, as in test_few. */
+    check_gated(dev, 3, 20, 2056, &seed);
+    check_gated(dev, 5, 1540, 1040, &seed);
+    check_gated(dev, 12, 3075, 520, &seed);
+    check_gated(dev, 18, 6150, 264, &seed);
+    check_gated(dev, 2, 12300, 136, &seed);
+    close_device(dev);
+}
+
+/* The first T_few rows have the bits of few rows, the others those of many. */
+static void test_gated_dispatch(void) {
+    enum { T = 70, F = 21, M = 136 };
+    const int splits[] = {0, 1, 5, 64, 69, 70};
+    device *dev = open_gpu();
+    uint64_t seed = 8;
+    product p = new_product(dev, T, 2 * F, M, &seed);
+    mirror(&p);
+    uint16_t *few = gate(&p, run_few, T), *many = gate(&p, run_many, T);
+    for (size_t i = 0; i < sizeof splits / sizeof *splits; i++) {
+        size_t n_few = (size_t)splits[i] * F, n = T * F;
+        uint16_t *y = gate(&p, run_dispatched, splits[i]);
+        CU_ASSERT(!memcmp(y, few, n_few * sizeof *y));
+        CU_ASSERT(!memcmp(y + n_few, many + n_few, (n - n_few) * sizeof *y));
+        free(y);
+    }
+    free(few);
+    free(many);
+    free_product(&p);
+    close_device(dev);
+}
+
 /* ---- logits ---- */
 
 typedef struct top {
@@ -397,12 +441,12 @@ static void test_top_alone(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"cover", test_cover},
-                           {"shared x", test_shared_x},
-                           {"few", test_few},
+    CU_TestInfo tests[] = {{"few", test_few},
                            {"many", test_many},
                            {"alone", test_alone},
                            {"dispatch", test_dispatch},
+                           {"gated", test_gated},
+                           {"gated, dispatch", test_gated_dispatch},
                            {"top logits", test_top},
                            {"top logits, special", test_top_special},
                            {"top logits, alone", test_top_alone},

@@ -120,7 +120,8 @@ void cuda_kv_append(device *dev, const attention_shape *shape, const qkv_weights
                     const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
 
 /* matmul.c: which rows go where: the first T_few to cuda_multiply_few, the rest to cuda_multiply_many; f32,
- * and shapes that these cannot do, to cuda_multiply_exact. `add`: y += instead of y =. */
+ * and shapes that these cannot do, to cuda_multiply_exact. `add`: y += instead of y =.
+ * cuda_multiply_few_swiglu: y[T, n_rows / 2] (act) has the bits of cuda_multiply_few and cuda_swiglu. */
 void cuda_matmul(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
 void cuda_matmul_close(cuda_device *dev);
 void cuda_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_few, float *y);
@@ -128,6 +129,7 @@ void cuda_matmul_swiglu(device *dev, const matrix *w, const void *x, int T, int 
                         void *y);
 void cuda_multiply_exact(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 void cuda_multiply_few(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
+void cuda_multiply_few_swiglu(cuda_device *dev, const matrix *w, const void *x, int T, void *y);
 bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w);
 void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T, float *y, bool add);
 bool cuda_multiply_many_can(const cuda_device *dev, const matrix *w);

@@ -1,4 +1,6 @@
 /* Products with weights: which rows go which way. */
+#include <assert.h>
+
 #include "kernels/cuda/cuda_device.h"
 
 /* Rows [first, last) of x and y. Whether rows are few is a property of them, and not of their number. */
@@ -30,8 +32,16 @@ void cuda_matmul_add(device *dev, const matrix *w, const void *x, int T, int T_f
     multiply(dev, w, x, T, T_few, y, true);
 }
 
+/* The kernels for few rows apply swiglu themselves; of the other rows gate_up is made first. */
 void cuda_matmul_swiglu(device *base, const matrix *w, const void *x, int T, int T_few, float *gate_up,
                         void *y) {
-    multiply(base, w, x, T, T_few, gate_up, false);
-    cuda_swiglu(cuda_device_of(base), gate_up, T, (int)(w->n_rows / 2), y);
+    assert(w->n_rows % 2 == 0);
+    cuda_device *dev = cuda_device_of(base);
+    int n_fused = cuda_multiply_few_can(dev, w) ? T_few : 0;
+    size_t fused = (size_t)n_fused, F = (size_t)w->n_rows / 2;
+    if (n_fused > 0) cuda_multiply_few_swiglu(dev, w, x, n_fused, y);
+    multiply_rows(dev, w, x, n_fused, T_few, true, gate_up, false);
+    multiply_rows(dev, w, x, T_few, T, false, gate_up, false);
+    cuda_swiglu(dev, gate_up + fused * 2 * F, T - n_fused, (int)F,
+                (char *)y + fused * F * dtype_bytes(base->act));
 }

@@ -7,6 +7,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -21,6 +22,7 @@ enum {
     FEW_VECTOR = 8,       /* bf16 in the 16 bytes that a lane takes at once; M is a multiple */
     FEW_STAGE = 64,       /* columns of a stage: of a row, one line of the cache */
     FEW_HALF = 32,        /* a stage is two halves: columns that the 4 lanes of a row take side by side */
+    FEW_GROUP = 8,        /* rows of a tile that the lanes take side by side */
     FEW_MAX_SLICES = 16,  /* the warps of the largest block */
     FEW_LEAST_WARPS = 4,  /* in a block */
     FEW_LEAST_STAGES = 2, /* in a slice, where there is more than one */
@@ -76,9 +78,30 @@ __host__ __device__ static inline int few_wide_row(int block, int warp) {
     return (block * FEW_WIDE_WARPS + warp) * FEW_WIDE_ROWS;
 }
 
-/* The weight row (of eight) and the first column (of the stage) of the FEW_VECTOR columns that a lane takes.
- * The matrix product takes columns in an order of its own: the one that has a lane's 16 bytes side by side.
- * As both of its operands are in the same order, the sum is over the same products. */
+/* Rows of tiles are counted over all of them. Where the results are silu(gate) * up, the weights [2F, M] are
+ * F gate rows, then F up rows, and tiles take them in an order of their own: FEW_GROUP gate rows, then their
+ * up rows. So a lane that has the sum of a gate has that of its up. As many tiles as without hold all of
+ * them: neither the cuts nor the order of additions change.
+ *
+ * Result f comes from tile row few_gate_row(f) and the one that is FEW_GROUP behind it. */
+__host__ __device__ static inline int few_gate_row(int f) {
+    return f / FEW_GROUP * (2 * FEW_GROUP) + f % FEW_GROUP;
+}
+
+__host__ __device__ static inline int few_result_of(int tile_row) {
+    return tile_row / (2 * FEW_GROUP) * FEW_GROUP + tile_row % FEW_GROUP;
+}
+
+/* Tile row -> weight row. Behind the last, that one again: its sums go nowhere. */
+__host__ __device__ static inline int few_weight_row(int N, bool gated, int tile_row) {
+    int n_results = gated ? N / 2 : N, result = gated ? few_result_of(tile_row) : tile_row;
+    bool is_up = gated && tile_row % (2 * FEW_GROUP) >= FEW_GROUP;
+    return (result < n_results ? result : n_results - 1) + (is_up ? n_results : 0);
+}
+
+/* The weight row (of FEW_GROUP) and the first column (of the stage) of the FEW_VECTOR columns that a lane
+ * takes. The matrix product takes columns in an order of its own: the one that has a lane's 16 bytes side by
+ * side. As both of its operands are in the same order, the sum is over the same products. */
 __host__ __device__ static inline int few_lane_row(int lane) {
     return lane / 4;
 }

@@ -3,6 +3,7 @@
 #include <cuda_fp16.h>
 
 #include "kernels/cuda/elements.cuh"
+#include "kernels/cuda/swiglu.cuh"
 #include "kernels/cuda/warp.cuh"
 
 namespace {
@@ -106,16 +107,12 @@ template <bool VECTOR> __global__ void add_to_rows(const float *bias, int64_t n_
     }
 }
 
-__device__ __forceinline__ float silu(float x) {
-    return x / (1.0f + expf(-x));
-}
-
 template <bool VECTOR, typename E> __global__ void gate_rows(const float *gate_up, int64_t n_cols, E *y) {
     const float *gate = gate_up + 2 * blockIdx.x * n_cols, *up = gate + n_cols;
     y += blockIdx.x * n_cols;
     for (int64_t i = first_column(); i < n_cols; i += column_step()) {
         float4 g = elements_load<VECTOR>(gate + i, n_cols - i), u = elements_load<VECTOR>(up + i, n_cols - i);
-        g = make_float4(silu(g.x) * u.x, silu(g.y) * u.y, silu(g.z) * u.z, silu(g.w) * u.w);
+        g = make_float4(swiglu(g.x, u.x), swiglu(g.y, u.y), swiglu(g.z, u.z), swiglu(g.w, u.w));
         elements_store<VECTOR>(y + i, g, n_cols - i);
     }
 }
