@@ -15,6 +15,7 @@
 static void run_rows(engine *e, pipeline_slot *slot) {
     status st = stage_run(e->stage, &e->step, slot->x, &e->reply);
     if (st != STATUS_OK) status_die("%s", status_text());
+    if (e->options.times_steps) step_log_add(&e->log, comm_rank(e->comm), &e->step, &e->seconds);
     bool is_last = comm_rank(e->comm) == comm_size(e->comm) - 1;
     if (is_last) pipeline_reply(e->pipe, e->reply_bytes, step_reply_write(&e->reply, e->reply_bytes));
     region before = trace_enter(&e->trace, REGION_SEND_WAIT);
@@ -422,6 +423,10 @@ bool engine_has_waiting(const engine *e) {
 
 int64_t engine_n_unloaded(const engine *e) {
     return e->n_unloaded;
+}
+
+int64_t engine_chunk_rows(const engine *e, int64_t pos) {
+    return schedule_chunk_rows(e->schedule, pos);
 }
 
 int engine_n_slots(const engine *e) {

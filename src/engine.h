@@ -20,11 +20,13 @@
 #include "mpi/comm.h"
 #include "mpi/transport.h"
 #include "src/base/trace.h"
+#include "src/chunk_list.h"
 #include "src/model_config.h"
 #include "src/notes.h"
 #include "src/plan.h"
 #include "src/stage.h"
 #include "src/step.h"
+#include "src/step_log.h"
 
 typedef struct engine engine;
 
@@ -35,9 +37,11 @@ typedef struct engine_options {
     precision precision;
     int n_threads;
     int chunk_tokens, page_tokens;
-    int n_sequences;             /* at once */
-    int64_t longest_tokens;      /* of any sequence, prompt and generated */
-    int64_t wanted_pages;        /* for all that would run at once if there were room */
+    const chunk_list *chunks; /* where prompts are cut, of at most chunk_tokens each; NULL: by chunk_tokens */
+    bool times_steps;         /* keep a log of them, for engine_gather_steps */
+    int n_sequences;          /* at once */
+    int64_t longest_tokens;   /* of any sequence, prompt and generated */
+    int64_t wanted_pages;     /* for all that would run at once if there were room */
     uint64_t kv_bytes_per_rank;  /* 0: as wanted, as far as the memory goes */
     uint64_t bytes_per_rank;     /* 0: this rank's share of what its host or GPU has free */
     double head_share;           /* see plan.h */
@@ -182,6 +186,13 @@ engine_times engine_get_times(const engine *e);
 
 /* Rank 0's all[n_ranks] (NULL elsewhere) is filled. Collective. */
 void engine_gather_reports(engine *e, rank_report *all);
+
+/* Where options.times_steps: what every rank's steps took since the clocks were started, on rank 0; to be
+ * released with free(steps). Collective. */
+step_log engine_gather_steps(engine *e);
+
+/* The most rows of a prompt that a step takes from this position on. Rank 0. Local. */
+int64_t engine_chunk_rows(const engine *e, int64_t pos);
 
 /* The clock regions of this rank, to enter REGION_TEXT from outside. */
 trace *engine_trace(engine *e);

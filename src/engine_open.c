@@ -98,6 +98,7 @@ static void share_options(engine *e) {
     engine_options *o = &e->options;
     comm_broadcast(e->comm, o, sizeof *o, 0);
     comm_broadcast(e->comm, &e->config, sizeof e->config, 0);
+    if (comm_rank(e->comm) > 0) o->chunks = NULL; /* stage 0 cuts */
     o->model_dir = share_text(e->comm, o->model_dir);
     o->layers_per_rank = share_text(e->comm, o->layers_per_rank);
     o->save_dir = share_text(e->comm, o->save_dir);
@@ -148,6 +149,8 @@ static void open_stage_0(engine *e) {
     };
     size_t slots = (size_t)limits.n_slots;
     e->schedule = schedule_open(&limits);
+    if (e->options.chunks) schedule_use_chunks(e->schedule, e->options.chunks);
+    e->options.chunks = NULL;
     e->planned = mem_new(slots, sizeof *e->planned);
     e->releases = mem_new(slots, sizeof *e->releases);
     e->issued = mem_new((size_t)e->max_in_flight, sizeof *e->issued);
@@ -222,6 +225,7 @@ static status open_parts(engine *e) {
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
     e->stage = stage_open(&e->config, mine->slice, e->model, e->kv, mine->weight_bytes,
                           e->options.n_sequences, e->options.chunk_tokens, &e->trace);
+    if (e->options.times_steps) stage_time_steps(e->stage, &e->seconds);
     e->notes = mailbox_open(e->comm);
     st = open_snapshots(e);
     if (comm_any_failed(e->comm, &st)) return st;
@@ -267,6 +271,7 @@ void engine_close(engine *e) {
     for (int64_t i = 0; i < e->n_active_capacity; i++)
         free(e->active[i].prompt);
     free(e->active);
+    free(e->log.steps);
     free(e->loads);
     free(e->waiting_notes);
     free(e->load_failure);
@@ -287,6 +292,7 @@ void engine_close(engine *e) {
 void engine_reset_clocks(engine *e) {
     trace_begin(&e->trace);
     e->times = (engine_times){0};
+    e->log.n = 0;
     e->clock_begin = e->phase_begin = clock_seconds();
 }
 
@@ -312,6 +318,10 @@ void engine_gather_reports(engine *e, rank_report *all) {
         .slice = mine->slice,
     };
     comm_gather(e->comm, &report, sizeof report, all);
+}
+
+step_log engine_gather_steps(engine *e) {
+    return step_log_gather(e->comm, &e->log);
 }
 
 trace *engine_trace(engine *e) {

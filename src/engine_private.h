@@ -58,6 +58,8 @@ struct engine {
     step step;
     step_reply reply;
     void *reply_bytes;
+    stage_seconds seconds; /* of the last step, where steps are timed */
+    step_log log;
     double load_seconds, clock_begin;
 
     /* Stage 0 only. */

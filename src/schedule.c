@@ -36,7 +36,8 @@ struct schedule {
     int n_free_slots;
     int64_t *running; /* sequences in slots, in the order in which they entered */
     int n_running;
-    int64_t n_steps; /* made so far */
+    int64_t n_steps;   /* made so far */
+    chunk_list chunks; /* empty: chunk_tokens everywhere */
 };
 
 schedule *schedule_open(const schedule_limits *limits) {
@@ -55,7 +56,20 @@ void schedule_close(schedule *s) {
     free(s->sequences);
     free(s->free_slots);
     free(s->running);
+    chunk_list_free(&s->chunks);
     free(s);
+}
+
+void schedule_use_chunks(schedule *s, const chunk_list *chunks) {
+    assert(s->n_steps == 0 && s->chunks.n == 0);
+    for (int64_t i = 0, begin = 0; i < chunks->n; begin = chunks->ends[i++]) {
+        assert(chunks->ends[i] - begin <= s->limits.chunk_tokens);
+        chunk_list_append(&s->chunks, chunks->ends[i] - begin);
+    }
+}
+
+int64_t schedule_chunk_rows(const schedule *s, int64_t pos) {
+    return s->chunks.n > 0 ? chunk_list_rows_at(&s->chunks, pos) : s->limits.chunk_tokens;
 }
 
 bool schedule_fits(const schedule *s, int64_t n_tokens) {
@@ -150,31 +164,33 @@ static planned_span issue(schedule *s, int64_t id, int n_rows) {
     return planned;
 }
 
-/* Rows of prompts, or of what was generated behind prompts, for the next step; the number of spans. */
-static int issue_known(schedule *s, bool generated, int *n_rows, planned_span *spans) {
-    int n_spans = 0;
-    for (int i = 0; i < s->n_running && *n_rows < s->limits.chunk_tokens; i++) {
+/* Rows of prompts, or of what was generated behind prompts, for the next step; the number of spans. *n_used
+ * of the step's chunk_tokens are used already: a row in a chunk of half as many rows counts twice. */
+static int issue_known(schedule *s, bool generated, int *n_used, planned_span *spans) {
+    int n_spans = 0, all = s->limits.chunk_tokens;
+    for (int i = 0; i < s->n_running && *n_used < all; i++) {
         const sequence *q = &s->sequences[s->running[i]];
         if (q->state != PREFILLING || (q->n_issued >= q->n_given) != generated) continue;
         int64_t left = (generated ? q->n_prompt : q->n_given) - q->n_issued;
-        int64_t room = s->limits.chunk_tokens - *n_rows;
+        int64_t size = schedule_chunk_rows(s, q->n_issued), room = (all - *n_used) * size / all;
+        if (room < 1) room = 1;
         int n = (int)(left < room ? left : room);
         spans[n_spans++] = issue(s, s->running[i], n);
-        *n_rows += n;
+        *n_used += (int)((n * (int64_t)all + size - 1) / size);
     }
     return n_spans;
 }
 
 int schedule_next(schedule *s, planned_span *spans) {
     admit_waiting(s);
-    int n_spans = 0, n_rows = 0, share = decode_share(s);
-    for (int i = 0; i < s->n_running && n_rows < share; i++) {
+    int n_spans = 0, n_used = 0, share = decode_share(s);
+    for (int i = 0; i < s->n_running && n_used < share; i++) {
         if (s->sequences[s->running[i]].state != READY) continue;
         spans[n_spans++] = issue(s, s->running[i], 1);
-        n_rows++;
+        n_used++;
     }
-    n_spans += issue_known(s, true, &n_rows, spans + n_spans);
-    n_spans += issue_known(s, false, &n_rows, spans + n_spans);
+    n_spans += issue_known(s, true, &n_used, spans + n_spans);
+    n_spans += issue_known(s, false, &n_used, spans + n_spans);
     s->n_steps += n_spans > 0;
     return n_spans;
 }

@@ -10,6 +10,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "src/chunk_list.h"
+
 typedef struct schedule schedule;
 
 typedef struct schedule_limits {
@@ -40,6 +42,14 @@ typedef struct slot_tokens {
 
 schedule *schedule_open(const schedule_limits *limits);
 void schedule_close(schedule *s); /* NULL is fine */
+
+/* Cut prompts at these positions, instead of into chunks of chunk_tokens, which none of them exceeds. A chunk
+ * counts as a whole step however few its rows are, and in a step with other rows takes its part of the rest.
+ * Copies the list; before the first step. */
+void schedule_use_chunks(schedule *s, const chunk_list *chunks);
+
+/* The most rows of a prompt that a step takes from this position on. */
+int64_t schedule_chunk_rows(const schedule *s, int64_t pos);
 
 /* Would a sequence of so many tokens in all ever fit? */
 bool schedule_fits(const schedule *s, int64_t n_tokens);

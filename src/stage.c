@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/base/token_set.h"
 
@@ -35,6 +36,7 @@ struct stage {
     sampler *sampler;
     int n_slots;
     bool keeps_logits;
+    stage_seconds *seconds; /* NULL: nobody asks */
     stage_stats stats;
 };
 
@@ -247,12 +249,28 @@ static status answer(stage *g, const step *todo, const float *x, step_reply *rep
     return st;
 }
 
+/* The end of a step that is timed. */
+static status time_answer(stage *g, const step *todo, const float *x, step_reply *reply, double begin) {
+    status st = model_sync(g->model);
+    double middle = clock_seconds();
+    if (st == STATUS_OK && slice_has_head(g->slice)) st = answer(g, todo, x, reply);
+    int n_head_rows = slice_has_head(g->slice) ? list_head_rows(g, todo) : 0;
+    *g->seconds = (stage_seconds){middle - begin, clock_seconds() - middle, n_head_rows};
+    return st;
+}
+
 status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
+    double begin = g->seconds ? clock_seconds() : 0;
     prepare(g, todo);
     count(g, todo);
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
     model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
+    if (g->seconds) return time_answer(g, todo, x, reply, begin);
     return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_check(g->model);
+}
+
+void stage_time_steps(stage *g, stage_seconds *out) {
+    g->seconds = out;
 }
 
 status stage_keep_logits(stage *g) {

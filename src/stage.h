@@ -40,4 +40,13 @@ bool stage_has_logits(const stage *s, int slot, int64_t pos);
 /* They [V], to host memory. A failure is the device's. */
 status stage_read_logits(const stage *s, int slot, float *host_logits);
 
+/* How long the last step took: its layers, with the embedding, and its n_head_rows rows of the head. */
+typedef struct stage_seconds {
+    double layers, head;
+    int n_head_rows;
+} stage_seconds;
+
+/* From now on *out is set by each step, which waits for the device once more for it. */
+void stage_time_steps(stage *s, stage_seconds *out);
+
 stage_stats stage_get_stats(const stage *s);
