@@ -6,16 +6,12 @@
 
 #include "src/base/clock.h"
 #include "src/base/memory.h"
+#include "src/measure.h"
+#include "src/number_list.h"
 #include "src/report.h"
 #include "src/run.h"
 
-enum { MAX_NUMBERS = 16, WARM_UP_TOKENS = 64, DECODE_TOKENS = 32, PROFILE_COLUMNS = 10 };
-
-/* A list from the command line; "none" is an empty one. */
-typedef struct numbers {
-    int64_t at[MAX_NUMBERS];
-    int n;
-} numbers;
+enum { WARM_UP_TOKENS = 64, DECODE_TOKENS = 32, PROFILE_COLUMNS = 10 };
 
 /* Where rank 0's time went. */
 typedef struct profile {
@@ -32,6 +28,7 @@ typedef struct bench {
     yardstick machine;
     numbers prefills, depths, decode_depths, batch_depths;
     int n_ranks;
+    chunk_list chunks; /* of equal time, if so asked */
     int32_t *tokens;
     double *seconds; /* [repeats] */
     double before[N_REGIONS];
@@ -39,42 +36,26 @@ typedef struct bench {
     int n_profiles;
 } bench;
 
-static status parse_numbers(const char *option, const char *text, int64_t least, numbers *out) {
-    if (!strcmp(text, "none")) return STATUS_OK;
-    for (const char *at = text;; at++) {
-        char *end;
-        long long number = strtoll(at, &end, 10);
-        if (end == at || number < least || number > ((int64_t)1 << 40) || (*end && *end != ',') ||
-            out->n == MAX_NUMBERS)
-            return status_refuse("--%s %s: expected none, or up to %d numbers of tokens with "
-                                 "commas between",
-                                 option, text, MAX_NUMBERS);
-        out->at[out->n++] = number;
-        if (!*end) return STATUS_OK;
-        at = end;
-    }
-}
-
-static int64_t largest(const numbers *list) {
-    int64_t most = 0;
-    for (int i = 0; i < list->n; i++)
-        if (list->at[i] > most) most = list->at[i];
-    return most;
-}
-
 static int64_t chunks_of(const bench *b, int64_t n_tokens) {
+    if (b->chunks.n > 0) return chunk_list_count(&b->chunks, n_tokens);
     return (n_tokens + b->options->chunk_tokens - 1) / b->options->chunk_tokens;
+}
+
+/* Steps that the prompts of n sequences take at most. */
+static int64_t prompt_steps(const bench *b, int64_t depth, int64_t n) {
+    return b->chunks.n > 0 ? n * chunks_of(b, depth) : chunks_of(b, n * depth);
 }
 
 /* Tokens of each of n sequences: those that are measured, and those that the first ones generate before the
  * last one begins. */
 static int64_t decode_tokens(const bench *b, int64_t depth, int64_t n) {
-    return DECODE_TOKENS * b->options->repeats + 1 + (n > 1 ? chunks_of(b, n * depth) + n : 0);
+    return DECODE_TOKENS * b->options->repeats + 1 + (n > 1 ? prompt_steps(b, depth, n) + n : 0);
 }
 
 static int64_t longest(const bench *b) {
-    int64_t decode_depth = largest(&b->decode_depths), batch_depth = largest(&b->batch_depths);
-    int64_t prefill = largest(&b->depths) + largest(&b->prefills);
+    int64_t decode_depth = numbers_largest(&b->decode_depths),
+            batch_depth = numbers_largest(&b->batch_depths);
+    int64_t prefill = numbers_largest(&b->depths) + numbers_largest(&b->prefills);
     int64_t decode = decode_depth + decode_tokens(b, decode_depth, 1);
     int64_t batch = batch_depth + decode_tokens(b, batch_depth, b->options->sequences);
     int64_t most = prefill > decode ? prefill : decode;
@@ -112,21 +93,23 @@ static void end_part(bench *b, profile *add_to) {
         add_to->seconds[r] += now[r] - b->before[r];
 }
 
-/* Seconds for n_tokens behind `depth`. A prompt that is scored nowhere tells of each chunk as it ends. */
+/* Seconds for n_tokens behind `depth`. A prompt that is scored nowhere tells of each chunk as it ends; the
+ * clock begins where one ends, which may be before the depth: then the mean counts. */
 static double time_prefill(bench *b, int64_t n_tokens, int64_t depth, profile *where) {
-    int64_t n = depth + n_tokens, read = 0;
+    int64_t n = depth + n_tokens, read = 0, timed_from = 0;
     double begin = begin_part(b);
     engine_submit(
         b->engine,
         &(request){.tokens = b->tokens, .n_tokens = n, .sampling = sampling_defaults(), .score_from = n});
-    int64_t chunk = b->options->chunk_tokens;
     for (event ev; engine_next(b->engine, &ev);) {
         if (ev.kind == EVENT_STEP) continue;
-        read = read + chunk < n ? read + chunk : n;
-        if (read <= depth) begin = begin_part(b);
+        read += engine_chunk_rows(b->engine, read);
+        if (read > depth) continue;
+        begin = begin_part(b);
+        timed_from = read;
     }
     end_part(b, where);
-    return clock_seconds() - begin;
+    return (clock_seconds() - begin) * (double)n_tokens / (double)(n - timed_from);
 }
 
 static void submit_decodes(bench *b, int64_t depth, int64_t n) {
@@ -275,12 +258,13 @@ static void run_stage_0(bench *b) {
 static status prepare(bench *b) {
     status st = report_check_path(b->options);
     if (st == STATUS_OK) st = run_read_model(b->options, &b->config, NULL);
-    if (st == STATUS_OK) st = parse_numbers("prefill", b->options->prefill, 1, &b->prefills);
-    if (st == STATUS_OK) st = parse_numbers("depths", b->options->depths, 0, &b->depths);
+    if (st == STATUS_OK) st = numbers_parse("prefill", b->options->prefill, 1, &b->prefills);
+    if (st == STATUS_OK) st = numbers_parse("depths", b->options->depths, 0, &b->depths);
+    if (st == STATUS_OK) st = run_make_chunks(b->options, &b->config, b->config.max_positions, &b->chunks);
     const char *decode = b->options->decode_depths;
-    if (st == STATUS_OK && decode) st = parse_numbers("decode-depths", decode, 0, &b->decode_depths);
+    if (st == STATUS_OK && decode) st = numbers_parse("decode-depths", decode, 0, &b->decode_depths);
     if (!decode) b->decode_depths = b->depths;
-    if (st == STATUS_OK) st = parse_numbers("batch-depths", b->options->batch_depths, 0, &b->batch_depths);
+    if (st == STATUS_OK) st = numbers_parse("batch-depths", b->options->batch_depths, 0, &b->batch_depths);
     if (st != STATUS_OK) return st;
     if (longest(b) > b->config.max_positions)
         return status_refuse(
@@ -300,12 +284,13 @@ static status prepare(bench *b) {
 static int64_t wanted_pages(const bench *b, int64_t longest_tokens) {
     int page_tokens = (int)b->options->page_tokens;
     int64_t one = kv_pages_for(longest_tokens, page_tokens), n = b->options->sequences;
-    int64_t depth = largest(&b->batch_depths);
+    int64_t depth = numbers_largest(&b->batch_depths);
     int64_t batch = n > 1 ? n * kv_pages_for(depth + decode_tokens(b, depth, n), page_tokens) : 0;
     return one > batch ? one : batch;
 }
 
 int command_bench(comm *c, const options *o) {
+    if (o->measure) return measure_steps(c, o);
     bench b = {.options = o, .n_ranks = comm_size(c)};
     run_summary summary = {0};
     bool is_first = comm_rank(c) == 0;
@@ -315,7 +300,8 @@ int command_bench(comm *c, const options *o) {
         wanted.n_sequences = (int)o->sequences;
         wanted.longest_tokens = is_first ? longest(&b) : 0;
         wanted.wanted_pages = is_first ? wanted_pages(&b, wanted.longest_tokens) : 0;
-        wanted.head_share = run_head_share(is_first ? largest(&b.prefills) : 0, DECODE_TOKENS);
+        wanted.head_share = run_head_share(is_first ? numbers_largest(&b.prefills) : 0, DECODE_TOKENS);
+        wanted.chunks = b.chunks.n > 0 ? &b.chunks : NULL;
         st = engine_open(c, &b.config, &wanted, &b.engine);
     }
     if (st == STATUS_OK) {
@@ -332,6 +318,7 @@ int command_bench(comm *c, const options *o) {
     }
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     engine_close(b.engine);
+    chunk_list_free(&b.chunks);
     free(b.tokens);
     free(b.seconds);
     return code;

@@ -233,7 +233,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.load_dir = g->past_bytes ? o->resume : NULL;
     wanted.manifest = g->past_bytes;
     wanted.n_manifest = g->n_past_bytes;
-    status st = engine_open(c, &g->config, &wanted, out);
+    status st = run_open_engine(c, o, &g->config, &wanted, out);
     if (st != STATUS_OK) return st;
     st = comm_rank(c) == 0 ? generate_check_weights(g, *out) : STATUS_OK;
     comm_any_failed(c, &st);

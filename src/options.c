@@ -4,7 +4,9 @@
 #include <string.h>
 
 #include "io/synthetic.h"
+#include "src/chunk_model.h"
 #include "src/options_private.h"
+#include "src/simulate.h"
 
 enum { FIRST_CODE = 256 }; /* getopt's code of option 0, beyond characters */
 
@@ -159,6 +161,32 @@ static status join_precision(options *o) {
     return STATUS_OK;
 }
 
+/* Predictions, and chunks of equal time. */
+static status check_times(const options *o) {
+    chunk_model m;
+    link_speed link;
+    status st = STATUS_OK;
+    if (o->measured && o->chunk_model)
+        return status_refuse("kvarve %s takes one of --measured and --chunk-model, not both",
+                             options_command_name(o->command));
+    const char *model = o->measured ? "--measured" : o->chunk_model ? "--chunk-model" : NULL;
+    if (o->measure && model)
+        return status_refuse("%s is not for --measure, which chooses the chunks by itself", model);
+    if (o->chunk_model) st = chunk_model_parse("chunk-model", o->chunk_model, &m);
+    if (o->command != COMMAND_PLAN || st != STATUS_OK) return st;
+    if (o->predict && !model)
+        return status_refuse("--predict needs --measured FILE, which kvarve bench --measure FILE writes, or "
+                             "--chunk-model C,G,B,A");
+    const char *only = model ? model : o->link ? "--link" : o->node_link ? "--node-link" : NULL;
+    if (o->nodes != OPTION_UNSET) only = "--nodes";
+    if (!o->predict && only) return status_refuse("%s is for --predict, which is not given", only);
+    if (o->nodes > o->ranks)
+        return status_refuse("--nodes %lld: are more than the %lld of --ranks", (long long)o->nodes,
+                             (long long)o->ranks);
+    if (o->link) st = link_speed_parse("link", o->link, &link);
+    return st == STATUS_OK && o->node_link ? link_speed_parse("node-link", o->node_link, &link) : st;
+}
+
 static status check_together(const options *o) {
     if (o->command == COMMAND_SNAPSHOT) {
         if (o->dir && *o->dir) return STATUS_OK;
@@ -170,6 +198,8 @@ static status check_together(const options *o) {
     if (o->page_tokens % KV_PAGE_QUANTUM)
         return status_refuse("--page-tokens %lld: expected a multiple of %d", (long long)o->page_tokens,
                              KV_PAGE_QUANTUM);
+    st = check_times(o);
+    if (st != STATUS_OK) return st;
     if (o->top_p == 0) return status_refuse("--top-p 0: expected a number above 0, up to 1");
     if (o->min_p == 1) return status_refuse("--min-p 1: expected a number from 0 to below 1");
     if (o->repetition_penalty == 0) return status_refuse("--repetition-penalty 0: expected a number above 0");

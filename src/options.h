@@ -44,6 +44,7 @@ typedef struct options {
     const char *prompt, *prompt_file, *input, *output, *file;
     const char *layers_per_rank, *prefill, *depths, *decode_depths, *batch_depths;
     const char *save, *resume, *stop_file;
+    const char *measure, *measured, *chunk_model, *link, *node_link;
     const char *dir, *id; /* of COMMAND_SNAPSHOT; dir also of COMMAND_SYNTH */
     const char *fail_at;  /* only where KVARVE_FAULTS is defined */
     const char *stops[OPTIONS_MAX_STOPS];
@@ -51,12 +52,13 @@ typedef struct options {
 
     int64_t max_tokens, top_k, seed, logprobs;            /* OPTION_UNSET: not given */
     double temperature, top_p, min_p, repetition_penalty; /* NaN: not given */
-    bool ignore_eos, echo;
+    bool ignore_eos, echo, predict;
 
     int64_t context; /* OPTION_UNSET: the model's */
     int64_t stride;  /* OPTION_UNSET: the context */
     int64_t vocab;   /* OPTION_UNSET: the shape's */
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
+    int64_t nodes;                      /* OPTION_UNSET: 1 */
     int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
     double peer_timeout;
     double save_every_seconds; /* NaN: not given */

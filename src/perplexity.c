@@ -138,7 +138,7 @@ int command_perplexity(comm *c, const options *o) {
         wanted.longest_tokens = s.context;
         wanted.wanted_pages = wanted.n_sequences * kv_pages_for(s.context, (int)o->page_tokens);
         wanted.head_share = 1;
-        st = engine_open(c, &s.config, &wanted, &e);
+        st = run_open_engine(c, o, &s.config, &wanted, &e);
     }
     if (st == STATUS_OK) {
         if (is_first) run_print_begin(c, e, o);

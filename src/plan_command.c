@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "src/base/memory.h"
+#include "src/predict.h"
 #include "src/report.h"
 #include "src/run.h"
 
@@ -97,6 +98,7 @@ static status make_and_print(const options *o) {
         .head_share = run_head_share(context - new_tokens, new_tokens),
         .layers_per_rank = o->layers_per_rank,
     };
+    if (o->predict) return predict_print(o, &r);
     plan p;
     st = plan_make(&r, &p);
     if (st != STATUS_OK) return st;

@@ -7,6 +7,7 @@
 
 #include "io/files.h"
 #include "src/base/memory.h"
+#include "src/step_costs.h"
 #include "src/synth_tokenizer.h"
 
 /* A decode row reads all weights for itself and few others; on CPUs it takes about as long as this many
@@ -111,6 +112,27 @@ engine_options run_engine_options(const comm *c, const options *o) {
         .deadline_seconds = o->peer_timeout,
         .transport = o->transport,
     };
+}
+
+status run_make_chunks(const options *o, const model_config *config, int64_t n_tokens, chunk_list *out) {
+    step_costs costs;
+    if (!o->measured && !o->chunk_model) return STATUS_OK;
+    status st = step_costs_choose(o->measured, o->chunk_model, config, &costs);
+    if (st == STATUS_OK) chunk_list_append_equal_time(out, &costs.prefill, o->chunk_tokens, n_tokens);
+    return st;
+}
+
+status run_open_engine(comm *c, const options *o, const model_config *config, engine_options *wanted,
+                       engine **out) {
+    chunk_list chunks = {0};
+    status st = STATUS_OK;
+    if (comm_rank(c) == 0) st = run_make_chunks(o, config, wanted->longest_tokens, &chunks);
+    if (comm_any_failed(c, &st)) return st;
+    if (chunks.n > 0) wanted->chunks = &chunks;
+    st = engine_open(c, config, wanted, out);
+    wanted->chunks = NULL;
+    chunk_list_free(&chunks);
+    return st;
 }
 
 static void print_places(const engine *e, int n_ranks) {

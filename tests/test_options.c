@@ -429,6 +429,48 @@ static void snapshot_actions(void) {
     CHECK_REFUSED(options_parse(4, empty, &o), "needs the directory");
 }
 
+static void predictions(void) {
+    options o;
+    CHECK_OK(
+        parse_words("plan --model m --predict --measured f --ranks 64 --nodes 16 --link 25GB/s,2us", &o));
+    CU_ASSERT(o.predict && !strcmp(o.measured, "f") && !o.chunk_model && o.nodes == 16 && !o.node_link);
+    CHECK_OK(parse_words("plan --model m --predict --chunk-model 1,2,3,4 --node-link 1TB/s,100ns", &o));
+    CU_ASSERT(!o.measured && !strcmp(o.chunk_model, "1,2,3,4") && o.nodes == OPTION_UNSET && !o.link);
+    CHECK_OK(parse_words("bench --model m --measure f", &o));
+    CU_ASSERT(!strcmp(o.measure, "f") && !o.measured);
+    CHECK_OK(parse_words("bench --model m --measured f", &o));
+    CHECK_OK(parse_words("generate --model m --prompt p --measured f", &o));
+    CHECK_OK(parse_words("perplexity --model m --file t --chunk-model 0,0,1e-6,0", &o));
+
+    static const char *const rows[][2] = {
+        {"plan --predict", "--predict needs --measured FILE, which kvarve bench --measure FILE writes"},
+        {"plan --measured f", "--measured is for --predict, which is not given"},
+        {"plan --chunk-model 1,1,1,1", "--chunk-model is for --predict"},
+        {"plan --nodes 2 --ranks 4", "--nodes is for --predict"},
+        {"plan --link 1GB/s,2us", "--link is for --predict"},
+        {"plan --node-link 1GB/s,2us", "--node-link is for --predict"},
+        {"plan --predict --measured f --chunk-model 1,1,1,1", "takes one of --measured and --chunk-model"},
+        {"plan --predict --chunk-model 1,1,1", "--chunk-model 1,1,1: expected C,G,B,A"},
+        {"plan --predict --measured f --nodes 3 --ranks 2", "--nodes 3: are more than the 2 of --ranks"},
+        {"plan --predict --measured f --nodes 0", "--nodes 0: expected a whole number"},
+        {"plan --predict --measured f --link 25", "--link 25: expected a bandwidth and a latency"},
+        {"plan --predict --measured f --node-link 2us", "--node-link 2us: expected a bandwidth"},
+        {"bench --measure a --measured b", "--measured is not for --measure"},
+        {"bench --measure a --chunk-model 1,1,1,1", "--chunk-model is not for --measure"},
+        {"bench --chunk-model x", "--chunk-model x: expected C,G,B,A"},
+        {"generate --prompt p --measured f --chunk-model 1,1,1,1", "kvarve generate takes one of --measured"},
+        {"generate --prompt p --predict", "kvarve generate has no option --predict"},
+        {"bench --nodes 2", "kvarve bench has no option --nodes"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char line[256];
+        snprintf(line, sizeof line, "%s --model m", rows[i][0]);
+        CHECK_REFUSED(parse_words(line, &o), rows[i][1]);
+    }
+    char *empty[] = {"kvarve", "bench", "--model", "m", "--measured=", NULL};
+    CHECK_REFUSED(options_parse(5, empty, &o), "--measured");
+}
+
 static void shapes(void) {
     options o;
     CHECK_OK(parse_words("bench --shape llama-8b", &o));
@@ -656,6 +698,10 @@ static void effective_options(void) {
     check_round_trip(6, weights);
     char *plan[] = {"kvarve", "plan", "--model", "m", "--ranks", "7", "--layers-per-rank", "1,2,3"};
     check_round_trip(8, plan);
+    char *predict[] = {"kvarve",     "plan",   "--model",   "m",           "--predict",
+                       "--measured", "a b",    "--ranks",   "64",          "--nodes",
+                       "16",         "--link", "1GB/s,2us", "--node-link", "5GB/s,1us"};
+    check_round_trip(15, predict);
     char *perplexity[] = {"kvarve", "perplexity", "--model", "m",         "--file",
                           "-x",     "--stride",   "3",       "--context", "5"};
     check_round_trip(10, perplexity);
@@ -753,6 +799,7 @@ int main(int argc, char **argv) {
         {"one edit away", one_edit_away},
         {"commands", commands},
         {"snapshot actions", snapshot_actions},
+        {"predictions", predictions},
         {"shapes", shapes},
         {"missing values", missing_values},
         {"options of other commands", options_of_other_commands},
