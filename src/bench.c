@@ -255,12 +255,19 @@ static void run_stage_0(bench *b) {
     engine_stop(b->engine);
 }
 
+/* For the longest prompt that is read alone. */
+static status make_chunks(bench *b) {
+    int64_t n_tokens = numbers_largest(&b->depths) + numbers_largest(&b->prefills);
+    if (n_tokens == 0) n_tokens = WARM_UP_TOKENS;
+    return run_make_chunks(b->options, &b->config, b->n_ranks, n_tokens, &b->chunks);
+}
+
 static status prepare(bench *b) {
     status st = report_check_path(b->options);
     if (st == STATUS_OK) st = run_read_model(b->options, &b->config, NULL);
     if (st == STATUS_OK) st = numbers_parse("prefill", b->options->prefill, 1, &b->prefills);
     if (st == STATUS_OK) st = numbers_parse("depths", b->options->depths, 0, &b->depths);
-    if (st == STATUS_OK) st = run_make_chunks(b->options, &b->config, b->config.max_positions, &b->chunks);
+    if (st == STATUS_OK) st = make_chunks(b);
     const char *decode = b->options->decode_depths;
     if (st == STATUS_OK && decode) st = numbers_parse("decode-depths", decode, 0, &b->decode_depths);
     if (!decode) b->decode_depths = b->depths;

@@ -10,7 +10,7 @@
 
 /* Where nothing is said; the latency within a node is rather what was measured. */
 static const link_speed usual_link = {25e9, 2e-6}, usual_node_link = {10e9, 20e-6};
-enum { DECODE_TOKENS = 64, MOST_CHUNKS = 1 << 14 /* that a best size is sought among */ };
+enum { DECODE_TOKENS = 64, MOST_ROWS = 65536 /* of a chunk */, MOST_CHUNKS = 1 << 14 };
 
 /* One number of ranks. */
 typedef struct row {
@@ -56,22 +56,23 @@ typedef struct prefill {
     double seconds, bubble;
 } prefill;
 
-static prefill run_prefill(const prediction *p, const row *r, int64_t first_chunk, bool equal_time) {
+/* Chunks of this many rows; or of equal time, the best of at most as many. */
+static prefill run_prefill(const prediction *p, const row *r, int64_t most_rows, bool equal_time) {
     simulation m = set_up(p, r);
     chunk_list chunks = {0};
-    m.chunk_tokens = (int)first_chunk;
+    m.chunk_tokens = (int)most_rows;
     if (equal_time) {
-        chunk_list_append_equal_time(&chunks, &p->costs.prefill, first_chunk, m.n_prompt);
+        chunk_list_append_best(&chunks, &p->costs.prefill, r->n_ranks, most_rows, m.n_prompt);
         m.chunks = &chunks;
     }
     simulation_result result = simulate(&m);
+    prefill f = {equal_time ? chunks.ends[0] : most_rows, result.seconds, simulation_bubble(&m, &result)};
     chunk_list_free(&chunks);
-    return (prefill){first_chunk, result.seconds, simulation_bubble(&m, &result)};
+    return f;
 }
 
 /* The fastest of chunks of 16, 32, 48, 64, 96, 128 ... rows, but for sizes that would make very many. */
-static prefill run_best_prefill(const prediction *p, const row *r, bool equal_time) {
-    enum { MOST_ROWS = 65536 };
+static prefill run_best_equal_length(const prediction *p, const row *r) {
     prefill best = {0, INFINITY, 0};
     for (int64_t size = CHUNK_QUANTUM; size <= MOST_ROWS; size *= 2) {
         for (int half = 0; half < 2; half++) {
@@ -79,7 +80,7 @@ static prefill run_best_prefill(const prediction *p, const row *r, bool equal_ti
             if (rows % CHUNK_QUANTUM || rows > MOST_ROWS || p->like->longest_tokens / rows > MOST_CHUNKS)
                 continue;
             if (rows / 2 > p->like->longest_tokens) return best;
-            prefill tried = run_prefill(p, r, rows, equal_time);
+            prefill tried = run_prefill(p, r, rows, false);
             if (tried.seconds < best.seconds) best = tried;
         }
     }
@@ -129,14 +130,14 @@ static void print_cell(const prediction *p, const row *r, prefill f, bool with_s
 
 static void print_prefill(const prediction *p) {
     int64_t asked = p->like->chunk_tokens;
-    printf("\nprefill of %lld tokens, one sequence: seconds until the first token, efficiency beside one "
-           "rank at its "
-           "best,\nand the bubble; chunks of %lld, or of equal time of which the first is of %lld, or the "
-           "best of "
-           "either\n\n",
-           (long long)p->like->longest_tokens, (long long)asked, (long long)asked);
-    printf("%5s %5s %7s %24s %24s %30s %30s %6s\n", "", "", "", "equal length", "equal time",
-           "best equal length", "best equal time", "");
+    printf(
+        "\nprefill of %lld tokens, one sequence: seconds until the first token, efficiency beside one rank "
+        "at "
+        "its best,\nand the bubble, in chunks of %lld, or of equal time and at most %lld; and in the best of "
+        "any size\n\n",
+        (long long)p->like->longest_tokens, (long long)asked, (long long)asked);
+    printf("%19s %23s %23s %30s %30s\n", "", "equal length", "equal time", "best equal length",
+           "best equal time");
     printf("%5s %5s %7s", "ranks", "nodes", "balance");
     for (int i = 0; i < 4; i++)
         printf("%s %9s %6s %6s", i < 2 ? "" : "  first", "seconds", "effic.", "bubble");
@@ -151,8 +152,8 @@ static void print_prefill(const prediction *p) {
         printf(" %6.1f%%", 100 * r->balance);
         print_cell(p, r, run_prefill(p, r, asked, false), false);
         print_cell(p, r, run_prefill(p, r, asked, true), false);
-        print_cell(p, r, run_best_prefill(p, r, false), true);
-        print_cell(p, r, run_best_prefill(p, r, true), true);
+        print_cell(p, r, run_best_equal_length(p, r), true);
+        print_cell(p, r, run_prefill(p, r, MOST_ROWS, true), true);
         double n = (double)p->like->longest_tokens;
         printf(" %5.1f%%\n", 100 * chunk_model_bound(&p->costs.prefill, n, r->n_ranks));
         fflush(stdout);
@@ -164,7 +165,7 @@ static void print_decode(const prediction *p) {
     char many[32];
     snprintf(many, sizeof many, "%d sequence%s", n, n == 1 ? "" : "s");
     printf("\ndecode behind %lld tokens of context\n\n", (long long)p->like->longest_tokens);
-    printf("%5s %20s %8s %20s %8s\n", "", "one sequence", "", many, "");
+    printf("%26s %29s\n", "one sequence", many);
     printf("%5s %20s %8s %20s %8s\n", "ranks", "tokens/s", "bubble", "tokens/s", "bubble");
     for (int i = 0; i < p->n_rows; i++) {
         const row *r = &p->rows[i];
@@ -210,7 +211,7 @@ static void free_rows(prediction *p) {
 /* What one rank would take if it had the memory. */
 static double best_of_one_rank(const prediction *p) {
     row one = {.n_ranks = 1, .n_layers = (int[]){p->like->config->n_layers}};
-    prefill equal = run_best_prefill(p, &one, false);
+    prefill equal = run_best_equal_length(p, &one);
     return equal.seconds;
 }
 

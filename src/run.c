@@ -114,11 +114,12 @@ engine_options run_engine_options(const comm *c, const options *o) {
     };
 }
 
-status run_make_chunks(const options *o, const model_config *config, int64_t n_tokens, chunk_list *out) {
+status run_make_chunks(const options *o, const model_config *config, int n_ranks, int64_t n_tokens,
+                       chunk_list *out) {
     step_costs costs;
     if (!o->measured && !o->chunk_model) return STATUS_OK;
     status st = step_costs_choose(o->measured, o->chunk_model, config, &costs);
-    if (st == STATUS_OK) chunk_list_append_equal_time(out, &costs.prefill, o->chunk_tokens, n_tokens);
+    if (st == STATUS_OK) chunk_list_append_best(out, &costs.prefill, n_ranks, o->chunk_tokens, n_tokens);
     return st;
 }
 
@@ -126,7 +127,7 @@ status run_open_engine(comm *c, const options *o, const model_config *config, en
                        engine **out) {
     chunk_list chunks = {0};
     status st = STATUS_OK;
-    if (comm_rank(c) == 0) st = run_make_chunks(o, config, wanted->longest_tokens, &chunks);
+    if (comm_rank(c) == 0) st = run_make_chunks(o, config, comm_size(c), wanted->longest_tokens, &chunks);
     if (comm_any_failed(c, &st)) return st;
     if (chunks.n > 0) wanted->chunks = &chunks;
     st = engine_open(c, config, wanted, out);

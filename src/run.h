@@ -44,10 +44,10 @@ int run_threads(const comm *c, const options *o);
  * head_share. Local. */
 engine_options run_engine_options(const comm *c, const options *o);
 
-/* Where --measured or --chunk-model is given: chunks of equal time for prompts of up to n_tokens, the first
- * of
- * --chunk-tokens. Otherwise `out` stays empty. Local. */
-status run_make_chunks(const options *o, const model_config *config, int64_t n_tokens, chunk_list *out);
+/* Where --measured or --chunk-model is given: the best chunks of equal time for prompts of up to n_tokens
+ * over n_ranks, of at most --chunk-tokens. Otherwise `out` stays empty. Local. */
+status run_make_chunks(const options *o, const model_config *config, int n_ranks, int64_t n_tokens,
+                       chunk_list *out);
 
 /* engine_open with such chunks. Collective. */
 status run_open_engine(comm *c, const options *o, const model_config *config, engine_options *wanted,

@@ -29,6 +29,10 @@ rate() { # rate FILE WHAT
     awk -v what="$2" 'index($0, what) == 1 { sub(what, ""); sub(/^s?/, ""); print $2 }' "$1"
 }
 
+prefill_seconds() { # prefill_seconds FILE
+    rate "$1" "prefill $tokens tokens" | awk -v n="$tokens" '{ print n / $1 }'
+}
+
 compare() { # compare RANKS WHAT PREDICTED MEASURED
     awk -v n="$1" -v what="$2" -v p="$3" -v m="$4" \
         'BEGIN { printf "%5d  %-34s %12.5g %12.5g %+7.1f%%\n", n, what, p, m, 100 * (p / m - 1) }'
@@ -54,9 +58,8 @@ for n in $(seq "$ranks"); do
         >"$work/numbers"
     { read -r equal timed && read -r one many; } <"$work/numbers"
     grep 'which is off' "$work/measure" | sed "s/^/       /"
-    compare "$n" "prefill, s" "$equal" "$(rate "$work/equal" "prefill $tokens tokens" | awk -v t="$tokens" '{ print t / $1 }')"
-    compare "$n" "prefill in chunks of equal time, s" "$timed" \
-        "$(rate "$work/timed" "prefill $tokens tokens" | awk -v t="$tokens" '{ print t / $1 }')"
+    compare "$n" "prefill, s" "$equal" "$(prefill_seconds "$work/equal")"
+    compare "$n" "prefill in chunks of equal time, s" "$timed" "$(prefill_seconds "$work/timed")"
     compare "$n" "decode, 1 sequence, tokens/s" "$one" "$(rate "$work/equal" 'decode, 1 sequence')"
     compare "$n" "decode, 4 sequences, tokens/s" "$many" "$(rate "$work/equal" 'decode, 4 sequences')"
 done

@@ -146,29 +146,70 @@ static void model_as_text(void) {
 
 /* ---- chunks of equal time ---- */
 
+static int64_t last_rows(const chunk_list *list) {
+    return list->ends[list->n - 1] - list->ends[list->n - 2];
+}
+
 static void chunks_of_equal_time(void) {
     const chunk_model m = {1e-4, 1e-8, 1e-5, 4e-9};
     chunk_list list = {0};
-    chunk_list_append_equal_time(&list, &m, 512, 20000);
-    double seconds = chunk_model_seconds(&m, 0, 512);
+    double seconds = chunk_model_seconds(&m, 0, 700);
+    chunk_list_append_equal_time(&list, &m, seconds, 512, 20000);
     CU_ASSERT(list.ends[0] == 512 && list.ends[list.n - 1] >= 20000 && list.ends[list.n - 2] < 20000);
     for (int64_t i = 0, begin = 0, last = 512; i < list.n; begin = list.ends[i++]) {
         int64_t rows = list.ends[i] - begin;
         CU_ASSERT(rows > 0 && rows % CHUNK_QUANTUM == 0 && rows <= last);
         double more = chunk_model_seconds(&m, (double)begin, (double)(rows + CHUNK_QUANTUM / 2));
         double less = chunk_model_seconds(&m, (double)begin, (double)(rows - CHUNK_QUANTUM / 2));
-        CU_ASSERT(more >= seconds * (1 - 1e-12) && less <= seconds * (1 + 1e-12));
+        CU_ASSERT((rows == 512 || more >= seconds * (1 - 1e-12)) && less <= seconds * (1 + 1e-12));
         last = rows;
     }
+    CU_ASSERT(last_rows(&list) < 200);
     chunk_list_free(&list);
 
-    chunk_list_append_equal_time(&list, &m, 5, 12); /* no multiples of less than one */
+    chunk_list_append_equal_time(&list, &m, 1, 5, 12); /* no multiples of less than one */
     CU_ASSERT(list.n == 3 && list.ends[2] == 15);
     chunk_list_free(&list);
-    const chunk_model flat = {1e-4, 0, 1e-5, 0};
-    chunk_list_append_equal_time(&list, &flat, 100, 250);
-    CU_ASSERT(list.n == 3 && list.ends[2] == 300);
+    chunk_list_append_equal_time(&list, &m, 1e-9, 512, 40); /* no time is too short for the least chunk */
+    CU_ASSERT(list.n == 3 && list.ends[2] == 48);
     chunk_list_free(&list);
+}
+
+static void seconds_of_a_list(void) {
+    const chunk_model m = {100, 0, 1, 0};
+    chunk_list list = {0};
+    chunk_list_append(&list, 50);
+    chunk_list_append(&list, 20);
+    CU_ASSERT_EQUAL(chunk_list_seconds(&list, &m, 1, 70), 150 + 120);
+    CU_ASSERT_EQUAL(chunk_list_seconds(&list, &m, 4, 70), 150 + 120 + 3 * 150);
+    CU_ASSERT_EQUAL(chunk_list_seconds(&list, &m, 4, 60), 150 + 110 + 3 * 150);
+    CU_ASSERT_EQUAL(chunk_list_seconds(&list, &m, 2, 30), 130 + 130);
+    chunk_list_free(&list);
+}
+
+/* They come near the bound, are better than any of equal length, and one stage takes the largest there are.
+ */
+static void the_best_chunks(void) {
+    const chunk_model m = {1e-4, 1e-9, 1e-5, 4e-9};
+    const int64_t n = 65536;
+    chunk_list best = {0};
+    for (int P = 2; P <= 64; P *= 2) {
+        chunk_list_append_best(&best, &m, P, 4096, n);
+        double seconds = chunk_list_seconds(&best, &m, P, n),
+               work = m.b * (double)n + m.a * (double)n * (double)n;
+        CU_ASSERT(work / seconds > 0.98 * chunk_model_bound(&m, (double)n, P));
+        for (int64_t rows = 16; rows <= 4096; rows *= 2) {
+            chunk_list equal = {0};
+            while (equal.n == 0 || equal.ends[equal.n - 1] < n)
+                chunk_list_append(&equal, rows);
+            CU_ASSERT(seconds < chunk_list_seconds(&equal, &m, P, n));
+            chunk_list_free(&equal);
+        }
+        chunk_list_free(&best);
+    }
+    chunk_list_append_best(&best, &m, 1, 4096, n);
+    CU_ASSERT(best.n == 16 && best.ends[0] == 4096 && best.ends[15] == n);
+    chunk_list_free(&best);
 }
 
 static void rows_at_positions(void) {
@@ -181,6 +222,7 @@ static void rows_at_positions(void) {
     CU_ASSERT(chunk_list_rows_at(&list, 14) == 1 && chunk_list_rows_at(&list, 1000) == 1);
     CU_ASSERT(chunk_list_count(&list, 0) == 0 && chunk_list_count(&list, 10) == 1);
     CU_ASSERT(chunk_list_count(&list, 11) == 2 && chunk_list_count(&list, 15) == 3);
+    CU_ASSERT(chunk_list_count(&list, 17) == 5);
     chunk_list_free(&list);
 }
 
@@ -309,6 +351,8 @@ int main(int argc, char **argv) {
         {"bound is the best of all", bound_is_the_best_of_all},
         {"model as text", model_as_text},
         {"chunks of equal time", chunks_of_equal_time},
+        {"seconds of a list", seconds_of_a_list},
+        {"the best chunks", the_best_chunks},
         {"rows at positions", rows_at_positions},
         {"file and back", file_and_back},
         {"files that are refused", files_that_are_refused},

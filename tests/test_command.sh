@@ -408,6 +408,40 @@ synthetic() {
     run 1 plan --shape llama-70b --ranks 8 --device cpu
     check 'plan of a shape' 'not 80 layers on 8 ranks' grep -q '^ *7 *[0-9]*\.\.79 ' "$temp/out"
 
+    times=$temp/times.json
+    run 2 bench --shape tiny --vocab 300 --measure "$times" --depths 0,64 --batch-depths 0,40 --sequences 3 \
+        --chunk-tokens 64 --repeats 1 --threads 1
+    expect 'measured steps' 0
+    check 'measured steps' 'no file' grep -q '"hop_seconds"' "$times"
+    run 1 plan --shape tiny --vocab 300 --predict --measured "$times" --ranks 4 --context 500 --device cpu
+    expect 'prediction' 0
+    check 'prediction' 'not 1, 2 and 4 ranks, twice' test "$(grep -c '^ *[124] .*%$' "$temp/out")" -eq 6
+    run 1 plan --shape llama-70b --predict --chunk-model 1e-3,1e-9,1e-5,1e-10 --ranks 128 --nodes 16 \
+        --link 25GB/s,2us --device cpu
+    expect 'prediction from four numbers' 0
+    check 'more ranks than layers' 'not said' grep -q '^ *128 *16  128 ranks are more than the' "$temp/out"
+    for np in 1 3; do
+        for chunks in '' "--measured $times" '--chunk-model 1e-4,1e-6,1e-6,1e-5'; do
+            # shellcheck disable=SC2086
+            run $np generate --shape tiny --vocab 300 --prompt-file "$source/tests/test_command.sh" \
+                --max-tokens 5 --chunk-tokens 128 --threads 1 $chunks
+            if [ -z "$chunks" ]; then cp "$temp/out" "$temp/of_equal_length"; fi
+            check "chunks of equal time: text, $np ranks${chunks:+, }${chunks%% *}" 'it differs' \
+                cmp "$temp/out" "$temp/of_equal_length"
+        done
+    done
+    run 2 plan --shape tiny --predict --measured "$times" --device cpu
+    refused 'measurements of another model' 2 "--measured: $times: was measured with another model"
+    run 2 generate --shape tiny --prompt a --measured "$temp/no.json"
+    refused 'no measurements' 2 "--measured: $temp/no.json"
+    echo '{"format": 1}' >"$temp/no.json"
+    run 2 bench --shape tiny --measured "$temp/no.json"
+    refused 'a file of no measurements' 2 'no.json: model'
+    run 2 bench --shape tiny --measure "$temp/no/such/place"
+    refused 'measure into no directory' 2 "--measure $temp/no/such/place"
+    run 1 bench --shape tiny --measure "$temp/more.json" --depths 8000
+    refused 'measure beyond the context' 2 'the model holds 8192 positions'
+
     run 2 synth --shape tiny "$made"
     refused 'synth over a model' 2 'it holds a model already'
     run 1 synth --shape tiny "$temp/no/such/place"

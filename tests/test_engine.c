@@ -165,16 +165,22 @@ typedef struct variant {
     int chunk_tokens, page_tokens, n_sequences, n_threads;
     const char *layers; /* by number of ranks below; NULL: the best */
     int first, n;       /* which sequences run */
+    bool equal_time;    /* chunks of a list that shrinks, and steps are timed */
 } variant;
 
 static status open_variant(const variant *v, engine **out) {
     static const char *const uneven[] = {"8", "1,7", "5,1,2", "1,4,1,2"};
+    const chunk_model steep = {1e-3, 1e-5, 1e-3, 1e-4};
+    chunk_list chunks = {0};
+    if (v->equal_time) chunk_list_append_equal_time(&chunks, &steep, 0.08, v->chunk_tokens, LONGEST);
     engine_options o = {
         .model_dir = model_dir,
         .device = kind,
         .precision = in,
         .n_threads = v->n_threads,
         .chunk_tokens = v->chunk_tokens,
+        .chunks = v->equal_time ? &chunks : NULL,
+        .times_steps = v->equal_time,
         .page_tokens = v->page_tokens,
         .n_sequences = v->n_sequences,
         .longest_tokens = LONGEST,
@@ -183,7 +189,29 @@ static status open_variant(const variant *v, engine **out) {
         .layers_per_rank = v->layers ? uneven[comm_size(ranks) - 1] : NULL,
         .deadline_seconds = 60,
     };
-    return engine_open(ranks, &config, &o, out);
+    status st = engine_open(ranks, &config, &o, out);
+    chunk_list_free(&chunks);
+    return st;
+}
+
+/* Every rank timed the same steps, some of them chunks, some of decode; the last one the head too. */
+static void check_step_times(engine *e) {
+    step_log log = engine_gather_steps(e);
+    int counts[8][2] = {{0}}, n_head_rows = 0, last = comm_size(ranks) - 1;
+    for (int i = 0; i < log.n; i++) {
+        const step_time *s = &log.steps[i];
+        counts[s->rank][s->n_rows > 1]++;
+        CU_ASSERT(s->layer_seconds > 0 && s->n_sequences > 0 && s->history >= 0 && s->history < LONGEST);
+        CU_ASSERT((s->head_seconds > 0) == (s->n_head_rows > 0) && (s->rank == last || s->n_head_rows == 0));
+        n_head_rows += s->n_head_rows;
+    }
+    if (comm_rank(ranks) == 0) CU_ASSERT(counts[0][0] > 0 && counts[0][1] > 0 && n_head_rows > 0);
+    for (int r = 1; comm_rank(ranks) == 0 && r < comm_size(ranks); r++)
+        CU_ASSERT(counts[r][0] == counts[0][0] && counts[r][1] == counts[0][1]);
+    int before = log.n;
+    step_log_take_medians(&log);
+    CU_ASSERT(log.n <= before);
+    free(log.steps);
 }
 
 static void check_tokens(engine *e, const variant *v) {
@@ -249,19 +277,21 @@ static void run_variant(const variant *v) {
         CU_ASSERT(bytes == n_file_bytes + (comm_size(ranks) > 1 && config.tied_head ? table : 0));
     }
     free(reports);
+    if (v->equal_time) check_step_times(e);
     engine_close(e);
 }
 
 static const variant variants[] = {
-    {"all at once", 64, 64, N_SEQUENCES, 1, NULL, 0, N_SEQUENCES},
-    {"one slot", 512, 64, 1, 1, NULL, 0, N_SEQUENCES},
-    {"alone", 64, 64, 4, 1, NULL, 3, 1},
-    {"chunks of 1", 1, 64, 2, 1, NULL, 3, 2},
-    {"chunks of 7", 7, 16, 5, 1, NULL, 0, 9},
-    {"pages of 16", 32, 16, 6, 1, NULL, 0, 9},
-    {"pages of 80", 33, 80, 6, 1, NULL, 0, 9},
-    {"2 threads", 64, 64, N_SEQUENCES, 2, NULL, 0, N_SEQUENCES},
-    {"uneven layers", 48, 32, 3, 1, "", 0, 9},
+    {"all at once", 64, 64, N_SEQUENCES, 1, NULL, 0, N_SEQUENCES, false},
+    {"one slot", 512, 64, 1, 1, NULL, 0, N_SEQUENCES, false},
+    {"alone", 64, 64, 4, 1, NULL, 3, 1, false},
+    {"chunks of 1", 1, 64, 2, 1, NULL, 3, 2, false},
+    {"chunks of 7", 7, 16, 5, 1, NULL, 0, 9, false},
+    {"pages of 16", 32, 16, 6, 1, NULL, 0, 9, false},
+    {"pages of 80", 33, 80, 6, 1, NULL, 0, 9, false},
+    {"2 threads", 64, 64, N_SEQUENCES, 2, NULL, 0, N_SEQUENCES, false},
+    {"uneven layers", 48, 32, 3, 1, "", 0, 9, false},
+    {"equal time", 64, 64, 4, 1, NULL, 0, N_SEQUENCES, true},
 };
 
 static void same_tokens_whatever_the_shape(void) {

@@ -35,6 +35,7 @@ typedef struct simulation {
     issued steps[MAX_STEPS]; /* on their way, oldest first */
     int n_steps;
     int64_t n_all_steps, n_shared_steps; /* with rows of several sequences' prompts */
+    chunk_list chunks;                   /* empty: none were given */
 } simulation;
 
 static simulation *begin(schedule_limits limits) {
@@ -48,7 +49,14 @@ static simulation *begin(schedule_limits limits) {
 
 static void end(simulation *m) {
     schedule_close(m->schedule);
+    chunk_list_free(&m->chunks);
     free(m);
+}
+
+static void use_chunks(simulation *m, int n, const int *rows) {
+    for (int i = 0; i < n; i++)
+        chunk_list_append(&m->chunks, rows[i]);
+    schedule_use_chunks(m->schedule, &m->chunks);
 }
 
 static int64_t add_known(simulation *m, int64_t n_prompt, int64_t n_generated, int64_t n_new,
@@ -125,6 +133,7 @@ static void check_span(simulation *m, const planned_span *s) {
         CU_ASSERT(q->may_go_on && s->n_rows == 1 && q->n_returned == q->n_issued);
         q->may_go_on = false;
     }
+    if (m->chunks.n > 0 && !decodes) CU_ASSERT(s->n_rows <= chunk_list_rows_at(&m->chunks, s->pos0));
     q->n_issued += s->n_rows;
     CU_ASSERT(decodes || q->n_issued <= q->n_prompt);
     CU_ASSERT(q->n_issued <= q->n_all && s->ends_prompt == (q->n_issued >= q->n_prompt));
@@ -215,6 +224,10 @@ static void random_runs(void) {
     uint64_t state = 1;
     for (int round = 0; round < 300; round++) {
         simulation *m = begin_random(&state);
+        int sizes[8] = {m->limits.chunk_tokens};
+        for (int i = 1; i < 8; i++)
+            sizes[i] = 1 + (int)pick(&state, sizes[i - 1]);
+        if (pick(&state, 3) == 0) use_chunks(m, 8, sizes);
         int to_add = 1 + (int)pick(&state, MAX_SEQUENCES), in_flight = m->limits.n_stages + 1;
         int n_first = (int)pick(&state, to_add + 1), one_in_ends = pick(&state, 2) ? 20 : 0;
         for (int i = 0; i < n_first; i++)
@@ -374,6 +387,45 @@ static void chunks_fill_the_pipeline(void) {
     end(m);
 }
 
+/* A list of chunks: a prompt is cut where it says, and behind its end as its last one. */
+static void chunks_of_a_list(void) {
+    simulation *m = begin((schedule_limits){4, 1, 64, 16, 100});
+    use_chunks(m, 4, (const int[]){64, 32, 16, 5});
+    add(m, 124, 0);
+    CU_ASSERT(issue(m) == 64 && issue(m) == 32 && issue(m) == 16 && issue(m) == 5 && issue(m) == 5);
+    CU_ASSERT(issue(m) == 2 && issue(m) == 0);
+    CU_ASSERT(schedule_chunk_rows(m->schedule, 0) == 64 && schedule_chunk_rows(m->schedule, 64) == 32);
+    CU_ASSERT(schedule_chunk_rows(m->schedule, 5000) == 5);
+    end(m);
+}
+
+/* What a step has left is shared out as time, not as rows: beside 32 decode rows of 64 there is half a
+ * chunk's time; and of two prompts the second gets what the first, at its own place, left. */
+static void chunks_of_a_list_share_steps(void) {
+    simulation *m = begin((schedule_limits){1, 40, 64, 16, 1000});
+    uint64_t state = 11;
+    use_chunks(m, 3, (const int[]){64, 32, 16});
+    for (int i = 0; i < 32; i++)
+        add(m, 1, 100);
+    CU_ASSERT(issue(m) == 32);
+    take_reply(m, &state, 0);
+    add(m, 200, 0);
+    static const int rows[] = {32 + 32, 32 + 32, 32 + 16, 32 + 16, 32 + 8};
+    for (int i = 0; i < 5; i++) {
+        CU_ASSERT(issue(m) == rows[i]);
+        take_reply(m, &state, 0);
+    }
+    end(m);
+
+    m = begin((schedule_limits){1, 4, 64, 16, 1000});
+    use_chunks(m, 3, (const int[]){64, 32, 16});
+    add(m, 80, 0); /* 64; then 16, which is half a step, and half of 64 of the next prompt */
+    add(m, 100, 0);
+    CU_ASSERT(issue(m) == 64 && issue(m) == 16 + 32 && m->steps[1].n_spans == 2);
+    CU_ASSERT(issue(m) == 64 && issue(m) == 4);
+    end(m);
+}
+
 static void short_prompts_share_a_step(void) {
     simulation *m = begin((schedule_limits){2, 16, 64, 16, 100});
     for (int i = 0; i < 10; i++)
@@ -478,6 +530,8 @@ int main(int argc, char **argv) {
         {"newcomers are spread", newcomers_are_spread},
         {"decode and prefill mix", decode_and_prefill_mix},
         {"chunks fill the pipeline", chunks_fill_the_pipeline},
+        {"chunks of a list", chunks_of_a_list},
+        {"chunks of a list share steps", chunks_of_a_list_share_steps},
         {"short prompts share a step", short_prompts_share_a_step},
         {"generated tokens apart", generated_tokens_apart},
         {"waiting for pages", waiting_for_pages},
