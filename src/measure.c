@@ -25,8 +25,8 @@ typedef struct measurement {
     chunk_list chunks; /* of the prompt that is read */
     int64_t longest;
     int32_t *tokens;
-    double
-        token_seconds; /* of one sequence that decodes behind no context, from token to token; the median */
+    int n_tokens; /* of one sequence that decodes behind no context, as the last of all steps */
+    double token_seconds[DECODE_TOKENS]; /* from token to token */
 } measurement;
 
 /* ---- what is run ---- */
@@ -57,7 +57,7 @@ static void lay_out_chunks(measurement *m) {
  * prompts. */
 static int64_t decode_tokens(const measurement *m, int64_t depth, int64_t n) {
     int64_t rows = m->depths.n > 0 ? CHUNK_QUANTUM : m->options->chunk_tokens;
-    return DECODE_TOKENS + n + (n > 1 ? n * (depth / rows + 1) : 0);
+    return DECODE_TOKENS + 1 + (n > 1 ? n * (depth / rows + 2) : 0);
 }
 
 static int64_t longest_of(const measurement *m) {
@@ -144,24 +144,16 @@ static void submit_decodes(measurement *m, int64_t depth, int64_t n) {
                                  });
 }
 
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
 /* One sequence from token to token: beside what the ranks do, that holds what is between them. */
 static void time_tokens(measurement *m) {
-    double last = 0, seconds[2 * DECODE_TOKENS];
-    int n = 0;
+    double last = 0;
     submit_decodes(m, 0, 1);
     for (event ev; engine_next(m->engine, &ev);) {
         if (ev.kind != EVENT_TOKEN) continue;
         double now = clock_seconds();
-        if (last > 0 && n < 2 * DECODE_TOKENS) seconds[n++] = now - last;
+        if (last > 0) m->token_seconds[m->n_tokens++] = now - last;
         last = now;
     }
-    qsort(seconds, (size_t)n, sizeof *seconds, by_value);
-    m->token_seconds = n > 0 ? seconds[n / 2] : 0;
 }
 
 static void warm_up(measurement *m) {
@@ -189,19 +181,23 @@ static void run_stage_0(measurement *m) {
 
 /* ---- what comes of it ---- */
 
-/* What a token takes beside the ranks' own work, for each message on its way. */
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+/* What a token takes beside the ranks' own work, for each message on its way: the median over the last
+ * tokens, whose steps are the last of each rank in the log. */
 static double hop_seconds(const measurement *m, const step_log *log, int n_ranks) {
-    double work = 0;
-    int n = 0;
-    for (int r = 0; r < n_ranks; r++)
-        for (int i = 0; i < log->n; i++) {
-            const step_time *s = &log->steps[i];
-            if (s->rank != r || s->n_sequences > 1 || s->n_rows > 1 || s->history >= 64) continue;
-            work += s->layer_seconds + s->head_seconds;
-            n++;
-            break;
-        }
-    return n == n_ranks ? fmax(0, m->token_seconds - work) / n_ranks : 0;
+    double between[DECODE_TOKENS];
+    memcpy(between, m->token_seconds, sizeof between);
+    for (int i = log->n - 1, behind = 0; i >= 0; i--) { /* so many steps of the same rank come behind */
+        const step_time *s = &log->steps[i];
+        behind = i + 1 < log->n && s->rank == log->steps[i + 1].rank ? behind + 1 : 0;
+        if (behind < m->n_tokens) between[m->n_tokens - 1 - behind] -= s->layer_seconds + s->head_seconds;
+    }
+    qsort(between, (size_t)m->n_tokens, sizeof *between, by_value);
+    return fmax(0, between[m->n_tokens / 2]) / n_ranks;
 }
 
 static status write_file(const measurement *m, step_log *log, int n_ranks) {
@@ -213,10 +209,10 @@ static status write_file(const measurement *m, step_log *log, int n_ranks) {
         slice s = engine_plan(m->engine)->ranks[i].slice;
         t.layers[i] = s.last_layer - s.first_layer;
     }
+    t.hop_seconds = hop_seconds(m, log, n_ranks);
     step_log_take_medians(log);
     t.n_steps = log->n;
     t.steps = log->steps;
-    t.hop_seconds = hop_seconds(m, log, n_ranks);
     status st = status_at(step_times_write(&t, m->options->measure), "--measure");
     free(t.layers);
     return st;

@@ -8,7 +8,7 @@
 #include "src/base/memory.h"
 #include "src/simulate.h"
 
-/* Where nothing is said; the latency within a node is rather what was measured. */
+/* Where nothing is said; the latency within a node is rather what was measured between ranks. */
 static const link_speed usual_link = {25e9, 2e-6}, usual_node_link = {10e9, 20e-6};
 enum { DECODE_TOKENS = 64, MOST_ROWS = 65536 /* of a chunk */, MOST_CHUNKS = 1 << 14 };
 
@@ -223,7 +223,7 @@ static status choose_links(prediction *p) {
     if (o->link) st = link_speed_parse("link", o->link, &p->between_nodes);
     p->between_nodes.seconds += hop;
     p->within_node = usual_node_link;
-    if (hop > 0) p->within_node.seconds = hop;
+    if (p->costs.n_ranks > 1 || hop > p->within_node.seconds) p->within_node.seconds = hop;
     if (st == STATUS_OK && o->node_link) st = link_speed_parse("node-link", o->node_link, &p->within_node);
     return st;
 }

@@ -70,9 +70,10 @@ static int by_value(const void *a, const void *b) {
     return compare(*(const double *)a, *(const double *)b);
 }
 
+/* The lower of two in the middle: what disturbs a step makes it longer. */
 static double median(double *values, int n) {
     qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
+    return values[(n - 1) / 2];
 }
 
 static step_time merge(const step_time *steps, int n, double *layers, double *head) {
