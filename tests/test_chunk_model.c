@@ -131,6 +131,8 @@ static void bound_is_the_best_of_all(void) {
         if (P > 1) CU_ASSERT(best > bound * 0.999);
         if (P == 1) CU_ASSERT_EQUAL(bound, 1);
     }
+    const chunk_model with_g = {0.01, 2e-6, 1e-3, 1e-6}, the_same = {0.02, 0, 1e-3, 1e-6};
+    CU_ASSERT(near(chunk_model_bound(&with_g, n, 8), chunk_model_bound(&the_same, n, 8), 1e-14));
 }
 
 static void model_as_text(void) {

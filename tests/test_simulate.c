@@ -116,6 +116,22 @@ static void slots_run_out(void) {
     chunk_list_free(&list);
 }
 
+/* Stage 0 has three slots too: with only the link behind it slow, its first message leaves from 30 to 150,
+ * and then it begins with the fourth, which is done at 190, leaves until 350, and takes two stages more. */
+static void slots_of_stage_0_run_out(void) {
+    simulation m = begin(3, 72, 40);
+    chunk_list list = {0};
+    chunk_list_append(&list, 30);
+    chunk_list_append(&list, 1);
+    chunk_list_append(&list, 1);
+    chunk_list_append(&list, 40);
+    m.chunks = &list;
+    m.stages_per_node = 2;
+    m.within_node = (link_speed){0.25, 0};
+    CU_ASSERT_EQUAL(seconds(&m), 350 + 2 * 40);
+    chunk_list_free(&list);
+}
+
 static void a_slow_last_stage(void) {
     simulation m = begin(3, 20, 1);
     const int slow[] = {1, 1, 10};
@@ -198,6 +214,7 @@ int main(int argc, char **argv) {
         {"links", links},
         {"only some links are slow", only_some_links_are_slow},
         {"slots run out", slots_run_out},
+        {"slots of stage 0 run out", slots_of_stage_0_run_out},
         {"a slow last stage", a_slow_last_stage},
         {"tokens of one sequence", tokens_of_one_sequence},
         {"stages are full in decode", stages_are_full_in_decode},
