@@ -1,5 +1,5 @@
 #!/bin/sh
-# tests/bench_predict.sh KVARVE [RANKS] [TOKENS] [MODEL]: measure steps on 1 to RANKS ranks (2) of one thread, predict
+# tests/bench/predict.sh KVARVE [RANKS] [TOKENS] [MODEL]: measure steps on 1 to RANKS ranks (2) of one thread, predict
 # prefill of TOKENS tokens (4096) and decode behind them, run both, and print predicted beside measured. Not a test:
 # it needs a machine with a processor for each rank, where nothing else runs.
 #
@@ -12,7 +12,7 @@ export LC_ALL
     exit 2
 }
 kvarve=$1 ranks=${2:-2} tokens=${3:-4096}
-top=$(cd "$(dirname "$0")/.." && pwd)
+top=$(cd "$(dirname "$0")/../.." && pwd)
 model=$(cd "${4:-$top/jobs/demo/model}" && pwd)
 . "$top/jobs/mpi_env.sh"
 mpi_env "$ranks"
