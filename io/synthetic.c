@@ -7,6 +7,7 @@
 /* The dimensions of Llama 3.2 1B, Llama 3.1 8B and Llama 3.1 70B, and one for tests. */
 static const synthetic_model shapes[] = {
     {"tiny", 4, 128, 4, 2, 32, 384, 1024, false, 8192, 10000, 0, 0},
+    {"llama-100m", 12, 768, 12, 4, 64, 2048, 32000, true, 131072, 500000, 32, 0},
     {"llama-1b", 16, 2048, 32, 8, 64, 8192, 128256, true, 131072, 500000, 32, 0},
     {"llama-8b", 32, 4096, 32, 8, 128, 14336, 128256, false, 131072, 500000, 8, 0},
     {"llama-70b", 80, 8192, 64, 8, 128, 28672, 128256, false, 131072, 500000, 8, 0},

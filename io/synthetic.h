@@ -35,7 +35,7 @@ enum { SYNTHETIC_BEGIN_TOKEN = 256, SYNTHETIC_END_TOKEN = 257, SYNTHETIC_MIN_VOC
 /* The model of this shape, with seed 0. Refuses an unknown name, listing those that there are. */
 status synthetic_find(const char *shape, synthetic_model *out);
 
-/* "tiny, llama-1b, ..." */
+/* "tiny, llama-100m, ..." */
 void synthetic_append_names(text_buffer *out);
 
 /* Its config.json. */

@@ -20,7 +20,7 @@ const option_spec options_table[] = {
     {"model", OPTION_TEXT, MODEL, AT(model), NULL, "or --shape", 0, 0,
      "model directory, as downloaded from Hugging Face"},
     {"shape", OPTION_TEXT, MODEL | SYNTH, AT(shape), NULL, "or --model", 0, 0,
-     "random weights: tiny, llama-1b, llama-8b or llama-70b"},
+     "random weights: tiny, llama-100m, llama-1b, llama-8b, llama-70b"},
     {"vocab", OPTION_INTEGER, MODEL | SYNTH, AT(vocab), NULL, "shape's", 258, 524288,
      "tokens that --shape knows"},
     {"prompt", OPTION_TEXT, GENERATE, AT(prompt), NULL, "", 0, 0, "text to continue"},

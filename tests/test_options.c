@@ -495,7 +495,8 @@ static void shapes(void) {
         CHECK_REFUSED(parse_words(line, &o), "--vocab is for --shape, which is not given");
     }
     CHECK_REFUSED(parse_words("bench --shape llama-9b", &o),
-                  "--shape llama-9b: there is no such shape; there are tiny, llama-1b, llama-8b, llama-70b");
+                  "--shape llama-9b: there is no such shape; there are tiny, llama-100m, llama-1b, llama-8b, "
+                  "llama-70b");
     CHECK_REFUSED(parse_words("synth --shape huge d", &o), "--shape huge: there is no such shape");
     CHECK_REFUSED(parse_words("synth d", &o), "kvarve synth needs --shape NAME");
     CHECK_REFUSED(parse_words("synth --shape tiny", &o), "kvarve synth needs the directory to write to");

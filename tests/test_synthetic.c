@@ -17,7 +17,7 @@
 #include "src/tokenizer.h"
 #include "tests/harness.h"
 
-static const char *const shapes[] = {"tiny", "llama-1b", "llama-8b", "llama-70b"};
+static const char *const shapes[] = {"tiny", "llama-100m", "llama-1b", "llama-8b", "llama-70b"};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 static synthetic_model model_of(const char *shape) {
@@ -176,7 +176,8 @@ static void keys(void) {
 /* The config.json that is written is one that is read, with the same shape, and the tensors are those of it.
  */
 static void configs(void) {
-    static const double billions[] = {0.00105, 1.236, 8.030, 70.55}; /* as the published models have */
+    /* The last three as the published models have. */
+    static const double billions[] = {0.00105, 0.1001, 1.236, 8.030, 70.55};
     for (int i = 0; i < N_SHAPES; i++) {
         synthetic_model m = model_of(shapes[i]);
         model_config c;
@@ -200,7 +201,7 @@ static void configs(void) {
         free(all);
     }
     synthetic_model m;
-    CHECK_REFUSED(synthetic_find("llama", &m), "there are tiny, llama-1b, llama-8b, llama-70b");
+    CHECK_REFUSED(synthetic_find("llama", &m), "there are tiny, llama-100m, llama-1b, llama-8b, llama-70b");
 }
 
 static void check_tokenizer(int vocab_size) {
@@ -370,7 +371,7 @@ static void failures(void) {
 
 /* The large shapes would come in shards of at most 4 GB. */
 static void large_plans(void) {
-    static const int n_files[] = {1, 1, 5, 37};
+    static const int n_files[] = {1, 1, 1, 5, 37};
     for (int i = 0; i < N_SHAPES; i++) {
         synthetic_model m = model_of(shapes[i]);
         synthetic_files f = synthetic_files_plan("dir", &m, 4000000000);
