@@ -19,7 +19,7 @@ mpi_slots() {
         echo "$SLURM_NTASKS"
         return
     fi
-    mpi_cpus=$(nproc)
+    mpi_cpus=$(unset OMP_NUM_THREADS OMP_THREAD_LIMIT && nproc) # which would tell of these instead
     mpi_cores=$(lscpu -p=SOCKET,CORE 2>/dev/null | grep -v '^#' | sort -u | wc -l)
     if [ "$mpi_cores" -ge 1 ] && [ "$mpi_cores" -lt "$mpi_cpus" ]; then
         echo "$mpi_cores"
