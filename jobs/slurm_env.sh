@@ -97,15 +97,20 @@ choose_launcher() {
     fi
 }
 
-# start_ranks ARGUMENT...: this shell becomes kvarve with these arguments, one rank for each task of the job.
-start_ranks() {
+# prepare_ranks: from here on $launcher, several words, starts up to as many ranks as the job has tasks.
+prepare_ranks() {
     [ -x "$kvarve" ] || refuse "$kvarve is not there: build it (jobs/setup.sh), or set KVARVE_ROOT before sbatch"
-    has_option model "$@" || has_option shape "$@" || set -- "$@" --model "$kvarve_root/jobs/demo/model"
     bind_ranks
     mpi_default OMPI_MCA_orte_tmpdir_base "$mpi_folder"
     mpi_default PRTE_MCA_prte_tmpdir_base "$mpi_folder"
     mpi_env "${SLURM_NTASKS:-1}"
     launcher=${KVARVE_LAUNCHER:-$(choose_launcher)}
+}
+
+# start_ranks ARGUMENT...: this shell becomes kvarve with these arguments, one rank for each task of the job.
+start_ranks() {
+    prepare_ranks
+    has_option model "$@" || has_option shape "$@" || set -- "$@" --model "$kvarve_root/jobs/demo/model"
     # shellcheck disable=SC2086 # several words
     exec $launcher -n "${SLURM_NTASKS:-1}" "$kvarve" "$@"
 }
