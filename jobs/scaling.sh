@@ -20,7 +20,7 @@
 # Arguments are options that kvarve generate, bench and plan share: --model (otherwise the demo's), --shape, --device,
 # --weights, ... What may be set before, as in RANKS="1 2 4" jobs/scaling.sh:
 #   RANKS             1, 2, 4 ... up to the job's tasks, or without Slurm up to the cores
-#   CONTEXTS          tokens of a prompt (512 2048); the model must hold twice the most of them
+#   CONTEXTS          tokens of a prompt (512 2048); the model must hold them and a little more
 #   CHUNKS            most tokens of a chunk (64 128 256 512)
 #   SEQUENCES         of a batch (8)
 #   TOKENS            that each of them generates (64)
@@ -58,7 +58,8 @@ fi
 
 # powers N: 1, 2, 4 ... and N.
 powers() { awk -v n="$1" 'BEGIN { for (i = 1; i < n; i *= 2) printf "%d ", i; print n }'; }
-# largest NUMBER...
+# smallest NUMBER..., largest NUMBER...
+smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
 largest() { printf '%s\n' "$@" | sort -n | tail -n 1; }
 
 ranks=${RANKS:-$(powers "$most_ranks")} contexts=${CONTEXTS:-512 2048} chunks=${CHUNKS:-64 128 256 512}
@@ -69,7 +70,7 @@ for number in $ranks $contexts $chunks $sequences $tokens $repeats; do
     esac
 done
 # shellcheck disable=SC2086 # a word for each number
-most_ranks=$(largest $ranks) longest=$(largest $contexts) chunk=$(largest $chunks)
+most_ranks=$(largest $ranks) shortest=$(smallest $contexts) longest=$(largest $contexts) chunk=$(largest $chunks)
 
 if [ -n "${SLURM_JOB_ID-}" ]; then
     [ "$most_ranks" -le "${SLURM_NTASKS:-1}" ] || refuse "RANKS=$ranks: the job has but ${SLURM_NTASKS:-1} task(s)"
@@ -148,10 +149,11 @@ generate() {
 
 # ---- the study ----
 
-# What each number of ranks was measured to take for a step, and what that predicts.
+# What each number of ranks was measured to take for a step, and what that predicts. Half of the longest context is far
+# enough to tell how times grow, and of a batch the shortest, as each of its sequences must read it.
 for n in $ranks; do
     times=$runs/times-r$n.json
-    run "measure-r$n" "$n" bench "$@" --measure "$times" --depths "0,$longest" --batch-depths "0,$longest" \
+    run "measure-r$n" "$n" bench "$@" --measure "$times" --depths "0,$((longest / 2))" --batch-depths "0,$shortest" \
         --sequences "$sequences" --chunk-tokens "$chunk" --repeats 2
     [ -s "$times" ] || continue
     for context in $contexts; do

@@ -1,12 +1,13 @@
 #!/bin/sh
 # jobs/setup.sh: make this machine able to build kvarve, then build it. Quick when there is nothing to do.
 #
-#     jobs/setup.sh [--tests] [--no-install] [--build-dir DIR] [-- CMAKE-OPTION...]
+#     jobs/setup.sh [--tests] [--plots] [--no-install] [--build-dir DIR] [-- CMAKE-OPTION...]
 #
 # What is missing is found by trying, so that modules of a cluster count as well as packages. It is installed with apt
 # where that is possible without asking (as root, or with a sudo that asks for no password); otherwise what is missing
 # is listed, and the exit status is 2. What apt and CMake have to say goes to DIR/setup.log.
 #   --tests        what the tests need is needed too
+#   --plots        and what the plots and the HDF5 table of jobs/scaling.sh need
 #   --no-install   never install, only say what is missing
 #   --build-dir    where to build (default: build)
 #   -- ...         passed to CMake
@@ -22,10 +23,12 @@ refuse() {
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=build
 tests=no
+plots=no
 install=yes
 while [ $# -gt 0 ]; do
     case $1 in
     --tests) tests=yes ;;
+    --plots) plots=yes ;;
     --no-install) install=no ;;
     --build-dir)
         [ $# -ge 2 ] || refuse "--build-dir needs a folder"
@@ -108,6 +111,11 @@ need() {
 "
 }
 
+need_plots() {
+    need "gnuplot (for plots)" "gnuplot-nox fonts-dejavu-core" gnuplot command -v gnuplot
+    need "h5import (for a table in HDF5)" hdf5-tools HDF5 command -v h5import
+}
+
 find_missing() {
     missing=
     need "C compiler with OpenMP (GCC 11 or clang 14, or newer)" build-essential GCC has_compiler
@@ -124,10 +132,12 @@ find_missing() {
     if [ $tests = yes ]; then
         need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit
     fi
-    # Tests that other programs read our files: skipped where these are not there, and cannot be installed.
+    if [ $plots = yes ]; then need_plots; fi
+    # Tests of what other programs make of our files: skipped where these are not there, and cannot be installed.
     if [ $tests = yes ] && may_install >>"$log" 2>&1; then
         need "h5dump (for a test)" hdf5-tools HDF5 command -v h5dump
         need "h5py (for a test)" python3-h5py h5py has_h5py
+        need_plots
         # Only root can start a Slurm for the job scripts. Its packages start nothing by themselves: it has no settings.
         if [ "$(id -u)" -eq 0 ]; then
             need "Slurm (for a test)" "slurmctld slurmd slurm-client" Slurm has_slurm

@@ -62,9 +62,9 @@ write_hdf5() {
             ranks | threads | context | chunk_tokens | equal_time | sequences | repeat | tokens | rank)
                 printf '%s\n' "INPUT-CLASS TEXTIN" "INPUT-SIZE 64" "OUTPUT-CLASS IN" "OUTPUT-SIZE 64"
                 ;;
-            *) printf '%s\n' "INPUT-CLASS TEXTFP" "OUTPUT-CLASS FP" "OUTPUT-SIZE 64" "OUTPUT-ARCHITECTURE IEEE" ;;
+            *) printf '%s\n' "INPUT-CLASS TEXTFP" "INPUT-SIZE 64" "OUTPUT-CLASS FP" "OUTPUT-SIZE 64" ;;
             esac
-            [ "$column" = kind ] || printf '%s\n' "RANK 1" "DIMENSION-SIZES $n"
+            [ "$column" = kind ] || printf '%s\n' "RANK 1" "DIMENSION-SIZES $n" "OUTPUT-BYTE-ORDER LE"
         } >"$work/config.$column"
         set -- "$@" "$work/column.$column" -c "$work/config.$column"
     done
