@@ -24,7 +24,7 @@
 #   CHUNKS            most tokens of a chunk (64 128 256 512)
 #   SEQUENCES         of a batch (8)
 #   TOKENS            that each of them generates (64)
-#   REPEATS           of each run; the median counts (3)
+#   REPEATS           of each run; the median counts (3); more may be asked for later
 #   OUT               the folder (scaling)
 #   OMP_NUM_THREADS   threads of a rank, the same for any number of ranks: otherwise --cpus-per-task, or else the cores
 #                     shared out among the most ranks
@@ -91,15 +91,17 @@ machine=$(lscpu | sed -n 's/^Model name: *//p' | head -n 1)
 runs=$out/runs
 mkdir -p "$runs" || refuse "OUT=$out: that folder cannot be made"
 
-# What the runs in OUT have in common. A folder holds one study.
+# What the runs in OUT have in common. A folder holds one study; but it may get more repeats.
 printf '%s\n' "ranks $ranks" "contexts $contexts" "chunks $chunks" "sequences $sequences" "tokens $tokens" \
-    "repeats $repeats" "threads $OMP_NUM_THREADS" "processors $processors" "machine $machine" "options $*" \
-    >"$out/settings.new"
-if [ -e "$out/settings" ] && ! cmp -s "$out/settings" "$out/settings.new"; then
-    differs=$(diff "$out/settings" "$out/settings.new" | sed -n 's/^< //p' | head -n 1)
-    rm "$out/settings.new"
-    refuse "OUT=$out holds another study, with '$differs': remove it, or choose another"
+    "threads $OMP_NUM_THREADS" "processors $processors" "machine $machine" "options $*" >"$out/settings.new"
+if [ -e "$out/settings" ]; then
+    differs=$(grep -v '^repeats ' "$out/settings" | diff - "$out/settings.new" | sed -n 's/^< //p' | head -n 1)
+    [ -z "$differs" ] || {
+        rm "$out/settings.new"
+        refuse "OUT=$out holds another study, with '$differs': remove it, or choose another"
+    }
 fi
+echo "repeats $repeats" >>"$out/settings.new"
 mv "$out/settings.new" "$out/settings"
 
 # ---- one run ----

@@ -27,7 +27,7 @@ for example in "$work"/example*.sh; do
         cat "$example" "$work/err"
     fi
 done
-rm -rf /tmp/kvarve-tiny /tmp/kvarve-page.kvs /tmp/kvarve-night.kvs /tmp/kvarve-page-and-more.txt
+rm -rf /tmp/kvarve-tiny /tmp/kvarve-scaling /tmp/kvarve-page.kvs /tmp/kvarve-night.kvs /tmp/kvarve-page-and-more.txt
 rm -f /tmp/kvarve-prompts.jsonl /tmp/kvarve-results.jsonl /tmp/kvarve-report.json /tmp/kvarve-times.json
 printf '%d passed, %d failed\n' "$passed" "$failed"
 [ "$failed" -eq 0 ] && [ "$passed" -ge 10 ]

@@ -62,6 +62,7 @@ has_figures() {
         $of["kind"] == "prefill" && ($of["bound"] <= 0 || $of["bound"] > 1) { bad = 1 }
         { all = $of["compute"] + $of["wait"] + $of["transfer"] + $of["save"] + $of["rest"] }
         all < 0.9 * $of["seconds"] { bad = 1 }
+        $of["ranks"] == 2 && ($of["rank"] ? $of["wait"] : $of["transfer"]) <= 0 { bad = 1 }
         $of["kind"] == "save" && $of["save"] <= 0 && $of["rank"] == 0 { bad = 1 }
         $of["kind"] == "decode" && $of["tokens"] != 7 { bad = 1 } # the first comes with the prompt
         $of["kind"] == "batch" && ($of["tokens"] < 8 || $of["sequences"] != 2) { bad = 1 }
@@ -118,7 +119,9 @@ has_plots() {
 has_report() {
     awk -F , '$1 == "prefill" { printf "%.3f\n", $8 }' "$temp/scaling/summary.csv" >"$temp/numbers"
     awk -F , 'NR > 1 { print $15 }' "$temp/scaling/study.csv" | sort -u >>"$temp/numbers"
-    while read -r number; do grep -qF -- "$number" "$temp/scaling/report.md" || return 1; done <"$temp/numbers"
+    while read -r number; do
+        grep -q "| \(\*\*\)\{0,1\}$number\(\*\*\)\{0,1\} |" "$temp/scaling/report.md" || return 1
+    done <"$temp/numbers"
     [ -s "$temp/numbers" ] && grep -q 'LlamaForCausalLM: 4 layers' "$temp/scaling/report.md"
 }
 
@@ -156,6 +159,13 @@ again() {
     check 'a study that is done stays' 'its table changed' cmp "$temp/before.csv" "$temp/scaling/study.csv"
 }
 
+more_repeats() {
+    study REPEATS=2
+    expect 'more repeats' 0 || return
+    check 'more repeats are run, and no others' 'others' says '12 runs done, 0 failed'
+    check 'more repeats come to the table' 'they do not' [ "$(rows prefill 1) $(rows decode 2)" = "6 4" ]
+}
+
 another_study() {
     study CHUNKS="16 64"
     if expect 'other settings' 2; then
@@ -182,5 +192,5 @@ without_plots() {
     fi
 }
 
-run_chain one_run_fails again another_study without_plots
+run_chain one_run_fails again another_study more_repeats without_plots
 end_test
