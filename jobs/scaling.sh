@@ -41,7 +41,7 @@ export LC_ALL
 
 if [ -n "${SLURM_JOB_ID-}" ]; then
     command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
-    command=${command%%.sh*}
+    command=${command%%scaling.sh*}
     . "${KVARVE_ROOT:-${command%/jobs/*}}/jobs/slurm_env.sh"
     most_ranks=${SLURM_NTASKS:-1}
 else

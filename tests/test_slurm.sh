@@ -3,7 +3,7 @@
 #
 # A generation that meets its time limit twice, one that is cancelled while it saves, one whose node fails; a job array
 # of which a task is killed, and its merge; and the README's example, with a book that is read once. All come to what
-# one run says that was left alone. Skipped where Slurm is not here, or cannot be started.
+# one run says that was left alone. And a scaling study. Skipped where Slurm is not here, or cannot be started.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
 # shellcheck source=tests/slurm_cluster.sh
@@ -333,6 +333,18 @@ readme() {
     check 'Lustre: new snapshots are spread' 'they are not' grep -q '^setstripe .* night.kvs$' "$temp/lfs-calls"
 }
 
+# ---- a scaling study, over the ranks of a job ----
+
+scaling() {
+    make_top
+    export CONTEXTS=64 CHUNKS=32 SEQUENCES=2 TOKENS=4 REPEATS=1
+    submit -n 2 "$temp/top/jobs/scaling.sh" --shape tiny
+    ended 'scaling' "$job" COMPLETED 0 scaling.log
+    check 'scaling: all runs' 'others' grep -q ': 12 runs done, 0 failed$' "$work/scaling.log"
+    check 'scaling: report' 'not of the ranks of the job' grep -qx '# Strong scaling over 1 and 2 ranks' \
+        "$work/scaling/report.md"
+}
+
 obstacle=$(slurm_obstacle)
 PATH=$PATH:/usr/sbin:/sbin
 if [ -n "$obstacle" ]; then
@@ -351,5 +363,6 @@ run_chain cancelled &
 run_chain node_down &
 run_chain array &
 run_chain readme &
+run_chain scaling &
 wait
 end_test

@@ -75,8 +75,11 @@ prefill() {
     plot chunks "Efficiency of prefill by chunks"
 }
 
-decode() { # decode KIND TITLE
+decode() { # decode KIND TITLE WORDS...
     printf '\n## %s\n' "$2"
+    kind=$1
+    shift 2
+    paragraph "$@"
     table_head ranks 'tokens before' tokens/s 'least to most, s' speedup efficiency bound 'predicted tokens/s' off
     of_csv "$out/summary.csv" '$of["kind"] == kind {
         tokens = $of["tokens_per_second"] * $of["seconds"]
@@ -85,7 +88,7 @@ decode() { # decode KIND TITLE
         printf "| %d | %d | %.2f | %.3f to %.3f | %.2f | %s | %s | %s | %s |\n", $of["ranks"], $of["context"],
             $of["tokens_per_second"], $of["least"], $of["most"], $of["speedup"], percent($of["efficiency"]),
             percent($of["bound"]), predicted, off(off_by)
-    }' -v kind="$1"
+    }' -v kind="$kind"
 }
 
 saves() {
@@ -176,8 +179,9 @@ files() {
 
 head_of_report
 prefill
-decode batch "Decode of a batch"
-decode decode "Decode of one sequence"
+decode batch "Decode of a batch" "$(setting sequences) sequences, in as many groups as there are stages, so that" \
+    "all are busy. Each stage reads its weights once for each group: a batch pays when its groups are large."
+decode decode "Decode of one sequence" "A token passes all stages before the next one begins: ranks bring memory, not speed."
 saves
 chunk_model
 simulated

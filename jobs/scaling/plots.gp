@@ -1,6 +1,6 @@
 # jobs/scaling/plots.gp: the plots of a study. jobs/scaling/report.sh runs it, once for PNG and once for SVG:
 #
-#     gnuplot -e "form='png'; data='DIR'; plots='DIR'; ranks='1 2'; contexts='512 2048'; chunks='128 512'" plots.gp
+#     gnuplot -e "form='png'; data='DIR'; plots='DIR'; ranks='1 2'; contexts='512 2048'; chunks='128 512'" ... plots.gp
 #
 # In `data` are summary.csv (see summary.awk) and what report.sh makes of the rest: stacks.csv and steps.csv.
 
@@ -40,7 +40,6 @@ context(i) = int(word(contexts, i))
 named(i) = word(contexts, i) . ' tokens'
 fewest = int(word(ranks, 1))
 most = int(word(ranks, words(ranks)))
-longest = context(n_contexts)
 
 # kind 1, ranks 2, context 3, chunk_tokens 4, equal_time 5, seconds 8, tokens_per_second 11, speedup 12, efficiency 13,
 # bound 14, predicted_seconds 15, best 17
@@ -122,7 +121,6 @@ set style data histograms
 set style histogram rowstacked
 set style fill solid 1 border rgb '#ffffff'
 set boxwidth 0.8
-set xrange [*:*]
 set xtics autofreq
 do for [k = 1:3] {
     eval(name_panel(word(stack_titles, k), 'rank of ranks', k == 1 ? 'seconds' : ''))
@@ -131,8 +129,11 @@ do for [k = 1:3] {
     } else {
         unset key
     }
-    stack = sprintf("< grep '^%s,' '%s/stacks.csv'", word(stack_kinds, k), data)
-    plot for [j = 1:5] stack using (column(j + 2)):xtic(2) linecolor rgb word(part_colors, j) title word(parts, j)
+    stack = sprintf("grep '^%s,' '%s/stacks.csv'", word(stack_kinds, k), data)
+    n_bars = int(system(stack . ' | wc -l'))
+    if (n_bars == 0) { continue }
+    set xrange [-0.7 : n_bars - 0.3]
+    plot for [j = 1:5] ('< ' . stack) using (column(j + 2)):xtic(2) linecolor rgb word(part_colors, j) title word(parts, j)
 }
 unset multiplot
 
