@@ -181,7 +181,8 @@ head_of_report
 prefill
 decode batch "Decode of a batch" "$(setting sequences) sequences, in as many groups as there are stages, so that" \
     "all are busy. Each stage reads its weights once for each group: a batch pays when its groups are large."
-decode decode "Decode of one sequence" "A token passes all stages before the next one begins: ranks bring memory, not speed."
+decode decode "Decode of one sequence" "A token passes all stages before the next one begins: ranks bring memory, not" \
+    "speed."
 saves
 chunk_model
 simulated
