@@ -337,7 +337,7 @@ readme() {
 
 scaling() {
     make_top
-    export CONTEXTS=64 CHUNKS=32 SEQUENCES=2 TOKENS=4 REPEATS=1
+    export CONTEXTS=128 CHUNKS=64 SEQUENCES=2 TOKENS=4 REPEATS=1
     submit -n 2 "$temp/top/jobs/scaling.sh" --shape tiny
     ended 'scaling' "$job" COMPLETED 0 scaling.log
     check 'scaling: all runs' 'others' grep -q ': 12 runs done, 0 failed$' "$work/scaling.log"

@@ -45,7 +45,9 @@ head_of_report() {
     echo "- Machine: $(setting machine); threads of each rank: $(setting threads), whatever the number of ranks"
     echo "- Work: prompts of $(setting contexts | sed 's/ /, /g') tokens; decode of $(setting tokens) tokens behind" \
         "them, of one sequence and of $(setting sequences) together"
-    echo "- Repeats of each run: $(setting repeats), in turn; tables show medians"
+    echo "- Runs of each: $(of_csv "$out/summary.csv" '{ print $of["repeats"] }' | sort -nu |
+        awk '{ last = $0 } NR == 1 { printf "%s", $0 } END { if (NR > 1) printf " to %s", last }'), in turn; tables" \
+        "show medians"
     awk -v threads="$(setting threads)" -v processors="$(setting processors)" '/^ranks / {
         for (i = 2; i <= NF; i++) if ($i * threads > processors)
             printf "- **%d ranks share %d cores**: their times tell of that, not of scaling\n", $i, processors

@@ -133,7 +133,8 @@ do for [k = 1:3] {
     n_bars = int(system(stack . ' | wc -l'))
     if (n_bars == 0) { continue }
     set xrange [-0.7 : n_bars - 0.3]
-    plot for [j = 1:5] ('< ' . stack) using (column(j + 2)):xtic(2) linecolor rgb word(part_colors, j) title word(parts, j)
+    plot for [j = 1:5] ('< ' . stack) using (column(j + 2)):xtic(2) linecolor rgb word(part_colors, j) \
+        title word(parts, j)
 }
 unset multiplot
 
@@ -162,22 +163,24 @@ plot for [i = 1:n_contexts] summary using (n_chunks + 1):(at_most('prefill', i, 
 # ---- model: seconds of a layer for a chunk, measured on the fewest ranks, and the four numbers fitted to it ----
 
 # steps.csv: tokens of the chunk, of its history, and milliseconds of a layer
-sizes = system("cut -d , -f 1 '" . data . "/steps.csv' | sort -nu | tr '\n' ' '")
-seconds(history, rows) = c + g * history + b * rows + a * (2 * history * rows + rows ** 2)
-eval(begin('model', 1200, 420))
-eval(name_panel('chunks on ' . fewest . (fewest == 1 ? ' rank' : ' ranks'), 'tokens before the chunk', \
-    'ms in a layer'))
-set logscale y
-set xrange [0 : *]
-set yrange [* : *]
-set xtics autofreq
-set ytics autofreq format '%g'
-set key outside vertical right center title 'tokens of a chunk' textcolor rgb ink
-n_sizes = words(sizes)
-plot for [j = n_sizes:1:-1] seconds(x, int(word(sizes, j))) * 1000 with lines linewidth 1.5 \
-        linecolor rgb color(j) notitle, \
-    for [j = n_sizes:1:-1] data . '/steps.csv' using 2:($1 == int(word(sizes, j)) ? $3 : NaN) with points \
-        linestyle 1 linecolor rgb color(j) title word(sizes, j)
+if (exists('c')) {
+    sizes = system("cut -d , -f 1 '" . data . "/steps.csv' | sort -nu | tr '\n' ' '")
+    seconds(history, rows) = c + g * history + b * rows + a * (2 * history * rows + rows ** 2)
+    eval(begin('model', 1200, 420))
+    eval(name_panel('chunks on ' . fewest . (fewest == 1 ? ' rank' : ' ranks'), 'tokens before the chunk', \
+        'ms in a layer'))
+    set logscale y
+    set xrange [0 : *]
+    set yrange [* : *]
+    set xtics autofreq
+    set ytics autofreq format '%g'
+    set key outside vertical right center title 'tokens of a chunk' textcolor rgb ink
+    n_sizes = words(sizes)
+    plot for [j = n_sizes:1:-1] seconds(x, int(word(sizes, j))) * 1000 with lines linewidth 1.5 \
+            linecolor rgb color(j) notitle, \
+        for [j = n_sizes:1:-1] data . '/steps.csv' using 2:($1 == int(word(sizes, j)) ? $3 : NaN) with points \
+            linestyle 1 linecolor rgb color(j) title word(sizes, j)
+}
 
 # ---- simulated: only where report.sh found it ----
 

@@ -119,15 +119,18 @@ write_plots() {
     # The longest that there are runs of: those of the longest context may have failed.
     longest=$(awk -F , 'NR > 1 && $1 != "prefill" { print $4 }' "$work/study.csv" | sort -n | tail -n 1)
     write_stacks "$longest" >"$work/stacks.csv"
-    write_steps "$out/runs/times-r$fewest.json" >"$work/steps.csv"
+    [ ! -s "$out/runs/times-r$fewest.json" ] || write_steps "$out/runs/times-r$fewest.json" >"$work/steps.csv"
+    simulated=
     [ ! -s "$out/simulated.csv" ] || simulated="; simulated='$out/simulated.csv'"
-    mkdir -p "$out/plots"
-    model="c=$(model c); g=$(model g); b=$(model b); a=$(model a)"
+    rm -rf "$out/plots"
+    mkdir "$out/plots"
+    fitted=
+    [ "$(model c)" = nan ] || fitted="; c=$(model c); g=$(model g); b=$(model b); a=$(model a)"
     for form in png svg; do
         # It warns of every point that is not there.
         gnuplot -e "form='$form'; data='$work'; plots='$out/plots'; ranks='$ranks'; contexts='$contexts'" \
-            -e "chunks='$chunks'; longest=${longest:-0}; $model${simulated-}" "$here/plots.gp" 2>"$work/gnuplot.log" ||
-            say "a plot is missing: gnuplot: $(grep -v warning "$work/gnuplot.log" | tail -n 1)"
+            -e "chunks='$chunks'; longest=${longest:-0}$fitted$simulated" "$here/plots.gp" 2>"$work/gnuplot.log" ||
+            say "a plot is missing: gnuplot: $(grep -v 'warning\|^$' "$work/gnuplot.log" | tail -n 1)"
     done
 }
 
