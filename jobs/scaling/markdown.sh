@@ -1,6 +1,7 @@
 #!/bin/sh
 # jobs/scaling/markdown.sh OUT: the report of the study in OUT, as Markdown to stdout. jobs/scaling/report.sh runs it,
-# when the tables and plots that it shows are made.
+# when the tables and plots that it shows are made. What its reader should know besides may be put into OUT/notes.md,
+# and comes before the tables.
 set -eu
 LC_ALL=C
 export LC_ALL
@@ -180,6 +181,7 @@ files() {
 }
 
 head_of_report
+[ ! -s "$out/notes.md" ] || { echo && cat "$out/notes.md"; }
 prefill
 decode batch "Decode of a batch" "$(setting sequences) sequences, in as many groups as there are stages, so that" \
     "all are busy. Each stage reads its weights once for each group: a batch pays when its groups are large."

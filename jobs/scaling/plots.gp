@@ -19,7 +19,7 @@ begin(name, width, height) = \
 
 ink = '#333a45'
 soft = '#9aa3b0'
-series = '#1f5f8b #d9722e #3a8f5c #8a5a9e #b0942a #5d7f99'
+series = '#1f5f8b #d9722e #3a8f5c #8a5a9e #b0942a #5aa3c4 #a33b4a #4a4f57'
 color(i) = word(series, (i - 1) % words(series) + 1)
 
 set border 3 linewidth 1 linecolor rgb ink
