@@ -130,21 +130,26 @@ static int divide_up(int a, int b) {
     return (a + b - 1) / b;
 }
 
-/* Decode rows for the next step: what is ready, spread over the stages that no step on its way is for. */
+/* Decode rows for the next step: what is ready, spread over the stages that no step on its way is for. Where
+ * there is none, and no prompt to go with, what is ready waits for the rest of a stage's share: in a step of
+ * its own it would have every stage read its weights once more. */
 static int decode_share(const schedule *s) {
     int n_ready = 0, n_decoding = 0, n_stages = s->limits.n_stages;
+    bool has_prompt = false;
     int64_t oldest = s->n_steps; /* whose reply is awaited */
     for (int i = 0; i < s->n_running; i++) {
         const sequence *q = &s->sequences[s->running[i]];
         n_ready += q->state == READY;
         n_decoding += q->state == READY || q->state == AWAITING;
+        has_prompt |= q->state == PREFILLING;
         if (q->state == AWAITING && q->step < oldest) oldest = q->step;
     }
     int64_t n_on_their_way = s->n_steps - oldest;
     int n_idle = n_on_their_way < n_stages ? n_stages - (int)n_on_their_way : 1;
     int share = divide_up(n_ready, n_idle), most = divide_up(n_decoding, n_stages);
-    if (share > most) share = most;
-    return share < s->limits.chunk_tokens ? share : s->limits.chunk_tokens;
+    if (most > s->limits.chunk_tokens) most = s->limits.chunk_tokens;
+    if (share >= most) return most;
+    return n_on_their_way >= n_stages && !has_prompt ? 0 : share;
 }
 
 static planned_span issue(schedule *s, int64_t id, int n_rows) {

@@ -334,6 +334,27 @@ static void no_stage_idles_with_late_replies(void) {
     }
 }
 
+/* Sequences that came one after the other find together to as many groups as there are stages, though one
+ * more step may be on its way. */
+static void stragglers_join(void) {
+    uint64_t state = 11;
+    for (int n_stages = 2; n_stages <= 8; n_stages++) {
+        const int n = 3 * n_stages;
+        simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS});
+        for (int i = 0; i < n; i++) {
+            add(m, 1, 1000);
+            if (m->n_steps < n_stages + 1) issue(m);
+        }
+        for (int t = 0; t < 200; t++) {
+            take_reply(m, &state, 0);
+            while (m->n_steps < n_stages + 1 && issue(m) > 0)
+                CU_ASSERT(t < 50 || m->steps[m->n_steps - 1].n_rows == 3);
+            CU_ASSERT(m->n_steps >= n_stages);
+        }
+        end(m);
+    }
+}
+
 /* Many that become ready at once are spread over the stages, beside those that decode already. */
 static void newcomers_are_spread(void) {
     uint64_t state = 10;
@@ -527,6 +548,7 @@ int main(int argc, char **argv) {
         {"held sequences stay", held_sequences_stay},
         {"no stage idles in decode", no_stage_idles_in_decode},
         {"no stage idles with late replies", no_stage_idles_with_late_replies},
+        {"stragglers join", stragglers_join},
         {"newcomers are spread", newcomers_are_spread},
         {"decode and prefill mix", decode_and_prefill_mix},
         {"chunks fill the pipeline", chunks_fill_the_pipeline},
