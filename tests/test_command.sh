@@ -139,7 +139,6 @@ good_others() {
     mkdir -p "$temp/only_config"
     cp "$model/config.json" "$temp/only_config/"
     run 1 plan --model "$model" --sequences 100 --context 64 --device cpu --save "$temp/never.kvs"
-    local with_save
     with_save=$(awk '$2 == "0..7" {print $5}' "$temp/out")
     run 1 plan --model "$model" --sequences 100 --context 64 --device cpu
     check 'plan of a run that saves' 'not the logits of 100 sequences more' \
