@@ -148,20 +148,31 @@ static bool is_moving(const pipeline *p) {
 }
 
 /* While the stage computes, a rendezvous of a large message needs somebody in MPI on both sides. Each look
- * moves only some pieces of it, so there are many looks while something moves. */
+ * moves only some pieces of it, so there are many looks while something moves; but fewer and fewer while
+ * nothing does, as each takes the processor from the stage where a rank is bound to one for each thread. */
 static void *progress_main(void *arg) {
+    enum { SHORTEST_NS = 300 * 1000, LONGEST_NS = 8 * SHORTEST_NS };
     pipeline *p = arg;
-    const struct timespec pause = {0, 300 * 1000};
-    for (;;) {
+    struct timespec pause = {0, SHORTEST_NS};
+    for (bool stop = false; !stop;) {
+        bool moves = false;
         nanosleep(&pause, NULL);
-        if (pthread_mutex_trylock(&p->comm->lock) != 0) continue; /* the stage is in MPI itself */
-        bool stop = p->progress_stop;
-        if (!stop) pump(p);
-        for (int i = 1; i < LOOKS && !stop && is_moving(p); i++)
-            pump(p);
-        pthread_mutex_unlock(&p->comm->lock);
-        if (stop) return NULL;
+        if (pthread_mutex_trylock(&p->comm->lock) == 0) {
+            stop = p->progress_stop;
+            for (int i = 0; i < LOOKS && !stop && (i == 0 || moves); i++) {
+                pump(p);
+                moves = is_moving(p);
+            }
+            pthread_mutex_unlock(&p->comm->lock);
+        } else {
+            moves = true; /* the stage is in MPI itself */
+        }
+        if (moves)
+            pause.tv_nsec = SHORTEST_NS;
+        else if (pause.tv_nsec < LONGEST_NS)
+            pause.tv_nsec *= 2;
     }
+    return NULL;
 }
 
 static void wait_beyond_deadline(const pipeline *p, const char *what) {
