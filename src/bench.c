@@ -113,17 +113,7 @@ static double time_prefill(bench *b, int64_t n_tokens, int64_t depth, profile *w
 }
 
 static void submit_decodes(bench *b, int64_t depth, int64_t n) {
-    sampling_options sampling = sampling_defaults();
-    sampling.ignore_eos = true;
-    for (int64_t i = 0; i < n; i++)
-        engine_submit(b->engine, &(request){
-                                     .id = i,
-                                     .tokens = b->tokens + i,
-                                     .n_tokens = depth > 0 ? depth : 1,
-                                     .max_tokens = decode_tokens(b, depth, n),
-                                     .sampling = sampling,
-                                     .score_from = -1,
-                                 });
+    run_submit_decodes(b->engine, b->tokens, depth, n, decode_tokens(b, depth, n));
 }
 
 /* Seconds for DECODE_TOKENS of each of n sequences behind `depth` tokens, one part after another of the same
@@ -280,10 +270,7 @@ static status prepare(bench *b) {
             b->options->depths, b->options->prefill, b->options->batch_depths,
             (long long)b->config.max_positions, (long long)longest(b));
     b->seconds = mem_new((size_t)b->options->repeats, sizeof *b->seconds);
-    size_t n = (size_t)(longest(b) + b->options->sequences);
-    b->tokens = mem_new(n, sizeof *b->tokens);
-    for (size_t i = 0; i < n; i++) /* any tokens will do: a fixed walk through the vocabulary */
-        b->tokens[i] = (int32_t)(i * 7919 % (size_t)b->config.vocab_size);
+    b->tokens = run_walk_tokens(&b->config, (size_t)(longest(b) + b->options->sequences));
     return STATUS_OK;
 }
 

@@ -97,10 +97,7 @@ static status prepare(measurement *m) {
         return status_refuse(
             "--depths %s --batch-depths %s: the model holds %lld positions, and %lld would be used",
             o->depths, o->batch_depths, (long long)m->config.max_positions, (long long)m->longest);
-    size_t n = (size_t)(m->longest + o->sequences);
-    m->tokens = mem_new(n, sizeof *m->tokens);
-    for (size_t i = 0; i < n; i++) /* any tokens will do: a fixed walk through the vocabulary */
-        m->tokens[i] = (int32_t)(i * 7919 % (size_t)m->config.vocab_size);
+    m->tokens = run_walk_tokens(&m->config, (size_t)(m->longest + o->sequences));
     return STATUS_OK;
 }
 
@@ -131,17 +128,7 @@ static void read_prompt(measurement *m) {
 }
 
 static void submit_decodes(measurement *m, int64_t depth, int64_t n) {
-    sampling_options sampling = sampling_defaults();
-    sampling.ignore_eos = true;
-    for (int64_t i = 0; i < n; i++)
-        engine_submit(m->engine, &(request){
-                                     .id = i,
-                                     .tokens = m->tokens + i,
-                                     .n_tokens = depth > 0 ? depth : 1,
-                                     .max_tokens = decode_tokens(m, depth, n),
-                                     .sampling = sampling,
-                                     .score_from = -1,
-                                 });
+    run_submit_decodes(m->engine, m->tokens, depth, n, decode_tokens(m, depth, n));
 }
 
 /* One sequence from token to token: beside what the ranks do, that holds what is between them. */
@@ -221,10 +208,7 @@ static status write_file(const measurement *m, step_log *log, int n_ranks) {
 static void print_file(const measurement *m) {
     step_costs costs;
     if (step_costs_choose(m->options->measure, NULL, &m->config, &costs) != STATUS_OK) return;
-    printf("a layer takes %.3g s once a chunk, %.3g s a position of history, %.3g s a row, and %.3g s x (2 L "
-           "x + "
-           "x^2)\n",
-           costs.prefill.c, costs.prefill.g, costs.prefill.b, costs.prefill.a);
+    step_costs_print(&costs);
     printf("which is off by %.1f%% in the mean and %.0f%% at most; decode by %.1f%%, the head by %.1f%%\n",
            100 * costs.prefill_error, 100 * costs.prefill_worst, 100 * costs.decode_error,
            100 * costs.head_error);

@@ -106,10 +106,7 @@ static void print_header(const prediction *p) {
     const step_costs *c = &p->costs;
     model_config_describe(p->like->config, shape, sizeof shape);
     printf("%s\n", shape);
-    printf("a layer takes %.3g s once a chunk, %.3g s a position of history, %.3g s a row, and %.3g s x (2 L "
-           "x + "
-           "x^2)\n",
-           c->prefill.c, c->prefill.g, c->prefill.b, c->prefill.a);
+    step_costs_print(c);
     if (c->n_ranks > 0)
         printf("measured on %d rank%s: off by %.1f%% (prefill; at most %.0f%%), %.1f%% (decode), %.1f%% "
                "(head)\n",

@@ -167,3 +167,24 @@ double run_head_share(int64_t prompt_tokens, int64_t decode_tokens) {
     double decode = prefill_rows_per_decode_row * (double)decode_tokens, all = decode + (double)prompt_tokens;
     return all > 0 ? decode / all : 1;
 }
+
+int32_t *run_walk_tokens(const model_config *config, size_t n) {
+    int32_t *tokens = mem_new(n, sizeof *tokens);
+    for (size_t i = 0; i < n; i++)
+        tokens[i] = (int32_t)(i * 7919 % (size_t)config->vocab_size);
+    return tokens;
+}
+
+void run_submit_decodes(engine *e, const int32_t *tokens, int64_t depth, int64_t n, int64_t max_tokens) {
+    sampling_options sampling = sampling_defaults();
+    sampling.ignore_eos = true;
+    for (int64_t i = 0; i < n; i++)
+        engine_submit(e, &(request){
+                             .id = i,
+                             .tokens = tokens + i,
+                             .n_tokens = depth > 0 ? depth : 1,
+                             .max_tokens = max_tokens,
+                             .sampling = sampling,
+                             .score_from = -1,
+                         });
+}

@@ -1,5 +1,6 @@
 #include "src/step_costs.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -135,4 +136,11 @@ status step_costs_choose(const char *measured, const char *chunk_model_text, con
     st = step_costs_fit(&times, config, measured, out);
     step_times_free(&times);
     return status_at(st, "--measured");
+}
+
+void step_costs_print(const step_costs *costs) {
+    const chunk_model *m = &costs->prefill;
+    printf("a layer takes %.3g s once a chunk, %.3g s a position of history, %.3g s a row, and %.3g s x "
+           "(2 L x + x^2)\n",
+           m->c, m->g, m->b, m->a);
 }

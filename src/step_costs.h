@@ -31,3 +31,6 @@ step_costs step_costs_from_model(const chunk_model *m, const model_config *confi
 /* As --measured FILE or --chunk-model C,G,B,A say: one of both is not NULL. */
 status step_costs_choose(const char *measured, const char *chunk_model_text, const model_config *config,
                          step_costs *out);
+
+/* One line on stdout: what a layer takes for a chunk. */
+void step_costs_print(const step_costs *costs);
