@@ -52,12 +52,16 @@ static int64_t decode_tokens(const bench *b, int64_t depth, int64_t n) {
     return DECODE_TOKENS * b->options->repeats + 1 + (n > 1 ? prompt_steps(b, depth, n) + n : 0);
 }
 
+/* Positions of each of n sequences behind at most that depth; behind none they begin with one token. */
+static int64_t decode_positions(const bench *b, const numbers *depths, int64_t n) {
+    int64_t depth = numbers_largest(depths);
+    return (depth > 0 ? depth : 1) + decode_tokens(b, depth, n);
+}
+
 static int64_t longest(const bench *b) {
-    int64_t decode_depth = numbers_largest(&b->decode_depths),
-            batch_depth = numbers_largest(&b->batch_depths);
     int64_t prefill = numbers_largest(&b->depths) + numbers_largest(&b->prefills);
-    int64_t decode = decode_depth + decode_tokens(b, decode_depth, 1);
-    int64_t batch = batch_depth + decode_tokens(b, batch_depth, b->options->sequences);
+    int64_t decode = decode_positions(b, &b->decode_depths, 1);
+    int64_t batch = decode_positions(b, &b->batch_depths, b->options->sequences);
     int64_t most = prefill > decode ? prefill : decode;
     if (most < WARM_UP_TOKENS) most = WARM_UP_TOKENS;
     return most > batch ? most : batch;

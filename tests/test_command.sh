@@ -402,6 +402,8 @@ synthetic() {
     expect 'bench of several' 0
     check 'bench of several' 'not all rows' test "$(grep -c '^prefill [0-9]* tokens\|^decode,' "$temp/out")" -eq 7
     check 'bench of several' 'no profile' grep -q "^rank 0's time  *prefill  *prefill .* decode" "$temp/out"
+    run 1 bench --shape tiny --vocab 300 --prefill none --depths 0 --batch-depths 0 --sequences 3 --repeats 1
+    expect 'bench of decodes behind nothing' 0
     run 1 bench --shape tiny --prefill 0
     expect 'bench of nothing' 2
     run 1 plan --shape llama-70b --ranks 8 --device cpu

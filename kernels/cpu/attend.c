@@ -84,8 +84,7 @@ static void pack_queries(const attend_job *job, const attend_work *work, const a
         memcpy(work->queries + (size_t)i * row_bytes, job->q + query_offset(job, tile, kv_head, i),
                row_bytes);
     for (int query = 0; query < tile->n_queries;) {
-        int left = tile->n_queries - query,
-            n = left < job->kernels->tile.rows ? left : job->kernels->tile.rows;
+        int n = attend_queries_at_once(job, tile, query);
         job->kernels->tile.pack_input(
             work->queries + (size_t)query * row_bytes, row_bytes, n, job->shape->head_dim,
             work->input + (size_t)(query * job->n_words) * job->kernels->tile.input_word_bytes);

@@ -3,8 +3,7 @@
  *
  * For several rows keys and values are packed first, as the weights of two matrix products, and then serve a
  * few queries at a time. For one row memory is the limit, and what is packed would go out of the nearest
- * cache before it is used once: keys are packed a few panels at a time, values stay where they lie. The sums
- * are the same chains. */
+ * cache before it is used once: keys and values are taken as they lie. The sums are the same. */
 #include "kernels/cpu/attend_block.h"
 
 /* ---- keys and values ---- */
@@ -17,13 +16,15 @@ static const char *kv_at(const attend_job *job, const span *s, int64_t pos, int 
     return (const char *)kv->pages + page * kv->page_bytes + element * job->type_bytes;
 }
 
+enum { GROUP = WEIGH_PANELS * PANEL };
+
 /* Panels of a block. */
 typedef struct panel_range {
     int first, last;
 } panel_range;
 
 /* The keys (or values) at the positions of one panel of a block: n rows of row_bytes, in one page; fewer than
- * PANEL where the span ends. */
+ * PANEL where the span ends, and none behind it. */
 typedef struct panel_rows {
     const char *at;
     size_t row_bytes;
@@ -33,9 +34,9 @@ typedef struct panel_rows {
 static panel_rows rows_of_panel(const attend_job *job, const span *s, int kv_head, int64_t block, int panel,
                                 bool is_v) {
     int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
-    return (panel_rows){.at = kv_at(job, s, pos, kv_head, is_v),
-                        .row_bytes = (size_t)job->shape->head_dim * job->type_bytes,
-                        .n = left < PANEL ? (int)left : PANEL};
+    size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
+    if (left <= 0) return (panel_rows){job->kv->pages, row_bytes, 0};
+    return (panel_rows){kv_at(job, s, pos, kv_head, is_v), row_bytes, left < PANEL ? (int)left : PANEL};
 }
 
 /* Read the keys and values of a block's panels once. With few queries memory is what they wait for, and it
@@ -85,18 +86,12 @@ static attend_range query_range(const attend_job *job, const attend_tile *tile, 
     return attend_range_in(attend_query_pos(job, tile, query), job->shape->window, block);
 }
 
-/* Those that any of some queries sees. */
+/* Whole WEIGH_PANELS, as far as any of some queries sees. */
 static panel_range panels_of(const attend_job *job, const attend_tile *tile, int query, int n_queries,
                              int64_t block) {
     int first = query_range(job, tile, query, block).first,
         last = query_range(job, tile, query + n_queries - 1, block).last; /* ranges move forward */
-    return (panel_range){first / PANEL, (last + PANEL - 1) / PANEL};
-}
-
-/* Of a tile's queries from `query` on, those that a call takes: as pack_queries packed them. */
-static int queries_at_once(const attend_job *job, const attend_tile *tile, int query) {
-    int left = tile->n_queries - query;
-    return left < job->kernels->tile.rows ? left : job->kernels->tile.rows;
+    return (panel_range){first / GROUP * WEIGH_PANELS, (last + GROUP - 1) / GROUP * WEIGH_PANELS};
 }
 
 /* Weights of one query, and 0 for what others of its tile see. */
@@ -171,54 +166,60 @@ static void attend_queries(const attend_job *job, const attend_work *work, const
     pack_values(job, work, tile->span, kv_head, block, panels.first, panels.last);
 }
 
-/* Every query of the tile sees whole panels, or up to the last position that there is. */
+/* Every query of the tile sees whole groups, or up to the last position that there is. */
 static bool all_see_panels(const attend_job *job, const attend_tile *tile, int64_t block) {
     attend_range a = query_range(job, tile, 0, block), b = query_range(job, tile, tile->n_queries - 1, block);
     int64_t end = tile->span->pos0 + tile->span->n_rows - block * ATTEND_BLOCK;
-    return a.first == b.first && a.last == b.last && a.first % PANEL == 0 &&
-           (a.last % PANEL == 0 || a.last == end);
+    return a.first == b.first && a.last == b.last && a.first % GROUP == 0 &&
+           (a.last % GROUP == 0 || a.last == end);
 }
 
 /* ---- one row, whose queries all see the same ---- */
 
-/* Keys are packed where they stay in the nearest cache until they are multiplied. */
+/* From `panel` on, those that lie in the same page. */
+static int panels_in_page(const attend_job *job, int64_t block, int panel) {
+    const int page_panels = job->kv->page_tokens / PANEL;
+    return page_panels - (int)((block * BLOCK_PANELS + panel) % page_panels);
+}
+
 static void score_row(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                       int64_t block, panel_range panels) {
-    const cpu_tile *multiplier = &job->kernels->tile;
-    size_t key_words = (size_t)job->n_words * PANEL;
-    for (int first = panels.first, n; first < panels.last; first += n) {
-        n = panels.last - first < multiplier->panels ? panels.last - first : multiplier->panels;
-        for (int i = 0; i < n; i++)
-            pack_keys(job, work, tile->span, kv_head, block, first + i);
+    const size_t input_bytes = (size_t)job->n_words * job->kernels->tile.input_word_bytes;
+    for (int panel = panels.first, n; panel < panels.last; panel += n) {
+        const panel_rows k = rows_of_panel(job, tile->span, kv_head, block, panel, false);
+        if (k.n == 0) return;
+        n = panels_in_page(job, block, panel);
+        if (n > panels.last - panel) n = panels.last - panel;
         for (int query = 0, some; query < tile->n_queries; query += some) {
-            some = queries_at_once(job, tile, query);
-            multiplier->multiply(work->input + (size_t)(query * job->n_words) * multiplier->input_word_bytes,
-                                 some, work->keys + (size_t)first * key_words, key_words, n, job->n_words,
-                                 false, work->scores + query * ATTEND_BLOCK + first * PANEL, ATTEND_BLOCK);
+            some = attend_queries_at_once(job, tile, query);
+            job->kernels->score_rows(work->input + (size_t)query * input_bytes, some, k.at, k.row_bytes,
+                                     n * PANEL, job->n_words, work->keys,
+                                     work->scores + query * ATTEND_BLOCK + panel * PANEL, ATTEND_BLOCK);
         }
     }
 }
 
-/* The values of a panel that the row sees in part, or whose width is no whole number of panels. */
+/* The values of a group that the row sees in part, or that lies in two pages, or whose width is no whole
+ * number of panels. */
 static void weigh_packed(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                         int64_t block, int panel) {
+                         int64_t block, panel_range group) {
     attend_range own = query_range(job, tile, 0, block);
-    pack_values(job, work, tile->span, kv_head, block, panel, panel + 1);
-    for (int i = panel * PANEL; i < (panel + 1) * PANEL; i++)
+    pack_values(job, work, tile->span, kv_head, block, group.first, group.last);
+    for (int i = group.first * PANEL; i < group.last * PANEL; i++)
         if (i < own.first || i >= own.last) zero_position(job, work->values, i);
     for (int query = 0, n; query < tile->n_queries; query += n) {
-        n = queries_at_once(job, tile, query);
-        weigh(job, work, query, query, n, (panel_range){panel, panel + 1});
+        n = attend_queries_at_once(job, tile, query);
+        weigh(job, work, query, query, n, group);
     }
 }
 
-/* Those of whole panels, which lie together. */
+/* Those of whole groups in one page, which lie together. */
 static void weigh_as_they_lie(const attend_job *job, const attend_work *work, const attend_tile *tile,
                               int kv_head, int64_t block, panel_range panels) {
     const panel_rows v = rows_of_panel(job, tile->span, kv_head, block, panels.first, true);
     const size_t at = (size_t)(panels.first * job->panel_words) * job->kernels->tile.input_word_bytes;
     for (int query = 0, n; query < tile->n_queries; query += n) {
-        n = queries_at_once(job, tile, query);
+        n = attend_queries_at_once(job, tile, query);
         job->kernels->weigh_rows(work->weights + (size_t)query * job->weight_bytes + at, job->weight_bytes, n,
                                  v.at, v.row_bytes, (panels.last - panels.first) * PANEL, job->width,
                                  work->partials + (size_t)query * job->partial_floats + PARTIAL_VALUES,
@@ -229,17 +230,16 @@ static void weigh_as_they_lie(const attend_job *job, const attend_work *work, co
 static void weigh_row(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                       int64_t block, panel_range panels) {
     const attend_range own = query_range(job, tile, 0, block);
-    const int page_panels = job->kv->page_tokens / PANEL, first_whole = (own.first + PANEL - 1) / PANEL;
-    const int end_whole = job->width == job->shape->head_dim ? own.last / PANEL : 0;
-    const int block_panel = (int)(block * BLOCK_PANELS % page_panels); /* in its page */
-    for (int panel = panels.first, n = 1; panel < panels.last; panel += n, n = 1) {
-        if (panel < first_whole || panel >= end_whole) {
-            weigh_packed(job, work, tile, kv_head, block, panel);
-            continue;
-        }
-        n = page_panels - (block_panel + panel) % page_panels;
+    const int end_whole = job->width == job->shape->head_dim ? own.last / GROUP * WEIGH_PANELS : 0;
+    for (int panel = panels.first, n; panel < panels.last; panel += n) {
+        n = panels_in_page(job, block, panel) / WEIGH_PANELS * WEIGH_PANELS;
         if (n > end_whole - panel) n = end_whole - panel;
-        weigh_as_they_lie(job, work, tile, kv_head, block, (panel_range){panel, panel + n});
+        if (n > 0 && panel * PANEL >= own.first) {
+            weigh_as_they_lie(job, work, tile, kv_head, block, (panel_range){panel, panel + n});
+        } else {
+            n = WEIGH_PANELS;
+            weigh_packed(job, work, tile, kv_head, block, (panel_range){panel, panel + n});
+        }
     }
 }
 
@@ -264,7 +264,7 @@ static void attend_rows(const attend_job *job, const attend_work *work, const at
     }
     bool finite = all_see_panels(job, tile, block) || is_finite(job, work->values, all);
     for (int query = 0, n; query < tile->n_queries; query += n) {
-        n = queries_at_once(job, tile, query);
+        n = attend_queries_at_once(job, tile, query);
         attend_queries(job, work, tile, kv_head, block, query, n, finite);
     }
 }

@@ -60,6 +60,12 @@ static inline int64_t attend_query_pos(const attend_job *job, const attend_tile 
     return tile->span->pos0 + (tile->query0 + query) / job->group;
 }
 
+/* Of a tile's queries from `query` on, those that are packed together and that a call takes. */
+static inline int attend_queries_at_once(const attend_job *job, const attend_tile *tile, int query) {
+    int left = tile->n_queries - query;
+    return left < job->kernels->tile.rows ? left : job->kernels->tile.rows;
+}
+
 /* No positions yet. */
 static inline void attend_clear_partial(const attend_job *job, float *partial) {
     memset(partial, 0, job->partial_floats * sizeof *partial);

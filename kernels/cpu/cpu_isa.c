@@ -1,12 +1,25 @@
 #include "kernels/cpu/cpu_isa.h"
 
 #include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
+
 static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+}
+
+/* GCC 12 does not know the flag by name; the kernel must allow a process the tiles, which are large (Linux,
+ * Documentation/arch/x86/xstate.rst). */
+static bool has_amx(void) {
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
+    unsigned a, b, c, d;
+    if (!has_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    return (d & AMX_BF16) && (d & AMX_TILE) && !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
 }
 
 static bool has_avx2(void) {
@@ -25,6 +38,7 @@ static const struct {
     bool (*available)(void);
 } isas[] = {
 #if defined(__x86_64__)
+    {"amx", cpu_kernels_amx, has_amx},
     {"avx512", cpu_kernels_avx512, has_avx512},
     {"avx2", cpu_kernels_avx2, has_avx2},
 #endif
@@ -33,11 +47,9 @@ static const struct {
 
 const char *const cpu_isa_names[] = {
 #if defined(__x86_64__)
-    "avx512",
-    "avx2",
+    "amx",      "avx512", "avx2",
 #endif
-    "portable",
-    NULL,
+    "portable", NULL,
 };
 
 const cpu_kernels *cpu_isa_find(const char *isa, precision p) {

@@ -21,6 +21,10 @@ enum { PANEL = 16, CACHE_LINE = 64 };
  * scale, as float32, then those of up to INT8_GROUP weights. */
 enum { INT8_GROUP = 128, INT8_WORD_COLS = 4, INT8_GROUP_WORDS = 1 + INT8_GROUP / INT8_WORD_COLS };
 
+/* Positions of a block that weigh's sums may take together: calls begin and end at multiples of as many
+ * panels, so that a sum does not depend on which others are taken beside it. */
+enum { WEIGH_PANELS = 2 };
+
 /* The partial result of attention for one query over some positions: the largest score, the sum of
  * exp(score - max), and the values weighted by exp(score - max). Floats [0], [1], and from [PARTIAL_VALUES]
  * on the head width rounded up to PANEL. No positions: max -inf, sum 0, values 0. */
@@ -50,6 +54,12 @@ typedef struct cpu_kernels {
     /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
     void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
 
+    /* For at most tile.rows rows of packed input, which are queries:
+     * scores[n_rows][n] (ld floats apart) = as tile.multiply with the keys as they lie: n of them, a multiple
+     * of PANEL, row_bytes apart. `packed` is room for tile.panels panels, and n_words rounded up to PANEL. */
+    void (*score_rows)(const void *input, int n_rows, const void *keys, size_t row_bytes, int n, int n_words,
+                       uint32_t *packed, float *scores, size_t ld);
+
     /* Weights exp(scale * score - max) of the scores [first, last) of one query's block, as input words of
      * one row that begin with score 0; whole panels of scores and weights are written, with weight 0 beside
      * the range. The scores are scratch. */
@@ -62,11 +72,12 @@ typedef struct cpu_kernels {
 
     /* For at most tile.rows rows:
      * values[n_rows][n_panels * PANEL] (ld floats apart) += weights (input words of rows that are row_bytes
-     * apart) * packed values over n_words, in order of the words, each sum one chain with what is there. */
+     * apart) * packed values over n_words, in order of the words, each sum one chain with what is there. The
+     * words are those of whole WEIGH_PANELS. */
     void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
                   size_t panel_words, int n_panels, int n_words, float *values, size_t ld);
 
-    /* The same chain from values as they lie: n positions of v [n][n_dims], both multiples of PANEL. */
+    /* The same from values as they lie: n positions of v [n][n_dims], n_dims a multiple of PANEL. */
     void (*weigh_rows)(const void *weights, size_t row_bytes, int n_rows, const void *v, size_t v_row_bytes,
                        int n, int n_dims, float *values, size_t ld);
 
@@ -89,7 +100,8 @@ typedef struct cpu_kernels {
 } cpu_kernels;
 
 /* Indexed by precision, BF16 or F32; that of BF16 is also for INT8. */
-extern const cpu_kernels cpu_kernels_portable[2], cpu_kernels_avx2[2], cpu_kernels_avx512[2];
+extern const cpu_kernels cpu_kernels_portable[2], cpu_kernels_avx2[2], cpu_kernels_avx512[2],
+    cpu_kernels_amx[2];
 
 /* The table that this processor can run: the best for NULL, else by name; NULL when there is none. */
 const cpu_kernels *cpu_isa_find(const char *isa, precision p);

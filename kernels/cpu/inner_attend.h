@@ -51,6 +51,20 @@ INNER void pack_values_any(bool bf16, const char *v, size_t row_bytes, int n, in
         }
 }
 
+/* Keys are packed where they stay in the nearest cache until they are multiplied. */
+INNER void score_rows_any(bool bf16, const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
+                          int n_words, uint32_t *packed, float *scores, size_t ld) {
+    const size_t panel_words = (size_t)n_words * PANEL;
+    const char *from = keys;
+    for (int left = n / PANEL, some; left > 0; left -= some, scores += some * PANEL) {
+        some = left < TILE_PANELS ? left : TILE_PANELS;
+        for (int i = 0; i < some; i++, from += PANEL * row_bytes)
+            inner_pack_panel(from, row_bytes, PANEL, n_words, packed + (size_t)i * panel_words);
+        tile_any(bf16, TILE_PRODUCT, n_rows, some,
+                 (tile_place){input, 0, packed, panel_words, PANEL, n_words, false, scores, ld});
+    }
+}
+
 INNER void weigh_rows_any(bool bf16, const void *weights, size_t row_bytes, int n_rows, const void *v,
                           size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
     const size_t rows_of_word = bf16 ? 2 : 1, row_words = v_row_bytes / sizeof(uint32_t);

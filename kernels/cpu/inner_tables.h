@@ -5,7 +5,7 @@
 #include "kernels/cpu/inner_attend.h"
 #include "kernels/cpu/inner_int8.h"
 
-static void pack_input_bf16(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
+static inline void pack_input_bf16(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
     pack_input_any(true, rows, row_bytes, n_rows, n_cols, input);
 }
 
@@ -13,8 +13,8 @@ static void pack_input_f32(const void *rows, size_t row_bytes, int n_rows, int n
     pack_input_any(false, rows, row_bytes, n_rows, n_cols, input);
 }
 
-static void tile_bf16(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
-                      int n_words, bool add, float *out, size_t ld) {
+static inline void tile_bf16(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
+                             int n_panels, int n_words, bool add, float *out, size_t ld) {
     tile_any(true, TILE_PRODUCT, n_rows, n_panels,
              (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld});
 }
@@ -43,14 +43,14 @@ static void pack_values_f32(const void *v, size_t row_bytes, int n, int n_dims, 
     pack_values_any(false, v, row_bytes, n, n_dims, panels, panel_words);
 }
 
-static void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
-                       size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
+static inline void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
+                              size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
     tile_any(true, TILE_WEIGH, n_rows, n_panels,
              (tile_place){weights, row_bytes, panels, panel_words, PANEL, n_words, false, values, ld});
 }
 
-static void weigh_rows_bf16(const void *weights, size_t row_bytes, int n_rows, const void *v,
-                            size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
+static inline void weigh_rows_bf16(const void *weights, size_t row_bytes, int n_rows, const void *v,
+                                   size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
     weigh_rows_any(true, weights, row_bytes, n_rows, v, v_row_bytes, n, n_dims, values, ld);
 }
 
@@ -63,6 +63,16 @@ static void weigh_f32(const void *weights, size_t row_bytes, int n_rows, const u
 static void weigh_rows_f32(const void *weights, size_t row_bytes, int n_rows, const void *v,
                            size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
     weigh_rows_any(false, weights, row_bytes, n_rows, v, v_row_bytes, n, n_dims, values, ld);
+}
+
+static inline void score_rows_bf16(const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
+                                   int n_words, uint32_t *packed, float *scores, size_t ld) {
+    score_rows_any(true, input, n_rows, keys, row_bytes, n, n_words, packed, scores, ld);
+}
+
+static void score_rows_f32(const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
+                           int n_words, uint32_t *packed, float *scores, size_t ld) {
+    score_rows_any(false, input, n_rows, keys, row_bytes, n, n_words, packed, scores, ld);
 }
 
 static void finish_bf16(const float *partial, int n, void *y) {
@@ -97,14 +107,18 @@ static void store_f32(const float *x, int n, void *y) {
     store_any(false, x, n, y);
 }
 
+/* What a table with products of its own shares with the others. */
+#define INNER_OTHERS(type)                                                                                   \
+    .int8_tile = {INT8_TILE_ROWS, INT8_TILE_PANELS, INT8_INPUT_BYTES, inner_pack_input_int8,                 \
+                  inner_tile_int8},                                                                          \
+    .pack_panel = inner_pack_panel, .softmax = softmax_##type, .pack_values = pack_values_##type,            \
+    .merge = inner_merge, .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type,       \
+    .store = store_##type, .exp = inner_exp
+
 /* Initialiser of a table. */
 #define INNER_TABLE(isa_name, type, type_input_bytes)                                                        \
     {                                                                                                        \
         .isa = isa_name, .tile = {TILE_ROWS, TILE_PANELS, type_input_bytes, pack_input_##type, tile_##type}, \
-        .int8_tile = {INT8_TILE_ROWS, INT8_TILE_PANELS, INT8_INPUT_BYTES, inner_pack_input_int8,             \
-                      inner_tile_int8},                                                                      \
-        .pack_panel = inner_pack_panel, .softmax = softmax_##type, .pack_values = pack_values_##type,        \
-        .weigh = weigh_##type, .weigh_rows = weigh_rows_##type, .merge = inner_merge,                        \
-        .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,  \
-        .exp = inner_exp,                                                                                    \
+        .score_rows = score_rows_##type, .weigh = weigh_##type, .weigh_rows = weigh_rows_##type,             \
+        INNER_OTHERS(type)                                                                                   \
     }

@@ -1,0 +1,14 @@
+#include "kernels/cpu/lanes_avx512.h"
+
+#include "kernels/cpu/inner_amx.h"
+#include "kernels/cpu/inner_tables.h"
+
+const cpu_kernels cpu_kernels_amx[2] = {
+    [PRECISION_BF16] = {.isa = "amx",
+                        .tile = {2 * AMX_ROWS, 4, 4, amx_pack_input, amx_tile},
+                        .score_rows = amx_score_rows,
+                        .weigh = amx_weigh,
+                        .weigh_rows = amx_weigh_rows,
+                        INNER_OTHERS(bf16)},
+    [PRECISION_F32] = INNER_TABLE("amx", f32, 4),
+};
