@@ -59,7 +59,7 @@ typedef struct kv_layer {
 } kv_layer;
 
 enum { DEVICE_MAX_TOP = 64, DEVICE_TOP_ROWS = 64 };
-enum { KV_PAGE_QUANTUM = 16, MEASURE_MIB = 256 };
+enum { KV_PAGE_QUANTUM = 16, MEASURE_MIB = 192 };
 
 /* What happens to a layer's q, k and v between their matrix and attention; NULL members are steps the model
  * lacks. */
