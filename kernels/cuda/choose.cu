@@ -289,7 +289,8 @@ __device__ int choose_token(const row_view &row, const choose_args &args) {
 
 /* ---- kernels: a block for each row ---- */
 
-__global__ void __launch_bounds__(THREADS)
+/* One block to a multiprocessor: for two of them registers would have to be spilled. */
+__global__ void __launch_bounds__(THREADS, 1)
     choose_tokens(const float *logits, int V, const choose_args *rows, row_choice *choices) {
     const float *row = logits + static_cast<size_t>(blockIdx.x) * V;
     const choose_args args = rows[blockIdx.x];
