@@ -122,12 +122,19 @@ check 'saved on the GPU, gone on from on the CPU and back' 120 sh tests/test_dev
     "$(command -v mpirun)" jobs/demo/model "$(pwd)"
 # The suite's commands take the GPU by themselves (--device auto); most of its time is the start of programs.
 check 'all other tests' 300 ctest --test-dir "$build" -j "$(nproc)" --timeout 250 --output-on-failure \
-    -E 'test_device_ops|test_device_choose|test_cuda|test_golden|test_engine.cuda|test_devices'
+    -E 'test_cuda_code|test_device_ops|test_device_choose|test_cuda|test_golden|test_engine.cuda|test_devices'
 for tool in memcheck racecheck; do
     for test in test_cuda_matmul test_cuda_attend test_device_choose; do
         check "compute-sanitizer $tool $test" 100 compute-sanitizer --tool $tool --error-exitcode 1 "$tests/$test"
     done
 done
+# Of the code that this GPU runs, or that a newer one's is translated from.
+case $(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | head -n 1) in
+8.*) architecture=80 ;;
+*) architecture=90 ;;
+esac
+measure 'machine code of the kernels' 100 sh tests/test_cuda_code.sh "$build/modules/kvarve_cuda.so" \
+    "$(sed -n 's/^CUDAToolkit_BIN_DIR:PATH=//p' "$build/CMakeCache.txt")" $architecture
 measure 'benchmark of operations' 100 "$tests/bench_device" cuda
 measure 'benchmark: 8B shape' 150 "$build/kvarve" bench --shape llama-8b --device cuda --depths 0,1024,32768 \
     --repeats 1 --sequences 16
