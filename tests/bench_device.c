@@ -1,5 +1,6 @@
 /* tests/bench_device.c: how near the operations of a device come to what its memory and its matrix units can
- * do, on the shapes of an 8B Llama: measured side by side in one run.
+ * do, on the shapes of an 8B Llama: measured side by side in one run. What is predicted of them on GPUs:
+ * tests/bench/roofline.c.
  *
  *     bench_device [cpu|cuda [SECONDS]]
  *
@@ -20,6 +21,7 @@ enum {
     HEAD_DIM = 128,
     WIDTH = 4096,
     MLP = 14336,
+    VOCABULARY = 128256,
     PAGE_TOKENS = 64,
     ROUNDS = 5
 };
@@ -171,6 +173,13 @@ static void bench_product(bench *b, int64_t n_rows, int64_t n_cols, int T, bool 
     free_product(b, &p);
 }
 
+static void bench_layer(bench *b, int T, bool few) {
+    bench_product(b, (N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, WIDTH, T, few);
+    bench_product(b, WIDTH, N_HEADS * HEAD_DIM, T, few);
+    bench_product(b, 2 * MLP, WIDTH, T, few);
+    bench_product(b, WIDTH, MLP, T, few);
+}
+
 /* The matrix rate that the others are compared with. */
 static void measure_best_product(bench *b, int n) {
     product p;
@@ -241,18 +250,18 @@ int main(int argc, char **argv) {
     printf("%s %s: memory %.1f GB/s, products %.2f TFLOP/s\n\n%-52s %13s %14s %17s %9s\n", b.dev->ops->name,
            b.dev->ops->processor(b.dev), b.best_bytes / 1e9, b.best_flops / 1e12, "operation", "time", "", "",
            "of best");
-    for (int T = 1; T <= (is_gpu ? 64 : 16); T *= 4) {
-        bench_product(&b, 2 * MLP, WIDTH, T, true);
-        bench_product(&b, WIDTH, MLP, T, true);
-        bench_product(&b, (N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, WIDTH, T, true);
-    }
-    bench_product(&b, 2 * MLP, WIDTH, 512 * more, false);
-    bench_product(&b, WIDTH, MLP, 512 * more, false);
+    for (int T = 1; T <= (is_gpu ? 64 : 16); T *= 4)
+        bench_layer(&b, T, true);
+    bench_product(&b, VOCABULARY, WIDTH, 1, true);
+    bench_product(&b, VOCABULARY, WIDTH, is_gpu ? 64 : 16, true);
+    for (int T = 512; T <= 512 * more; T *= 8)
+        bench_layer(&b, T, false);
     bench_attention(&b, 1, 1, 1023, true);
     bench_attention(&b, 1, 1, (16 << 10) * more - 1, true);
     bench_attention(&b, 64, 1, 512 * more - 1, true);
     bench_attention(&b, 1, 512, 4096 * more - 512, false);
     bench_attention(&b, 1, 512 * more, 3584 * more, false);
+    bench_attention(&b, 1, 4096 * more, 0, false);
     b.dev->ops->close(b.dev);
     return 0;
 }
