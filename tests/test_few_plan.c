@@ -72,6 +72,29 @@ static void test_cover(void) {
             }
 }
 
+/* The largest products that cuda_multiply_few_can lets pass: no number is too large for its type, which the
+ * sanitizers see, and what is taken are rows and columns that exist. */
+static void test_large(void) {
+    const int rows[] = {1, 8192, 128256, FEW_MOST_ROWS - 1, FEW_MOST_ROWS},
+              columns[] = {8, 16384, FEW_MOST_COLUMNS};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        for (size_t j = 0; j < sizeof columns / sizeof *columns; j++) {
+            const int N = rows[i], M = columns[j];
+            few_plan p = few_plan_of(N, M);
+            int last_block = few_parts(p.n_tiles, p.tiles_a_block) - 1, warps = p.tiles_a_block * p.n_slices;
+            int row = few_warp_tile(&p, last_block, warps - 1) * p.tile_rows + p.tile_rows - 1;
+            int wide =
+                few_wide_row(few_parts(N, few_wide_row(1, 0)) - 1, FEW_WIDE_WARPS - 1) + FEW_WIDE_ROWS - 1;
+            CU_ASSERT(row >= N - 1 && wide >= N - 1);
+            CU_ASSERT(few_weight_row(N, false, row) == N - 1 && few_weight_row(N, false, wide) == N - 1);
+            if (N % 2 == 0) CU_ASSERT(few_weight_row(N, true, wide | FEW_GROUP) == N - 1);
+            int stage = few_slice_stage(&p, p.n_slices) - 1;
+            CU_ASSERT(stage == p.n_stages - 1 && stage * FEW_STAGE < M && M - stage * FEW_STAGE <= FEW_STAGE);
+            for (int slice = 0; slice < p.n_slices; slice++)
+                CU_ASSERT(few_slice_stage(&p, slice) < few_slice_stage(&p, slice + 1));
+        }
+}
+
 /* The tile rows that a result comes from are its gate's and its up's, of one tile, by one lane. */
 static void test_pairs(void) {
     for (int F = 1; F < 100; F++)
@@ -102,7 +125,10 @@ static void test_shared_x(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {
-        {"cover", test_cover}, {"pairs", test_pairs}, {"shared x", test_shared_x}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"cover", test_cover},
+                           {"large", test_large},
+                           {"pairs", test_pairs},
+                           {"shared x", test_shared_x},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "few plan", tests);
 }

@@ -73,19 +73,19 @@ __device__ __forceinline__ uint32_t attend_pack(float low, float high) {
 template <int WIDTH>
 __device__ __forceinline__ void attend_load_queries(uint32_t a[4], const uint16_t *tile) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
-    warp_load_matrices(a, tile + (lane % 16) * attend_stride(WIDTH) + lane / 16 * 8);
+    warp_load_matrices(a, tile + attend_lane_element(WIDTH, lane));
 }
 
 /* 16 positions by 16 elements of keys: b of the first 8 positions, and b of the others. */
 template <int WIDTH> __device__ __forceinline__ void attend_load_keys(uint32_t b[4], const uint16_t *tile) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
-    warp_load_matrices(b, tile + (lane % 8 + lane / 16 * 8) * attend_stride(WIDTH) + lane / 8 % 2 * 8);
+    warp_load_matrices(b, tile + attend_lane_key(WIDTH, lane));
 }
 
 /* 16 positions by 16 elements of values: b of the first 8 elements, and b of the others. */
 template <int WIDTH> __device__ __forceinline__ void attend_load_values(uint32_t b[4], const uint16_t *tile) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
-    warp_load_matrices_transposed(b, tile + (lane % 16) * attend_stride(WIDTH) + lane / 16 * 8);
+    warp_load_matrices_transposed(b, tile + attend_lane_element(WIDTH, lane));
 }
 
 /* ---- softmax of a warp's 16 queries; layout of c of warp_mma ---- */

@@ -68,8 +68,8 @@ __device__ __forceinline__ block_source find_block(const attend_job &job, const 
     if (slot < source.range.last && slot + ATTEND_QUANTUM > source.range.first) {
         attend_place at =
             attend_place_of((block * ATTEND_BLOCK + slot) / ATTEND_QUANTUM, job.quanta_per_page);
-        source.element = static_cast<size_t>(task.page_ids[at.page]) * job.page_elements +
-                         static_cast<size_t>(task.kv_head * job.step.page_tokens + at.slot) * WIDTH;
+        source.element =
+            attend_element(task.page_ids, at, job.page_elements, job.step.page_tokens, task.kv_head, WIDTH);
     }
     return source;
 }

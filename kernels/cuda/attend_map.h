@@ -87,12 +87,30 @@ ATTEND_FUNCTION attend_place attend_place_of(int64_t quantum, int quanta_per_pag
     return place;
 }
 
+/* The element of the pages where a quantum's keys for a kv head begin; its values are half a page behind. */
+ATTEND_FUNCTION size_t attend_element(const int32_t *page_ids, attend_place at, size_t page_elements,
+                                      int page_tokens, int kv_head, int width) {
+    return (size_t)page_ids[at.page] * page_elements +
+           (size_t)(kv_head * page_tokens + at.slot) * (size_t)width;
+}
+
 /* ---- shared memory ---- */
 
 /* Keys, values and queries lie in rows with 16 bytes behind each: then a row is an odd number of 16-byte
  * pieces, and the eight that a matrix load takes at once lie in different banks. */
 ATTEND_FUNCTION int attend_stride(int width) {
     return width + 8;
+}
+
+/* What a lane gives the address of when a warp loads matrices (warp.cuh), as an element of a tile: of 16
+ * queries, or 16 positions of values, by 16 elements. */
+ATTEND_FUNCTION int attend_lane_element(int width, int lane) {
+    return lane % 16 * attend_stride(width) + lane / 16 * 8;
+}
+
+/* Of 16 positions of keys, which come as columns. */
+ATTEND_FUNCTION int attend_lane_key(int width, int lane) {
+    return (lane % 8 + lane / 16 * 8) * attend_stride(width) + lane / 8 % 2 * 8;
 }
 
 /* Of a CTA (a block of threads): warps, the positions of one of its tiles of keys and values, and the queries

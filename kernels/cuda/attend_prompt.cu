@@ -118,8 +118,8 @@ __device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_pl
     if (slot < last && slot + ATTEND_QUANTUM > first) {
         attend_place at =
             attend_place_of(static_cast<int64_t>(tile) * quanta + thread % quanta, job.quanta_per_page);
-        element = static_cast<size_t>(place.page_ids[at.page]) * job.page_elements +
-                  static_cast<size_t>(place.kv_head * job.step.page_tokens + at.slot) * WIDTH;
+        element =
+            attend_element(place.page_ids, at, job.page_elements, job.step.page_tokens, place.kv_head, WIDTH);
     }
 #pragma unroll 4
     for (int i = 0; i < positions * chunks / ATTEND_THREADS; i++) {

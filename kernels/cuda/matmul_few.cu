@@ -358,7 +358,7 @@ template <bool GATED> static void multiply_pass(cuda_device *dev, const few_job 
 
 bool cuda_multiply_few_can(const cuda_device *dev, const matrix *w) {
     return dev->base.act == DTYPE_BF16 && w->n_cols > 0 && w->n_cols % FEW_VECTOR == 0 &&
-           w->n_cols <= INT32_MAX && w->n_rows <= INT32_MAX - PASS_ROWS * FEW_WIDE_WARPS;
+           w->n_cols <= FEW_MOST_COLUMNS && w->n_rows <= FEW_MOST_ROWS;
 }
 
 /* PASS_ROWS rows for each reading of the weights. */

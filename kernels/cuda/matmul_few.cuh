@@ -27,7 +27,10 @@ enum {
     FEW_LEAST_WARPS = 4,  /* in a block */
     FEW_LEAST_STAGES = 2, /* in a slice, where there is more than one */
     FEW_WIDE_WARPS = 8,   /* of a block with one slice, for more rows of x */
-    FEW_WIDE_ROWS = 32    /* weight rows of each of them */
+    FEW_WIDE_ROWS = 32,   /* weight rows of each of them */
+    /* What is rounded up to whole stages, or to whole blocks, is still an int. */
+    FEW_MOST_COLUMNS = INT32_MAX - FEW_STAGE + 1,
+    FEW_MOST_ROWS = INT32_MAX - 2 * FEW_WIDE_WARPS * FEW_WIDE_ROWS
 };
 
 typedef struct few_plan {
