@@ -255,12 +255,13 @@ typedef struct cuda_backend {
     uint64_t (*free_bytes)(int index);
 } cuda_backend;
 
-/* The CPU backend. `isa` is NULL for the best this processor has, or a name of cpu_isa_names (for tests).
+/* The CPU backend. `isa` is NULL for the best this processor has, or one of the names (for tests).
  * n_threads OpenMP threads in every operation. Refuses an isa that the processor lacks. */
 status cpu_device_open(precision precision, int n_threads, const char *isa, device **out);
 
-/* NULL-terminated names of the instruction sets built in, best first, and whether this processor has one. */
-extern const char *const cpu_isa_names[];
+/* The names of the instruction sets built in, best first, NULL behind the last; and whether this processor
+ * has one. */
+const char *cpu_isa_name(int i);
 bool cpu_isa_available(const char *isa);
 
 /* The instruction set that an open CPU device uses. */

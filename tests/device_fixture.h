@@ -14,10 +14,10 @@
 
 /* Run body(isa, precision) for every instruction set of this processor and both precisions. */
 static inline void for_each_device(void (*body)(const char *isa, precision p)) {
-    for (int i = 0; cpu_isa_names[i]; i++)
-        if (cpu_isa_available(cpu_isa_names[i])) {
-            body(cpu_isa_names[i], PRECISION_BF16);
-            body(cpu_isa_names[i], PRECISION_F32);
+    for (int i = 0; cpu_isa_name(i); i++)
+        if (cpu_isa_available(cpu_isa_name(i))) {
+            body(cpu_isa_name(i), PRECISION_BF16);
+            body(cpu_isa_name(i), PRECISION_F32);
         }
 }
 

@@ -200,8 +200,8 @@ static bool has_time_for(const char *dir) {
 }
 
 static void check_all_isas(const char *dir, const golden *g, precision prec) {
-    for (int i = 0; cpu_isa_names[i]; i++)
-        if (cpu_isa_available(cpu_isa_names[i])) check_model(dir, g, prec, cpu_isa_names[i]);
+    for (int i = 0; cpu_isa_name(i); i++)
+        if (cpu_isa_available(cpu_isa_name(i))) check_model(dir, g, prec, cpu_isa_name(i));
     if (device_count(DEVICE_CUDA, NULL) > 0 && has_time_for(dir)) check_model(dir, g, prec, "cuda");
 }
 

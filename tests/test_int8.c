@@ -11,8 +11,8 @@
 static const double EXACT_BOUND = 1e-12, ROUNDED_BOUND = 1e-8;
 
 static void for_each_isa(void (*body)(const char *isa)) {
-    for (int i = 0; cpu_isa_names[i]; i++)
-        if (cpu_isa_available(cpu_isa_names[i])) body(cpu_isa_names[i]);
+    for (int i = 0; cpu_isa_name(i); i++)
+        if (cpu_isa_available(cpu_isa_name(i))) body(cpu_isa_name(i));
 }
 
 /* The weights as they are kept. */

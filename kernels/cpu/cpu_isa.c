@@ -7,10 +7,13 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 
-static bool has_avx512(void) {
+static bool has_avx512f(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+static bool has_avx512(void) {
+    return has_avx512f() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
 }
 
 /* GCC 12 does not know the flag by name; the kernel must allow a process the tiles, which are large (Linux,
@@ -40,17 +43,15 @@ static const struct {
 #if defined(__x86_64__)
     {"amx", cpu_kernels_amx, has_amx},
     {"avx512", cpu_kernels_avx512, has_avx512},
+    {"avx512f", cpu_kernels_avx512f, has_avx512f},
     {"avx2", cpu_kernels_avx2, has_avx2},
 #endif
     {"portable", cpu_kernels_portable, has_always},
 };
 
-const char *const cpu_isa_names[] = {
-#if defined(__x86_64__)
-    "amx",      "avx512", "avx2",
-#endif
-    "portable", NULL,
-};
+const char *cpu_isa_name(int i) {
+    return i < (int)(sizeof isas / sizeof *isas) ? isas[i].name : NULL;
+}
 
 const cpu_kernels *cpu_isa_find(const char *isa, precision p) {
     for (size_t i = 0; i < sizeof isas / sizeof *isas; i++)

@@ -101,7 +101,7 @@ typedef struct cpu_kernels {
 
 /* Indexed by precision, BF16 or F32; that of BF16 is also for INT8. */
 extern const cpu_kernels cpu_kernels_portable[2], cpu_kernels_avx2[2], cpu_kernels_avx512[2],
-    cpu_kernels_amx[2];
+    cpu_kernels_avx512f[2], cpu_kernels_amx[2];
 
 /* The table that this processor can run: the best for NULL, else by name; NULL when there is none. */
 const cpu_kernels *cpu_isa_find(const char *isa, precision p);
