@@ -42,7 +42,7 @@ typedef struct few_plan {
 } few_plan;
 
 __host__ __device__ static inline int few_parts(int n, int part) {
-    return (n + part - 1) / part;
+    return (n + (part - 1)) / part; /* n + part may be too large */
 }
 
 /* Enough warps that their copies under way fill the way to memory: of a GPU with 4.8 TB/s and 1 us, 5 MB; a
