@@ -36,15 +36,25 @@ INNER void amx_settle(void) {
     __asm__ volatile("" ::: "memory");
 }
 
-/* Tiles of which A 4 and its sums have rows0, A 5 and its sums rows1; sums 2 and 3 belong to the latter where
- * it has any. */
-static void amx_begin(int rows0, int rows1) {
-    const uint8_t first = (uint8_t)rows0, second = (uint8_t)(rows1 ? rows1 : rows0);
+/* Of up to 32 rows: A 4 and its sums have the first 16, A 5 and its sums the others. Where there are none,
+ * sums 2 and 3 belong to A 4, too. */
+static void amx_begin(int n_rows) {
+    assert(n_rows > 0 && n_rows <= 2 * AMX_ROWS);
+    const uint8_t first = (uint8_t)(n_rows < AMX_ROWS ? n_rows : AMX_ROWS);
+    const uint8_t second = (uint8_t)(n_rows > AMX_ROWS ? n_rows - AMX_ROWS : n_rows);
     const amx_config config = {.palette = 1,
                                .row_bytes = {64, 64, 64, 64, 64, 64, 64, 64},
                                .rows = {first, first, second, second, first, second, AMX_WORDS, AMX_WORDS}};
     amx_settle();
     _tile_loadconfig(&config);
+}
+
+INNER void amx_clear_sums(void) {
+    amx_settle();
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
 }
 
 typedef struct amx_product {
@@ -70,11 +80,7 @@ static void amx_few_rows(const amx_product *p) {
     const int n = p->n_panels;
     const char *a = p->a;
     const uint32_t *b = p->b;
-    amx_settle();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    amx_clear_sums();
     if (p->add) {
         _tile_loadd(0, p->c, ld);
         if (n > 1) _tile_loadd(1, p->c + PANEL, ld);
@@ -113,11 +119,7 @@ static void amx_many_rows(const amx_product *p) {
     float *c = p->c, *d = p->c + AMX_ROWS * p->ld;
     const char *a = p->a;
     const uint32_t *b = p->b;
-    amx_settle();
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    _tile_zero(3);
+    amx_clear_sums();
     if (p->add) {
         _tile_loadd(0, c, ld);
         _tile_loadd(2, d, ld);
@@ -155,11 +157,6 @@ static void amx_multiply(amx_product p) {
         p.b += (size_t)at_once * p.b_words;
         p.c += at_once * PANEL;
     }
-}
-
-static void amx_begin_rows(int n_rows) {
-    assert(n_rows > 0 && n_rows <= 2 * AMX_ROWS);
-    amx_begin(n_rows < AMX_ROWS ? n_rows : AMX_ROWS, n_rows > AMX_ROWS ? n_rows - AMX_ROWS : 0);
 }
 
 /* ---- products ---- */
@@ -204,7 +201,7 @@ static void amx_tile(const void *input, int n_rows, const uint32_t *panels, size
     const size_t step = (size_t)n_rows * AMX_ROW_BYTES;
     amx_product p = {input,    AMX_ROW_BYTES, step, panels, panel_words, n_rows,
                      n_panels, n_groups,      add,  out,    ld};
-    amx_begin_rows(n_rows);
+    amx_begin(n_rows);
     amx_multiply(p);
     if (rest) {
         p.a += (size_t)n_groups * step;
@@ -219,7 +216,7 @@ static void amx_tile(const void *input, int n_rows, const uint32_t *panels, size
 static void amx_weigh(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
                       size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
     assert(n_words % AMX_WORDS == 0);
-    amx_begin_rows(n_rows);
+    amx_begin(n_rows);
     amx_multiply((amx_product){weights, row_bytes, AMX_ROW_BYTES, panels, panel_words, n_rows, n_panels,
                                n_words / AMX_WORDS, true, values, ld});
     _tile_release();
@@ -266,7 +263,7 @@ static void amx_score_rows(const void *input, int n_rows, const void *keys, size
                            int n_words, uint32_t *packed, float *scores, size_t ld) {
     _Alignas(CACHE_LINE) float sums[AMX_AT_ONCE][AMX_ROWS * PANEL];
     _Alignas(CACHE_LINE) uint32_t turned[AMX_ROWS * PANEL];
-    amx_begin(AMX_ROWS, 0);
+    amx_begin(AMX_ROWS);
     for (int query = 0; query < n_rows; query += AMX_ROWS, scores += AMX_ROWS * ld) {
         int n_queries = n_rows - query < AMX_ROWS ? n_rows - query : AMX_ROWS;
         const char *from = keys;
@@ -299,7 +296,7 @@ static void amx_weigh_rows(const void *weights, size_t row_bytes, int n_rows, co
                            size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
     _Alignas(CACHE_LINE) uint32_t panels[4 * AMX_AT_ONCE * AMX_WORDS * PANEL];
     assert(n % (2 * AMX_WORDS) == 0);
-    amx_begin_rows(n_rows);
+    amx_begin(n_rows);
     for (int dim = 0; dim < n_dims; dim += 4 * PANEL)
         for (int pos = 0, some; pos < n; pos += 2 * some * AMX_WORDS) {
             int n_panels = (n_dims - dim) / PANEL < 4 ? (n_dims - dim) / PANEL : 4;

@@ -1,4 +1,4 @@
-#include "kernels/cpu/lanes_avx2.h"
+#include "kernels/cpu/steps_avx2.h"
 
 #include "kernels/cpu/inner_tables.h"
 

@@ -1,4 +1,4 @@
-#include "kernels/cpu/lanes_portable.h"
+#include "kernels/cpu/steps_portable.h"
 
 #include "kernels/cpu/inner_tables.h"
 

@@ -1,40 +1,20 @@
 /* kernels/cpu/steps_avx512f.h: the steps of tiles with no more than AVX-512 F, BW, DQ and VL, as processors
- * from Skylake to Ice Lake have it: those of lanes_avx2.h, twice as wide. */
+ * from Skylake to Ice Lake have it: those of steps_avx2.h, twice as wide. */
 #pragma once
 
 #include "kernels/cpu/lanes_avx512.h"
 
-/* ---- one step of a tile: a bf16 pair is two floats ---- */
+#include "kernels/cpu/steps_of_pairs.h"
+
+/* ---- one step of a tile ---- */
 
 enum { TILE_ROWS = 6, TILE_PANELS = 4, TILE_PANELS_OF_MANY = 2, TILE_BF16_BYTES = 8 };
-
-typedef struct tile_words {
-    lanes even, odd;
-} tile_words;
-
-static inline void tile_pack(bool bf16, uint32_t word, char *input) {
-    const uint32_t pair[2] = {word << 16, word & 0xffff0000u};
-    memcpy(input, bf16 ? pair : &word, bf16 ? 8 : 4);
-}
-
-/* Sixteen inputs of one row: they need not be rounded. */
-static inline void tile_store_inputs(bool bf16, char *input, lanes x) {
-    (void)bf16;
-    lanes_store((float *)(void *)input, x);
-}
 
 static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
     __m512i words = _mm512_loadu_si512(panel);
     if (!bf16) return (tile_words){_mm512_castsi512_ps(words), lanes_set(0)};
     __m512i odd = _mm512_and_si512(words, _mm512_set1_epi32((int)0xffff0000u));
     return (tile_words){_mm512_castsi512_ps(_mm512_slli_epi32(words, 16)), _mm512_castsi512_ps(odd)};
-}
-
-static inline lanes tile_step(bool bf16, lanes acc, const char *input, tile_words words) {
-    float x[2];
-    memcpy(x, input, bf16 ? 8 : 4);
-    acc = lanes_fma(lanes_set(x[0]), words.even, acc);
-    return bf16 ? lanes_fma(lanes_set(x[1]), words.odd, acc) : acc;
 }
 
 /* ---- one step of a tile with int8 weights: columns 0 and 2 of a word, then 1 and 3, as pairs of int16 ----
