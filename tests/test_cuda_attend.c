@@ -179,11 +179,27 @@ static void check_pieces(device *dev, const piece *pieces, int n, int page_token
     free(y);
 }
 
+/* Whether a GPU that has a kernel of its own for prompts uses it. */
+static bool with_warpgroups = true;
+
 static device *open_cuda(int n_multiprocessors) {
     device *dev = NULL;
     CHECK_OK(cuda_device_open(PRECISION_BF16, 0, &dev));
     if (dev && n_multiprocessors >= 0) cuda_device_of(dev)->n_multiprocessors = n_multiprocessors;
+    if (dev && !with_warpgroups) cuda_device_of(dev)->has_warpgroup_products = false;
     return dev;
+}
+
+/* The emulated GPU does not: test_kernels sees to it that the kernels' bits are the same there. */
+static void with_each_kernel(void (*check)(void)) {
+#ifdef KVARVE_CUDA_EMULATED
+    check();
+#else
+    for (int with = 0; with < 2; with++) {
+        with_warpgroups = with;
+        check();
+    }
+#endif
 }
 
 /* ---- the maps ---- */
@@ -262,7 +278,7 @@ static void check_case(device *dev, const attend_case *c) {
     free_sequence(&s);
 }
 
-static void test_values(void) {
+static void check_cases(void) {
     const attend_case cases[] = {
         {2, 2, 64, 0, 64},   {4, 2, 64, 256, 16},  {7, 1, 64, 5, 80},    {4, 1, 80, 0, 80},
         {4, 2, 80, 100, 64}, {8, 1, 96, 0, 16},    {2, 1, 96, 700, 64},  {4, 1, 128, 0, 64},
@@ -275,8 +291,12 @@ static void test_values(void) {
     if (dev) close_device(dev);
 }
 
+static void test_values(void) {
+    with_each_kernel(check_cases);
+}
+
 /* More positions than a segment of prompt attention, and than a warp's share of units. */
-static void test_long(void) {
+static void check_long(void) {
     enum { END = 16500 };
     sequence s = new_sequence(shape_of(2, 1, 64, 0), END, 10);
     const piece pieces[] = {
@@ -287,6 +307,10 @@ static void test_long(void) {
         if (dev) close_device(dev);
     }
     free_sequence(&s);
+}
+
+static void test_long(void) {
+    with_each_kernel(check_long);
 }
 
 /* Scores so far apart that weights underflow, and equal ones, in blocks of their own. */
@@ -343,13 +367,17 @@ static void check_chunks(attention_shape shape, int first, int end) {
     free_sequence(&s);
 }
 
-static void test_chunks(void) {
+static void check_all_chunks(void) {
     check_chunks(shape_of(2, 1, 64, 0), 0, 200);
     check_chunks(shape_of(3, 1, 96, 70), 100, 330);
     check_chunks(shape_of(4, 1, 128, 0), 500, 600);
     check_chunks(shape_of(1, 1, 256, 100), 200, 320);
     check_chunks(shape_of(1, 1, 64, 0), 16380, 16400); /* segments apart, and in turn */
     check_chunks(shape_of(1, 1, 64, 8200), 16380, 16400);
+}
+
+static void test_chunks(void) {
+    with_each_kernel(check_all_chunks);
 }
 
 /* Generated rows alone and in company, and by units of every size. */
@@ -385,6 +413,36 @@ static void check_company(attention_shape shape) {
 static void test_company(void) {
     check_company(shape_of(2, 1, 64, 0));
     check_company(shape_of(2, 1, 80, 1500));
+}
+
+/* Hopper's kernel adds in the order of the other: on the emulated GPU, whose tensor cores are exact about
+ * that, the bits are the same. */
+static void test_kernels(void) {
+#ifdef KVARVE_CUDA_EMULATED
+    const attend_case cases[] = {{3, 1, 64, 0, 16},  {4, 2, 64, 1, 64},    {7, 1, 128, 70, 80},
+                                 {2, 1, 128, 0, 64}, {1, 1, 64, 8200, 64}, {1, 1, 128, 130, 48}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const attend_case *c = &cases[i];
+        int n = c->window > 8192 ? 16400 : 700;
+        sequence s = new_sequence(shape_of(c->n_heads, c->n_kv_heads, c->head_dim, c->window), n, 16);
+        const piece pieces[] = {{&s, 0, 1, false}, {&s, 30, 200, false}, {&s, n - 150, 150, false}};
+        uint16_t *y[2];
+        for (int with = 0; with < 2; with++) {
+            with_warpgroups = with;
+            device *dev = open_cuda(i % 2 ? -1 : 1);
+            y[with] = attend_pieces(dev, pieces, 3, c->page_tokens);
+            close_device(dev);
+        }
+        size_t bytes = 351 * q_width(&s.shape) * sizeof(uint16_t);
+        CHECK_CASE(!memcmp(y[0], y[1], bytes), "K %d window %d: the kernels differ", c->head_dim,
+                   (int)c->window);
+        free(y[0]);
+        free(y[1]);
+        free_sequence(&s);
+    }
+#else
+    harness_skip("what tensor cores add first is for the emulated GPU to know");
+#endif
 }
 
 /* ---- far positions ---- */
@@ -432,9 +490,11 @@ static void test_far(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"maps", test_maps},         {"sizes", test_sizes},   {"values", test_values},
-                           {"long", test_long},         {"chunks", test_chunks}, {"company", test_company},
-                           {"extremes", test_extremes}, {"far", test_far},       CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"maps", test_maps},         {"sizes", test_sizes},
+                           {"values", test_values},     {"long", test_long},
+                           {"chunks", test_chunks},     {"company", test_company},
+                           {"extremes", test_extremes}, {"far", test_far},
+                           {"kernels", test_kernels},   CU_TEST_INFO_NULL};
     if (cuda_device_count(NULL) == 0) {
         printf("skipped  cuda attend: no GPU here\n");
         return 77;

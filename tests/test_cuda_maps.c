@@ -150,6 +150,29 @@ static void test_matrices(void) {
 }
 
 /* Partial results, float32: a half of the warp writes four rows' pairs of neighbours at once. */
+/* Hopper's tiles: every chunk has a place of its own, and the eight that a row's lanes write together lie in
+ * different banks, as do eight rows of one chunk, which a product reads. */
+static void test_swizzled_banks(void) {
+    enum { ROWS = ATTEND_SWIZZLED_ROWS, CHUNKS = 16 };
+    bool used[ROWS * CHUNKS] = {false};
+    for (int row = 0; row < ROWS; row++)
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            int element = attend_swizzled_element(row, chunk);
+            CU_ASSERT_FATAL(element % 8 == 0 && element / 8 < ROWS * CHUNKS && !used[element / 8]);
+            used[element / 8] = true;
+        }
+    for (int row = 0; row < ROWS; row += 8)
+        for (int chunk = 0; chunk < CHUNKS; chunk += 8) {
+            int written[8], read[8];
+            for (int i = 0; i < 8; i++) {
+                written[i] = attend_swizzled_element(row + 1, chunk + i) / 2;
+                read[i] = attend_swizzled_element(row + i, chunk + 3) / 2;
+            }
+            CU_ASSERT(use_banks_once(written, 0, 8, 4) && use_banks_once(read, 0, 8, 4));
+        }
+    CU_ASSERT(attend_hopper_bytes(128) <= 227 << 10);
+}
+
 static void test_partial_banks(void) {
     for (int w = 0; w < N_WIDTHS; w++) {
         int word[WARP];
@@ -165,6 +188,7 @@ int main(int argc, char **argv) {
                            {"units", test_units},
                            {"matrices", test_matrices},
                            {"banks of matrices", test_matrix_banks},
+                           {"banks of Hopper's tiles", test_swizzled_banks},
                            {"banks of partial results", test_partial_banks},
                            CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "cuda maps", tests);

@@ -8,7 +8,8 @@
 #include <unistd.h>
 #include <vector>
 
-#include "kernels/cuda/warp.cuh"
+#include "kernels/cuda/attend_map.h"
+#include "kernels/cuda/warpgroup.cuh"
 
 static int n_failed;
 
@@ -151,6 +152,112 @@ static void test_mma() {
     check(std::isnan(c[0]), "a missing wait does not show");
 }
 
+enum fault { NONE, NO_WAIT, NO_FENCE, CHANGED_MATRIX, CHANGED_REGISTERS, OTHER_WARP };
+
+/* c[64, 64] = a[64, 16] b[16, 64] by a warpgroup, b once as 64 rows of 64 elements, of which columns 16 to 31
+ * count, once as rows 16 to 31 of so many. */
+static __global__ void multiply_by_warpgroup(const uint16_t *a, const uint16_t *b, float *c, bool by_rows,
+                                             fault wrong) {
+    uint16_t *shared = reinterpret_cast<uint16_t *>(cuda_shared_memory());
+    unsigned thread = threadIdx.x, lane = thread % 32, row = thread / 32 * 16 + lane / 4,
+             place = lane % 4 * 2;
+    for (unsigned i = thread; i < 64 * 64; i += 128) {
+        unsigned chunk = i % 64 / 8;
+        shared[attend_swizzled_element(static_cast<int>(i / 64), static_cast<int>(chunk)) + i % 8] = b[i];
+    }
+    __syncthreads();
+    uint32_t fa[4];
+    for (unsigned i = 0; i < 4; i++)
+        memcpy(&fa[i], a + (row + i % 2 * 8) * 16 + place + i / 2 * 8, sizeof fa[i]);
+    float sum[8][4];
+    uint64_t part = warpgroup_part(warpgroup_matrix(shared), by_rows ? 16 * 128 : 32);
+    if (wrong == OTHER_WARP && thread >= 64) part = warpgroup_part(part, by_rows ? 1024 : 32);
+    if (wrong != NO_FENCE) warpgroup_begin();
+    if (by_rows)
+        warpgroup_mma<true>(sum, fa, part, false);
+    else
+        warpgroup_mma<false>(sum, fa, part, false);
+    warpgroup_commit();
+    if (wrong == CHANGED_MATRIX) shared[17 * 64] = 0;
+    if (wrong == CHANGED_REGISTERS) fa[0] = 0;
+    if (wrong != NO_WAIT) warpgroup_wait<0>();
+    for (unsigned i = 0; i < 32; i++)
+        c[(row + i / 2 % 2 * 8) * 64 + i / 4 * 8 + place + i % 2] = sum[i / 4][i % 4];
+    warpgroup_wait<0>();
+}
+
+struct warpgroup_numbers {
+    uint16_t a[64 * 16], b[64 * 64];
+    float c[64 * 64];
+};
+
+static void multiply_64(warpgroup_numbers *x, bool by_rows, fault wrong) {
+    unsigned seed = 2;
+    for (uint16_t &e : x->a)
+        e = __bfloat16_as_ushort(__float2bfloat16(random_bf16(&seed)));
+    for (uint16_t &e : x->b)
+        e = __bfloat16_as_ushort(__float2bfloat16(random_bf16(&seed)));
+    launch(multiply_by_warpgroup, dim3(1), dim3(128), 8192, x->a, x->b, x->c, by_rows, wrong);
+}
+
+static void test_warpgroup() {
+    warpgroup_numbers x;
+    for (int by_rows = 0; by_rows < 2; by_rows++) {
+        multiply_64(&x, by_rows, NONE);
+        for (unsigned i = 0; i < 64; i++)
+            for (unsigned j = 0; j < 64; j++) {
+                double sum = 0;
+                for (unsigned k = 0; k < 16; k++) {
+                    unsigned at = by_rows ? (16 + k) * 64 + j : j * 64 + 16 + k;
+                    sum += static_cast<double>(static_cast<float>(__ushort_as_bfloat16(x.a[i * 16 + k]))) *
+                           static_cast<double>(static_cast<float>(__ushort_as_bfloat16(x.b[at])));
+                }
+                check(fabs(sum - static_cast<double>(x.c[i * 64 + j])) < 1e-5,
+                      "a warpgroup's product is wrong");
+            }
+    }
+    multiply_64(&x, true, NO_WAIT);
+    check(std::isnan(x.c[0]), "a missing wait for a product does not show");
+}
+
+template <int wrong> static void make_fault() {
+    warpgroup_numbers x;
+    multiply_64(&x, true, static_cast<fault>(wrong));
+}
+
+/* One warp counts for another, phase by phase; late: it takes the second phase for the first. */
+static __global__ void count_phases(int *out, bool late) {
+    uint64_t *barriers = reinterpret_cast<uint64_t *>(cuda_shared_memory());
+    int *number = reinterpret_cast<int *>(barriers + 2);
+    if (threadIdx.x == 0) {
+        shared_barrier_init(barriers, 32);
+        shared_barrier_init(barriers + 1, 1);
+    }
+    __syncthreads();
+    for (int i = 0; i < 4; i++)
+        if (threadIdx.x < 32) {
+            if (i > 0) shared_barrier_wait(barriers + 1, i - 1);
+            if (threadIdx.x == 0) *number = i;
+            shared_barrier_arrive(barriers);
+        } else if (threadIdx.x == 32) {
+            shared_barrier_wait(barriers, late ? i + 1 : i);
+            out[i] = *number;
+            shared_barrier_arrive(barriers + 1);
+        }
+}
+
+static void test_phases() {
+    int out[4];
+    launch(count_phases, dim3(1), dim3(64), 1024, out, false);
+    for (int i = 0; i < 4; i++)
+        check(out[i] == i, "a barrier in shared memory let someone through too early");
+}
+
+static void miss_phase() {
+    int out[4];
+    launch(count_phases, dim3(1), dim3(64), 1024, out, true);
+}
+
 /* Copies that are not valid are zeros, and the groups come in order. */
 static __global__ void groups(const float *x, float *y) {
     float *shared = reinterpret_cast<float *>(cuda_shared_memory());
@@ -257,13 +364,17 @@ static __global__ void wait_half() {
     if (threadIdx.x < 16) __shfl_sync(0xffffffffu, 1, 0);
 }
 
-static void check_ends(void (*kernel)(), const char *why) {
+template <void (*kernel)()> static void launch_64() {
+    launch(kernel, dim3(1), dim3(64), 0);
+}
+
+static void check_ends(void (*mistake)(), const char *why) {
     int ends[2], state = 0;
     if (pipe(ends)) abort();
     pid_t child = fork();
     if (!child) {
         dup2(ends[1], 2);
-        launch(kernel, dim3(1), dim3(64), 0);
+        mistake();
         _exit(0);
     }
     close(ends[1]);
@@ -282,13 +393,21 @@ int main() {
     test_counts();
     test_shuffles();
     test_mma();
+    test_warpgroup();
+    test_phases();
     test_groups();
     test_numbers();
     test_graph();
     test_memory();
     test_host_threads();
-    check_ends(leave_early, "of 64 threads, 63 wait at __syncthreads, 0 in an operation of their warp");
-    check_ends(meet_elsewhere, "different operations");
-    check_ends(wait_half, "16 in an operation of their warp");
+    check_ends(launch_64<leave_early>,
+               "of 64 threads, 63 wait at __syncthreads, 0 in an operation of their warp");
+    check_ends(launch_64<meet_elsewhere>, "different operations");
+    check_ends(launch_64<wait_half>, "16 in an operation of their warp");
+    check_ends(make_fault<NO_FENCE>, "without a fence");
+    check_ends(make_fault<CHANGED_MATRIX>, "a matrix in shared memory changed");
+    check_ends(make_fault<CHANGED_REGISTERS>, "registers of a product changed");
+    check_ends(make_fault<OTHER_WARP>, "multiply different matrices");
+    check_ends(miss_phase, "in another phase");
     return n_failed ? 1 : 0;
 }

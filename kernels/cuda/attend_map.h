@@ -5,6 +5,7 @@
  * group + head within the group, so that those which see the same keys lie together. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "kernels/attend_blocks.h"
@@ -115,7 +116,13 @@ ATTEND_FUNCTION int attend_lane_key(int width, int lane) {
 
 /* Of a CTA (a block of threads): warps, the positions of one of its tiles of keys and values, and the queries
  * of a warp in steps of 16. */
-enum { ATTEND_WARPS = 4, ATTEND_THREADS = 32 * ATTEND_WARPS, ATTEND_HEADS = 16, ATTEND_PLACE_BYTES = 128 };
+enum {
+    ATTEND_WARPS = 4,
+    ATTEND_THREADS = 32 * ATTEND_WARPS,
+    ATTEND_HEADS = 16,
+    ATTEND_PLACE_BYTES = 128,
+    ATTEND_PARTS = 4
+};
 
 ATTEND_FUNCTION int attend_prompt_positions(int width) {
     return width > 128 ? 32 : 64;
@@ -129,6 +136,31 @@ ATTEND_FUNCTION int attend_prompt_queries(int sixteens) {
 ATTEND_FUNCTION size_t attend_prompt_bytes(int width, int sixteens) {
     size_t rows = (size_t)(attend_prompt_queries(sixteens) + 4 * attend_prompt_positions(width));
     return ATTEND_PLACE_BYTES + rows * (size_t)attend_stride(width) * sizeof(uint16_t);
+}
+
+/* Hopper's products read tiles of 64 elements a row, 128 bytes, of which row r has its 16-byte chunk c in
+ * place c ^ r % 8 (PTX ISA, "128-byte swizzling"); wider keys and values lie in several such tiles. */
+enum { ATTEND_SWIZZLED_ROWS = 64, ATTEND_SWIZZLED_WIDTH = 64, ATTEND_SWIZZLED_ALIGNMENT = 1024 };
+
+ATTEND_FUNCTION int attend_swizzled_element(int row, int chunk) {
+    const int chunks = ATTEND_SWIZZLED_WIDTH / 8;
+    return (chunk / chunks * ATTEND_SWIZZLED_ROWS + row) * ATTEND_SWIZZLED_WIDTH +
+           8 * ((chunk ^ row) % chunks);
+}
+
+/* Head widths that attend_hopper.cu was compiled for. */
+ATTEND_FUNCTION bool attend_has_hopper(int width) {
+    return width == 64 || width == 128;
+}
+
+/* Tiles of keys and values that are under way, or are being worked on; the copies of so many are under way at
+ * most. */
+enum { ATTEND_STAGES = 4, ATTEND_COPIES = 2 };
+
+/* The place and the stages' barriers; the stages, wherever the next alignment is. */
+ATTEND_FUNCTION size_t attend_hopper_bytes(int width) {
+    size_t stage = 2 * ATTEND_SWIZZLED_ROWS * (size_t)width * sizeof(uint16_t);
+    return 2 * ATTEND_SWIZZLED_ALIGNMENT + ATTEND_STAGES * stage;
 }
 
 /* Generated rows: quanta of keys or values that are on their way to one warp. A divisor of 8. */

@@ -320,6 +320,7 @@ static status describe(cuda_device *dev) {
     int capability = 10 * p.major + p.minor;
     dev->n_multiprocessors = p.multiProcessorCount;
     dev->max_shared_bytes = p.sharedMemPerBlockOptin;
+    dev->has_warpgroup_products = p.major == 9; /* no later GPU has them */
     cudaDeviceGetPCIBusId(dev->bus_id, sizeof dev->bus_id, dev->index);
     snprintf(dev->processor, sizeof dev->processor, "sm_%d", capability);
     if (capability >= LEAST_CAPABILITY) return STATUS_OK;

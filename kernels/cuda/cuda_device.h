@@ -43,8 +43,9 @@ typedef struct cuda_device {
     int index; /* of the GPU, as the CUDA runtime counts */
     char name[256], processor[32], bus_id[32];
     int n_multiprocessors;
-    size_t max_shared_bytes; /* of a block, when asked for */
-    cudaStream_t stream;     /* of all operations */
+    size_t max_shared_bytes;     /* of a block, when asked for */
+    bool has_warpgroup_products; /* Hopper's: warpgroup.cuh */
+    cudaStream_t stream;         /* of all operations */
     step_tables step;
     span *host_spans; /* of the step */
     cuda_staging tables, weight_staging[2];

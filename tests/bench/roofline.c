@@ -45,7 +45,7 @@ static const double copied =
     latency = 1e-6,           /* of a busy memory: assumed */
     mma = 0.63,               /* of the matrix rate: mma.sync on Hopper (read: arXiv 2402.13499) */
     cublas = 0.80,            /* a large product of cuBLASLt (790 of 989 TFLOP/s seen) */
-    flash_2 = 0.35;           /* FlashAttention-2, which has mma.sync, too (read: arXiv 2407.08608) */
+    issued = 0.80;            /* of the time in which instructions could begin, behind waits: assumed */
 
 /* Some of the work of a step: bytes and operations, and how a kernel of ours does it. */
 typedef struct work {
@@ -142,20 +142,20 @@ static work generated_attention(int sequences, int context) {
     return w;
 }
 
-/* Of the matrix rate. In a cycle, each of the four parts of a multiprocessor multiplies 512 pairs of numbers
- * at the full rate, and gets 32 bytes from shared memory, of which a warp reads its queries and all keys and
- * values of a tile. */
-static double prompt_share(int sixteens) {
-    double reads = (2.0 * attend_prompt_positions(HEAD) + 16.0 * sixteens) * HEAD * BF16 / 32;
-    double products = 2.0 * 16 * sixteens * attend_prompt_positions(HEAD) * HEAD / 512;
-    return fmin(1, products / mma / reads) * flash_2;
+/* Of the matrix rate. In a cycle, each of the four parts of a multiprocessor multiplies 512 pairs of numbers,
+ * and begins one instruction: of a warp of each warpgroup that multiplies, or of one that copies. For a tile
+ * they have so many, read off the machine code. */
+static double prompt_share(int warpgroups) {
+    enum { MULTIPLIES = 577, COPIES = 300 };
+    double products = 2.0 * 16 * warpgroups * attend_prompt_positions(HEAD) * HEAD / 512;
+    return fmin(1, issued * products / (MULTIPLIES * warpgroups + COPIES));
 }
 
 /* Rows [context - rows, context). */
 static work prompt_attention(int rows, int context) {
     double seen = rows * (context - (rows - 1) / 2.0);
     int tiles = rows * (HEADS / KV_HEADS) / attend_prompt_queries(2) * KV_HEADS;
-    work w = {.flops = 4.0 * HEADS * HEAD * seen, .per_sm = 2, .starts = 1};
+    work w = {.flops = 4.0 * HEADS * HEAD * seen, .per_sm = 1, .starts = 1};
     snprintf(w.name, sizeof w.name, "attention, %d prompt rows, %d", rows, context);
     w.share = prompt_share(tiles < 2 * SM ? 1 : 2); /* as plan_prompt cuts */
     w.bytes = context * 2.0 * KV_HEADS * HEAD * BF16 + 2.0 * rows * WIDTH * BF16;

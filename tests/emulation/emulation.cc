@@ -14,6 +14,12 @@
 
 __thread emulation_place emulation_at;
 
+void emulation_fail(const char *what) {
+    fprintf(stderr, "emulation: block (%u, %u, %u), thread (%u, %u, %u): %s\n", blockIdx.x, blockIdx.y,
+            blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, what);
+    abort();
+}
+
 namespace {
 
 enum { LANES = 32, MAX_THREADS = 1024, GUARD_BYTES = 4096 };
@@ -72,7 +78,7 @@ void fiber_switch(fiber *from, fiber *to) {
 
 /* ---- the threads of a block ---- */
 
-enum thread_state { READY, AT_BARRIER, IN_WARP, ENDED };
+enum thread_state { READY, AT_BARRIER, IN_WARP, WAITING, ENDED };
 
 struct async_copy {
     void *to;
@@ -89,7 +95,8 @@ struct cuda_thread {
     unsigned mask;  /* in a warp */
     emulation_operation *operation;
     emulation_request *request;
-    std::vector<async_copy> open; /* not committed */
+    const std::function<bool()> *holds; /* what it waits for */
+    std::vector<async_copy> open;       /* not committed */
     std::vector<std::vector<async_copy>> groups;
 };
 
@@ -100,6 +107,7 @@ struct multiprocessor {
     cuda_thread *running;
     unsigned n_threads, n_at_barrier, n_ended;
     unsigned n_blocks; /* that it ever ran */
+    unsigned n_rounds; /* through the warps of a block */
     const std::function<void()> *body;
     unsigned char *shared;
     size_t shared_bytes;
@@ -110,12 +118,6 @@ struct multiprocessor {
 };
 
 thread_local std::unique_ptr<multiprocessor> here;
-
-[[noreturn]] void fail(const char *what) {
-    fprintf(stderr, "emulation: block (%u, %u, %u), thread (%u, %u, %u): %s\n", blockIdx.x, blockIdx.y,
-            blockIdx.z, threadIdx.x, threadIdx.y, threadIdx.z, what);
-    abort();
-}
 
 /* A fiber is one thread of block after block. */
 void thread_main() {
@@ -130,11 +132,11 @@ void thread_main() {
     }
 }
 
-multiprocessor::multiprocessor() : host(), threads(), running(), n_threads(), n_blocks() {
+multiprocessor::multiprocessor() : host(), threads(), running(), n_threads(), n_blocks(), n_rounds() {
     size_t each = STACK_BYTES + GUARD_BYTES;
     void *memory = mmap(nullptr, MAX_THREADS * each, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) fail("no memory for stacks");
+    if (memory == MAP_FAILED) emulation_fail("no memory for stacks");
     stacks = static_cast<char *>(memory);
     host.started = true;
     for (size_t i = 0; i < MAX_THREADS; i++) {
@@ -161,9 +163,14 @@ void wait_as(thread_state state) {
 
 void run_thread(multiprocessor *mp, unsigned i) {
     mp->running = &mp->threads[i];
+    mp->running->state = READY;
     threadIdx = mp->running->index;
     fiber_switch(&mp->host, &mp->running->own);
     mp->running = nullptr;
+}
+
+bool can_run(const cuda_thread &thread) {
+    return thread.state == READY || (thread.state == WAITING && (*thread.holds)());
 }
 
 /* Run threads [first, last), a warp, until none of them can go on; whether any of them ran. */
@@ -173,7 +180,7 @@ bool run_warp(multiprocessor *mp, unsigned first, unsigned last, bool backwards)
         again = false;
         for (unsigned k = first; k < last; k++) {
             unsigned i = backwards ? first + last - 1 - k : k;
-            if (mp->threads[i].state != READY) continue;
+            if (!can_run(mp->threads[i])) continue;
             run_thread(mp, i);
             any = again = true;
         }
@@ -182,7 +189,7 @@ bool run_warp(multiprocessor *mp, unsigned first, unsigned last, bool backwards)
 }
 
 [[noreturn]] void fail_divergent(const multiprocessor *mp) {
-    unsigned n[4] = {}, warp = MAX_THREADS;
+    unsigned n[5] = {}, warp = MAX_THREADS;
     for (unsigned i = 0; i < mp->n_threads; i++) {
         n[mp->threads[i].state]++;
         if (mp->threads[i].state == IN_WARP && warp == MAX_THREADS) warp = i / LANES;
@@ -190,10 +197,10 @@ bool run_warp(multiprocessor *mp, unsigned first, unsigned last, bool backwards)
     char text[256];
     snprintf(text, sizeof text,
              "divergent: of %u threads, %u wait at __syncthreads, %u in an operation of their warp (the "
-             "first in warp "
-             "%d), and %u have ended",
-             mp->n_threads, n[AT_BARRIER], n[IN_WARP], n[IN_WARP] ? static_cast<int>(warp) : -1, n[ENDED]);
-    fail(text);
+             "first in warp %d), %u at a barrier in shared memory, and %u have ended",
+             mp->n_threads, n[AT_BARRIER], n[IN_WARP], n[IN_WARP] ? static_cast<int>(warp) : -1, n[WAITING],
+             n[ENDED]);
+    emulation_fail(text);
 }
 
 void run_block(multiprocessor *mp) {
@@ -208,14 +215,17 @@ void run_block(multiprocessor *mp) {
         thread->open.clear();
         thread->groups.clear();
     }
+    emulation_warpgroup_start(mp->n_threads);
     while (mp->n_ended < mp->n_threads) {
         bool any = false;
+        mp->n_rounds++;
         for (unsigned k = 0; k < n_warps; k++) {
             unsigned first = (backwards ? n_warps - 1 - k : k) * LANES;
             any |= run_warp(mp, first, min(first + LANES, mp->n_threads), backwards);
         }
         if (!any) fail_divergent(mp);
     }
+    emulation_warpgroup_end(mp->n_threads);
 }
 
 void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<void()> &body) {
@@ -225,7 +235,8 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
     mp->n_threads = block.x * block.y * block.z;
     mp->body = &body;
     void *shared = nullptr;
-    if (shared_bytes && posix_memalign(&shared, 1024, shared_bytes)) fail("no memory for shared memory");
+    if (shared_bytes && posix_memalign(&shared, 1024, shared_bytes))
+        emulation_fail("no memory for shared memory");
     mp->shared = static_cast<unsigned char *>(shared);
     mp->shared_bytes = shared_bytes;
     for (blockIdx.z = 0; blockIdx.z < grid.z; blockIdx.z++)
@@ -239,10 +250,11 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
 
 void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> body) {
     uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
-    if (!threads || threads > MAX_THREADS || block.z > 64) fail("a launch with a bad number of threads");
+    if (!threads || threads > MAX_THREADS || block.z > 64)
+        emulation_fail("a launch with a bad number of threads");
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 0xffffu || grid.z > 0xffffu)
-        fail("a launch with a bad number of blocks");
-    if (shared_bytes > MAX_SHARED_BYTES) fail("a launch with too much shared memory");
+        emulation_fail("a launch with a bad number of blocks");
+    if (shared_bytes > MAX_SHARED_BYTES) emulation_fail("a launch with too much shared memory");
     emulation_enqueue([=] { run_grid(grid, block, shared_bytes, body); });
 }
 
@@ -250,7 +262,22 @@ unsigned char *emulation_shared_memory() {
     return here->shared;
 }
 
+size_t emulation_shared_bytes() {
+    return here->shared_bytes;
+}
+
 /* ---- meeting ---- */
+
+void emulation_wait_until(const std::function<bool()> &holds) {
+    if (holds()) return;
+    here->running->holds = &holds;
+    wait_as(WAITING);
+}
+
+void emulation_let_others_run() {
+    unsigned round = here->n_rounds;
+    emulation_wait_until([=] { return here->n_rounds != round; });
+}
 
 int emulation_barrier(bool predicate) {
     multiprocessor *mp = here.get();
@@ -274,7 +301,7 @@ int emulation_barrier(bool predicate) {
 void emulation_meet(unsigned mask, emulation_operation *operation, emulation_request *own) {
     multiprocessor *mp = here.get();
     cuda_thread *self = mp->running, *warp = mp->threads + (self - mp->threads) / LANES * LANES;
-    if (!(mask >> (self - warp) & 1)) fail("a lane is not in the mask of its own operation");
+    if (!(mask >> (self - warp) & 1)) emulation_fail("a lane is not in the mask of its own operation");
     self->mask = mask;
     self->operation = operation;
     self->request = own;
@@ -282,11 +309,12 @@ void emulation_meet(unsigned mask, emulation_operation *operation, emulation_req
     emulation_request *lanes[LANES] = {};
     for (unsigned i = 0; i < LANES; i++) {
         if (!(mask >> i & 1)) continue;
-        if (warp + i >= mp->threads + mp->n_threads) fail("the mask has lanes that the block has not");
+        if (warp + i >= mp->threads + mp->n_threads)
+            emulation_fail("the mask has lanes that the block has not");
         bool waits_for_us = warp[i].state == IN_WARP && (warp[i].mask >> (self - warp) & 1);
         if (!waits_for_us) return wait_as(IN_WARP); /* another will be the last to come */
         if (warp[i].mask != mask || warp[i].operation != operation)
-            fail("the lanes of a warp meet in different operations");
+            emulation_fail("the lanes of a warp meet in different operations");
         lanes[i] = warp[i].request;
     }
     operation(lanes, mask);
@@ -369,7 +397,7 @@ static void load_transposed(emulation_request *const lanes[32], unsigned) {
 }
 
 static void check_aligned(const void *at) {
-    if (reinterpret_cast<uintptr_t>(at) % 16) fail("an address is not aligned to 16 bytes");
+    if (reinterpret_cast<uintptr_t>(at) % 16) emulation_fail("an address is not aligned to 16 bytes");
 }
 
 void emulation_load_matrices(uint32_t r[4], const void *row, bool transposed) {

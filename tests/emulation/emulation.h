@@ -44,6 +44,16 @@ static inline unsigned emulation_thread_number() {
  * captures. A launch that no GPU would take ends the program. */
 void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> body);
 unsigned char *emulation_shared_memory();
+size_t emulation_shared_bytes();
+
+/* End the program: where, and what was wrong. */
+[[noreturn]] void emulation_fail(const char *what);
+
+/* The running thread waits, and lets others run, until it holds. */
+void emulation_wait_until(const std::function<bool()> &holds);
+
+/* The other warps run as far as they can. */
+void emulation_let_others_run();
 
 /* Do something in the order of the stream: now, or when the graph is launched that is being captured. */
 void emulation_enqueue(std::function<void()> operation);
@@ -143,6 +153,21 @@ static inline int __all_sync(unsigned mask, int predicate) {
 void emulation_copy_async(void *to, const void *from, bool valid);
 void emulation_copy_commit();
 void emulation_copy_wait(int n);
+
+/* ---- Hopper: see warpgroup.cuh ---- */
+
+uint32_t emulation_shared_address(const void *at);
+void emulation_warpgroup_begin();
+void emulation_warpgroup_mma(float c[8][4], const uint32_t a[4], uint64_t b, bool add, bool by_rows);
+void emulation_warpgroup_commit();
+void emulation_warpgroup_wait(int n);
+void emulation_shared_barrier_init(uint64_t *barrier, int n_arrivals);
+void emulation_shared_barrier_arrive(uint64_t *barrier);
+void emulation_shared_barrier_wait(uint64_t *barrier, int phase);
+
+/* warpgroup.cc on a block that starts, or has ended. */
+void emulation_warpgroup_start(unsigned n_threads);
+void emulation_warpgroup_end(unsigned n_threads);
 
 /* ---- memory ---- */
 
