@@ -255,10 +255,15 @@ static void check_frequencies_of(device *dev, const rows *r, int i) {
 }
 
 static void check_frequencies(device *dev) {
+#ifdef KVARVE_CUDA_EMULATED
+    enum { STEP = 3 }; /* every filter, and every pair of them, still */
+#else
+    enum { STEP = 1 };
+#endif
     uint64_t seed = 2;
     rows r;
     fill_rows(&r, &seed, 32, 30);
-    for (int i = 0; i < 32; i++)
+    for (int i = 0; i < 32; i += STEP)
         check_frequencies_of(dev, &r, i);
     free_rows(&r);
 }
