@@ -3,6 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -76,6 +79,22 @@ void file_start_writeback(int fd, int64_t offset, int64_t n_bytes) {
 #else
     (void)fd, (void)offset, (void)n_bytes;
 #endif
+}
+
+status file_write_text(const char *path, const char *text) {
+    struct stat info;
+    bool is_stream = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
+    size_t n = strlen(path) + sizeof ".tmp";
+    char *temporary = mem_new(n, 1);
+    snprintf(temporary, n, "%s%s", path, is_stream ? "" : ".tmp");
+    FILE *f = fopen(temporary, "w");
+    bool good = f && fprintf(f, "%s\n", text) > 0;
+    if (f) good = fclose(f) == 0 && good;
+    if (!is_stream) good = good && rename(temporary, path) == 0;
+    status st = good ? STATUS_OK : status_fail("%s: cannot be written: %s", path, strerror(errno));
+    if (!good && !is_stream) unlink(temporary);
+    free(temporary);
+    return st;
 }
 
 status file_flush(int fd, const char *path) {

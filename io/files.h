@@ -26,6 +26,10 @@ status file_trim(int fd, const char *path, int64_t n_bytes);
 /* Let the system begin to write this range to the disk, so that less is left for file_flush. A hint. */
 void file_start_writeback(int fd, int64_t offset, int64_t n_bytes);
 
+/* The file holds the text and a newline, or what it held before: a temporary beside it takes its place. A
+ * device or a pipe is written to. */
+status file_write_text(const char *path, const char *text);
+
 /* Until the file's bytes, or the directory's entries, are on the disk. */
 status file_flush(int fd, const char *path);
 status directory_flush(const char *dir);

@@ -1,11 +1,10 @@
 #include "io/step_times.h"
 
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "io/files.h"
 #include "io/json.h"
 #include "src/base/memory.h"
 
@@ -58,16 +57,8 @@ static char *make_text(const step_times *t) {
 }
 
 status step_times_write(const step_times *t, const char *path) {
-    size_t n = strlen(path) + 5;
-    char *text = make_text(t), *temporary = mem_new(n, 1);
-    snprintf(temporary, n, "%s.tmp", path);
-    FILE *f = fopen(temporary, "w");
-    bool good = f && fprintf(f, "%s\n", text) > 0;
-    if (f) good = fclose(f) == 0 && good;
-    good = good && rename(temporary, path) == 0;
-    status st = good ? STATUS_OK : status_fail("%s: cannot be written: %s", path, strerror(errno));
-    if (!good) unlink(temporary);
-    free(temporary);
+    char *text = make_text(t);
+    status st = file_write_text(path, text);
     free(text);
     return st;
 }

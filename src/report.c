@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/files.h"
 #include "io/json.h"
 #include "src/base/memory.h"
 
@@ -269,23 +270,11 @@ static cJSON *make_json(const run_figures *f, const options *o, const engine *e)
     return root;
 }
 
-/* Whole or not at all: a temporary beside it takes its place, unless it is a device or a pipe. */
 static status write_json(const run_figures *f, const options *o, const engine *e) {
-    struct stat info;
-    bool is_stream = stat(o->report, &info) == 0 && !S_ISREG(info.st_mode);
     cJSON *root = make_json(f, o, e);
     char *text = cJSON_Print(root);
     cJSON_Delete(root);
-    size_t n = strlen(o->report) + 5;
-    char *path = mem_new(n, 1);
-    snprintf(path, n, "%s%s", o->report, is_stream ? "" : ".tmp");
-    FILE *file = fopen(path, "w");
-    bool good = file && fprintf(file, "%s\n", text) > 0;
-    if (file) good = fclose(file) == 0 && good;
-    if (!is_stream) good = good && rename(path, o->report) == 0;
-    status st = good ? STATUS_OK : status_fail("--report %s: %s", o->report, strerror(errno));
-    if (!good && !is_stream) unlink(path);
-    free(path);
+    status st = file_write_text(o->report, text);
     free(text);
     return st;
 }
