@@ -1,7 +1,12 @@
 #!/bin/sh
 # tests/bench/predict.sh KVARVE [RANKS] [TOKENS] [MODEL]: measure steps on 1 to RANKS ranks (2) of one thread, predict
 # prefill of TOKENS tokens (4096) and decode behind them, run both, and print predicted beside measured. Not a test:
-# it needs a machine with a processor for each rank, where nothing else runs.
+# it needs a machine with a processor for each rank, where nothing else runs; or
+#
+#     DILATE=N tests/bench/predict.sh ...
+#
+# which has the CPU backend take N times as long and sleep meanwhile (dilate.c), so that N ranks fit on a processor.
+# What they say to each other takes as long as ever.
 #
 # The model (that of the demo unless given) is taken to hold as many positions as are needed: this is about time.
 set -eu
@@ -29,6 +34,9 @@ rate() { # rate FILE WHAT
     awk -v what="$2" 'index($0, what) == 1 { sub(what, ""); sub(/^s?/, ""); print $2 }' "$1"
 }
 
+preload=
+[ "${DILATE:-1}" = 1 ] || preload="env LD_PRELOAD=$(dirname "$kvarve")/tests/dilate.so KVARVE_DILATE=$DILATE"
+
 prefill_seconds() { # prefill_seconds FILE
     rate "$1" "prefill $tokens tokens" | awk -v n="$tokens" '{ print n / $1 }'
 }
@@ -40,7 +48,7 @@ compare() { # compare RANKS WHAT PREDICTED MEASURED
 
 printf '%5s  %-34s %12s %12s %8s\n' ranks what predicted measured off
 for n in $(seq "$ranks"); do
-    start="$(mpi_launcher) -n $n $kvarve"
+    start="$(mpi_launcher) -n $n $preload $kvarve"
     times=$work/times.$n.json
     common="--model $work/model --threads 1"
     batch="--decode-depths $tokens --batch-depths $tokens --sequences 4"
