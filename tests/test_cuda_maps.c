@@ -65,6 +65,7 @@ static void test_pages(void) {
 
 /* The tiles on both sides of a span's first and last, and some between. */
 static void test_tiles(void) {
+    CU_ASSERT(attend_first_tile(3, 1 << 27, 32, 128) == 3 + (1 << 25)); /* 2^32 queries before it */
     const int32_t row0[] = {0, 1, 1 << 20, (1 << 20) + 1, 3 << 20, (3 << 20) + 77};
     enum { SPANS = sizeof row0 / sizeof *row0 - 1 };
     for (int group = 1; group <= 128; group *= 2)
