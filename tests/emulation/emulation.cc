@@ -215,7 +215,6 @@ void run_block(multiprocessor *mp) {
         thread->open.clear();
         thread->groups.clear();
     }
-    emulation_warpgroup_start(mp->n_threads);
     while (mp->n_ended < mp->n_threads) {
         bool any = false;
         mp->n_rounds++;
@@ -342,19 +341,14 @@ void emulation_vote(emulation_request *const lanes[32], unsigned mask) {
 
 /* ---- matrices: lane layouts as in warp.cuh ---- */
 
-static float bf16_at(const void *packed, unsigned i) {
-    uint32_t word = static_cast<const uint32_t *>(packed)[i / 2];
-    return __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16);
-}
-
 static void multiply(emulation_request *const lanes[32], unsigned) {
     float a[16][16], b[16][8];
     for (unsigned lane = 0; lane < LANES; lane++) {
         unsigned group = lane / 4, place = lane % 4;
         for (unsigned i = 0; i < 8; i++)
-            a[group + (i / 2 % 2) * 8][2 * place + i % 2 + i / 4 * 8] = bf16_at(lanes[lane]->a, i);
+            a[group + (i / 2 % 2) * 8][2 * place + i % 2 + i / 4 * 8] = emulation_bf16_at(lanes[lane]->a, i);
         for (unsigned i = 0; i < 4; i++)
-            b[2 * place + i % 2 + i / 2 * 8][group] = bf16_at(lanes[lane]->b, i);
+            b[2 * place + i % 2 + i / 2 * 8][group] = emulation_bf16_at(lanes[lane]->b, i);
     }
     for (unsigned lane = 0; lane < LANES; lane++) {
         float *c = static_cast<float *>(lanes[lane]->out);

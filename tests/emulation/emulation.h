@@ -165,9 +165,18 @@ void emulation_shared_barrier_init(uint64_t *barrier, int n_arrivals);
 void emulation_shared_barrier_arrive(uint64_t *barrier);
 void emulation_shared_barrier_wait(uint64_t *barrier, int phase);
 
-/* warpgroup.cc on a block that starts, or has ended. */
-void emulation_warpgroup_start(unsigned n_threads);
+/* warpgroup.cc on a block that has ended. */
 void emulation_warpgroup_end(unsigned n_threads);
+
+/* Number i of packed bf16 numbers. */
+static inline float emulation_bf16_at(const void *packed, unsigned i) {
+    uint32_t word;
+    memcpy(&word, static_cast<const char *>(packed) + i / 2 * sizeof word, sizeof word);
+    word = i % 2 ? word & 0xffff0000u : word << 16;
+    float x;
+    memcpy(&x, &word, sizeof x);
+    return x;
+}
 
 /* ---- memory ---- */
 

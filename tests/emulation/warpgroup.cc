@@ -71,10 +71,6 @@ void check_descriptor(uint64_t b, bool by_rows) {
 
 /* ---- products ---- */
 
-float bf16_at(const uint32_t *packed, unsigned i) {
-    return __uint_as_float(i % 2 ? packed[i / 2] & 0xffff0000u : packed[i / 2] << 16);
-}
-
 /* What c will hold when all that was begun is done. */
 void read_accumulator(const lane_state &state, const float *c, float now[OF_LANE]) {
     memcpy(now, c, OF_LANE * sizeof *now);
@@ -97,7 +93,7 @@ void multiply(emulation_request *const lanes[LANES], unsigned) {
             emulation_fail("the lanes of a warp multiply different matrices");
         unsigned group = lane / 4, place = lane % 4;
         for (unsigned i = 0; i < 8; i++)
-            a[group + i / 2 % 2 * 8][2 * place + i % 2 + i / 4 * 8] = bf16_at(p->a_then, i);
+            a[group + i / 2 % 2 * 8][2 * place + i % 2 + i / 4 * 8] = emulation_bf16_at(p->a_then, i);
     }
     for (unsigned k = 0; k < DEPTH; k++)
         for (unsigned n = 0; n < COLUMNS; n++)
@@ -182,22 +178,19 @@ void emulation_warpgroup_wait(int n) {
     self->fenced = false; /* now the registers may be written by others */
 }
 
-/* ---- a block's beginning and end ---- */
-
-void emulation_warpgroup_start(unsigned n_threads) {
-    for (unsigned i = 0; i < n_threads; i++)
-        lanes_of_block[i] = {};
-    for (unsigned warp = 0; warp < WARPS; warp++)
-        begun[warp].clear();
-}
+/* ---- a block's end: the next one finds everything as if it were the first ---- */
 
 void emulation_warpgroup_end(unsigned n_threads) {
-    for (unsigned i = 0; i < n_threads; i++)
+    for (unsigned i = 0; i < n_threads; i++) {
         if (!lanes_of_block[i].open.empty() || !lanes_of_block[i].groups.empty())
             emulation_fail("a block ended before its products");
+        lanes_of_block[i].fenced = false;
+    }
     for (unsigned warp = 0; warp < WARPS; warp++)
         if (begun[warp].size() != begun[warp / 4 * 4].size())
             emulation_fail("the warps of a warpgroup began different numbers of products");
+    for (auto &products : begun)
+        products.clear();
 }
 
 /* ---- barriers ---- */
