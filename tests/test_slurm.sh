@@ -70,7 +70,7 @@ hasten() { # hasten JOB
 }
 
 ended() { # ended NAME JOB STATE EXIT-CODE LOG: wait for it, and see how it ended
-    wait_for 120 is_over "$2"
+    wait_for 300 is_over "$2"
     grep -v '^  \|^--\|^$' "$work/$5" | tail -n 10 >"$temp/err"
     how="$(field "$2" JobState) $(field "$2" ExitCode)"
     if [ "$how" = "$3 $4:0" ]; then ok "$1"; else failed "$1" "it ended as $how, not as $3 $4:0"; fi
@@ -98,7 +98,7 @@ times_reused() { # times_reused LOG N: so many runs went on from what was saved
 
 # What the long jobs do; once before them, so that it is known what comes out. It is twice as much as slow runs get done
 # in the time that they are given.
-long_options="--prompt-file $page --max-tokens 5000 --ignore-eos $run_options"
+long_options="--prompt-file $page --max-tokens 2000 --ignore-eos $run_options"
 expect_long() {
     # shellcheck disable=SC2086 # several words
     run 1 generate --model "$model" $long_options
@@ -352,7 +352,7 @@ if [ -n "$obstacle" ]; then
     exit 77
 fi
 temp=$all
-trap 'slurm_stop; ${KEEP:+cp -a $all $KEEP;} rm -rf "$all" ${shared:+"$shared"}' EXIT
+trap 'slurm_stop; rm -rf "$all" ${shared:+"$shared"}' EXIT
 slurm_start || {
     echo 'skipped: Slurm does not start here'
     exit 77
