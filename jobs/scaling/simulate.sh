@@ -17,6 +17,10 @@ export LC_ALL
     exit 2
 }
 kvarve=$(cd "$(dirname "$0")/../.." && pwd)/build/kvarve
+[ -x "$kvarve" ] || {
+    echo "$0: $kvarve is not there: build it (jobs/setup.sh)" >&2
+    exit 1
+}
 out=$1
 matrix=${MATRIX_FLOPS:-600e12} attention=${ATTENTION_FLOPS:-400e12} memory=${MEMORY_SPEED:-3e12}
 layer=${LAYER_SECONDS:-80e-6} node_link=${NODE_LINK:-200GB/s,5us} link=${LINK:-50GB/s,5us} chunk=${CHUNK:-4096}
