@@ -3,6 +3,7 @@
 
 #include "mpi/comm.h"
 #include "src/base/fault.h"
+#include "src/base/notice.h"
 #include "src/options.h"
 #include "src/run.h"
 
@@ -50,6 +51,7 @@ int main(int argc, char **argv) {
     } else {
         code = run_command(c, &o);
     }
+    if (comm_rank(c) == 0) notice_print_new(stderr); /* of a run that did not come to its table */
     if (code == EXIT_CODE_OK) code = check_stdout(c);
     comm_close(c);
     return code;

@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "io/json.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 
 static const double giga = 1e9, mib = 1024.0 * 1024;
 
@@ -176,6 +177,7 @@ static void note_waiting(const run_figures *f, const options *o) {
 }
 
 static void print_notes(const run_figures *f, const options *o, const engine *e) {
+    notice_print_new(stderr);
     note_waiting(f, o);
     int64_t most = engine_plan(e)->n_pages * o->page_tokens;
     if (f->summary.clipped_context)
@@ -235,7 +237,7 @@ static void add_snapshots(cJSON *root, const run_figures *f) {
 }
 
 static cJSON *make_json(const run_figures *f, const options *o, const engine *e) {
-    cJSON *root = cJSON_CreateObject(), *ranks = cJSON_CreateArray();
+    cJSON *root = cJSON_CreateObject(), *ranks = cJSON_CreateArray(), *notes = cJSON_CreateArray();
     char shape[256], *effective = options_effective(o);
     model_config_describe(engine_config(e), shape, sizeof shape);
     cJSON_AddStringToObject(root, "command", options_command_name(o->command));
@@ -259,6 +261,9 @@ static cJSON *make_json(const run_figures *f, const options *o, const engine *e)
     cJSON_AddNumberToObject(root, "machine_read_bytes_per_second", f->machine.read_bytes_per_second);
     cJSON_AddNumberToObject(root, "flops", f->flops);
     add_snapshots(root, f);
+    for (int i = 0; i < notice_count(); i++)
+        cJSON_AddItemToArray(notes, cJSON_CreateString(notice_text(i)));
+    cJSON_AddItemToObject(root, "notes", notes);
     if (f->summary.n_scored) {
         cJSON_AddNumberToObject(root, "scored_tokens", (double)f->summary.n_scored);
         cJSON_AddNumberToObject(root, "nll", f->summary.nll);

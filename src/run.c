@@ -7,6 +7,7 @@
 
 #include "io/files.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/step_costs.h"
 #include "src/synth_tokenizer.h"
 
@@ -15,7 +16,10 @@
 static const double prefill_rows_per_decode_row = 16;
 
 int run_say_failure(const comm *c, status st) {
-    if (comm_rank(c) == 0) fprintf(stderr, "kvarve: error: %s\n", status_text());
+    if (comm_rank(c) == 0) {
+        notice_print_new(stderr);
+        fprintf(stderr, "kvarve: error: %s\n", status_text());
+    }
     return status_exit_code(st);
 }
 
@@ -123,6 +127,22 @@ status run_make_chunks(const options *o, const model_config *config, int n_ranks
     return st;
 }
 
+/* Rank 0 gets what the others have to say, the first two of each. Collective. */
+static void collect_notices(comm *c) {
+    enum { MOST = 2 };
+    typedef char lines[MOST][NOTICE_BYTES];
+    int n = comm_rank(c) > 0 ? notice_count() : 0;
+    if (comm_min(c, -n) == 0) return;
+    lines mine = {{0}}, *all = mem_new((size_t)comm_size(c), sizeof *all);
+    for (int i = 0; i < n && i < MOST; i++)
+        snprintf(mine[i], sizeof mine[i], "%s", notice_text(i));
+    comm_gather(c, mine, sizeof mine, all);
+    for (int rank = 0; comm_rank(c) == 0 && rank < comm_size(c); rank++)
+        for (int i = 0; i < MOST; i++)
+            if (all[rank][i][0]) notice_add("%s", all[rank][i]);
+    free(all);
+}
+
 status run_open_engine(comm *c, const options *o, const model_config *config, engine_options *wanted,
                        engine **out) {
     chunk_list chunks = {0};
@@ -131,6 +151,7 @@ status run_open_engine(comm *c, const options *o, const model_config *config, en
     if (comm_any_failed(c, &st)) return st;
     if (chunks.n > 0) wanted->chunks = &chunks;
     st = engine_open(c, config, wanted, out);
+    if (st == STATUS_OK) collect_notices(c);
     wanted->chunks = NULL;
     chunk_list_free(&chunks);
     return st;
@@ -160,6 +181,7 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
     fputc('\n', stderr);
     print_places(e, comm_size(c));
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
+    notice_print_new(stderr);
     free(effective);
 }
 

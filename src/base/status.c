@@ -8,11 +8,15 @@
 static _Thread_local char last_text[STATUS_TEXT_BYTES];
 static void (*die_hook)(const char *text);
 
+void status_keep_to_line(char *text) {
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < ' ' || *c == 0x7F) *c = '?';
+}
+
 static void record(const char *format, va_list args) {
     char text[STATUS_TEXT_BYTES];
     vsnprintf(text, sizeof text, format, args);
-    for (char *c = text; *c; c++) /* one line, whatever names from outside hold */
-        if ((unsigned char)*c < ' ' || *c == 0x7F) *c = '?';
+    status_keep_to_line(text);
     memcpy(last_text, text, sizeof text);
 }
 

@@ -34,6 +34,9 @@ status status_adopt(status st, const char *text);
 /* The text of this thread's last recorded failure, "" before the first. Owned by the module. Local. */
 const char *status_text(void);
 
+/* Replace control characters by "?": one line, whatever names from outside hold. Local. */
+void status_keep_to_line(char *text);
+
 /* The exit code that scripts see for this class. Local. */
 int status_exit_code(status st);
 
