@@ -52,7 +52,15 @@ typedef struct content {
 
 typedef enum advisory { ADVISORY_OURS, ADVISORY_HELD, ADVISORY_NONE } advisory;
 
-static void pause_seconds(double seconds) {
+static double now_seconds(const snapshot_lock *l) {
+    return l->rules.clock ? *l->rules.clock : clock_seconds();
+}
+
+static void pause_seconds(const snapshot_lock *l, double seconds) {
+    if (l->rules.clock) {
+        *l->rules.clock += seconds;
+        return;
+    }
     struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
     nanosleep(&t, NULL);
 }
@@ -162,7 +170,7 @@ static void drop_file(snapshot_lock *l) {
 
 /* Where two may have renamed their files over the lock: the last one has it. */
 static outcome settle(snapshot_lock *l, status *st) {
-    pause_seconds(l->rules.touch_seconds);
+    pause_seconds(l, l->rules.touch_seconds);
     if (is_at_path(l, l->fd)) return TAKEN;
     drop_file(l);
     int fd = open_existing(l, O_RDONLY);
@@ -212,9 +220,9 @@ static outcome watch(snapshot_lock *l, const content *first, status *st) {
     char who[LOCK_LINE_BYTES];
     fprintf(stderr, "kvarve: %s: locked by %s; watching for %.3g s whether that is alive\n", l->path,
             holder_text(first, who, sizeof who), l->rules.watch_seconds);
-    double begin = clock_seconds();
-    while (clock_seconds() - begin < l->rules.watch_seconds) {
-        pause_seconds(l->rules.touch_seconds / 5);
+    double begin = now_seconds(l);
+    while (now_seconds(l) - begin < l->rules.watch_seconds) {
+        pause_seconds(l, l->rules.touch_seconds / 5);
         int fd = open_existing(l, O_RDONLY);
         if (fd < 0) return TRY_AGAIN;
         content now = read_content(fd);
@@ -348,7 +356,7 @@ status snapshot_lock_take_within(const char *dir, const snapshot_lock_rules *rul
     bool was_made = false, made_now;
     outcome o = TRY_AGAIN;
     for (int i = 0; o == TRY_AGAIN && i < ATTEMPTS; i++) {
-        if (i) pause_seconds(0.001);
+        if (i) pause_seconds(l, 0.001);
         o = make_directory(dir, &made_now, &st);
         was_made |= made_now;
         if (o == TAKEN) o = attempt(l, &st);

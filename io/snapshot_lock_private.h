@@ -11,6 +11,7 @@ typedef struct snapshot_lock_rules {
     const char *host;     /* NULL: this one */
     bool no_advisory;     /* as on a file system without advisory locks */
     bool no_links;        /* as on a file system without hard links */
+    double *clock;        /* NULL: the machine's; otherwise a pause only moves this on, by its seconds */
 } snapshot_lock_rules;
 
 status snapshot_lock_take_within(const char *dir, const snapshot_lock_rules *rules, snapshot_lock **out);

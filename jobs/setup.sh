@@ -1,7 +1,7 @@
 #!/bin/sh
 # jobs/setup.sh: make this machine able to build kvarve, then build it. Quick when there is nothing to do.
 #
-#     jobs/setup.sh [--tests] [--plots] [--no-install] [--build-dir DIR] [-- CMAKE-OPTION...]
+#     jobs/setup.sh [--tests] [--plots] [--no-install] [--build-dir DIR] [--target NAME] [-- CMAKE-OPTION...]
 #
 # What is missing is found by trying, so that modules of a cluster count as well as packages. It is installed with apt
 # where that is possible without asking (as root, or with a sudo that asks for no password); otherwise what is missing
@@ -10,6 +10,7 @@
 #   --plots        and what the plots and the HDF5 table of jobs/scaling.sh need
 #   --no-install   never install, only say what is missing
 #   --build-dir    where to build (default: build)
+#   --target       what to build (default: all)
 #   -- ...         passed to CMake
 set -eu
 
@@ -22,6 +23,7 @@ refuse() {
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=build
+target=all
 tests=no
 plots=no
 install=yes
@@ -33,6 +35,11 @@ while [ $# -gt 0 ]; do
     --build-dir)
         [ $# -ge 2 ] || refuse "--build-dir needs a folder"
         build=$2
+        shift
+        ;;
+    --target)
+        [ $# -ge 2 ] || refuse "--target needs a name"
+        target=$2
         shift
         ;;
     --help) usage && exit 0 ;;
@@ -135,6 +142,7 @@ find_missing() {
     if [ $plots = yes ]; then need_plots; fi
     # Tests of what other programs make of our files: skipped where these are not there, and cannot be installed.
     if [ $tests = yes ] && may_install >>"$log" 2>&1; then
+        need "ccache (the tests build most files three times)" ccache ccache command -v ccache
         need "h5dump (for a test)" hdf5-tools HDF5 command -v h5dump
         need "h5py (for a test)" python3-h5py h5py has_h5py
         need_plots
@@ -192,8 +200,9 @@ with_tests=OFF
 if [ $tests = yes ] || has_cunit >>"$log" 2>&1; then with_tests=ON; fi
 
 cd "$root"
+export CCACHE_BASEDIR="$root" CCACHE_NOHASHDIR=1 # what one clone compiled serves the next
 say "configuring ${build#"$root"/}"
 cmake -S . -B "$build" -DKVARVE_TESTS=$with_tests "$@" >>"$log" 2>&1 || fail "CMake could not configure"
 say "building with $(nproc) jobs"
-cmake --build "$build" -j "$(nproc)" >>"$log" 2>&1 || fail "the build failed"
+cmake --build "$build" --target "$target" -j "$(nproc)" >>"$log" 2>&1 || fail "the build failed"
 say "${build#"$root"/} is up to date"

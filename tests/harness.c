@@ -97,6 +97,14 @@ const char *harness_shared_dir(void) {
     return stat(dir, &info) == 0 ? dir : NULL;
 }
 
+bool harness_is_slow(void) {
+#ifdef KVARVE_SANITIZE
+    return getenv("KVARVE_LONG") == NULL;
+#else
+    return false;
+#endif
+}
+
 const char *harness_temp_dir(void) {
     return temp_dir;
 }

@@ -2,12 +2,14 @@
 # tests/run.sh: install what is missing, build, and run every test; then those of the GPU backend on an emulated GPU;
 # then all of the first again under AddressSanitizer and UndefinedBehaviorSanitizer. What wants a GPU: tests/gpu.sh.
 #
-#     tests/run.sh [--fast] [--no-install]
+#     tests/run.sh [--fast | --long] [--no-install]
 #
 #   --fast         leave the emulated GPU and the sanitizers out
+#   --long         for the night: more rounds of kills, every job under Slurm, every variant under sanitizers
 #   --no-install   install nothing, only say what is missing
 # The last line is "N passed, N failed, N skipped"; the exit status is 0 only if nothing failed.
-# A test that cannot run here (no material for it, no tool) is skipped and says why.
+# A test that cannot run here (no material for it, no tool) is skipped and says why. One that is not there at all, or has
+# no result, is a failure: tests/list.txt knows them all.
 set -u
 
 fast=no
@@ -15,6 +17,7 @@ setup_options=--tests
 for option; do
     case $option in
     --fast) fast=yes ;;
+    --long) export KVARVE_LONG=1 ;; # tests look at it themselves
     --no-install) setup_options="$setup_options --no-install" ;;
     *)
         sed -n '2,/^set -u/s/^# \{0,1\}//p' "$0"
@@ -68,15 +71,19 @@ check() {
     esac
 }
 
-# run_ctest NAME FOLDER CTEST-OPTION...: the tests of a build.
+# run_ctest NAME FOLDER [LABEL]: the tests of a build, or those of them that the list has with that label.
 run_ctest() {
     begin "$1"
-    folder=$2
-    shift 2
+    folder=$2 label=${3-}
+    if ! tests/check_tests.sh registered "$folder"; then
+        end 0 1 0
+        return
+    fi
     # A test that hangs is a failure. Tests that start several ranks say so, and ctest counts them as that many.
     ctest --test-dir "$folder" -j "$(nproc)" --timeout 300 --no-tests=error --output-on-failure \
-        --output-junit junit.xml "$@"
+        --output-junit junit.xml ${label:+-L "$label"}
     status=$?
+    tests/check_tests.sh ran "$folder" "$label" || status=1
     n() { sed -n "s/^.*[[:space:]]$1=\"\([0-9]*\)\".*/\1/p" "$root/$folder/junit.xml" 2>/dev/null | head -n 1; }
     all=$(n tests) failed=$(n failures) skipped=$(($(n skipped) + $(n disabled)))
     # A test whose program is missing counts as not run, which looks like a skip: the exit status knows better.
@@ -90,6 +97,7 @@ run_ctest() {
 # --- What is run.
 
 check "set-up and build" jobs/setup.sh $setup_options || finish
+check "no lost test: the check finds every kind" tests/check_tests.sh --self-test
 check "layers: the check finds every kind" tests/check_layers.sh --self-test
 check "layers" tests/check_layers.sh
 check "style: text" tests/check_style.sh text
@@ -99,8 +107,10 @@ run_ctest "tests" build
 [ $fast = no ] || finish
 
 # shellcheck disable=SC2086 # several words
-build_emulated() { jobs/setup.sh $setup_options --build-dir "$root/build-emulated" -- -DKVARVE_CUDA=EMULATED; }
-check "emulated GPU: build" build_emulated && run_ctest "emulated GPU: tests" build-emulated -L gpu
+build_emulated() {
+    jobs/setup.sh $setup_options --build-dir "$root/build-emulated" --target gpu_tests -- -DKVARVE_CUDA=EMULATED
+}
+check "emulated GPU: build" build_emulated && run_ctest "emulated GPU: tests" build-emulated gpu
 
 sanitize="-fsanitize=address,undefined -fno-omit-frame-pointer -fno-sanitize-recover=undefined"
 sanitized=$root/build-sanitize

@@ -5,11 +5,13 @@
 # the same text or results as those of a run that never stopped. The moments are spread over the whole run: half of them
 # over all of its time, half over the time from when it locks the snapshot.
 #
-#   KVARVE_KILL_ROUNDS   how many; 12 unless said
+#   KVARVE_KILL_ROUNDS   how many; 4 unless said, 24 with KVARVE_LONG
 #   KVARVE_KILL_SEED     of the moments; 1 unless said
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
-rounds=${KVARVE_KILL_ROUNDS-12} seed=${KVARVE_KILL_SEED-1}
+usual_rounds=4
+[ -z "${KVARVE_LONG-}" ] || usual_rounds=24
+rounds=${KVARVE_KILL_ROUNDS-$usual_rounds} seed=${KVARVE_KILL_SEED-1}
 
 prompt_options="--prompt-file $all/prompt.txt --max-tokens 300 --ignore-eos --temperature 0.9 --top-k 100 --seed 4"
 batch_options="--input $all/batch.jsonl --sequences 2 --ignore-eos"
@@ -36,7 +38,8 @@ draw_rounds() {
             victim = int(i / 2) % 2 ? "all" : int(rand() * np)
             share = rand()
             after = 1 + (np + int(rand() * 3)) % 4
-            print (i % 2 ? "batch" : "prompt"), np, victim, (int(i / 4) % 2 ? "lock" : "start"), share, after
+            from = (i + int(i / 2) + int(i / 4)) % 2 ? "lock" : "start" # each of the 8 kinds once in 8 rounds
+            print (i % 2 ? "batch" : "prompt"), np, victim, from, share, after
         }
     }'
 }

@@ -246,14 +246,10 @@ static void save_every(void) {
 
 static void failures_on_demand(void) {
     options o;
-#ifdef KVARVE_FAULTS
     CHECK_OK(parse_words(with("generate", "fail-at", "lock:0:kill"), &o));
     CU_ASSERT(!strcmp(o.fail_at, "lock:0:kill"));
     CHECK_OK(parse_words("snapshot verify d --fail-at load", &o));
     CU_ASSERT(!strcmp(o.fail_at, "load"));
-#else
-    CHECK_REFUSED(parse_words(with("generate", "fail-at", "lock"), &o), "has no option --fail-at");
-#endif
 }
 
 static void codecs(void) {

@@ -517,7 +517,6 @@ static void test_failing_source(void) {
 
 /* Failures on demand: at every step nothing is left, and the next one is written. */
 static void test_faults(void) {
-#ifdef KVARVE_FAULTS
     static const char *const sites[] = {"segment-create", "segment-write", "segment-write::9fail",
                                         "segment-flush", "segment-rename"};
     const char *dir = fresh_dir();
@@ -541,9 +540,6 @@ static void test_faults(void) {
     CHECK_OK(segment_read(s, 1, KV_PART_K, 40, 1, row));
     segment_close(s);
     CHECK_OK(fault_arm(NULL, 0));
-#else
-    harness_skip("a build without KVARVE_FAULTS");
-#endif
 }
 
 /* Files that this process holds open; -1 where that cannot be seen. */
