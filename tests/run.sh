@@ -8,8 +8,8 @@
 #   --long         for the night: more rounds of kills, every job under Slurm, every variant under sanitizers
 #   --no-install   install nothing, only say what is missing
 # The last line is "N passed, N failed, N skipped"; the exit status is 0 only if nothing failed.
-# A test that cannot run here (no material for it, no tool) is skipped and says why. One that is not there at all, or has
-# no result, is a failure: tests/list.txt knows them all.
+# A test that cannot run here (no material for it, no tool) is skipped and says why. One that is not there at all, or
+# has no result, is a failure: tests/list.txt knows them all.
 set -u
 
 fast=no
