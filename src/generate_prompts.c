@@ -7,8 +7,6 @@
 #include "src/generation.h"
 #include "src/run.h"
 
-enum { CONTEXT_TOKENS = 8 };
-
 static sampling_options choose_sampling(const generation *g) {
     const options *o = g->options;
     sampling_options s = g->config.sampling;
@@ -51,15 +49,6 @@ static void copy_stops(job *j, const char *const *stops, int64_t n) {
         j->stops[j->n_stops] = mem_copy_text(stops[j->n_stops], strlen(stops[j->n_stops]));
 }
 
-/* Give the stream the prompt's last tokens, so that what follows decodes as in the middle of a text. */
-static void seed_stream(generation *g, job *j) {
-    text_buffer known = {0};
-    size_t first = j->prompt.n > CONTEXT_TOKENS ? j->prompt.n - CONTEXT_TOKENS : 0;
-    for (size_t i = first; i < j->prompt.n; i++)
-        text_stream_push(g->tok, &j->stream, j->prompt.ids[i], &known);
-    free(known.data);
-}
-
 status generate_check_job(generation *g, job *j) {
     if (j->prompt.n == 0) return status_refuse("the prompt is empty");
     for (size_t i = 0; i < j->prompt.n; i++)
@@ -78,7 +67,7 @@ status generate_check_job(generation *g, job *j) {
     }
     j->sequence_id = sequence_id(j->id);
     j->is_kept = j->line < 0 || j->max_tokens == 0;
-    seed_stream(g, j);
+    text_stream_begin_behind(g->tok, &j->stream, j->prompt.ids, j->prompt.n);
     return STATUS_OK;
 }
 

@@ -19,7 +19,10 @@ typedef struct token_text {
     bool special;
 } token_text;
 
-enum { TOKENIZER_MAX_BYTES = 256 << 20 }; /* the largest known has 33 MB */
+enum {
+    TOKENIZER_MAX_BYTES = 256 << 20, /* the largest known has 33 MB */
+    CONTEXT_TOKENS = 8, /* before a token that its text may depend on: a character has four bytes at most */
+};
 
 struct tokenizer {
     added_tokens added;
@@ -187,26 +190,84 @@ status tokenizer_encode(tokenizer *tok, const char *text, size_t n, bool add_spe
     return st;
 }
 
+/* Whether the token has a part in texts. */
+static bool is_told(const tokenizer *tok, int32_t id, bool skip_special) {
+    return id >= 0 && id < tok->n_tokens && tok->texts[id].text && !(skip_special && tok->texts[id].special);
+}
+
 void tokenizer_decode(tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, text_buffer *out) {
-    text_stream stream = {.skip_special = skip_special};
+    decoder_states *states = decoder_states_new(&tok->dec, false);
     for (size_t i = 0; i < n; i++)
-        text_stream_push(tok, &stream, ids[i], out);
-    text_stream_flush(tok, &stream, out);
-    text_stream_free(&stream);
+        if (is_told(tok, ids[i], skip_special))
+            decoder_push(&tok->dec, states, tok->texts[ids[i]].text, tok->texts[ids[i]].n, out);
+    decoder_finish(&tok->dec, states, out);
+    decoder_states_free(states);
+}
+
+void tokenizer_append_piece(const tokenizer *tok, int32_t id, text_buffer *out) {
+    if (is_told(tok, id, false))
+        decoder_append_piece(&tok->dec, tok->texts[id].text, tok->texts[id].n, out);
+}
+
+/* ---- streams ---- */
+
+/* Of what came behind `from`, leave out the beginning that is known, character by character. */
+static void leave_out_known(text_stream *stream, text_buffer *out, size_t from) {
+    text_buffer *known = &stream->known;
+    size_t at = from;
+    while (at < out->n && stream->n_known_met < known->n) {
+        size_t n_bytes, n_left = known->n - stream->n_known_met;
+        utf8_read(out->data + at, &n_bytes);
+        if (n_bytes > n_left || memcmp(out->data + at, known->data + stream->n_known_met, n_bytes) != 0) {
+            known->n = stream->n_known_met; /* another text than it would have been */
+            break;
+        }
+        at += n_bytes;
+        stream->n_known_met += n_bytes;
+    }
+    if (at == from) return;
+    memmove(out->data + from, out->data + at, out->n - at + 1);
+    out->n -= at - from;
+}
+
+static void push_ids(tokenizer *tok, text_stream *stream, const int32_t *ids, size_t n, text_buffer *out) {
+    for (size_t i = 0; i < n; i++)
+        text_stream_push(tok, stream, ids[i], out);
+}
+
+void text_stream_begin_behind(tokenizer *tok, text_stream *stream, const int32_t *ids, size_t n) {
+    size_t first = n;
+    for (int n_told = 0; first > 0 && n_told < CONTEXT_TOKENS; first--)
+        n_told += is_told(tok, ids[first - 1], stream->skip_special);
+    text_buffer text = {0};
+    push_ids(tok, stream, ids + first, n - first, &text);
+    size_t n_out = text.n;
+    text_stream_flush(tok, stream, &text);
+    if (text.n > n_out) text_append(&stream->known, text.data + n_out, text.n - n_out);
+    size_t n_held = stream->known.n;
+    stream->known.n = 0; /* not to be left out of what comes now */
+    push_ids(tok, stream, ids + first, n - first, &text);
+    stream->known.n = n_held;
+    free(text.data);
 }
 
 void text_stream_push(tokenizer *tok, text_stream *stream, int32_t id, text_buffer *out) {
-    if (id < 0 || id >= tok->n_tokens || !tok->texts[id].text) return;
-    if (stream->skip_special && tok->texts[id].special) return;
-    if (!stream->states) stream->states = decoder_states_new(&tok->dec);
+    if (!is_told(tok, id, stream->skip_special)) return;
+    if (!stream->states) stream->states = decoder_states_new(&tok->dec, true);
+    size_t from = out->n;
     decoder_push(&tok->dec, stream->states, tok->texts[id].text, tok->texts[id].n, out);
+    leave_out_known(stream, out, from);
 }
 
 void text_stream_flush(tokenizer *tok, text_stream *stream, text_buffer *out) {
+    size_t from = out->n;
     if (stream->states) decoder_finish(&tok->dec, stream->states, out);
+    leave_out_known(stream, out, from);
+    stream->known.n = stream->n_known_met = 0;
 }
 
 void text_stream_free(text_stream *stream) {
     decoder_states_free(stream->states);
-    stream->states = NULL;
+    free(stream->known.data);
+    *stream = (text_stream){.skip_special = stream->skip_special};
 }

@@ -48,14 +48,25 @@ status tokenizer_encode(tokenizer *tok, const char *text, size_t n, bool add_spe
  * <s>). */
 void tokenizer_decode(tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, text_buffer *out);
 
+/* Append the bytes that one token stands for, which need not be whole characters; of a token that the decoder
+ * changes by what is around it, its content in the file. */
+void tokenizer_append_piece(const tokenizer *tok, int32_t id, text_buffer *out);
+
 /* Decoding as tokens come: appends to out what is certain by now, in whole UTF-8 characters only; what all
- * pushes and the flush appended is what tokenizer_decode gives for the whole list. With byte fallback the
- * bytes of a run of byte tokens are certain when the next other token comes. Zeroed is a fresh stream, and so
- * is one that was flushed; free with text_stream_free. */
+ * pushes and the flush appended is what tokenizer_decode gives for the whole list. One thing differs: a run of
+ * byte tokens (byte fallback) that is no UTF-8 becomes U+FFFD there as a whole, and here its characters were
+ * told before the bad bytes came. Zeroed is a fresh stream, and so is one that was flushed; free with
+ * text_stream_free. */
 typedef struct text_stream {
     struct decoder_states *states; /* NULL: nothing came yet */
     bool skip_special;
+    text_buffer known;  /* what tokens before the stream's own still hold back */
+    size_t n_known_met; /* bytes of it that came and were left out */
 } text_stream;
+
+/* Begin a fresh stream behind n ids whose text is known: what pushes and the flush append is what later tokens
+ * add to it. A character that is cut off at the end of the ids is among that when it is completed. */
+void text_stream_begin_behind(tokenizer *tok, text_stream *stream, const int32_t *ids, size_t n);
 
 void text_stream_push(tokenizer *tok, text_stream *stream, int32_t id, text_buffer *out);
 void text_stream_flush(tokenizer *tok, text_stream *stream, text_buffer *out);

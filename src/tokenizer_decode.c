@@ -27,6 +27,7 @@ typedef struct decoder_step {
     step_kind kind;
     bool fused;  /* what comes in are the parts of one token */
     bool gather; /* which this step has to see as a whole */
+    bool parts;  /* what goes out may go out in parts */
     text_pattern pattern;
     char *content;        /* of Replace */
     uint32_t code;        /* the character that is stripped, or the mark of Metaspace */
@@ -42,6 +43,7 @@ typedef struct decoder_state {
 
 struct decoder_states {
     size_t n;
+    bool streams;
     decoder_state items[]; /* one for each step */
 };
 
@@ -49,6 +51,7 @@ struct decoder_states {
 typedef struct decoding {
     const decoder *dec;
     decoder_state *states;
+    bool streams;
     text_buffer *out;
 } decoding;
 
@@ -70,6 +73,7 @@ static int byte_of_token(const char *token, size_t n) {
 
 /* Pass on what is certain of a text of bytes: a character that is cut off at the end may be completed. */
 static void pass_whole_characters(const decoding *d, size_t at, bool at_end) {
+    bool counts_bytes = d->dec->steps[at].kind == STEP_BYTE_FALLBACK;
     text_buffer *held = &d->states[at].held, valid = {0};
     size_t done = 0;
     while (done < held->n) {
@@ -80,7 +84,8 @@ static void pass_whole_characters(const decoding *d, size_t at, bool at_end) {
         bool incomplete;
         int n_bad = -utf8_check(held->data + done, held->n - done, &incomplete);
         if (incomplete && !at_end) break;
-        text_append(&valid, REPLACEMENT, 3);
+        for (int i = 0; i < (counts_bytes ? n_bad : 1); i++)
+            text_append(&valid, REPLACEMENT, 3);
         done += (size_t)n_bad;
     }
     if (valid.n) push(d, at + 1, valid.data, valid.n);
@@ -93,6 +98,10 @@ static void pass_whole_characters(const decoding *d, size_t at, bool at_end) {
 static void pass_bytes(const decoding *d, size_t at) {
     text_buffer *held = &d->states[at].held;
     size_t n = held->n;
+    if (d->streams && d->dec->steps[at].parts) {
+        pass_whole_characters(d, at, true);
+        return;
+    }
     held->n = 0;
     if (n == 0) return;
     if (utf8_count_valid(held->data, n) == n) {
@@ -175,6 +184,7 @@ static void push_token(const decoding *d, size_t at, const char *token, size_t n
         char c = (char)byte;
         if (byte >= 0) {
             text_append(&state->held, &c, 1);
+            if (d->streams && d->dec->steps[at].parts) pass_whole_characters(d, at, false);
             break;
         }
         pass_bytes(d, at);
@@ -206,11 +216,24 @@ static void push(const decoding *d, size_t at, const char *token, size_t n) {
 }
 
 void decoder_push(const decoder *dec, decoder_states *states, const char *token, size_t n, text_buffer *out) {
-    push(&(decoding){dec, states->items, out}, 0, token, n);
+    push(&(decoding){dec, states->items, states->streams, out}, 0, token, n);
+}
+
+void decoder_append_piece(const decoder *dec, const char *token, size_t n, text_buffer *out) {
+    for (size_t i = 0; i < dec->n; i++) {
+        int byte = dec->steps[i].kind == STEP_BYTE_FALLBACK ? byte_of_token(token, n) : -1;
+        char c = (char)byte;
+        if (byte >= 0) {
+            text_append(out, &c, 1);
+            return;
+        }
+        if (dec->steps[i].kind == STEP_BYTE_LEVEL && bytes_from_chars(token, n, out)) return;
+    }
+    text_append(out, token, n);
 }
 
 void decoder_finish(const decoder *dec, decoder_states *states, text_buffer *out) {
-    decoding d = {dec, states->items, out};
+    decoding d = {dec, states->items, states->streams, out};
     for (size_t at = 0; at < dec->n; at++) {
         const decoder_step *step = &dec->steps[at];
         decoder_state *state = &states->items[at];
@@ -231,9 +254,10 @@ void decoder_finish(const decoder *dec, decoder_states *states, text_buffer *out
     }
 }
 
-decoder_states *decoder_states_new(const decoder *dec) {
+decoder_states *decoder_states_new(const decoder *dec, bool streams) {
     decoder_states *states = mem_new(1, sizeof *states + dec->n * sizeof states->items[0]);
     states->n = dec->n;
+    states->streams = streams;
     return states;
 }
 
@@ -313,6 +337,7 @@ status decoder_parse(decoder *dec, const cJSON *json) {
         bool takes_parts = step->kind == STEP_FUSE || (step->kind == STEP_STRIP && step->stop == 0);
         step->fused = fused;
         step->gather = fused && !takes_parts;
+        step->parts = i + 1 == dec->n || dec->steps[i + 1].kind == STEP_FUSE;
         fused |= step->kind == STEP_FUSE || step->kind == STEP_BYTE_LEVEL;
     }
     return st;

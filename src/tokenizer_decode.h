@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cjson/cJSON.h>
+#include <stdbool.h>
 
 #include "src/base/memory.h"
 #include "src/base/status.h"
@@ -23,12 +24,17 @@ typedef struct decoder_states decoder_states;
 status decoder_parse(decoder *dec, const cJSON *json);
 void decoder_free(decoder *dec);
 
-/* The states at the beginning of a text. */
-decoder_states *decoder_states_new(const decoder *dec);
+/* The states at the beginning of a text. A run of byte tokens that is no UTF-8 becomes U+FFFD for each byte,
+ * also of those that are whole characters. streams: they are not held for that, but passed on as soon as they
+ * are whole, unless a step behind looks at the run as one token. */
+decoder_states *decoder_states_new(const decoder *dec, bool streams);
 void decoder_states_free(decoder_states *states); /* NULL is allowed */
 
 /* Take a token's content; append what is certain of the text, in whole characters. */
 void decoder_push(const decoder *dec, decoder_states *states, const char *token, size_t n, text_buffer *out);
+
+/* Append the bytes that a token stands for by itself; of one that stands for no certain bytes its content. */
+void decoder_append_piece(const decoder *dec, const char *token, size_t n, text_buffer *out);
 
 /* No more tokens come: append what was held, and begin a new text. */
 void decoder_finish(const decoder *dec, decoder_states *states, text_buffer *out);
