@@ -18,6 +18,7 @@ static void free_sequence(manifest_sequence *s) {
     free(s->extents);
     for (int i = 0; i < s->n_stops; i++)
         free(s->stops[i]);
+    free(s->stop_tokens);
     free(s->prompt_text);
     free(s->text);
     free(s->logprobs);

@@ -42,9 +42,12 @@ typedef struct manifest_sequence {
     sampling_options sampling;
     int n_stops;
     char *stops[MANIFEST_MAX_STOPS];
+    int32_t *stop_tokens; /* [n_stop_tokens] */
+    int64_t n_stop_tokens;
     bool is_over; /* its end was reached: `finish` says how */
     finish_reason finish;
-    char *prompt_text, *text;   /* what `kvarve snapshot text` shows; UTF-8 */
+    char *prompt_text, *text; /* what `kvarve snapshot text` shows; UTF-8, perhaps with zero bytes */
+    int64_t n_prompt_text, n_text;
     int64_t n_logprobs;         /* entries for each generated token: itself and the likeliest; 0: none */
     manifest_logprob *logprobs; /* [n_tokens - n_prompt][n_logprobs] */
     float *last_logits;         /* [vocab_size] of the last position whose K and V are saved; NULL: none */

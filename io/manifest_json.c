@@ -9,14 +9,10 @@
 
 /* ---- the arrays ---- */
 
-static size_t text_bytes(const char *text) {
-    return text ? strlen(text) : 0;
-}
-
 static void gather_sequence(const manifest *m, const manifest_sequence *s, text_buffer *arrays) {
     text_append(&arrays[MANIFEST_TOKENS], (const char *)s->tokens, (size_t)s->n_tokens * sizeof *s->tokens);
-    text_append(&arrays[MANIFEST_TEXT], s->prompt_text, text_bytes(s->prompt_text));
-    text_append(&arrays[MANIFEST_TEXT], s->text, text_bytes(s->text));
+    text_append(&arrays[MANIFEST_TEXT], s->prompt_text, (size_t)s->n_prompt_text);
+    text_append(&arrays[MANIFEST_TEXT], s->text, (size_t)s->n_text);
     text_append(&arrays[MANIFEST_LOGPROBS], (const char *)s->logprobs,
                 (size_t)((s->n_tokens - s->n_prompt) * s->n_logprobs) * sizeof *s->logprobs);
     if (s->last_logits)
@@ -94,7 +90,7 @@ static void put_bool(json_writer *w, const char *key, bool value) {
 
 static void put_text(json_writer *w, const char *key, const char *value) {
     put_key(w, key);
-    json_append_text(w->out, value ? value : "", text_bytes(value));
+    json_append_text(w->out, value ? value : "", value ? strlen(value) : 0);
 }
 
 static void put_digest(json_writer *w, const char *key, const uint64_t digest[2]) {
@@ -204,18 +200,17 @@ typedef struct array_cursor {
 } array_cursor;
 
 static void put_ranges(json_writer *w, const manifest_sequence *s, array_cursor *at) {
-    const int64_t n_prompt_text = (int64_t)text_bytes(s->prompt_text), n_text = (int64_t)text_bytes(s->text);
     put_integer(w, "first_token", at->n_tokens);
     put_integer(w, "n_tokens", s->n_tokens);
     put_integer(w, "n_prompt", s->n_prompt);
     put_integer(w, "first_text_byte", at->n_text);
-    put_integer(w, "prompt_text_bytes", n_prompt_text);
-    put_integer(w, "text_bytes", n_text);
+    put_integer(w, "prompt_text_bytes", s->n_prompt_text);
+    put_integer(w, "text_bytes", s->n_text);
     put_integer(w, "first_logprob", at->n_logprobs);
     put_integer(w, "logprobs_per_token", s->n_logprobs);
     put_integer(w, "last_logits_row", s->last_logits ? at->n_logits : -1);
     at->n_tokens += s->n_tokens;
-    at->n_text += n_prompt_text + n_text;
+    at->n_text += s->n_prompt_text + s->n_text;
     at->n_logprobs += (s->n_tokens - s->n_prompt) * s->n_logprobs;
     at->n_logits += s->last_logits ? 1 : 0;
 }
@@ -233,6 +228,12 @@ static void put_sequence(json_writer *w, const manifest_sequence *s, array_curso
     for (int i = 0; i < s->n_stops; i++)
         put_text(w, NULL, s->stops[i]);
     close_group(w, "]");
+    if (s->n_stop_tokens) {
+        open_group(w, "stop_token_ids", "[");
+        for (int64_t i = 0; i < s->n_stop_tokens; i++)
+            put_integer(w, NULL, s->stop_tokens[i]);
+        close_group(w, "]");
+    }
     if (s->is_over) put_text(w, "finish_reason", finish_reason_name(s->finish));
     close_group(w, "}");
 }

@@ -6,6 +6,7 @@
 #include "io/files.h"
 #include "io/json.h"
 #include "io/manifest_private.h"
+#include "src/base/utf8.h"
 
 static const int64_t max_exact = INT64_C(1) << 53;
 static const size_t max_file_bytes = (size_t)16 << 30;
@@ -327,6 +328,20 @@ static void read_stops(json_object *o, manifest_sequence *s) {
     }
 }
 
+static void read_stop_tokens(json_object *o, int vocab_size, manifest_sequence *s) {
+    int64_t n, id;
+    if (!json_find(o, "stop_token_ids")) return;
+    const cJSON *list = read_list(o, "stop_token_ids", &n), *item;
+    if (!list) return;
+    s->stop_tokens = mem_new((size_t)n, sizeof *s->stop_tokens);
+    cJSON_ArrayForEach(item, list) {
+        if (!json_item_is_int(item, 0, vocab_size - 1, &id))
+            json_refuse(o, "stop_token_ids", "not an array of tokens");
+        if (o->st != STATUS_OK) return;
+        s->stop_tokens[s->n_stop_tokens++] = (int32_t)id;
+    }
+}
+
 static void read_finish(json_object *o, manifest_sequence *s) {
     const char *name = json_text_or(o, "finish_reason", NULL);
     if (!name) return;
@@ -359,9 +374,12 @@ static void read_texts(reader *r, json_object *o, manifest_sequence *s) {
     const int64_t n_text = json_int(o, "text_bytes", 0, max_exact);
     s->prompt_text = take(r, o, "first_text_byte", MANIFEST_TEXT, first, n_prompt);
     s->text = take(r, o, "first_text_byte", MANIFEST_TEXT, first + n_prompt, n_text);
-    if (o->st == STATUS_OK &&
-        (strlen(s->prompt_text) != (size_t)n_prompt || strlen(s->text) != (size_t)n_text))
-        json_refuse(o, "first_text_byte", "a text with a zero byte");
+    if (o->st != STATUS_OK) return;
+    s->n_prompt_text = n_prompt;
+    s->n_text = n_text;
+    if (utf8_count_valid(s->prompt_text, (size_t)n_prompt) < (size_t)n_prompt ||
+        utf8_count_valid(s->text, (size_t)n_text) < (size_t)n_text)
+        json_refuse(o, "first_text_byte", "a text that is not UTF-8");
 }
 
 static void read_logprobs(reader *r, json_object *o, manifest_sequence *s) {
@@ -403,6 +421,7 @@ static status read_sequence(reader *r, const cJSON *item, int64_t i, manifest_se
     read_last_logits(r, &o, s);
     read_extents(&o, r->m, s);
     read_stops(&o, s);
+    read_stop_tokens(&o, r->m->vocab_size, s);
     read_finish(&o, s);
     read_sampling(&o, &s->sampling);
     return o.st;

@@ -97,9 +97,22 @@ static bool is_blank(const char *text, size_t n) {
 /* ---- one line ---- */
 
 static void refuse_unknown_keys(json_object *o) {
-    static const char *const known[] = {"id",    "prompt",   "tokens",    "max_tokens",         "temperature",
-                                        "top_k", "top_p",    "min_p",     "repetition_penalty", "seed",
-                                        "stop",  "logprobs", "ignore_eos"};
+    static const char *const known[] = {"id",
+                                        "prompt",
+                                        "tokens",
+                                        "max_tokens",
+                                        "temperature",
+                                        "top_k",
+                                        "top_p",
+                                        "min_p",
+                                        "repetition_penalty",
+                                        "seed",
+                                        "stop",
+                                        "logprobs",
+                                        "ignore_eos",
+                                        "stop_token_ids",
+                                        "add_special_tokens",
+                                        "prompt_token_ids"};
     enum { N_KNOWN = sizeof known / sizeof *known };
     const cJSON *member;
     cJSON_ArrayForEach(member, o->item) {
@@ -130,32 +143,34 @@ static void read_id(json_object *o, prompt_line *out) {
     out->id = mem_copy_text(id, strlen(id));
 }
 
-static void read_tokens(json_object *o, const cJSON *list, prompt_line *out) {
-    if (!cJSON_IsArray(list) || !list->child) {
-        json_refuse(o, "tokens", "an array with at least one token id was expected");
+static void read_tokens(json_object *o, const char *key, int32_t **out, size_t *n) {
+    const cJSON *list = json_find(o, key), *item;
+    if (!list) return;
+    if (!cJSON_IsArray(list)) {
+        json_refuse(o, key, "an array of token ids was expected");
         return;
     }
-    out->tokens = mem_new((size_t)cJSON_GetArraySize(list), sizeof *out->tokens);
-    const cJSON *item;
+    *out = mem_new((size_t)cJSON_GetArraySize(list), sizeof **out);
     cJSON_ArrayForEach(item, list) {
         int64_t id;
         if (!json_item_is_int(item, 0, INT32_MAX, &id)) {
-            json_refuse(o, "tokens", "element %zu is not a token id", out->n_tokens);
+            json_refuse(o, key, "element %zu is not a token id", *n);
             return;
         }
-        out->tokens[out->n_tokens++] = (int32_t)id;
+        (*out)[(*n)++] = (int32_t)id;
     }
 }
 
 static void read_prompt(json_object *o, prompt_line *out) {
     const cJSON *text = json_find(o, "prompt"), *tokens = json_find(o, "tokens");
-    if (text && tokens)
+    if (text && tokens) {
         json_refuse(o, "tokens", "a line has \"prompt\" or \"tokens\", not both");
-    else if (tokens)
-        read_tokens(o, tokens, out);
-    else if (*json_text(o, "prompt") == '\0')
+    } else if (tokens) {
+        read_tokens(o, "tokens", &out->tokens, &out->n_tokens);
+        if (out->n_tokens == 0) json_refuse(o, "tokens", "an array with at least one token id was expected");
+    } else if (*json_text(o, "prompt") == '\0') {
         json_refuse(o, "prompt", "it is empty");
-    else {
+    } else {
         out->n_text = strlen(text->valuestring);
         out->text = mem_copy_text(text->valuestring, out->n_text);
     }
@@ -191,6 +206,14 @@ static void read_sampling(json_object *o, sampling_options *s) {
     s->ignore_eos = json_bool_or(o, "ignore_eos", s->ignore_eos);
 }
 
+/* What becomes of a prompt's text, and what is told of it. */
+static void read_special(json_object *o, prompt_line *out) {
+    bool adds = json_bool_or(o, "add_special_tokens", false);
+    if (json_find(o, "add_special_tokens")) out->special = adds ? SPECIAL_ALL : SPECIAL_NONE;
+    if (adds && out->tokens) json_refuse(o, "add_special_tokens", "tokens are taken as they are");
+    out->tells_prompt = json_bool_or(o, "prompt_token_ids", false);
+}
+
 /* name is what messages call this line. */
 static status parse_line(const char *text, size_t n, const char *name, prompt_line *out) {
     cJSON *document = NULL;
@@ -202,6 +225,8 @@ static status parse_line(const char *text, size_t n, const char *name, prompt_li
     read_prompt(&o, out);
     read_sampling(&o, &out->sampling);
     read_stops(&o, out);
+    read_tokens(&o, "stop_token_ids", &out->stop_tokens, &out->n_stop_tokens);
+    read_special(&o, out);
     cJSON_Delete(document);
     if (o.st != STATUS_OK) return o.st;
     return status_at(sampling_check(&out->sampling), "%s", name);
@@ -244,5 +269,6 @@ void prompt_line_free(prompt_line *line) {
     free(line->tokens);
     for (int i = 0; i < line->n_stops; i++)
         free(line->stops[i]);
+    free(line->stop_tokens);
     *line = (prompt_line){0};
 }

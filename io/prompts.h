@@ -5,8 +5,11 @@
  *     max_tokens, temperature, top_k, top_p, min_p, repetition_penalty, seed, logprobs, ignore_eos
  *                           as in src/base/sampling.h
  *     stop                  a text or an array of texts that end the generation
- * Other keys are refused. A line that is refused does not disturb the others. Blank lines are skipped; a byte
- * order mark, CRLF and a last line without an end are accepted. All functions are Local. */
+ *     stop_token_ids        tokens that do
+ *     add_special_tokens    true: the tokenizer's begin token and the like as it says, false: none; by
+ * default those that the prompt does not hold itself prompt_token_ids      true: the result has the prompt's
+ * ids Other keys are refused. A line that is refused does not disturb the others. Blank lines are skipped; a
+ * byte order mark, CRLF and a last line without an end are accepted. All functions are Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -20,6 +23,9 @@ enum { PROMPT_MAX_STOPS = 16, PROMPT_MAX_LINE_BYTES = 64 << 20 };
 
 typedef struct prompts prompts;
 
+/* What the tokenizer puts around a text. */
+typedef enum prompt_special { SPECIAL_MISSING, SPECIAL_ALL, SPECIAL_NONE } prompt_special;
+
 typedef struct prompt_line {
     int64_t line; /* its number in the file, from 1, blank ones counted */
     char *error;  /* NULL, or why this line is refused: one line that names file, line and key */
@@ -29,10 +35,14 @@ typedef struct prompt_line {
     size_t n_text;
     int32_t *tokens; /* n_tokens > 0 ids from 0 on, or NULL; the vocabulary's end is not checked here */
     size_t n_tokens;
+    prompt_special special;    /* whether special tokens go around the text */
+    bool tells_prompt;         /* the result has the prompt's ids */
     sampling_options sampling; /* checked; what the line does not say is from the defaults */
     bool has_stops;            /* the line says which: they replace those of the command */
     int n_stops;
     char *stops[PROMPT_MAX_STOPS]; /* none is empty */
+    int32_t *stop_tokens;          /* n_stop_tokens ids from 0 on, or NULL */
+    size_t n_stop_tokens;
 } prompt_line;
 
 /* Open a file or a pipe. Refuses a path that cannot be read. */

@@ -188,15 +188,22 @@ static void put_logprob(text_buffer *out, const result_logprob *l) {
     put(out, "]}");
 }
 
+static void put_tokens(text_buffer *out, const char *key, const int32_t *tokens, size_t n) {
+    put(out, key);
+    for (size_t i = 0; i < n; i++) {
+        if (i) put(out, ", ");
+        put_integer(out, tokens[i]);
+    }
+    put(out, "]");
+}
+
 static void put_generated(text_buffer *out, const result *line) {
+    if (line->prompt_tokens)
+        put_tokens(out, ", \"prompt_token_ids\": [", line->prompt_tokens, line->n_prompt_tokens);
     put(out, ", \"text\": ");
     json_append_text(out, line->text, line->n_text);
-    put(out, ", \"tokens\": [");
-    for (size_t i = 0; i < line->n_tokens; i++) {
-        if (i) put(out, ", ");
-        put_integer(out, line->tokens[i]);
-    }
-    put(out, "], \"finish_reason\": \"");
+    put_tokens(out, ", \"tokens\": [", line->tokens, line->n_tokens);
+    put(out, ", \"finish_reason\": \"");
     put(out, finish_reason_name(line->finish));
     put(out, "\", \"usage\": {\"prompt_tokens\": ");
     put_integer(out, (int64_t)line->n_prompt_tokens);

@@ -1,7 +1,8 @@
 /* io/results.h: writes out.jsonl, one object a line, one line for each prompt as it ends:
  *
- *     {"id": .., "text": "..", "tokens": [..], "finish_reason": "eos", "usage": {"prompt_tokens": ..,
- * "completion_tokens": ..}, "logprobs": [{"token": .., "logprob": .., "top": [[id, logprob], ..]}, ..]}
+ *     {"id": .., "prompt_token_ids": [..], "text": "..", "tokens": [..], "finish_reason": "eos", "usage":
+ * {"prompt_tokens": .., "completion_tokens": ..}, "logprobs": [{"token": .., "logprob": .., "top": [[id,
+ * logprob], ..]}, ..]}
  *     {"id": .., "finish_reason": "error", "error": ".."}
  *
  * A line goes to the file whole and at once: a run that is killed keeps the lines of what it finished, and no
@@ -40,6 +41,7 @@ typedef struct result {
     size_t n_text;
     const int32_t *tokens; /* [n_tokens] generated */
     size_t n_tokens;
+    const int32_t *prompt_tokens; /* [n_prompt_tokens], or NULL: only their number is told */
     size_t n_prompt_tokens;
     const result_logprob *logprobs; /* [n_tokens], or NULL */
 } result;

@@ -158,8 +158,9 @@ static manifest_sequence copy_sequence(const manifest_sequence *from, int vocab_
     to.extents = copy_array(from->extents, from->n_extents, sizeof *from->extents);
     for (int i = 0; i < from->n_stops; i++)
         to.stops[i] = copy_text(from->stops[i]);
-    to.prompt_text = copy_text(from->prompt_text);
-    to.text = copy_text(from->text);
+    to.stop_tokens = copy_array(from->stop_tokens, from->n_stop_tokens, sizeof *from->stop_tokens);
+    to.prompt_text = copy_array(from->prompt_text, from->n_prompt_text, 1);
+    to.text = copy_array(from->text, from->n_text, 1);
     int64_t n_logprobs = (from->n_tokens - from->n_prompt) * from->n_logprobs;
     to.logprobs = copy_array(from->logprobs, n_logprobs, sizeof *from->logprobs);
     to.last_logits = copy_array(from->last_logits, vocab_size, sizeof *from->last_logits);

@@ -113,7 +113,7 @@ static void take_token(generation *g, engine *e, job *j, const event *ev) {
 static void begin_text(generation *g) {
     if (g->out || g->has_begun_text) return;
     g->has_begun_text = true;
-    if (g->jobs[0].echo) fputs(g->jobs[0].echo, stdout);
+    fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, stdout);
     job_print_text(&g->jobs[0], stdout);
 }
 
@@ -243,7 +243,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
 /* Nothing is left to run: results are written without loading the model. */
 static int end_without_run(generation *g) {
     if (g->save_goes_on) manifest_remove_unnamed_files(g->options->save, &g->past);
-    if (!g->out && g->jobs[0].echo) fputs(g->jobs[0].echo, stdout);
+    if (!g->out) fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, stdout);
     end_idle_jobs(g);
     return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/generation.h"
 #include "src/run.h"
 
@@ -44,9 +45,47 @@ job *generate_add_job(generation *g) {
     return j;
 }
 
-static void copy_stops(job *j, const char *const *stops, int64_t n) {
-    for (j->n_stops = 0; j->n_stops < n; j->n_stops++)
+/* A special token is no part of the text: one that is a stop text is a stop token, and a stop text that holds
+ * one beside other things never comes. */
+static status take_special_stop(generation *g, job *j, const char *stop) {
+    int32_t id = tokenizer_find(g->tok, stop);
+    if (tokenizer_is_special(g->tok, id)) {
+        token_list_append(&j->stop_tokens, id);
+        return STATUS_OK;
+    }
+    token_list ids = {0};
+    status st = tokenizer_encode(g->tok, stop, strlen(stop), false, &ids);
+    for (size_t i = 0; i < ids.n; i++)
+        if (tokenizer_is_special(g->tok, ids.ids[i]))
+            notice_add(
+                "the stop text %s holds a special token, which is no part of a text: it never ends one; "
+                "give the token alone",
+                stop);
+    free(ids.ids);
+    return st;
+}
+
+static status take_stops(generation *g, job *j, const char *const *stops, int64_t n) {
+    status st = STATUS_OK;
+    for (j->n_stops = 0; st == STATUS_OK && j->n_stops < n; j->n_stops++) {
         j->stops[j->n_stops] = mem_copy_text(stops[j->n_stops], strlen(stops[j->n_stops]));
+        st = take_special_stop(g, j, stops[j->n_stops]);
+    }
+    return st;
+}
+
+static status encode_prompt(generation *g, const char *text, size_t n, prompt_special special, job *j) {
+    int32_t last = tokenizer_end_token(g->tok);
+    if (last >= 0 && special != SPECIAL_NONE) {
+        text_buffer piece = {0};
+        tokenizer_append_piece(g->tok, last, &piece);
+        notice_add("the tokenizer ends every prompt with %s, behind which a new text begins (leave it out: "
+                   "\"add_special_tokens\": false in a line of --input)",
+                   piece.data);
+        free(piece.data);
+    }
+    if (special == SPECIAL_MISSING) return tokenizer_encode_prompt(g->tok, text, n, &j->prompt);
+    return tokenizer_encode(g->tok, text, n, special == SPECIAL_ALL, &j->prompt);
 }
 
 status generate_check_job(generation *g, job *j) {
@@ -55,6 +94,10 @@ status generate_check_job(generation *g, job *j) {
         if (j->prompt.ids[i] < 0 || j->prompt.ids[i] >= g->config.vocab_size)
             return status_refuse("token %d of the prompt is %d, but the model has tokens 0 to %d", (int)i,
                                  j->prompt.ids[i], g->config.vocab_size - 1);
+    for (size_t i = 0; i < j->stop_tokens.n; i++)
+        if (j->stop_tokens.ids[i] >= g->config.vocab_size)
+            return status_refuse("stop_token_ids: there is no token %d, but 0 to %d", j->stop_tokens.ids[i],
+                                 g->config.vocab_size - 1);
     int64_t n = (int64_t)j->prompt.n, least = j->sampling.max_tokens > 0 ? 1 : 0;
     if (n + least > g->context)
         return status_refuse(
@@ -75,15 +118,15 @@ static status read_single(generation *g) {
     const options *o = g->options;
     text_buffer text = {0};
     if (o->prompt) text_append(&text, o->prompt, strlen(o->prompt));
-    status st = o->prompt_file ? run_read_text("--prompt-file", o->prompt_file, &text) : STATUS_OK;
+    status st = o->prompt_file ? run_read_prompt("--prompt-file", o->prompt_file, &text) : STATUS_OK;
     if (st == STATUS_OK && text.n == 0) st = status_refuse("the prompt is empty");
     if (st == STATUS_OK) {
         job *j = generate_add_job(g);
         j->id = mem_copy_text("0", 1);
         j->sampling = choose_sampling(g);
-        copy_stops(j, o->stops, o->n_stops);
-        if (o->echo) j->echo = mem_copy_text(text.data, text.n);
-        st = tokenizer_encode(g->tok, text.data, text.n, true, &j->prompt);
+        if (o->echo) text_append(&j->echo, text.data, text.n);
+        st = take_stops(g, j, o->stops, o->n_stops);
+        if (st == STATUS_OK) st = encode_prompt(g, text.data, text.n, SPECIAL_MISSING, j);
         if (st == STATUS_OK) st = generate_check_job(g, j);
     }
     free(text.data);
@@ -98,11 +141,13 @@ static void take_line(generation *g, prompt_line *line) {
     line->id = line->error = NULL;
     if (j->error) return;
     j->sampling = line->sampling;
+    j->tells_prompt = line->tells_prompt;
     const char *const *own = (const char *const *)line->stops;
-    copy_stops(j, line->has_stops ? own : g->options->stops,
-               line->has_stops ? line->n_stops : g->options->n_stops);
-    status st = STATUS_OK;
-    if (line->text) st = tokenizer_encode(g->tok, line->text, line->n_text, true, &j->prompt);
+    status st = take_stops(g, j, line->has_stops ? own : g->options->stops,
+                           line->has_stops ? line->n_stops : g->options->n_stops);
+    for (size_t i = 0; i < line->n_stop_tokens; i++)
+        token_list_append(&j->stop_tokens, line->stop_tokens[i]);
+    if (st == STATUS_OK && line->text) st = encode_prompt(g, line->text, line->n_text, line->special, j);
     for (size_t i = 0; !line->text && i < line->n_tokens; i++)
         token_list_append(&j->prompt, line->tokens[i]);
     if (st == STATUS_OK) st = generate_check_job(g, j);
@@ -110,12 +155,10 @@ static void take_line(generation *g, prompt_line *line) {
         status_at(st, "%s: line %lld", g->options->input, (long long)line->line);
         j->error = mem_copy_text(status_text(), strlen(status_text()));
     } else if (g->options->echo) {
-        text_buffer echo = {0};
         if (line->text)
-            text_append(&echo, line->text, line->n_text);
+            text_append(&j->echo, line->text, line->n_text);
         else
-            tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &echo);
-        j->echo = echo.data;
+            tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &j->echo);
     }
 }
 

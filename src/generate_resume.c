@@ -88,6 +88,8 @@ status generate_read_past(generation *g) {
 static void take_stops(job *j, const manifest_sequence *q) {
     for (j->n_stops = 0; j->n_stops < q->n_stops; j->n_stops++)
         j->stops[j->n_stops] = mem_copy_text(q->stops[j->n_stops], strlen(q->stops[j->n_stops]));
+    for (int64_t i = 0; i < q->n_stop_tokens; i++)
+        token_list_append(&j->stop_tokens, q->stop_tokens[i]);
 }
 
 status generate_take_past_prompt(generation *g) {
@@ -107,7 +109,7 @@ status generate_take_past_prompt(generation *g) {
     j->id_is_integer = q->id_is_integer;
     j->sampling = generate_override_sampling(g->options, q->sampling);
     take_stops(j, q);
-    if (g->options->echo) j->echo = mem_copy_text(q->prompt_text, strlen(q->prompt_text));
+    if (g->options->echo) text_append(&j->echo, q->prompt_text, (size_t)q->n_prompt_text);
     for (int64_t i = 0; i < q->n_prompt; i++)
         token_list_append(&j->prompt, q->tokens[i]);
     return generate_check_job(g, j);
@@ -129,6 +131,7 @@ static void digest_batch(generation *g) {
         XXH3_128bits_update(hash, integers, sizeof integers);
         for (int k = 0; k < j->n_stops; k++)
             XXH3_128bits_update(hash, j->stops[k], strlen(j->stops[k]) + 1);
+        XXH3_128bits_update(hash, j->stop_tokens.ids, j->stop_tokens.n * sizeof *j->stop_tokens.ids);
         if (j->prompt.n) XXH3_128bits_update(hash, j->prompt.ids, j->prompt.n * sizeof *j->prompt.ids);
     }
     XXH128_hash_t digest = XXH3_128bits_digest(hash);
@@ -143,16 +146,21 @@ static bool same_draws(const sampling_options *a, const sampling_options *b) {
            a->n_logprobs == b->n_logprobs && a->ignore_eos == b->ignore_eos;
 }
 
+static bool same_tokens(const int32_t *tokens, int64_t n, const token_list *list) {
+    return (size_t)n == list->n && (n == 0 || memcmp(tokens, list->ids, list->n * sizeof *tokens) == 0);
+}
+
 /* Is q what this very prompt, drawn the same way, had become? */
 static bool is_continuation(const generation *g, const job *j, const manifest_sequence *q) {
     bool same_place = j->line < 0 ? q->line < 0 : g->continues_batch && q->line == j->line;
     bool without_prompt = !g->options->prompt && !g->options->prompt_file && !g->options->input;
-    if (!same_place || (size_t)q->n_prompt != j->prompt.n || q->n_stops != j->n_stops) return false;
+    if (!same_place || q->n_stops != j->n_stops) return false;
     if (!without_prompt && !same_draws(&j->sampling, &q->sampling)) return false;
     if (j->sampling.n_logprobs != q->sampling.n_logprobs) return false;
     for (int i = 0; i < q->n_stops; i++)
         if (strcmp(q->stops[i], j->stops[i]) != 0) return false;
-    return memcmp(q->tokens, j->prompt.ids, j->prompt.n * sizeof *q->tokens) == 0;
+    if (!same_tokens(q->stop_tokens, q->n_stop_tokens, &j->stop_tokens)) return false;
+    return same_tokens(q->tokens, q->n_prompt, &j->prompt);
 }
 
 /* Let the job live again through what was generated for it. */

@@ -44,11 +44,9 @@ static void describe_logprobs(const job *j, manifest_sequence *out) {
 static void describe(void *context, int64_t id, manifest_sequence *out) {
     generation *g = context;
     job *j = &g->jobs[id];
-    if (!j->prompt_text) {
-        text_buffer text = {0};
-        text_append(&text, "", 0);
-        tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &text);
-        j->prompt_text = text.data;
+    if (!j->prompt_text.data) {
+        text_append(&j->prompt_text, "", 0);
+        tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &j->prompt_text);
     }
     *out = (manifest_sequence){
         .id = mem_copy_text(j->id, strlen(j->id)),
@@ -60,12 +58,18 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
         .n_stops = j->n_stops,
         .is_over = j->is_over,
         .finish = j->finish,
-        .prompt_text = mem_copy_text(j->prompt_text, strlen(j->prompt_text)),
-        .text = mem_copy_text(j->text.n ? j->text.data : "", j->text.n),
+        .prompt_text = mem_copy_text(j->prompt_text.data, j->prompt_text.n),
+        .n_prompt_text = (int64_t)j->prompt_text.n,
+        .text = mem_copy_text(j->text.data, j->text.n),
+        .n_text = (int64_t)j->text.n,
+        .n_stop_tokens = (int64_t)j->stop_tokens.n,
     };
     out->tokens = job_tokens(j, &out->n_tokens);
     for (int i = 0; i < j->n_stops; i++)
         out->stops[i] = mem_copy_text(j->stops[i], strlen(j->stops[i]));
+    out->stop_tokens = mem_new(j->stop_tokens.n, sizeof *out->stop_tokens);
+    if (j->stop_tokens.n)
+        memcpy(out->stop_tokens, j->stop_tokens.ids, j->stop_tokens.n * sizeof *out->stop_tokens);
     describe_logprobs(j, out);
 }
 

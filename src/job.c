@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* memmem */
 #include "src/job.h"
 
 #include <stdlib.h>
@@ -18,7 +19,7 @@ static bool cut_at_stop(job *j, size_t from) {
     size_t begin = from > longest ? from - longest : 0, cut = j->text.n;
     bool found = false;
     for (int i = 0; i < j->n_stops && j->text.data; i++) {
-        const char *at = strstr(j->text.data + begin, j->stops[i]);
+        const char *at = memmem(j->text.data + begin, j->text.n - begin, j->stops[i], strlen(j->stops[i]));
         if (!at || (found && (size_t)(at - j->text.data) >= cut)) continue;
         cut = (size_t)(at - j->text.data);
         found = true;
@@ -32,6 +33,12 @@ static bool cut_at_stop(job *j, size_t from) {
 static bool is_end_token(const model_config *config, int32_t token) {
     for (int i = 0; i < config->n_end_tokens; i++)
         if (config->end_tokens[i] == token) return true;
+    return false;
+}
+
+static bool is_stop_token(const job *j, int32_t token) {
+    for (size_t i = 0; i < j->stop_tokens.n; i++)
+        if (j->stop_tokens.ids[i] == token) return true;
     return false;
 }
 
@@ -62,9 +69,10 @@ bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sa
     if (j->sampling.n_logprobs > 0) keep_logprobs(j, choice);
     size_t before = j->text.n;
     bool ends = !j->sampling.ignore_eos && is_end_token(config, choice->token);
-    if (!ends) text_stream_push(tok, &j->stream, choice->token, &j->text);
-    if (ends || is_last) text_stream_flush(tok, &j->stream, &j->text);
-    if (cut_at_stop(j, before)) return end_job(j, FINISH_STOP);
+    bool stops = !ends && is_stop_token(j, choice->token);
+    if (!ends && !stops) text_stream_push(tok, &j->stream, choice->token, &j->text);
+    if (ends || stops || is_last) text_stream_flush(tok, &j->stream, &j->text);
+    if (cut_at_stop(j, before) || stops) return end_job(j, FINISH_STOP);
     if (ends) return end_job(j, FINISH_EOS);
     return is_last ? end_job(j, FINISH_LENGTH) : false;
 }
@@ -90,17 +98,18 @@ void job_print_text(job *j, FILE *to) {
 
 status job_write_result(const job *j, results *out) {
     text_buffer text = {0};
-    if (j->echo) text_append(&text, j->echo, strlen(j->echo));
+    text_append(&text, j->echo.data, j->echo.n);
     if (j->text.n) text_append(&text, j->text.data, j->text.n);
     result line = {
         .id = j->id,
         .id_is_integer = j->id_is_integer,
         .finish = j->error ? FINISH_ERROR : j->finish,
         .error = j->error,
-        .text = text.data ? text.data : "",
+        .text = text.data,
         .n_text = text.n,
         .tokens = j->generated.ids,
         .n_tokens = j->generated.n,
+        .prompt_tokens = j->tells_prompt ? j->prompt.ids : NULL,
         .n_prompt_tokens = j->prompt.n,
         .logprobs = j->logprobs,
     };
@@ -120,8 +129,9 @@ void job_free(job *j) {
     free(j->id);
     free(j->error);
     free(j->prompt.ids);
-    free(j->echo);
-    free(j->prompt_text);
+    free(j->echo.data);
+    free(j->stop_tokens.ids);
+    free(j->prompt_text.data);
     free(j->generated.ids);
     text_stream_free(&j->stream);
     free(j->text.data);

@@ -13,6 +13,8 @@ static int run_command(comm *c, const options *o) {
         return command_generate(c, o);
     case COMMAND_PERPLEXITY:
         return command_perplexity(c, o);
+    case COMMAND_TOKENIZE:
+        return command_tokenize(c, o);
     case COMMAND_PLAN:
         return command_plan(c, o);
     case COMMAND_BENCH:

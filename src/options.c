@@ -78,9 +78,9 @@ static status find_command(const char *name, command *out) {
     for (int i = 0; i < N_COMMANDS; i++)
         guess_consider(&g, options_command_name((command)i), i);
     if (g.index < 0)
-        return status_refuse(
-            "kvarve has no command %s; there are generate, perplexity, plan, bench, synth and snapshot",
-            name);
+        return status_refuse("kvarve has no command %s; there are generate, perplexity, tokenize, plan, "
+                             "bench, synth and snapshot",
+                             name);
     if (g.distance > 0)
         return status_refuse("kvarve has no command %s; did you mean %s?", name,
                              options_command_name((command)g.index));
@@ -126,6 +126,8 @@ static status check_saving(const options *o) {
 
 static status check_generate(const options *o) {
     int sources = (o->prompt != NULL) + (o->prompt_file != NULL) + (o->input != NULL);
+    if (o->command == COMMAND_TOKENIZE)
+        return sources == 1 ? STATUS_OK : status_refuse("kvarve tokenize needs --prompt or --prompt-file");
     if (sources > 1 || (sources == 0 && !o->resume))
         return status_refuse("kvarve generate needs one of --prompt, --prompt-file and --input, and has %d",
                              sources);
@@ -195,6 +197,7 @@ static status check_together(const options *o) {
     }
     status st = check_model(o);
     if (st != STATUS_OK || o->command == COMMAND_SYNTH) return st;
+    if (o->command == COMMAND_TOKENIZE) return check_generate(o);
     if (o->page_tokens % KV_PAGE_QUANTUM)
         return status_refuse("--page-tokens %lld: expected a multiple of %d", (long long)o->page_tokens,
                              KV_PAGE_QUANTUM);

@@ -14,6 +14,7 @@
 typedef enum command {
     COMMAND_GENERATE,
     COMMAND_PERPLEXITY,
+    COMMAND_TOKENIZE,
     COMMAND_PLAN,
     COMMAND_BENCH,
     COMMAND_SYNTH,
@@ -52,7 +53,7 @@ typedef struct options {
 
     int64_t max_tokens, top_k, seed, logprobs;            /* OPTION_UNSET: not given */
     double temperature, top_p, min_p, repetition_penalty; /* NaN: not given */
-    bool ignore_eos, echo, predict;
+    bool ignore_eos, echo, predict, add_bos;
 
     int64_t context; /* OPTION_UNSET: the model's */
     int64_t stride;  /* OPTION_UNSET: the context */

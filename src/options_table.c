@@ -4,6 +4,7 @@
 
 #define GENERATE   (1u << COMMAND_GENERATE)
 #define PERPLEXITY (1u << COMMAND_PERPLEXITY)
+#define TOKENIZE   (1u << COMMAND_TOKENIZE)
 #define PLAN       (1u << COMMAND_PLAN)
 #define BENCH      (1u << COMMAND_BENCH)
 #define RUNS       (GENERATE | PERPLEXITY | BENCH)
@@ -17,14 +18,14 @@
 static const double most = 9007199254740992.0; /* 2^53 */
 
 const option_spec options_table[] = {
-    {"model", OPTION_TEXT, MODEL, AT(model), NULL, "or --shape", 0, 0,
+    {"model", OPTION_TEXT, MODEL | TOKENIZE, AT(model), NULL, "or --shape", 0, 0,
      "model directory, as downloaded from Hugging Face"},
-    {"shape", OPTION_TEXT, MODEL | SYNTH, AT(shape), NULL, "or --model", 0, 0,
+    {"shape", OPTION_TEXT, MODEL | TOKENIZE | SYNTH, AT(shape), NULL, "or --model", 0, 0,
      "random weights: tiny, llama-100m, llama-1b, llama-8b, llama-70b"},
-    {"vocab", OPTION_INTEGER, MODEL | SYNTH, AT(vocab), NULL, "shape's", 258, 524288,
+    {"vocab", OPTION_INTEGER, MODEL | TOKENIZE | SYNTH, AT(vocab), NULL, "shape's", 258, 524288,
      "tokens that --shape knows"},
-    {"prompt", OPTION_TEXT, GENERATE, AT(prompt), NULL, "", 0, 0, "text to continue"},
-    {"prompt-file", OPTION_TEXT, GENERATE, AT(prompt_file), NULL, "", 0, 0,
+    {"prompt", OPTION_TEXT, GENERATE | TOKENIZE, AT(prompt), NULL, "", 0, 0, "text to continue"},
+    {"prompt-file", OPTION_TEXT, GENERATE | TOKENIZE, AT(prompt_file), NULL, "", 0, 0,
      "file whose text is continued; - is stdin"},
     {"input", OPTION_TEXT, GENERATE, AT(input), NULL, "", 0, 0, "prompts, one JSON object a line"},
     {"output", OPTION_TEXT, GENERATE, AT(output), NULL, "stdout", 0, 0,
@@ -68,6 +69,8 @@ const option_spec options_table[] = {
      1099511627776.0, "tokens of a sequence, prompt and generated; perplexity: 2048"},
     {"stride", OPTION_INTEGER, PERPLEXITY, AT(stride), NULL, "context", 1, 1099511627776.0,
      "tokens from one window to the next; only new ones are scored"},
+    {"add-bos", OPTION_FLAG, PERPLEXITY, AT(add_bos), NULL, "", 0, 0,
+     "begin each window with the model's begin token"},
     {"sequences", OPTION_INTEGER, MODEL, AT(sequences), "16", NULL, 1, 65536, "sequences at once at most"},
     {"chunk-tokens", OPTION_INTEGER, MODEL, AT(chunk_tokens), "512", NULL, 1, 65536,
      "rows of a step through the pipeline"},
@@ -118,7 +121,7 @@ const option_spec options_table[] = {
     {"fail-at", OPTION_TEXT, GENERATE | SNAPSHOT, AT(fail_at), NULL, "", 0, 0,
      "for tests: SITE[:RANK[:WHAT]] where to fail on purpose"},
 #endif
-    {"help", OPTION_FLAG, MODEL | SNAPSHOT | SYNTH, AT(help), NULL, "", 0, 0, "print this table"},
+    {"help", OPTION_FLAG, MODEL | TOKENIZE | SNAPSHOT | SYNTH, AT(help), NULL, "", 0, 0, "print this table"},
 };
 
 const int n_options = sizeof options_table / sizeof *options_table;
@@ -130,6 +133,7 @@ static const struct {
     {
         [COMMAND_GENERATE] = {"generate", "continue one prompt, or a file of prompts"},
         [COMMAND_PERPLEXITY] = {"perplexity", "score a text: negative log-likelihood per token"},
+        [COMMAND_TOKENIZE] = {"tokenize", "ids and pieces of a prompt; needs no weights"},
         [COMMAND_PLAN] = {"plan", "what each rank would own, and whether it fits; loads nothing"},
         [COMMAND_BENCH] = {"bench", "prefill and decode speed beside what this machine can do"},
         [COMMAND_SYNTH] = {"synth", "write a model of random weights to directory DIR, to measure with"},

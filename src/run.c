@@ -10,6 +10,7 @@
 #include "src/base/notice.h"
 #include "src/step_costs.h"
 #include "src/synth_tokenizer.h"
+#include "src/tokenizer_config.h"
 
 /* A decode row reads all weights for itself and few others; on CPUs it takes about as long as this many
  * prefill rows. */
@@ -67,14 +68,18 @@ static status make_tokenizer(const options *o, tokenizer **out) {
     return st;
 }
 
+status run_open_tokenizer(const options *o, tokenizer **out) {
+    if (o->shape) return make_tokenizer(o, out);
+    char *path = file_path(o->model, "tokenizer.json");
+    status st = tokenizer_open(path, out);
+    free(path);
+    if (st == STATUS_OK) tokenizer_config_apply(o->model, *out);
+    return st;
+}
+
 status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer) {
     status st = o->shape ? make_config(o, config) : model_config_load(o->model, config);
-    if (st != STATUS_OK || !out_tokenizer) return st;
-    if (o->shape) return make_tokenizer(o, out_tokenizer);
-    char *path = file_path(o->model, "tokenizer.json");
-    st = tokenizer_open(path, out_tokenizer);
-    free(path);
-    return st;
+    return st == STATUS_OK && out_tokenizer ? run_open_tokenizer(o, out_tokenizer) : st;
 }
 
 status run_read_text(const char *option, const char *path, text_buffer *out) {
@@ -90,6 +95,20 @@ status run_read_text(const char *option, const char *path, text_buffer *out) {
     if (error) return status_refuse("%s %s: %s", option, path, strerror(error));
     if (out->n > MAX_BYTES) return status_refuse("%s %s: more than 1 GiB", option, path);
     return STATUS_OK;
+}
+
+status run_read_prompt(const char *option, const char *path, text_buffer *out) {
+    text_buffer text = {0};
+    status st = run_read_text(option, path, &text);
+    const char *data = text.n ? text.data : "";
+    bool has_mark = text.n >= 3 && !memcmp(data, "\xEF\xBB\xBF", 3);
+    if (st == STATUS_OK && text.n >= 2 && (!memcmp(data, "\xFF\xFE", 2) || !memcmp(data, "\xFE\xFF", 2)))
+        st = status_refuse(
+            "%s %s: is in UTF-16 or UTF-32, not in UTF-8: convert it (iconv -f UTF-16 -t UTF-8)", option,
+            path);
+    if (st == STATUS_OK) text_append(out, data + (has_mark ? 3 : 0), text.n - (has_mark ? 3 : 0));
+    free(text.data);
+    return st;
 }
 
 int run_threads(const comm *c, const options *o) {

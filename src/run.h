@@ -13,6 +13,7 @@ enum { DEFAULT_MAX_TOKENS = 256 }; /* of --max-tokens */
  * wrong. */
 int command_generate(comm *c, const options *o);
 int command_perplexity(comm *c, const options *o);
+int command_tokenize(comm *c, const options *o);
 int command_plan(comm *c, const options *o);
 int command_bench(comm *c, const options *o);
 int command_synth(comm *c, const options *o);
@@ -33,9 +34,16 @@ status run_read_tokenizer(const options *o, text_buffer *out);
 /* The model's config, and its tokenizer when out_tokenizer is not NULL. Local. */
 status run_read_model(const options *o, model_config *config, tokenizer **out_tokenizer);
 
+/* Its tokenizer. Local. */
+status run_open_tokenizer(const options *o, tokenizer **out);
+
 /* Append the whole file to out, at most 1 GiB; "-" is stdin. Refuses, naming the option that gave the path.
  * Local. */
 status run_read_text(const char *option, const char *path, text_buffer *out);
+
+/* The same for a text to be tokenized: a byte order mark is dropped, and that of UTF-16 or UTF-32 is refused.
+ * Local. */
+status run_read_prompt(const char *option, const char *path, text_buffer *out);
 
 /* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. Local. */
 int run_threads(const comm *c, const options *o);

@@ -143,7 +143,9 @@ static status print_texts(const manifest *m, const options *o) {
         const manifest_sequence *q = &m->sequences[i];
         if (o->id && strcmp(o->id, q->id) != 0) continue;
         if (!o->id && m->n_sequences > 1) printf("%s--- %s\n", n_shown ? "\n" : "", q->id);
-        printf("%s%s\n", q->prompt_text, q->text);
+        fwrite(q->prompt_text, 1, (size_t)q->n_prompt_text, stdout);
+        fwrite(q->text, 1, (size_t)q->n_text, stdout);
+        putchar('\n');
         n_shown++;
     }
     if (n_shown > 0 || !o->id) return STATUS_OK;

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "io/json.h"
+#include "src/base/notice.h"
 #include "src/base/utf8.h"
 #include "src/tokenizer_added.h"
 #include "src/tokenizer_bpe.h"
@@ -176,18 +177,54 @@ static status encode_valid(tokenizer *tok, const char *text, size_t n, token_lis
     return st;
 }
 
-status tokenizer_encode(tokenizer *tok, const char *text, size_t n, bool add_special, token_list *out) {
+static status encode_repaired(tokenizer *tok, const char *text, size_t n, token_list *out) {
     size_t before = out->n;
     text_buffer repaired = {0};
     bool valid = utf8_count_valid(text, n) == n;
     if (!valid) utf8_append_repaired(&repaired, text, n);
     status st = encode_valid(tok, valid ? text : repaired.data, valid ? n : repaired.n, out);
     free(repaired.data);
-    if (st)
-        out->n = before;
-    else
-        template_apply(&tok->around, before, add_special, out);
+    if (st != STATUS_OK) out->n = before;
     return st;
+}
+
+status tokenizer_encode(tokenizer *tok, const char *text, size_t n, bool add_special, token_list *out) {
+    size_t before = out->n;
+    status st = encode_repaired(tok, text, n, out);
+    if (st == STATUS_OK) template_apply(&tok->around, before, add_special, out);
+    return st;
+}
+
+status tokenizer_encode_prompt(tokenizer *tok, const char *text, size_t n, token_list *out) {
+    size_t before = out->n;
+    status st = encode_repaired(tok, text, n, out);
+    if (st != STATUS_OK) return st;
+    if (template_take_away(&tok->around, before, out))
+        notice_add(
+            "a prompt holds the tokens itself that the tokenizer puts around every text: they are not put "
+            "there again (\"add_special_tokens\": true in a line of --input has them twice)");
+    template_apply(&tok->around, before, true, out);
+    return STATUS_OK;
+}
+
+int32_t tokenizer_begin_token(const tokenizer *tok) {
+    return template_first(&tok->around);
+}
+
+int32_t tokenizer_end_token(const tokenizer *tok) {
+    return template_last(&tok->around);
+}
+
+void tokenizer_put_begin(tokenizer *tok, int32_t id) {
+    template_put_first(&tok->around, id);
+}
+
+void tokenizer_put_end(tokenizer *tok, int32_t id) {
+    template_put_last(&tok->around, id);
+}
+
+bool tokenizer_is_special(const tokenizer *tok, int32_t id) {
+    return id >= 0 && id < tok->n_tokens && tok->texts[id].special;
 }
 
 /* Whether the token has a part in texts. */
@@ -205,8 +242,13 @@ void tokenizer_decode(tokenizer *tok, const int32_t *ids, size_t n, bool skip_sp
 }
 
 void tokenizer_append_piece(const tokenizer *tok, int32_t id, text_buffer *out) {
-    if (is_told(tok, id, false))
-        decoder_append_piece(&tok->dec, tok->texts[id].text, tok->texts[id].n, out);
+    for (size_t i = 0; i < tok->added.n; i++) {
+        const added_token *token = &tok->added.tokens[i];
+        if (token->id != id) continue;
+        text_append(out, token->content, strlen(token->content));
+        return;
+    }
+    if (is_told(tok, id, false)) decoder_append_piece(&tok->dec, tok->texts[id].text, tok->texts[id].n, out);
 }
 
 /* ---- streams ---- */

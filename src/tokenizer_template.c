@@ -83,6 +83,44 @@ void template_free(template *around) {
     *around = (template){0};
 }
 
+int32_t template_first(const template *around) {
+    return around->items.ids[0];
+}
+
+int32_t template_last(const template *around) {
+    return around->items.ids[around->items.n - 1];
+}
+
+void template_put_last(template *around, int32_t id) {
+    token_list_append(&around->items, id);
+}
+
+void template_put_first(template *around, int32_t id) {
+    token_list *items = &around->items;
+    token_list_append(items, id);
+    memmove(items->ids + 1, items->ids, (items->n - 1) * sizeof *items->ids);
+    items->ids[0] = id;
+}
+
+bool template_take_away(const template *around, size_t from, token_list *list) {
+    const int32_t *items = around->items.ids;
+    size_t n_items = around->items.n, n_before = 0, n_behind = 0, before = list->n;
+    while (n_before < n_items && items[n_before] != TEMPLATE_TEXT)
+        n_before++;
+    while (n_behind < n_items - n_before && items[n_items - 1 - n_behind] != TEMPLATE_TEXT)
+        n_behind++;
+    int32_t *ids = list->ids + from;
+    if (n_before > 0 && n_before <= list->n - from && !memcmp(ids, items, n_before * sizeof *ids)) {
+        memmove(ids, ids + n_before, (list->n - from - n_before) * sizeof *ids);
+        list->n -= n_before;
+    }
+    const int32_t *behind = items + n_items - n_behind;
+    if (n_behind > 0 && n_behind <= list->n - from &&
+        !memcmp(list->ids + list->n - n_behind, behind, n_behind * sizeof *ids))
+        list->n -= n_behind;
+    return list->n < before;
+}
+
 void template_apply(const template *around, size_t from, bool add_special, token_list *list) {
     size_t n = list->n - from;
     int32_t *text = mem_new(n, sizeof *text);

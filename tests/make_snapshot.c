@@ -85,7 +85,9 @@ static status write_manifest(const char *dir, segment_info segments[4]) {
                                   .n_extents = 2,
                                   .sampling = sampling_defaults(),
                                   .prompt_text = "It was a dark",
+                                  .n_prompt_text = 13,
                                   .text = " n\xC3\xADght",
+                                  .n_text = 7,
                                   .n_logprobs = 1,
                                   .logprobs = logprobs,
                                   .last_logits = last_logits};

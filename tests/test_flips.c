@@ -86,7 +86,9 @@ static manifest_sequence make_sequence(const manifest *m, int number) {
                            .n_prompt = 50,
                            .sampling = sampling_defaults(),
                            .prompt_text = text_of("It was a dark and stormy night"),
+                           .n_prompt_text = 30,
                            .text = text_of("; the rain fell in torrents"),
+                           .n_text = 27,
                            .n_extents = 2};
     uint64_t state = m->model_digest[0] + (uint64_t)number;
     q.tokens = mem_new(60, sizeof *q.tokens);

@@ -155,8 +155,13 @@ static manifest make_full(void) {
     s[0].stops[1] = text_of("end \xF0\x9F\x98\x80");
     free(s[0].prompt_text);
     free(s[0].text);
+    s[0].n_prompt_text = 14;
     s[0].prompt_text = text_of("It was \xC3\xA4 dark");
-    s[0].text = text_of(" night");
+    s[0].n_text = 6;
+    s[0].text = mem_copy_text(" n\0ght", 6);
+    s[0].n_stop_tokens = 2;
+    s[0].stop_tokens = mem_new(2, sizeof *s[0].stop_tokens);
+    s[0].stop_tokens[1] = 99;
     s[0].n_logprobs = 3;
     s[0].logprobs = mem_new(9, sizeof *s[0].logprobs);
     for (int i = 0; i < 9; i++)
@@ -201,7 +206,11 @@ static void check_same_sequence(const manifest_sequence *a, const manifest_seque
     for (int i = 0; i < a->n_stops && i < b->n_stops; i++)
         CU_ASSERT(same_text(a->stops[i], b->stops[i]));
     CU_ASSERT(a->is_over == b->is_over && a->finish == b->finish);
-    CU_ASSERT(same_text(a->prompt_text, b->prompt_text) && same_text(a->text, b->text));
+    CU_ASSERT(a->n_prompt_text == b->n_prompt_text && a->n_text == b->n_text);
+    CU_ASSERT(same_bytes(a->prompt_text, b->prompt_text, (size_t)a->n_prompt_text));
+    CU_ASSERT(same_bytes(a->text, b->text, (size_t)a->n_text));
+    CU_ASSERT(a->n_stop_tokens == b->n_stop_tokens);
+    CU_ASSERT(same_bytes(a->stop_tokens, b->stop_tokens, (size_t)a->n_stop_tokens * 4));
     CU_ASSERT(a->n_logprobs == b->n_logprobs && !a->logprobs == !b->logprobs);
     CU_ASSERT(
         same_bytes(a->logprobs, b->logprobs, (size_t)((a->n_tokens - a->n_prompt) * a->n_logprobs) * 8));
@@ -553,7 +562,9 @@ static void test_changed_arrays(void) {
     const int64_t text_offset = 26 * 4; /* behind the tokens */
     char from[80];
     snprintf(from, sizeof from, "\"file_offset\": %d,", (int)text_offset);
-    CHECK_REFUSED(parse_changed(&m, from, "\"file_offset\": 0,"), "a text with a zero byte");
+    m.sequences[0].tokens[3] = 0xFF; /* a text of its bytes is none */
+    m.vocab_size = 0x100;
+    CHECK_REFUSED(parse_changed(&m, from, "\"file_offset\": 0,"), "a text that is not UTF-8");
     CHECK_REFUSED(parse_changed(&m, "\"file_offset\": 196,", "\"file_offset\": 0,"), "/batch/is_done[");
     manifest_free(&m);
 }

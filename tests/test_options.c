@@ -378,7 +378,7 @@ static void commands(void) {
                   "kvarve has no command genrate; did you mean generate?");
     CHECK_REFUSED(parse_words("perplexty --model m", &o), "did you mean perplexity?");
     CHECK_REFUSED(parse_words("nothing-like-it", &o),
-                  "generate, perplexity, plan, bench, synth and snapshot");
+                  "generate, perplexity, tokenize, plan, bench, synth and snapshot");
     CHECK_REFUSED(parse_words("--model m generate", &o), "--model");
     CHECK_REFUSED(parse_words("generate m", &o), "takes options only, not m");
     CHECK_REFUSED(parse_words("generate --model m --prompt p rest", &o), "takes options only, not rest");

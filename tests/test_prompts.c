@@ -43,21 +43,23 @@ static bool next(prompts *p, prompt_line *line) {
 }
 
 static void test_good_lines(void) {
-    prompts *p =
-        open_text("\xEF\xBB\xBF{\"prompt\": \"Hello\"}\r\n"
-                  "\n"
-                  "  \t\r\n"
-                  "{\"id\": \"b\", \"tokens\": [1, 2, 2147483647], \"max_tokens\": 5, \"temperature\": 0.25, "
-                  "\"top_k\": 3, \"top_p\": 0.5, \"min_p\": 0.125, \"repetition_penalty\": 1.5, "
-                  "\"seed\": 9007199254740992, \"stop\": [\"\\n\", \"END\"], \"ignore_eos\": true, "
-                  "\"logprobs\": 4}\n"
-                  "{\"id\": -7, \"prompt\": \"caf\\u00e9 \xFF\", \"stop\": \"x\", \"top_k\": null}\n"
-                  "{\"prompt\": \"last\", \"stop\": []}");
+    prompts *p = open_text(
+        "\xEF\xBB\xBF{\"prompt\": \"Hello\"}\r\n"
+        "\n"
+        "  \t\r\n"
+        "{\"id\": \"b\", \"tokens\": [1, 2, 2147483647], \"max_tokens\": 5, \"temperature\": 0.25, "
+        "\"top_k\": 3, \"top_p\": 0.5, \"min_p\": 0.125, \"repetition_penalty\": 1.5, "
+        "\"seed\": 9007199254740992, \"stop\": [\"\\n\", \"END\"], \"ignore_eos\": true, "
+        "\"logprobs\": 4, \"stop_token_ids\": [0, 7], \"prompt_token_ids\": true}\n"
+        "{\"id\": -7, \"prompt\": \"caf\\u00e9 \xFF\", \"stop\": \"x\", \"top_k\": null, "
+        "\"add_special_tokens\": false}\n"
+        "{\"prompt\": \"last\", \"stop\": [], \"stop_token_ids\": [], \"add_special_tokens\": true}");
     prompt_line line;
     CU_ASSERT(next(p, &line));
     CU_ASSERT(!line.error && line.line == 1 && line.id_is_integer && !strcmp(line.id, "1"));
     CU_ASSERT(line.n_text == 5 && !strcmp(line.text, "Hello") && !line.tokens);
     CU_ASSERT(memcmp(&line.sampling, &defaults, sizeof defaults) == 0 && !line.has_stops);
+    CU_ASSERT(line.special == SPECIAL_MISSING && !line.tells_prompt && line.n_stop_tokens == 0);
     prompt_line_free(&line);
 
     CU_ASSERT(next(p, &line));
@@ -70,15 +72,19 @@ static void test_good_lines(void) {
               s->n_logprobs == 4);
     CU_ASSERT(line.has_stops && line.n_stops == 2 && !strcmp(line.stops[0], "\n") &&
               !strcmp(line.stops[1], "END"));
+    CU_ASSERT(line.n_stop_tokens == 2 && line.stop_tokens[0] == 0 && line.stop_tokens[1] == 7);
+    CU_ASSERT(line.tells_prompt);
     prompt_line_free(&line);
 
     CU_ASSERT(next(p, &line));
     CU_ASSERT(!line.error && line.line == 5 && line.id_is_integer && !strcmp(line.id, "-7"));
     CU_ASSERT(!strcmp(line.text, "caf\xC3\xA9 \xFF") && line.n_stops == 1 && line.sampling.top_k == 0);
+    CU_ASSERT(line.special == SPECIAL_NONE);
     prompt_line_free(&line);
 
     CU_ASSERT(next(p, &line));
     CU_ASSERT(!line.error && line.line == 6 && line.has_stops && line.n_stops == 0);
+    CU_ASSERT(line.special == SPECIAL_ALL && line.n_stop_tokens == 0);
     prompt_line_free(&line);
     CU_ASSERT(!next(p, &line));
     CU_ASSERT(!next(p, &line));
@@ -104,6 +110,11 @@ static void test_bad_lines(void) {
         {"{\"tokens\": [1, 2, 2147483648]}", "line 1: tokens: element 2", "1"},
         {"{\"tokens\": [1.5]}", "line 1: tokens: element 0", "1"},
         {"{\"tokens\": \"1\"}", "line 1: tokens: an array", "1"},
+        {"{\"prompt\": \"x\", \"stop_token_ids\": 7}", "line 1: stop_token_ids: an array", "1"},
+        {"{\"prompt\": \"x\", \"stop_token_ids\": [7, -1]}", "line 1: stop_token_ids: element 1", "1"},
+        {"{\"prompt\": \"x\", \"add_special_tokens\": 1}", "line 1: add_special_tokens", "1"},
+        {"{\"tokens\": [1], \"add_special_tokens\": true}", "line 1: add_special_tokens: tokens are", "1"},
+        {"{\"prompt\": \"x\", \"prompt_token_ids\": []}", "line 1: prompt_token_ids", "1"},
         {"{\"prompt\": \"x\", \"temprature\": 1}",
          "line 1: temprature: this key is not known; known are id, prompt", "1"},
         {"{\"a\\nb\\u001b[2J\": 1}", "line 1: a?b?[2J: this key is not known", "1"},
@@ -231,7 +242,8 @@ static void test_result_lines(void) {
                           .n_prompt_tokens = 3,
                           .logprobs = logprobs};
     const result second = {.id = "x\"y", .finish = FINISH_ERROR, .error = "line 2: bad\x01"};
-    const result third = {.id = "z", .finish = FINISH_LENGTH, .text = "", .n_prompt_tokens = 1};
+    const result third = {
+        .id = "z", .finish = FINISH_LENGTH, .text = "", .prompt_tokens = tokens, .n_prompt_tokens = 1};
     CHECK_OK(results_write(r, &first));
     size_t n;
     char *text = read_results("out.jsonl", &n); /* there before the file is closed */
@@ -249,7 +261,8 @@ static void test_result_lines(void) {
     CU_ASSERT_STRING_EQUAL(
         strchr(text, '\n') + 1,
         "{\"id\": \"x\\\"y\", \"finish_reason\": \"error\", \"error\": \"line 2: bad\\u0001\"}\n"
-        "{\"id\": \"z\", \"text\": \"\", \"tokens\": [], \"finish_reason\": \"length\", "
+        "{\"id\": \"z\", \"prompt_token_ids\": [5], \"text\": \"\", \"tokens\": [], \"finish_reason\": "
+        "\"length\", "
         "\"usage\": {\"prompt_tokens\": 1, \"completion_tokens\": 0}}\n");
     for (char *line = text, *end; (end = strchr(line, '\n')); line = end + 1) {
         cJSON *item = cJSON_ParseWithLength(line, (size_t)(end - line));
