@@ -1,12 +1,13 @@
 /* tests/bench_device.c: how near the operations of a device come to what its memory and its matrix units can
- * do, on the shapes of an 8B Llama: measured side by side in one run. What is predicted of them on GPUs:
- * tests/bench/roofline.c.
+ * do, on the shapes of an 8B Llama: measured side by side in one run, and on a GPU beside what it needs at
+ * least and is predicted to need (tests/bench/floors.h). Rows come as they are measured, most telling first.
  *
- *     bench_device [cpu|cuda [SECONDS]]
+ *     bench_device [cpu|cuda [SECONDS [DIVISOR [GPU]]]]
  *
  * Each operation is repeated for about SECONDS (0.5), with one wait at the end; the median of several such
- * rounds counts. "of best" compares with a copy in memory, or with the largest product here, whichever bounds
- * the operation. */
+ * rounds counts, or the one run of what takes longer. "of best" compares with a copy in memory, or with the
+ * largest product here, whichever bounds the operation. All sizes are divided by DIVISOR, which is for an
+ * emulated GPU. GPU is its name: what it needs is that of an H200, or of an H100 by that name. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,30 +15,28 @@
 #include "kernels/device.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
+#include "tests/bench/floors.h"
 
-enum {
-    N_HEADS = 32,
-    N_KV_HEADS = 8,
-    HEAD_DIM = 128,
-    WIDTH = 4096,
-    MLP = 14336,
-    VOCABULARY = 128256,
-    PAGE_TOKENS = 64,
-    ROUNDS = 5
-};
+enum { PAGE_TOKENS = 64, ROUNDS = 5 };
+
+/* A CPU has time for less than a GPU. */
+static const sizes cpu_sizes = {.context = 1024,
+                                .sequences = 16,
+                                .batch_context = 512,
+                                .long_context = 16384,
+                                .chunk = 512,
+                                .prompt = 4096};
 
 typedef struct bench {
     device *dev;
+    const gpu *gpu; /* what it is compared with; NULL: a CPU */
+    synthetic_model model;
     double seconds;
     double best_bytes, best_flops; /* a second */
     uint64_t random;
 } bench;
 
-typedef struct work {
-    void (*run)(bench *b, void *context);
-    void *context;
-    double bytes, flops; /* of one run */
-} work;
+typedef void run_function(bench *b, void *context);
 
 static void check(status st) {
     if (st == STATUS_OK) return;
@@ -52,32 +51,44 @@ static int by_size(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static double time_round(bench *b, const work *w, int n) {
+static double time_round(bench *b, run_function *run, void *context, int n) {
     double begin = clock_seconds();
     for (int i = 0; i < n; i++)
-        w->run(b, w->context);
+        run(b, context);
     check(b->dev->ops->sync(b->dev));
     return (clock_seconds() - begin) / n;
 }
 
 /* Seconds of one run. */
-static double measure(bench *b, const work *w) {
+static double measure(bench *b, run_function *run, void *context) {
     double rounds[ROUNDS];
-    time_round(b, w, 1);
-    double once = time_round(b, w, 1);
+    time_round(b, run, context, 1);
+    double once = time_round(b, run, context, 1);
+    if (once >= b->seconds) return once;
     int n = once < b->seconds / ROUNDS ? (int)(b->seconds / ROUNDS / once) + 1 : 1;
     for (int i = 0; i < ROUNDS; i++)
-        rounds[i] = time_round(b, w, n);
+        rounds[i] = time_round(b, run, context, n);
     qsort(rounds, ROUNDS, sizeof *rounds, by_size);
     return rounds[ROUNDS / 2];
 }
 
-static void report(bench *b, const char *name, const work *w) {
-    double seconds = measure(b, w);
+static void print_heads(const bench *b) {
+    printf("| kernel, shape, rows or context | measured, us |");
+    if (b->gpu) printf(" floor %s, us | predicted, us (bound) | floor of measured |", b->gpu->name);
+    printf(" GB/s | TFLOP/s | of best |\n|---|---|%s---|---|---|\n", b->gpu ? "---|---|---|" : "");
+}
+
+static void print_row(const bench *b, const work *w, double seconds) {
     double bound = w->bytes / b->best_bytes;
-    if (b->best_flops > 0 && w->flops / b->best_flops > bound) bound = w->flops / b->best_flops;
-    printf("%-52s %10.1f us %9.1f GB/s %9.2f TFLOP/s %8.1f%%\n", name, 1e6 * seconds,
-           w->bytes / seconds / 1e9, w->flops / seconds / 1e12, 100 * bound / seconds);
+    if (w->flops / b->best_flops > bound) bound = w->flops / b->best_flops;
+    printf("| %s | %.1f |", w->name, 1e6 * seconds);
+    if (b->gpu) {
+        const char *why;
+        double floor = work_floor(w, b->gpu), predicted = work_predict(w, b->gpu, &why);
+        printf(" %.1f | %.1f (%s) | %.1f%% |", 1e6 * floor, 1e6 * predicted, why, 100 * floor / seconds);
+    }
+    printf(" %.1f | %.2f | %.1f%% |\n", w->bytes / seconds / 1e9, w->flops / seconds / 1e12,
+           100 * bound / seconds);
 }
 
 /* ---- data ---- */
@@ -130,25 +141,22 @@ static void run_swiglu(bench *b, void *context) {
     b->dev->ops->matmul_swiglu(b->dev, p->w, p->x, p->T, p->T_few, p->y, p->gated_y);
 }
 
-static work new_product(bench *b, product *p, int64_t n_rows, int64_t n_cols, int T, int T_few) {
+static product new_product(bench *b, int64_t n_rows, int64_t n_cols, int T, int T_few) {
     enum { ROWS_AT_ONCE = 256 };
-    size_t item = dtype_bytes(b->dev->act);
     uint16_t *values = mem_new((size_t)ROWS_AT_ONCE * (size_t)n_cols, sizeof *values);
     for (int64_t i = 0; i < ROWS_AT_ONCE * n_cols; i++)
         values[i] = (uint16_t)(0x3c00 | (i * 71 % 251) | (i % 3 << 15)); /* bf16 of about 0.01 */
-    *p = (product){.T = T, .T_few = T_few};
-    check(b->dev->ops->matrix_open(b->dev, n_rows, n_cols, &p->w));
+    product p = {.T = T, .T_few = T_few};
+    check(b->dev->ops->matrix_open(b->dev, n_rows, n_cols, &p.w));
     for (int64_t r = 0; r < n_rows; r += ROWS_AT_ONCE) {
         int64_t n = n_rows - r < ROWS_AT_ONCE ? n_rows - r : ROWS_AT_ONCE;
-        b->dev->ops->matrix_load(b->dev, p->w, r, n, values, DTYPE_BF16);
+        b->dev->ops->matrix_load(b->dev, p.w, r, n, values, DTYPE_BF16);
     }
     free(values);
-    p->x = new_input(b, (size_t)T * (size_t)n_cols);
-    p->y = new_floats(b, (size_t)T * (size_t)n_rows);
-    p->gated_y = new_floats(b, (size_t)T * (size_t)n_rows / 2);
-    double weights = (double)n_rows * (double)n_cols * (double)item;
-    return (work){run_product, p, weights + (double)T * (double)(n_cols * (int64_t)item + 4 * n_rows),
-                  2.0 * T * (double)n_rows * (double)n_cols};
+    p.x = new_input(b, (size_t)T * (size_t)n_cols);
+    p.y = new_floats(b, (size_t)T * (size_t)n_rows);
+    p.gated_y = new_floats(b, (size_t)T * (size_t)n_rows / 2);
+    return p;
 }
 
 static void free_product(bench *b, product *p) {
@@ -158,34 +166,26 @@ static void free_product(bench *b, product *p) {
     b->dev->ops->release(b->dev, p->gated_y);
 }
 
-static void bench_product(bench *b, int64_t n_rows, int64_t n_cols, int T, bool few) {
-    char name[80];
-    product p;
-    work w = new_product(b, &p, n_rows, n_cols, T, few ? T : 0);
-    snprintf(name, sizeof name, "product [%lld, %lld], %d %s rows", (long long)n_rows, (long long)n_cols, T,
-             few ? "generated" : "prompt");
-    report(b, name, &w);
-    if (n_rows == 2 * MLP) {
-        w.run = run_swiglu;
-        w.bytes += (double)T * (double)n_rows * ((double)dtype_bytes(b->dev->act) / 2 - 4);
-        report(b, "    and swiglu", &w);
+/* That of swiglu alone is what a product takes longer with it. */
+static double time_product(bench *b, const work *w) {
+    bool is_few = w->kind == WORK_FEW || w->kind == WORK_GATED;
+    product p = new_product(b, w->N, w->M, w->rows, is_few ? w->rows : 0);
+    double seconds = 0;
+    if (w->kind == WORK_GATED || w->kind == WORK_SWIGLU) seconds = measure(b, run_swiglu, &p);
+    if (w->kind != WORK_GATED) {
+        double plain = measure(b, run_product, &p);
+        seconds = w->kind == WORK_SWIGLU ? seconds - plain : plain;
     }
     free_product(b, &p);
-}
-
-static void bench_layer(bench *b, int T, bool few) {
-    bench_product(b, (N_HEADS + 2 * N_KV_HEADS) * HEAD_DIM, WIDTH, T, few);
-    bench_product(b, WIDTH, N_HEADS * HEAD_DIM, T, few);
-    bench_product(b, 2 * MLP, WIDTH, T, few);
-    bench_product(b, WIDTH, MLP, T, few);
+    return seconds;
 }
 
 /* The matrix rate that the others are compared with. */
-static void measure_best_product(bench *b, int n) {
-    product p;
-    work w = new_product(b, &p, n, n, n, 0);
-    b->best_flops = w.flops / measure(b, &w);
+static double best_product(bench *b, int n) {
+    product p = new_product(b, n, n, n, 0);
+    double flops = 2.0 * n * n * n / measure(b, run_product, &p);
     free_product(b, &p);
+    return flops;
 }
 
 /* ---- attention ---- */
@@ -203,15 +203,18 @@ static void run_attention(bench *b, void *context) {
     b->dev->ops->attend(b->dev, &a->shape, &a->kv, a->q, a->y);
 }
 
-/* n_spans sequences, each of n_rows rows behind `history` positions. */
-static void bench_attention(bench *b, int n_spans, int n_rows, int64_t history, bool generated) {
-    const size_t item = dtype_bytes(b->dev->kv);
-    int64_t n_pages = (history + n_rows + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    size_t page_elements = (size_t)(2 * N_KV_HEADS * PAGE_TOKENS * HEAD_DIM);
-    size_t q_elements = (size_t)n_spans * (size_t)n_rows * N_HEADS * HEAD_DIM;
+static double time_attention(bench *b, const work *w) {
+    const bool generated = w->kind == WORK_GENERATED;
+    const int n_spans = generated ? w->rows : 1, n_rows = generated ? 1 : w->rows;
+    const int H = b->model.n_heads, G = b->model.n_kv_heads, K = b->model.head_dim;
+    int64_t n_pages = (w->context + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    size_t page_elements = (size_t)(2 * G * PAGE_TOKENS * K);
+    size_t q_elements = (size_t)w->rows * (size_t)(H * K);
     attention a = {
-        .shape = {N_HEADS, N_KV_HEADS, HEAD_DIM, 0.088388f, 0},
-        .kv = {.page_bytes = page_elements * item, .page_tokens = PAGE_TOKENS, .n_spans = n_spans},
+        .shape = {H, G, K, 0.088388f, 0},
+        .kv = {.page_bytes = page_elements * dtype_bytes(b->dev->kv),
+               .page_tokens = PAGE_TOKENS,
+               .n_spans = n_spans},
         .spans = mem_new((size_t)n_spans, sizeof(span)),
         .page_ids = mem_new((size_t)(n_pages * n_spans), sizeof(int32_t)),
         .q = new_input(b, q_elements),
@@ -222,46 +225,59 @@ static void bench_attention(bench *b, int n_spans, int n_rows, int64_t history, 
     for (int64_t i = 0; i < n_pages * n_spans; i++)
         a.page_ids[i] = (int32_t)i;
     for (int i = 0; i < n_spans; i++)
-        a.spans[i] = (span){i * n_rows, n_rows, history, a.page_ids + i * n_pages, generated};
+        a.spans[i] = (span){i * n_rows, n_rows, w->context - n_rows, a.page_ids + i * n_pages, generated};
     b->dev->ops->begin_step(b->dev, PAGE_TOKENS, n_spans, a.spans);
-    double seen = (double)n_spans * n_rows * ((double)history + (n_rows + 1) / 2.0);
-    work w = {run_attention, &a,
-              (double)n_spans * (double)(history + n_rows) * 2 * N_KV_HEADS * HEAD_DIM * (double)item,
-              4.0 * N_HEADS * HEAD_DIM * seen};
-    char name[80];
-    snprintf(name, sizeof name, "attention, %d x %d %s rows at %lld", n_spans, n_rows,
-             generated ? "generated" : "prompt", (long long)history);
-    report(b, name, &w);
+    double seconds = measure(b, run_attention, &a);
     b->dev->ops->release(b->dev, a.q);
     b->dev->ops->release(b->dev, a.y);
     b->dev->ops->release(b->dev, a.kv.pages);
     free(a.spans);
     free(a.page_ids);
+    return seconds;
+}
+
+static void run_work(bench *b, const work *list, int n) {
+    for (const work *w = list; w < list + n; w++) {
+        if (w->kind == WORK_ROWS) continue; /* `kvarve bench` shows their share of a step */
+        bool is_attention = w->kind == WORK_GENERATED || w->kind == WORK_PROMPT;
+        print_row(b, w, is_attention ? time_attention(b, w) : time_product(b, w));
+    }
+}
+
+/* ---- sizes ---- */
+
+static void divide(int *n, int divisor) {
+    *n = *n / divisor > 0 ? *n / divisor : *n > 0;
+}
+
+static void divide_all(synthetic_model *m, sizes *s, int divisor) {
+    int *const all[] = {&m->d_model,      &m->n_heads, &m->n_kv_heads,  &m->d_mlp,
+                        &m->vocab_size,   &s->context, &s->sequences,   &s->batch_context,
+                        &s->long_context, &s->chunk,   &s->large_chunk, &s->prompt};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        divide(all[i], divisor);
 }
 
 int main(int argc, char **argv) {
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
     bool is_gpu = argc > 1 && !strcmp(argv[1], "cuda");
+    int divisor = argc > 3 ? atoi(argv[3]) : 1, best = is_gpu ? 8192 : 1024;
     bench b = {.seconds = argc > 2 ? atof(argv[2]) : 0.5, .random = 1};
+    if (is_gpu) b.gpu = gpu_of(argc > 4 ? argv[4] : "");
+    sizes s = is_gpu ? gpu_sizes : cpu_sizes;
+    check(synthetic_find("llama-8b", &b.model));
+    divide_all(&b.model, &s, divisor);
+    divide(&best, divisor);
     check(device_open(is_gpu ? DEVICE_CUDA : DEVICE_CPU, 0, PRECISION_BF16, 2, &b.dev));
-    int more = is_gpu ? 8 : 1; /* a CPU has time for less */
     b.best_bytes = b.dev->ops->measure_memory(b.dev);
-    measure_best_product(&b, 1024 * more);
-    printf("%s %s: memory %.1f GB/s, products %.2f TFLOP/s\n\n%-52s %13s %14s %17s %9s\n", b.dev->ops->name,
-           b.dev->ops->processor(b.dev), b.best_bytes / 1e9, b.best_flops / 1e12, "operation", "time", "", "",
-           "of best");
-    for (int T = 1; T <= (is_gpu ? 64 : 16); T *= 4)
-        bench_layer(&b, T, true);
-    bench_product(&b, VOCABULARY, WIDTH, 1, true);
-    bench_product(&b, VOCABULARY, WIDTH, is_gpu ? 64 : 16, true);
-    for (int T = 512; T <= 512 * more; T *= 8)
-        bench_layer(&b, T, false);
-    bench_attention(&b, 1, 1, 1023, true);
-    bench_attention(&b, 1, 1, (16 << 10) * more - 1, true);
-    bench_attention(&b, 64, 1, 512 * more - 1, true);
-    bench_attention(&b, 1, 512, 4096 * more - 512, false);
-    bench_attention(&b, 1, 512 * more, 3584 * more, false);
-    bench_attention(&b, 1, 4096 * more, 0, false);
+    b.best_flops = best_product(&b, best);
+    printf("%s %s: memory %.1f GB/s, products %.2f TFLOP/s\n\n", b.dev->ops->name,
+           b.dev->ops->processor(b.dev), b.best_bytes / 1e9, b.best_flops / 1e12);
+    print_heads(&b);
+    work w[WORK_OF_ALL];
+    run_work(&b, w, list_work(&b.model, &s, w));
+    for (int T = 4; T < s.sequences; T *= 4)
+        run_work(&b, w, decode_layer(&b.model, T, s.context, w));
     b.dev->ops->close(b.dev);
     return 0;
 }

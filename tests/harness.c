@@ -34,6 +34,17 @@ static void remove_tree(const char *path) {
     rmdir(path);
 }
 
+/* --only NAME, any number of times: the tests to run; without it, all. */
+static bool is_wanted(int argc, char **argv, const char *name) {
+    bool is_any = true;
+    for (int i = 1; i + 1 < argc; i++) {
+        if (strcmp(argv[i], "--only") != 0) continue;
+        if (!strcmp(argv[i + 1], name)) return true;
+        is_any = false;
+    }
+    return is_any;
+}
+
 int harness_run(int *argc, char ***argv, const char *suite_name, CU_TestInfo *tests) {
     int provided, is_started;
     MPI_Initialized(&is_started);
@@ -47,6 +58,7 @@ int harness_run(int *argc, char ***argv, const char *suite_name, CU_TestInfo *te
     CU_pSuite suite = CU_add_suite(suite_name, NULL, NULL);
     int passed = 0, failed = 0, skipped = 0;
     for (CU_TestInfo *t = tests; t->pName; t++) {
+        if (!is_wanted(*argc, *argv, t->pName)) continue;
         CU_pTest test = CU_add_test(suite, t->pName, t->pTestFunc);
         current_skipped = false;
         CU_run_test(suite, test);
@@ -65,7 +77,8 @@ int harness_run(int *argc, char ***argv, const char *suite_name, CU_TestInfo *te
     CU_cleanup_registry();
     remove_tree(temp_dir);
     if (!is_started) MPI_Finalize();
-    return failed ? 1 : passed == 0 && skipped ? EXIT_SKIPPED : 0;
+    if (failed || passed + skipped == 0) return 1;
+    return passed == 0 ? EXIT_SKIPPED : 0;
 }
 
 int harness_rank(void) {
@@ -88,12 +101,14 @@ void harness_skip(const char *format, ...) {
 }
 
 const char *harness_source_dir(void) {
-    return KVARVE_SOURCE_DIR;
+    const char *moved_to = getenv("KVARVE_TEST_SOURCE");
+    return moved_to ? moved_to : KVARVE_SOURCE_DIR;
 }
 
 const char *harness_shared_dir(void) {
-    static const char *const dir = KVARVE_SOURCE_DIR "/../shared";
+    static char dir[4096];
     struct stat info;
+    snprintf(dir, sizeof dir, "%s/../shared", harness_source_dir());
     return stat(dir, &info) == 0 ? dir : NULL;
 }
 

@@ -13,8 +13,9 @@
 
 #include "src/base/status.h"
 
-/* `tests` ends with CU_TEST_INFO_NULL. Exit code for main: 0 passed, 1 failed, 77 nothing but skips.
- * Starts and ends MPI, unless the test program has started it (comm_open) and ends it itself. */
+/* `tests` ends with CU_TEST_INFO_NULL. Exit code for main: 0 passed, 1 failed (or no test at all), 77 nothing
+ * but skips. `--only NAME` among the arguments, any number of times, is a test to run, and the others are
+ * not. Starts and ends MPI, unless the test program has started it (comm_open) and ends it itself. */
 int harness_run(int *argc, char ***argv, const char *suite, CU_TestInfo *tests);
 
 int harness_rank(void);
@@ -23,8 +24,8 @@ int harness_size(void);
 /* Say why the running test is skipped; the caller then returns. */
 void harness_skip(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Directory of the repository's tests, and of material beside the repository that may be absent (NULL then).
- */
+/* The repository's directory, or where $KVARVE_TEST_SOURCE says what is needed of it lies now; and that of
+ * material beside it, which may be absent (NULL then). */
 const char *harness_source_dir(void);
 const char *harness_shared_dir(void);
 

@@ -1,5 +1,6 @@
 /* Logits of every model family against Hugging Face transformers in float32, on every instruction set of this
- * processor and on its GPU, in one slice and in two, read in one chunk and in several. */
+ * processor and on its GPU (or there alone: test_golden cuda), in one slice and in two, read in one chunk and
+ * in several. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,9 +204,11 @@ static bool has_time_for(const char *dir) {
     return false;
 }
 
+static bool on_gpu_alone;
+
 static void check_all_isas(const char *dir, const golden *g, precision prec) {
     if (!has_time_for(dir)) return;
-    for (int i = 0; !is_emulated && cpu_isa_name(i); i++) /* as in any other build */
+    for (int i = 0; !is_emulated && !on_gpu_alone && cpu_isa_name(i); i++) /* as in any other build */
         if (cpu_isa_available(cpu_isa_name(i))) check_model(dir, g, prec, cpu_isa_name(i));
     if (device_count(DEVICE_CUDA, NULL) > 0) check_model(dir, g, prec, "cuda");
 }
@@ -260,5 +263,10 @@ int main(int argc, char **argv) {
         {"demo model in bf16", demo_model_in_bf16},
         CU_TEST_INFO_NULL,
     };
+    on_gpu_alone = argc > 1 && !strcmp(argv[1], "cuda");
+    if (on_gpu_alone && device_count(DEVICE_CUDA, NULL) == 0) {
+        printf("skipped  golden: no GPU here\n");
+        return 77;
+    }
     return harness_run(&argc, &argv, "golden", tests);
 }
