@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "mpi/comm_private.h"
+#include "mpi/launcher.h"
 #include "src/base/clock.h"
 #include "src/base/host.h"
 #include "src/base/memory.h"
@@ -34,7 +35,19 @@ static int share_processors(MPI_Comm node) {
     return share > 0 ? share : 1;
 }
 
+/* Is this process alone because it was to be, or because another MPI's launcher started it? */
+static status check_alone(const launcher_word *word) {
+    char library[MPI_MAX_LIBRARY_VERSION_STRING];
+    int size, n;
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    if (size > 1) return STATUS_OK;
+    MPI_Get_library_version(library, &n);
+    library[strcspn(library, ",\r\n")] = '\0'; /* its name and version; much may follow */
+    return launcher_check_alone(word, library);
+}
+
 status comm_open(int *argc, char ***argv, comm **out) {
+    launcher_word word = launcher_read();
     int provided;
     if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         return status_fail("MPI could not be started");
@@ -42,6 +55,11 @@ status comm_open(int *argc, char ***argv, comm **out) {
         MPI_Finalize();
         return status_fail("this MPI library offers thread level %d, but kvarve needs MPI_THREAD_SERIALIZED",
                            provided);
+    }
+    status st = check_alone(&word);
+    if (st != STATUS_OK) {
+        MPI_Finalize();
+        return st;
     }
     comm *c = mem_new(1, sizeof *c);
     MPI_Comm_dup(MPI_COMM_WORLD, &c->world);

@@ -12,7 +12,8 @@
 
 typedef struct comm comm;
 
-/* Start MPI. From here on status_die ends every rank, naming this rank and its host. Collective. */
+/* Start MPI. From here on status_die ends every rank, naming this rank and its host. Refuses a process that
+ * was started as one of several and became a rank by itself (mpi/launcher.h). Collective. */
 status comm_open(int *argc, char ***argv, comm **out);
 
 /* Release and finalize MPI. Collective. NULL is fine. */
