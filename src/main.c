@@ -35,6 +35,12 @@ static int check_stdout(const comm *c) {
     return run_say_failure(c, status_fail("stdout: not all of the text could be written"));
 }
 
+/* The largest of the ranks' codes: of different ones, a launcher gives whichever it likes, or all of their
+ * bits. Collective. */
+static int agree_on_code(comm *c, int code) {
+    return (int)-comm_min(c, -code);
+}
+
 int main(int argc, char **argv) {
     comm *c;
     options o;
@@ -45,6 +51,7 @@ int main(int argc, char **argv) {
     }
     int code = EXIT_CODE_OK;
     st = options_parse(argc, argv, &o);
+    if (st == STATUS_OK) st = run_check_stdin(c, &o);
     if (st == STATUS_OK && o.fail_at) st = fault_arm(o.fail_at, comm_rank(c));
     if (st != STATUS_OK) {
         code = run_say_failure(c, st);
@@ -55,6 +62,7 @@ int main(int argc, char **argv) {
     }
     if (comm_rank(c) == 0) notice_print_new(stderr); /* of a run that did not come to its table */
     if (code == EXIT_CODE_OK) code = check_stdout(c);
+    code = agree_on_code(c, code);
     comm_close(c);
     return code;
 }

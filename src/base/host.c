@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -48,6 +49,17 @@ int host_processor_mask(uint64_t mask[HOST_MASK_WORDS]) {
         mask[i / 64] |= (uint64_t)1 << i % 64;
         n++;
     }
+    return n;
+}
+
+int host_unbound_processors(void) {
+    uint64_t mask[HOST_MASK_WORDS];
+    cpu_set_t bound, all;
+    bool is_known = sched_getaffinity(0, sizeof bound, &bound) == 0;
+    memset(&all, 0xFF, sizeof all);
+    sched_setaffinity(0, sizeof all, &all); /* the system leaves out what this process may not have */
+    int n = host_processor_mask(mask);
+    if (is_known) sched_setaffinity(0, sizeof bound, &bound);
     return n;
 }
 
