@@ -22,9 +22,10 @@ static uint64_t workspace_bytes(const plan_request *r, slice s) {
            model_kept_bytes(r->config, s, r->saves ? r->n_sequences : 0);
 }
 
+/* The slots; and with several ranks as much again, which MPI may hold until it is received. */
 size_t plan_transfer_bytes(const plan_request *r) {
     pipeline_sizes sizes = {.x_floats = (size_t)r->chunk_tokens * (size_t)r->config->d_model};
-    return pipeline_device_bytes(&sizes);
+    return (r->n_ranks > 1 ? 2 : 1) * pipeline_device_bytes(&sizes);
 }
 
 /* Costs are matrix elements that a row passes: that is both the operations of a prefill row and the bytes of
