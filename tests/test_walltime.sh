@@ -2,8 +2,8 @@
 # tests/test_walltime.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR [SLOWNESS]: runs that must end before they are done.
 #
 # Told by a signal to the launcher or to one rank, by --max-time or by a stop file, while the prompt is read, while text
-# generated, or in a batch: they save, say why, and exit with 75; whoever goes on comes to the text of a run that never
-# stopped. A program that is SLOWNESS times slower (1 unless said) gets so much less to do.
+# is generated, or in a batch: they save, say why, and exit with 75; whoever goes on comes to the text of a run that
+# never stopped. A program that is SLOWNESS times slower (1 unless said) gets so much less to do.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
 slowness=${1-1}
