@@ -37,8 +37,9 @@ alone() {
             refused "alone, $settings=$rank" 2 "by ${settings%%=*} this is process $rank of 2" 'launcher of that MPI'
         done
     done
+    # Open MPI changes some of them when it starts a daemon for a run of one rank, as it does unless told otherwise.
     for variable in PMIX_RANK PALS_RANKID ALPS_APP_PE FLUX_TASK_RANK; do
-        with "$variable=1" short 1
+        with "$variable=1 OMPI_MCA_ess_singleton_isolated=0" short 1
         refused "alone, $variable=1" 2 "by $variable this is process 1 of 2"
     done
     # Several runs of one command, as a launcher of another MPI makes them.
