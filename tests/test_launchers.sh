@@ -29,18 +29,26 @@ short() { # short NP ARGUMENT...
 
 # ---- alone ----
 
+refused_alone() { # refused_alone NAME PART: the last run was refused, by kvarve or before by MPI itself
+    if [ "$status" -ne 0 ] && grep -q 'MPI_Init' "$temp/err"; then
+        skipped "$1" 'this MPI refuses it itself'
+    else
+        refused "$1" 2 "$2" 'launcher of that MPI'
+    fi
+}
+
 alone() {
     for settings in 'OMPI_COMM_WORLD_SIZE=2 OMPI_COMM_WORLD_RANK' 'PMI_SIZE=2 PMI_RANK' \
         'MV2_COMM_WORLD_SIZE=2 MV2_COMM_WORLD_RANK' 'SLURM_STEP_NUM_TASKS=2 SLURM_PROCID'; do
         for rank in 0 1; do
             with "$settings=$rank" short 1
-            refused "alone, $settings=$rank" 2 "by ${settings%%=*} this is process $rank of 2" 'launcher of that MPI'
+            refused_alone "alone, $settings=$rank" "by ${settings%%=*} this is process $rank of 2"
         done
     done
     # Open MPI changes some of them when it starts a daemon for a run of one rank, as it does unless told otherwise.
     for variable in PMIX_RANK PALS_RANKID ALPS_APP_PE FLUX_TASK_RANK; do
         with "$variable=1 OMPI_MCA_ess_singleton_isolated=0" short 1
-        refused "alone, $variable=1" 2 "by $variable this is process 1 of 2"
+        refused_alone "alone, $variable=1" "by $variable this is process 1 of 2"
     done
     # Several runs of one command, as a launcher of another MPI makes them.
     echo '{"prompt": "Hello", "max_tokens": 1}' >"$temp/lines"
