@@ -57,7 +57,7 @@ install_wheel() {
 }
 
 build() {
-    cmake -S "$source" -B "$mpi_root/build" -DKVARVE_CUDA=OFF -DKVARVE_FAULTS=ON \
+    cmake -S "$source" -B "$mpi_root/build" -DKVARVE_CUDA=OFF \
         -DMPI_C_COMPILER="$mpi_root/venv/bin/mpicc" -DMPIEXEC_EXECUTABLE="$mpi_root/venv/bin/mpiexec" &&
         cmake --build "$mpi_root/build" -j "$(nproc)"
 }
