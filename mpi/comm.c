@@ -9,6 +9,7 @@
 #include "mpi/launcher.h"
 #include "src/base/clock.h"
 #include "src/base/host.h"
+#include "src/base/last_save.h"
 #include "src/base/memory.h"
 
 static const double eager_seconds = 0.05; /* a wait turns round and round at first, for the sake of latency */
@@ -18,6 +19,7 @@ static const comm *die_comm;
 
 static void die_on_all_ranks(const char *text) {
     fprintf(stderr, "kvarve: error: rank %d on %s: %s\n", die_comm->rank, die_comm->host, text);
+    last_save_say();
     fflush(NULL);
     MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED);
     _Exit(EXIT_CODE_FAILED);

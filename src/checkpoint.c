@@ -13,8 +13,8 @@
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/host.h"
+#include "src/base/last_save.h"
 #include "src/base/memory.h"
-#include "src/stop.h"
 
 enum {
     NOBODY = -1,
@@ -86,19 +86,6 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
     return STATUS_OK;
 }
 
-static void tell_last_save(const checkpoint *c) {
-    const manifest *m = &c->committed.m;
-    char text[STATUS_TEXT_BYTES], when[32];
-    time_t seconds = (time_t)m->unix_time;
-    struct tm local;
-    strftime(when, sizeof when, "%F %T", localtime_r(&seconds, &local));
-    if (m->save_number)
-        snprintf(text, sizeof text, "--resume %s goes on from its save of %s", c->dir, when);
-    else
-        snprintf(text, sizeof text, "nothing is saved in %s", c->dir);
-    stop_set_last_save(text);
-}
-
 void checkpoint_start(checkpoint *c, manifest *common, manifest *committed) {
     c->common = *common;
     c->committed.m = *committed;
@@ -109,7 +96,6 @@ void checkpoint_start(checkpoint *c, manifest *common, manifest *committed) {
     c->save_number = c->committed.m.save_number;
     c->stats.begun_at = c->begin = clock_seconds();
     manifest_remove_unnamed_files(c->dir, c->save_number ? &c->committed.m : NULL);
-    tell_last_save(c);
 }
 
 void checkpoint_close(checkpoint *c) {
@@ -379,13 +365,15 @@ static void end_save(checkpoint *c) {
         free_owned(&c->committed);
         c->committed = c->pending;
         c->pending = (owned_manifest){0};
-        tell_last_save(c);
+        /* Whoever is killed outright cannot say it then. */
+        if (c->stats.n_saves == 1 && !c->is_last) last_save_say();
         return;
     }
     free_owned(&c->pending);
     c->stats.n_failed++;
     memcpy(c->stats.failure, c->text, sizeof c->stats.failure);
     fprintf(stderr, "kvarve: WARNING: not saved: %s\n", c->text);
+    last_save_say();
 }
 
 bool checkpoint_is_busy(const checkpoint *c) {

@@ -89,7 +89,7 @@ const option_spec options_table[] = {
      "file of bench --measure: predict from it; run chunks of equal time"},
     {"chunk-model", OPTION_TEXT, MODEL, AT(chunk_model), NULL, "", 0, 0,
      "the same from C,G,B,A, the seconds of src/chunk_model.h"},
-    {"nodes", OPTION_INTEGER, PLAN, AT(nodes), NULL, "1", 1, 65536, "that --ranks are on, with --predict"},
+    {"nodes", OPTION_INTEGER, PLAN, AT(nodes), NULL, "1", 1, 65536, "that --ranks are on, shared out evenly"},
     {"link", OPTION_TEXT, PLAN, AT(link), NULL, "25GB/s,2us", 0, 0,
      "bandwidth and latency between nodes, with --predict"},
     {"node-link", OPTION_TEXT, PLAN, AT(node_link), NULL, "10GB/s,20us", 0, 0, "the same within a node"},

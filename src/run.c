@@ -242,6 +242,9 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
             (long long)p->n_pages * o->page_tokens);
     if (engine_transport(e)) fprintf(stderr, ", activations by %s", engine_transport(e));
     fputc('\n', stderr);
+    const plan_bound *bound = engine_bound(e);
+    if (bound->bytes)
+        fprintf(stderr, "kvarve: each rank may take %.1f MiB, %s\n", mem_mib(bound->bytes), bound->by);
     print_places(e, comm_size(c));
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
     notice_print_new(stderr);

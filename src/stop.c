@@ -7,44 +7,24 @@
 #include <unistd.h>
 
 #include "src/base/clock.h"
+#include "src/base/last_save.h"
 #include "src/base/process.h"
 
 /* What the handlers may write. */
 static volatile sig_atomic_t was_terminated, was_told; /* by SIGTERM, by SIGUSR1 */
 
-/* Where the last good save is, for people; the other text is written while this one may be read. */
-static char last_save[2][STATUS_TEXT_BYTES];
-static volatile sig_atomic_t which_save;
-
-void stop_set_last_save(const char *text) {
-    int other = !which_save;
-    snprintf(last_save[other], sizeof last_save[other], "%s", text);
-    status_keep_to_line(last_save[other]);
-    which_save = other;
-}
-
-/* One line, in one piece, as a handler may: the next signal may be SIGKILL, a fifth of a second later. */
-static void tell(const char *what, const char *before_save) {
-    char line[2 * STATUS_TEXT_BYTES] = "";
-    const char *parts[] = {what, *last_save[which_save] ? before_save : "", last_save[which_save], "\n"};
-    size_t n = 0;
-    for (int i = 0; i < 4; i++) {
-        size_t length = strlen(parts[i]);
-        memcpy(line + n, parts[i], length);
-        n += length;
-    }
-    ssize_t written = write(STDERR_FILENO, line, n);
-    (void)written;
-}
-
 static void on_terminate(int number) {
     (void)number;
     if (was_terminated) {
-        tell("kvarve: second SIGTERM: ended without a save", "; ");
+        static const char text[] = "kvarve: second SIGTERM: ended without a save\n";
+        ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+        (void)written;
+        last_save_say_signal("");
         _exit(EXIT_CODE_FAILED);
     }
-    if (*last_save[which_save]) tell("kvarve: SIGTERM: it saves and ends; if it is killed first, ", "");
     was_terminated = 1;
+    /* At once: who lost a rank, or sends this to a launcher, may kill in a quarter of a second. */
+    last_save_say_signal("kvarve: SIGTERM: ending with a save, if there is time for one\n");
 }
 
 static void on_told(int number) {

@@ -11,10 +11,6 @@
 /* Handle the signals from here on; before, they end the process as usual. Local. */
 void stop_watch_signals(void);
 
-/* What there is to go on from if this process is ended by force, in a few words: SIGTERM says it at once, as
- * not every launcher leaves time for a save behind it. Rank 0. Local. */
-void stop_set_last_save(const char *text);
-
 /* Did a signal ask this process to end? Local. */
 bool stop_was_signalled(void);
 

@@ -442,7 +442,6 @@ static void predictions(void) {
         {"plan --predict", "--predict needs --measured FILE, which kvarve bench --measure FILE writes"},
         {"plan --measured f", "--measured is for --predict, which is not given"},
         {"plan --chunk-model 1,1,1,1", "--chunk-model is for --predict"},
-        {"plan --nodes 2 --ranks 4", "--nodes is for --predict"},
         {"plan --link 1GB/s,2us", "--link is for --predict"},
         {"plan --node-link 1GB/s,2us", "--node-link is for --predict"},
         {"plan --predict --measured f --chunk-model 1,1,1,1", "takes one of --measured and --chunk-model"},

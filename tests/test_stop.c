@@ -90,15 +90,6 @@ static int terminated_twice(void) {
     return 12;
 }
 
-static int terminated_behind_a_save(void) {
-    stop_watch_signals();
-    stop_set_last_save("an older save");
-    stop_set_last_save("save 2 is\tthere");
-    raise(SIGTERM);
-    raise(SIGTERM);
-    return 12;
-}
-
 /* A read that waits goes on behind a signal. */
 static int reading(void) {
     stop_watch_signals();
@@ -135,12 +126,6 @@ static void second_terminate(void) {
     CU_ASSERT_EQUAL(run_child(terminated_twice), EXIT_CODE_FAILED);
     char *text = child_stderr();
     CU_ASSERT_STRING_EQUAL(text, "kvarve: second SIGTERM: ended without a save\n");
-    free(text);
-    CU_ASSERT_EQUAL(run_child(terminated_behind_a_save), EXIT_CODE_FAILED);
-    text = child_stderr();
-    CU_ASSERT_STRING_EQUAL(text,
-                           "kvarve: SIGTERM: it saves and ends; if it is killed first, save 2 is?there\n"
-                           "kvarve: second SIGTERM: ended without a save; save 2 is?there\n");
     free(text);
 }
 

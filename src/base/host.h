@@ -1,11 +1,7 @@
-/* src/base/host.h: what this machine has. Local. */
+/* src/base/host.h: the processors of this machine. Local. */
 #pragma once
 
 #include <stdint.h>
-
-/* Bytes that new processes can take: MemAvailable, or less where a control group sets a limit. 0 when
- * unknown. */
-uint64_t host_available_bytes(void);
 
 /* Which processors this process may run on (its affinity), one bit each, and how many those are. */
 enum { HOST_MASK_WORDS = 16 };
