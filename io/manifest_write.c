@@ -289,3 +289,11 @@ status manifest_write(const char *dir, const manifest *m) {
     free(temporary);
     return st;
 }
+
+void manifest_describe_hdf5(char *text, size_t n) {
+    unsigned major = 0, minor = 0, release = 0;
+    h5_lock();
+    H5get_libversion(&major, &minor, &release);
+    h5_unlock();
+    snprintf(text, n, "%u.%u.%u", major, minor, release);
+}

@@ -77,6 +77,12 @@ static const start_variables *find_several(void) {
     return !found && processes_by(&of_srun) > 1 ? &of_srun : found;
 }
 
+long launcher_rank(void) {
+    for (size_t i = 0; i < sizeof of_launchers / sizeof *of_launchers; i++)
+        if (number_in(of_launchers[i].rank) >= 0) return number_in(of_launchers[i].rank);
+    return -1;
+}
+
 launcher_word launcher_read(void) {
     const start_variables *v = find_several();
     if (!v) return (launcher_word){0};

@@ -19,6 +19,10 @@ typedef struct launcher_word {
  * batch script, of a job array. Local. */
 launcher_word launcher_read(void);
 
+/* This process's number by a launcher that MPI can ask for the others; -1: there is none. srun alone is none.
+ * Local. */
+long launcher_rank(void);
+
 /* MPI, which calls itself `library`, made this process the only rank. Refuses one of several, naming the
  * variable that says so; only from a shell (`srun --pty bash`) it may go on, with a notice. Local. */
 status launcher_check_alone(const launcher_word *word, const char *library);

@@ -243,6 +243,12 @@ status options_parse(int argc, char **argv, options *out) {
         *out = o;
         return STATUS_OK;
     }
+    if (!strcmp(argv[1], "--version")) {
+        o.command = N_COMMANDS;
+        o.version = true;
+        *out = o;
+        return STATUS_OK;
+    }
     int n_verbs = 1;
     status st = find_command(argv[1], &o.command);
     if (st == STATUS_OK && o.command == COMMAND_SNAPSHOT && !(argc > 2 && !strcmp(argv[2], "--help"))) {
