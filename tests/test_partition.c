@@ -128,12 +128,18 @@ static void refusal_names_what_would_fit(void) {
         p.rank_bytes = search(&p).least_bytes;
         CHECK_OK(partition_layers(&p, bounds));
         p.rank_bytes--;
+        p.bound_by = "as told";
         if (p.rank_bytes) CHECK_REFUSED(partition_layers(&p, bounds), "start more ranks");
     }
-    partition_problem p = {
-        .n_layers = 4, .n_ranks = 2, .layer_cost = 1, .layer_bytes = 5ull << 30, .rank_bytes = 1};
+    partition_problem p = {.n_layers = 4,
+                           .n_ranks = 2,
+                           .layer_cost = 1,
+                           .layer_bytes = 5ull << 30,
+                           .rank_bytes = 1,
+                           .bound_by = "as told"};
     int bounds[MAX_LAYERS + 1];
     CHECK_REFUSED(partition_layers(&p, bounds), "10240.0 MiB");
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_text(), "a rank may take 0.1 MiB, as told, but"));
     p.first_bytes = p.both_bytes = 1ull << 30;
     CHECK_REFUSED(partition_layers(&p, bounds), "11264.0 MiB");
     p.n_ranks = 1;
@@ -204,6 +210,7 @@ static model_config make_config(bool tied) {
 
 static plan_request make_request(const model_config *config, int n_ranks) {
     return (plan_request){
+        .bound_by = "as --memory-per-rank says",
         .config = config,
         .n_ranks = n_ranks,
         .chunk_tokens = 512,
