@@ -124,6 +124,10 @@ good_others() {
         run 1 $words
         check "kvarve $words" 'no table of its options' grep -q -- '--id TEXT' "$temp/out"
     done
+    for np in 1 2; do
+        run $np --version
+        check "version, $np ranks" 'not each part once' [ "$(grep -c '^kvarve [0-9]\|^\(MPI\|HDF5\|CUDA\|NCCL\|CPU\)  *[^ ]' "$temp/out")" -eq 6 ]
+    done
     run 2 --help
     check 'help fits a terminal' 'a line of more than 120 columns' [ "$(awk 'length > 120' "$temp/out" | wc -l)" -eq 0 ]
     n=$(grep -c '^usage:' "$temp/out")
@@ -528,9 +532,34 @@ lost_ranks() {
     check 'a rank hangs: said by another' 'it is not' grep -q '^kvarve: error: rank [01] on .*waited 3 s' "$temp/err"
 }
 
+# ---- without MPI ----
+
+# In a step of Slurm that MPI cannot ask, it ends the process: what needs no ranks does not begin with it.
+without_mpi() {
+    dir=$temp/one.kvs
+    generate 1 --prompt 'It was the best of' --max-tokens 8 --save "$dir"
+    expect 'a snapshot to look into' 0 || return
+    set -- SLURM_JOB_ID=77 SLURM_JOBID=77 SLURM_STEP_ID=0 SLURM_STEPID=0 SLURM_STEP_NUM_TASKS=2 SLURM_NTASKS=2 \
+        SLURM_NPROCS=2 SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NODEID=0 SLURM_NNODES=1 SLURM_NODELIST=nowhere
+    # An MPI that cannot be started at all.
+    set -- "$@" OMPI_MCA_ess=pmi OMPI_MCA_mca_base_component_path=/nowhere MPIR_CVAR_CH4_NETMOD=none FI_PROVIDER=none
+    run_under="env $*"
+    for words in --help --version 'generate --help' "plan --model $model --device cpu" "snapshot info $dir" \
+        "snapshot text $dir" "snapshot verify $dir" "snapshot compact $dir" "synth --shape tiny $temp/made"; do
+        # shellcheck disable=SC2086 # several words
+        run 1 $words
+        expect "without MPI: $words" 0 && check "without MPI: $words" 'nothing is said' [ -s "$temp/out" -o -s "$temp/err" ]
+    done
+    run 1 plan --model "$model" --ranks 9
+    refused 'without MPI: a bad plan' 2 '9 ranks are more than the model'
+    run 1 generate --model "$model" --prompt x --device cpu --threads 1
+    check 'with MPI that cannot be started' "exit status $status" [ "$status" -ne 0 ]
+    run_under='timeout 120'
+}
+
 run_chain good_runs bad_options bad_saving bad_memory &
 run_chain good_results good_others bad_prompts bad_paths &
-run_chain bad_configs bad_weights synthetic &
+run_chain bad_configs bad_weights synthetic without_mpi &
 wait
 run_chain lost_ranks # alone, as it takes the time
 end_test
