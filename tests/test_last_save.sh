@@ -89,8 +89,8 @@ by_refusals() {
         expect 'saves that fail' 1 && is_said 'saves that fail'
         dir=$temp/never.kvs
         generate 1 --prompt Once --max-tokens 4 --save "$dir" --fail-at save-commit:0:always
-        expect 'no save at all' 1 && check 'no save at all' 'it is not said' grep -qx "kvarve: nothing is saved in $dir yet" \
-            "$temp/err"
+        expect 'no save at all' 1 && check 'no save at all' 'it is not said' \
+            grep -qx "kvarve: nothing is saved in $dir yet" "$temp/err"
     fi
     # Told by the first save of a run already, as who is killed outright says nothing.
     dir=$temp/first.kvs

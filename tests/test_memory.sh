@@ -62,7 +62,8 @@ smallest_limit() {
     check 'plan in a group: what fits' 'not less than is wanted' grep -q '^pool of each rank: .*are wanted' "$temp/out"
     echo 200M >"$inner/$limit_file"
     run 1 plan --model "$model" --ranks 2 --device cpu
-    check 'plan where the inner group is smaller' 'not said' grep -q "90% of what $inner/$limit_file (200.0 MiB" "$temp/err"
+    check 'plan where the inner group is smaller' 'not said' \
+        grep -q "90% of what $inner/$limit_file (200.0 MiB" "$temp/err"
     run 1 plan --model "$model" --ranks 8 --nodes 8 --device cpu
     check 'plan for several hosts' 'not said' grep -q 'MiB, of which .* leaves a rank$' "$temp/err"
     echo 800M >"$inner/$limit_file"
@@ -83,7 +84,8 @@ smallest_limit() {
     refused 'run that does not fit' 2 "90% of what $outer/$limit_file" 'or raise that'
     generate 1 --prompt Hello --max-tokens 2 --device cpu --memory-per-rank 2G
     expect 'more than is there, asked for' 0 && check 'more than is there, asked for' 'no NOTE' \
-        grep -q "^kvarve: NOTE: --memory-per-rank: 2048.0 MiB are more than .*90% of what $outer/$limit_file" "$temp/err"
+        grep -q "^kvarve: NOTE: --memory-per-rank: 2048.0 MiB are more than .*90% of what $outer/$limit_file" \
+        "$temp/err"
 }
 
 # The page cache is given back, what programs hold is not, be it this group's or another job's in the same one.
