@@ -103,13 +103,14 @@ comm *comm_open_alone(void) {
 
 void comm_close(comm *c) {
     if (!c) return;
-    bool has_mpi = c->world != MPI_COMM_NULL;
-    status_set_die_hook(NULL);
-    die_comm = NULL;
     pthread_mutex_destroy(&c->lock);
-    if (has_mpi) MPI_Comm_free(&c->world);
+    if (c->world != MPI_COMM_NULL) {
+        status_set_die_hook(NULL);
+        die_comm = NULL;
+        MPI_Comm_free(&c->world);
+        MPI_Finalize();
+    }
     free(c);
-    if (has_mpi) MPI_Finalize();
 }
 
 int comm_rank(const comm *c) {

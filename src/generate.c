@@ -234,11 +234,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.load_dir = g->past_bytes ? o->resume : NULL;
     wanted.manifest = g->past_bytes;
     wanted.n_manifest = g->n_past_bytes;
-    status st = run_open_engine(c, o, &g->config, &wanted, out);
-    if (st != STATUS_OK) return st;
-    st = comm_rank(c) == 0 ? generate_check_weights(g, *out) : STATUS_OK;
-    comm_any_failed(c, &st);
-    return st;
+    return run_open_engine(c, o, &g->config, &wanted, out);
 }
 
 /* A run that had begun did not come to its end: what it leaves is said with why. */
@@ -258,7 +254,8 @@ static int end_without_run(generation *g) {
 
 static int run(generation *g, comm *c, engine *e) {
     bool is_first = comm_rank(c) == 0;
-    status st = STATUS_OK;
+    status st = is_first ? generate_check_weights(g, e) : STATUS_OK;
+    if (comm_any_failed(c, &st)) return run_say_failure(c, st);
     if (is_first) {
         char *effective = options_effective(g->options);
         run_print_begin(c, e, g->options);
@@ -272,7 +269,8 @@ static int run(generation *g, comm *c, engine *e) {
     if (is_first && g->save) g->summary.saves = checkpoint_get_stats(g->save);
     status reported = report_run(c, e, g->options, &g->summary);
     if (st == STATUS_OK) st = reported;
-    if (comm_any_failed(c, &st)) return say_end(c, st);
+    if (comm_any_failed(c, &st)) /* what is refused is the snapshot, which is damaged */
+        return st == STATUS_REFUSED ? run_say_failure(c, st) : say_end(c, st);
     int code = is_first ? conclude(g) : 0;
     comm_broadcast(c, &code, sizeof code, 0);
     return code;

@@ -9,7 +9,7 @@ long="--prompt-file $page --max-tokens 3000 --ignore-eos"
 
 is_said() { # is_said NAME: with the last run
     check "$1" 'the last good save is not named' \
-        grep -qx "kvarve: the last good save is in $dir: --resume $dir goes on from there" "$temp/err"
+        grep -qx "kvarve: the last good save is in $dir (--resume $dir)" "$temp/err"
 }
 
 make_saved() {
