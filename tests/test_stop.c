@@ -191,8 +191,7 @@ static void last_save(void) {
     char good[512], none[512];
     snprintf(save_dir, sizeof save_dir, "%s", harness_temp_dir());
     snprintf(manifest, sizeof manifest, "%s/manifest.h5", save_dir);
-    snprintf(good, sizeof good, "kvarve: the last good save is in %s (--resume %s)\n",
-             save_dir, save_dir);
+    snprintf(good, sizeof good, "kvarve: the last good save is in %s (--resume %s)\n", save_dir, save_dir);
     snprintf(none, sizeof none, "kvarve: nothing is saved in %s yet\n", save_dir);
     for (int there = 0; there < 2; there++) {
         const char *said = there ? good : none;

@@ -57,8 +57,7 @@ void last_save_watch(const char *dir, const char *manifest, bool speaks) {
     bool is_watched = *manifest_path;
     speaks_for_all = speaks;
     snprintf(manifest_path, sizeof manifest_path, "%s", manifest);
-    snprintf(good, sizeof good, "kvarve: the last good save is in %s (--resume %s)\n", dir,
-             dir);
+    snprintf(good, sizeof good, "kvarve: the last good save is in %s (--resume %s)\n", dir, dir);
     snprintf(none, sizeof none, "kvarve: nothing is saved in %s yet\n", dir);
     for (int i = 0; i < N_TOLD && !is_watched; i++)
         watch(told[i], on_told, &before_told[i]);
