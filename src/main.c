@@ -81,7 +81,8 @@ int main(int argc, char **argv) {
     comm *c;
     options o;
     status parsed = options_parse(argc, argv, &o), st = STATUS_OK;
-    bool with_mpi = parsed == STATUS_OK && uses_ranks(&o);
+    /* What is refused is agreed on where there are others: they all end with one code. */
+    bool with_mpi = parsed == STATUS_OK ? uses_ranks(&o) : launcher_rank() >= 0;
     if (!with_mpi && launcher_rank() > 0) return EXIT_CODE_OK; /* process 0 does it, and has the exit code */
     if (with_mpi)
         st = comm_open(&argc, &argv, &c);

@@ -552,7 +552,7 @@ without_mpi() {
         return
     fi
     for words in --help --version 'generate --help' "plan --model $model --device cpu" "snapshot info $dir" \
-        "snapshot text $dir" "snapshot verify $dir" "snapshot compact $dir" "synth --shape tiny $temp/made"; do
+        "snapshot text $dir" "snapshot verify $dir" "snapshot compact $dir" "synth --shape tiny $temp/made_alone"; do
         # shellcheck disable=SC2086 # several words
         run 1 $words
         expect "without MPI: $words" 0 &&
