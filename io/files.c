@@ -1,4 +1,4 @@
-#define _GNU_SOURCE /* fallocate, sync_file_range: Linux only, and only hints */
+#define _GNU_SOURCE /* fallocate, sync_file_range: Linux only, and only hints; F_OFD_SETLK */
 #include "io/files.h"
 
 #include <errno.h>
@@ -115,4 +115,18 @@ status directory_flush(const char *dir) {
         st = status_fail("%s: cannot be flushed to the disk: %s", dir, strerror(errno));
     close(fd);
     return st;
+}
+
+/* ---- one writer ---- */
+
+file_lock_outcome file_lock(int fd) {
+    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+#ifdef F_OFD_SETLK
+    int failed = fcntl(fd, F_OFD_SETLK, &all);
+    if (failed && errno == EINVAL) failed = fcntl(fd, F_SETLK, &all); /* an older kernel */
+#else
+    int failed = fcntl(fd, F_SETLK, &all);
+#endif
+    if (!failed) return FILE_LOCK_OURS;
+    return errno == EAGAIN || errno == EACCES ? FILE_LOCK_HELD : FILE_LOCK_NONE;
 }

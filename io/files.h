@@ -30,6 +30,11 @@ void file_start_writeback(int fd, int64_t offset, int64_t n_bytes);
  * device or a pipe is written to. */
 status file_write_text(const char *path, const char *text);
 
+/* Take the advisory lock of a file that is open for writing; it ends when the file is closed, or with the
+ * process. NONE: the file system has none. */
+typedef enum file_lock_outcome { FILE_LOCK_OURS, FILE_LOCK_HELD, FILE_LOCK_NONE } file_lock_outcome;
+file_lock_outcome file_lock(int fd);
+
 /* Until the file's bytes, or the directory's entries, are on the disk. */
 status file_flush(int fd, const char *path);
 status directory_flush(const char *dir);

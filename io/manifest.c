@@ -67,10 +67,14 @@ size_t manifest_element_bytes(manifest_array a) {
 
 /* ---- files ---- */
 
+char *manifest_path(const char *dir) {
+    return file_path(dir, MANIFEST_NAME);
+}
+
 /* Whatever hinders looking counts as a manifest: reading it will say what is wrong, and nobody takes its
  * place for free. */
 bool manifest_exists(const char *dir) {
-    char *path = file_path(dir, MANIFEST_NAME);
+    char *path = manifest_path(dir);
     struct stat info;
     bool exists = stat(path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
     free(path);

@@ -102,6 +102,12 @@ status manifest_parse(const char *bytes, size_t n_bytes, const char *name, manif
 /* Both. */
 status manifest_read(const char *dir, manifest *out);
 
+/* The version of the HDF5 that writes it. */
+void manifest_describe_hdf5(char *text, size_t n);
+
+/* Where the manifest of dir is; released with free(). */
+char *manifest_path(const char *dir);
+
 /* Does dir hold a manifest? */
 bool manifest_exists(const char *dir);
 

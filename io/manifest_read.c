@@ -14,7 +14,7 @@ static const size_t max_file_bytes = (size_t)16 << 30;
 /* ---- the file ---- */
 
 status manifest_read_bytes(const char *dir, char **bytes, size_t *n_bytes) {
-    char *path = file_path(dir, MANIFEST_NAME), *read = NULL;
+    char *path = manifest_path(dir), *read = NULL;
     size_t n = 0;
     manifest_block block;
     status st = json_read_bytes(path, max_file_bytes, &read, &n);
@@ -31,7 +31,7 @@ status manifest_read_bytes(const char *dir, char **bytes, size_t *n_bytes) {
 }
 
 status manifest_read(const char *dir, manifest *out) {
-    char *bytes, *path = file_path(dir, MANIFEST_NAME);
+    char *bytes, *path = manifest_path(dir);
     size_t n_bytes;
     status st = manifest_read_bytes(dir, &bytes, &n_bytes);
     if (st == STATUS_OK) {

@@ -248,7 +248,7 @@ static status write_temporary(const char *path, const char *block, const image *
 /* The old one stays under another name until the directory is on the disk, so that there is a way back (but
  * on file systems without hard links). */
 static status replace(const char *dir, const char *temporary) {
-    char *path = file_path(dir, MANIFEST_NAME), *old = file_path(dir, MANIFEST_OLD_NAME);
+    char *path = manifest_path(dir), *old = file_path(dir, MANIFEST_OLD_NAME);
     unlink(old);
     const bool has_old = link(path, old) == 0, is_first = !has_old && errno == ENOENT;
     status st = status_at(fault_at("manifest-rename"), "%s", path);
@@ -288,4 +288,12 @@ status manifest_write(const char *dir, const manifest *m) {
     free(made.bytes);
     free(temporary);
     return st;
+}
+
+void manifest_describe_hdf5(char *text, size_t n) {
+    unsigned major = 0, minor = 0, release = 0;
+    h5_lock();
+    H5get_libversion(&major, &minor, &release);
+    h5_unlock();
+    snprintf(text, n, "%u.%u.%u", major, minor, release);
 }

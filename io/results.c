@@ -10,6 +10,7 @@
 #include <unistd.h>
 #include <xxhash.h>
 
+#include "io/files.h"
 #include "io/json.h"
 #include "src/base/memory.h"
 
@@ -54,11 +55,18 @@ status results_open(const char *path, const char *input_path, results **out) {
         return status_refuse("%s: this is also the file of the prompts: choose another name for the output",
                              path);
     }
+    bool is_regular = is_ours && S_ISREG(info.st_mode);
+    /* Locked first and looked at then: a run that ends without results removes its file. */
+    if (is_regular && (file_lock(fd) == FILE_LOCK_HELD || fstat(fd, &info) != 0 || info.st_nlink == 0)) {
+        close(fd);
+        return status_refuse(
+            "%s: another run writes its results there: wait for its end, or choose another name", path);
+    }
     results *r = mem_new(1, sizeof *r);
     *r = (results){.path = mem_copy_text(path, strlen(path)),
                    .fd = fd,
                    .is_new = is_new,
-                   .is_regular = is_ours && S_ISREG(info.st_mode),
+                   .is_regular = is_regular,
                    .digest = XXH3_createState()};
     XXH3_128bits_reset(r->digest);
     *out = r;
@@ -128,8 +136,8 @@ status results_flush(const results *r) {
 
 void results_close(results *r) {
     if (!r) return;
+    if (r->is_new && !r->has_lines) unlink(r->path); /* while it is locked */
     close(r->fd);
-    if (r->is_new && !r->has_lines) unlink(r->path);
     XXH3_freeState(r->digest);
     free(r->path);
     free(r);

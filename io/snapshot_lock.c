@@ -1,4 +1,3 @@
-#define _GNU_SOURCE /* F_OFD_SETLK */
 #include "io/snapshot_lock_private.h"
 
 #include <dirent.h>
@@ -13,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "io/files.h"
 #include "io/lock_holder.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
@@ -50,8 +50,6 @@ typedef struct content {
     struct stat about;
 } content;
 
-typedef enum advisory { ADVISORY_OURS, ADVISORY_HELD, ADVISORY_NONE } advisory;
-
 static double now_seconds(const snapshot_lock *l) {
     return l->rules.clock ? *l->rules.clock : clock_seconds();
 }
@@ -67,18 +65,8 @@ static void pause_seconds(const snapshot_lock *l, double seconds) {
 
 /* ---- files ---- */
 
-/* The advisory lock of an open file, which ends with the process. NONE: there are none here. */
-static advisory lock_file(const snapshot_lock *l, int fd) {
-    if (l->rules.no_advisory) return ADVISORY_NONE;
-    struct flock all = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
-#ifdef F_OFD_SETLK
-    int failed = fcntl(fd, F_OFD_SETLK, &all);
-    if (failed && errno == EINVAL) failed = fcntl(fd, F_SETLK, &all); /* an older kernel */
-#else
-    int failed = fcntl(fd, F_SETLK, &all);
-#endif
-    if (!failed) return ADVISORY_OURS;
-    return errno == EAGAIN || errno == EACCES ? ADVISORY_HELD : ADVISORY_NONE;
+static file_lock_outcome lock_file(const snapshot_lock *l, int fd) {
+    return l->rules.no_advisory ? FILE_LOCK_NONE : file_lock(fd);
 }
 
 static content read_content(int fd) {
@@ -238,22 +226,22 @@ static outcome watch(snapshot_lock *l, const content *first, status *st) {
 
 /* A lock is there, open as fd. */
 static outcome take_over(snapshot_lock *l, int fd, status *st) {
-    advisory how = lock_file(l, fd);
+    file_lock_outcome how = lock_file(l, fd);
     if (!is_at_path(l, fd)) return TRY_AGAIN;
     content c = read_content(fd);
     if (!S_ISREG(c.about.st_mode)) {
         *st = status_refuse("%s: not a file, so it cannot be the lock of a snapshot", l->path);
         return REFUSED;
     }
-    if (how == ADVISORY_HELD) return refuse_held(l, &c, st);
+    if (how == FILE_LOCK_HELD) return refuse_held(l, &c, st);
     bool is_local = c.is_known && !strcmp(c.holder.host, l->self.host);
-    if (is_local && how == ADVISORY_NONE && process_is_alive(c.holder.pid, c.holder.process_start))
+    if (is_local && how == FILE_LOCK_NONE && process_is_alive(c.holder.pid, c.holder.process_start))
         return refuse_held(l, &c, st);
     if (!is_local) {
         outcome o = watch(l, &c, st);
         if (o != TAKEN) return o;
     }
-    outcome o = put_file(l, fd, !is_local || how == ADVISORY_NONE, st);
+    outcome o = put_file(l, fd, !is_local || how == FILE_LOCK_NONE, st);
     char who[LOCK_LINE_BYTES];
     if (o == TAKEN)
         fprintf(stderr, "kvarve: %s: taken over from %s, which is gone\n", l->path,

@@ -1,10 +1,10 @@
-# jobs/mpi_env.sh: what Open MPI must be told on one machine or in a container. To be sourced by a POSIX shell.
+# jobs/mpi_env.sh: what MPIs must be told on one machine or in a container. To be sourced by a POSIX shell.
 #
 #     . jobs/mpi_env.sh
 #     mpi_env 4            # before an mpirun of up to 4 ranks
 #
 # Only environment variables are set, one of the user's own is never overwritten, and another MPI ignores them all.
-# Names with PRTE and smsc are those of Open MPI 5, the others those of Open MPI 4.
+# Names with PRTE and smsc are those of Open MPI 5, those with I_MPI Intel MPI's, the others those of Open MPI 4.
 # shellcheck shell=sh
 
 # mpi_default NAME VALUE: export NAME=VALUE unless the user has set it.
@@ -46,6 +46,7 @@ mpi_env() {
         mpi_default OMPI_MCA_rmaps_base_oversubscribe 1
         mpi_default PRTE_MCA_rmaps_default_mapping_policy :oversubscribe
         mpi_default OMPI_MCA_mpi_yield_when_idle 1
+        mpi_default I_MPI_THREAD_YIELD 2
     fi
 
     # A system-call filter (Docker, Podman) usually forbids that one process reads another's memory, and Open MPI finds

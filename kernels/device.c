@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 
-#include "src/base/host.h"
 #include "src/base/module.h"
 
 #ifdef KVARVE_CUDA
@@ -60,8 +59,8 @@ int device_count(device_kind kind, const char **why) {
 
 uint64_t device_free_bytes(device_kind kind, int index) {
     const cuda_backend *cuda = NULL;
-    if (kind == DEVICE_CPU) return host_available_bytes();
-    return load_cuda(&cuda) == STATUS_OK ? cuda->free_bytes(index) : 0;
+    if (kind == DEVICE_CPU || load_cuda(&cuda) != STATUS_OK) return 0;
+    return cuda->free_bytes(index);
 }
 
 status device_open(device_kind kind, int index, precision p, int n_threads, device **out) {

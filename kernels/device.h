@@ -241,7 +241,8 @@ const char *device_kind_name(device_kind kind);
  * DEVICE_AUTO counts GPUs too, but gives up at once where the host has no driver of them. */
 int device_count(device_kind kind, const char **why);
 
-/* Bytes that could be taken of device `index` of a kind now; 0: that cannot be said. */
+/* Bytes that could be taken of device `index` of a kind now; 0: that cannot be said. What is there for the
+ * CPU is the ranks' to share: mpi/memory_share.h. */
 uint64_t device_free_bytes(device_kind kind, int index);
 
 /* Open device `index` of a kind, with n_threads OpenMP threads on the CPU. Refuses what is not there. */

@@ -4,10 +4,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "mpi/comm_private.h"
+#include "mpi/launcher.h"
 #include "src/base/clock.h"
 #include "src/base/host.h"
+#include "src/base/last_save.h"
 #include "src/base/memory.h"
 
 static const double eager_seconds = 0.05; /* a wait turns round and round at first, for the sake of latency */
@@ -17,6 +20,7 @@ static const comm *die_comm;
 
 static void die_on_all_ranks(const char *text) {
     fprintf(stderr, "kvarve: error: rank %d on %s: %s\n", die_comm->rank, die_comm->host, text);
+    last_save_say();
     fflush(NULL);
     MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED);
     _Exit(EXIT_CODE_FAILED);
@@ -34,7 +38,26 @@ static int share_processors(MPI_Comm node) {
     return share > 0 ? share : 1;
 }
 
+void comm_describe_mpi(char *text, size_t n) {
+    char library[MPI_MAX_LIBRARY_VERSION_STRING];
+    int length;
+    MPI_Get_library_version(library, &length);
+    library[strcspn(library, ",\r\n")] = '\0'; /* its name and version; much may follow */
+    snprintf(text, n, "%.200s", library);
+}
+
+/* Is this process alone because it was to be, or because another MPI's launcher started it? */
+static status check_alone(const launcher_word *word) {
+    char library[256];
+    int size;
+    MPI_Comm_size(MPI_COMM_WORLD, &size);
+    if (size > 1) return STATUS_OK;
+    comm_describe_mpi(library, sizeof library);
+    return launcher_check_alone(word, library);
+}
+
 status comm_open(int *argc, char ***argv, comm **out) {
+    launcher_word word = launcher_read();
     int provided;
     if (MPI_Init_thread(argc, argv, MPI_THREAD_SERIALIZED, &provided) != MPI_SUCCESS)
         return status_fail("MPI could not be started");
@@ -42,6 +65,11 @@ status comm_open(int *argc, char ***argv, comm **out) {
         MPI_Finalize();
         return status_fail("this MPI library offers thread level %d, but kvarve needs MPI_THREAD_SERIALIZED",
                            provided);
+    }
+    status st = check_alone(&word);
+    if (st != STATUS_OK) {
+        MPI_Finalize();
+        return st;
     }
     comm *c = mem_new(1, sizeof *c);
     MPI_Comm_dup(MPI_COMM_WORLD, &c->world);
@@ -61,14 +89,28 @@ status comm_open(int *argc, char ***argv, comm **out) {
     return STATUS_OK;
 }
 
+comm *comm_open_alone(void) {
+    uint64_t mask[HOST_MASK_WORDS];
+    comm *c = mem_new(1, sizeof *c);
+    c->world = MPI_COMM_NULL;
+    c->size = c->node_size = 1;
+    c->processors = host_processor_mask(mask);
+    if (c->processors < 1) c->processors = 1;
+    gethostname(c->host, sizeof c->host - 1);
+    pthread_mutex_init(&c->lock, NULL);
+    return c;
+}
+
 void comm_close(comm *c) {
     if (!c) return;
-    status_set_die_hook(NULL);
-    die_comm = NULL;
     pthread_mutex_destroy(&c->lock);
-    MPI_Comm_free(&c->world);
+    if (c->world != MPI_COMM_NULL) {
+        status_set_die_hook(NULL);
+        die_comm = NULL;
+        MPI_Comm_free(&c->world);
+        MPI_Finalize();
+    }
     free(c);
-    MPI_Finalize();
 }
 
 int comm_rank(const comm *c) {
@@ -114,6 +156,7 @@ static void reduce_min(comm *c, const void *mine, void *least, MPI_Datatype type
 }
 
 bool comm_any_failed(comm *c, status *st) {
+    if (c->size == 1) return *st != STATUS_OK;
     int mine = *st == STATUS_OK ? c->size : c->rank, first;
     reduce_min(c, &mine, &first, MPI_INT);
     if (first == c->size) return false;
@@ -122,7 +165,7 @@ bool comm_any_failed(comm *c, status *st) {
         char text[STATUS_TEXT_BYTES];
     } failure = {*st, ""};
     if (c->rank == first) {
-        if (c->size > 1) status_at(*st, "rank %d on %s", c->rank, c->host);
+        status_at(*st, "rank %d on %s", c->rank, c->host);
         snprintf(failure.text, sizeof failure.text, "%s", status_text());
     }
     comm_broadcast(c, &failure, sizeof failure, first);
@@ -132,7 +175,7 @@ bool comm_any_failed(comm *c, status *st) {
 
 void comm_broadcast(comm *c, void *data, size_t n_bytes, int root) {
     const size_t piece = (size_t)1 << 30; /* MPI counts are ints */
-    for (size_t at = 0; at < n_bytes; at += piece) {
+    for (size_t at = 0; c->size > 1 && at < n_bytes; at += piece) {
         size_t n = n_bytes - at < piece ? n_bytes - at : piece;
         MPI_Request request;
         pthread_mutex_lock(&c->lock);
@@ -143,6 +186,10 @@ void comm_broadcast(comm *c, void *data, size_t n_bytes, int root) {
 
 void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all) {
     MPI_Request request;
+    if (c->size == 1) {
+        memcpy(all, mine, n_bytes);
+        return;
+    }
     pthread_mutex_lock(&c->lock);
     MPI_Igather(mine, (int)n_bytes, MPI_BYTE, all, (int)n_bytes, MPI_BYTE, 0, c->world, &request);
     finish(c, &request);
@@ -150,12 +197,14 @@ void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all) {
 
 int64_t comm_min(comm *c, int64_t value) {
     int64_t least;
+    if (c->size == 1) return value;
     reduce_min(c, &value, &least, MPI_INT64_T);
     return least;
 }
 
 void comm_barrier(comm *c) {
     MPI_Request request;
+    if (c->size == 1) return;
     pthread_mutex_lock(&c->lock);
     MPI_Ibarrier(c->world, &request);
     finish(c, &request);

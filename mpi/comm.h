@@ -12,8 +12,16 @@
 
 typedef struct comm comm;
 
-/* Start MPI. From here on status_die ends every rank, naming this rank and its host. Collective. */
+/* Start MPI. From here on status_die ends every rank, naming this rank and its host. Refuses a process that
+ * was started as one of several and became a rank by itself (mpi/launcher.h). Collective. */
 status comm_open(int *argc, char ***argv, comm **out);
+
+/* The comm of a process by itself, without MPI: for what needs no ranks, as MPI may end a process that no
+ * launcher started, such as one in an allocation of Slurm. Local. */
+comm *comm_open_alone(void);
+
+/* What the MPI library calls itself, in at most n bytes; MPI need not be started. Local. */
+void comm_describe_mpi(char *text, size_t n);
 
 /* Release and finalize MPI. Collective. NULL is fine. */
 void comm_close(comm *c);

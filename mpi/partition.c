@@ -84,10 +84,10 @@ status partition_layers(const partition_problem *p, int *bounds) {
     double slowest = solve(p, INFINITY, join_max, bounds);
     if (!isfinite(slowest))
         return status_refuse(
-            "the model does not fit: a rank may take %.1f MiB, but over %d ranks the largest needs at least "
-            "%.1f MiB: start more ranks, lower --context, --max-tokens or --chunk-tokens, or raise "
-            "--memory-per-rank",
-            mem_mib(p->rank_bytes), p->n_ranks, mem_mib(least_rank_bytes(p)));
+            "the model does not fit: a rank may take %.1f MiB, %s, but over %d ranks the largest needs at "
+            "least %.1f MiB: start more ranks, lower --context, --max-tokens or --chunk-tokens, or raise "
+            "that",
+            mem_mib(p->rank_bytes), p->bound_by, p->n_ranks, mem_mib(least_rank_bytes(p)));
     solve(p, slowest * (1 + 1e-12), join_squares, bounds);
     return STATUS_OK;
 }

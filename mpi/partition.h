@@ -22,6 +22,7 @@ typedef struct partition_problem {
         both_bytes; /* first and last together on one rank: less where the head is tied to the embedding */
     uint64_t every_bytes; /* workspace and buffers of any rank */
     uint64_t rank_bytes;  /* the bound; 0: none */
+    const char *bound_by; /* where there is one, for people: "as --memory-per-rank says" */
 } partition_problem;
 
 /* Stage s owns layers [bounds[s], bounds[s + 1]); bounds has n_ranks + 1 entries. Refuses more ranks than

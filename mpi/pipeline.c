@@ -105,8 +105,9 @@ static void send_messages(pipeline *p) {
         ring_slot *s = &p->slots[p->next_send];
         if (s->state != SLOT_LEAVING || !p->transport->ops->may_send(p->transport, p->next_send)) return;
         s->head->n_x_floats = s->public.n_x_floats;
-        MPI_Isend(s->head, (int)(sizeof *s->head + s->public.n_header_bytes), MPI_BYTE, p->stage + 1,
-                  TAG_HEADER, p->comm->world, &s->header_request);
+        /* Over when the next stage has a slot for it: some MPIs take any number of messages off a sender. */
+        MPI_Issend(s->head, (int)(sizeof *s->head + s->public.n_header_bytes), MPI_BYTE, p->stage + 1,
+                   TAG_HEADER, p->comm->world, &s->header_request);
         p->transport->ops->begin_send(p->transport, p->next_send, s->public.n_x_floats);
         s->state = SLOT_SENDING;
         p->next_send = slot_after(p->next_send);

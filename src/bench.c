@@ -145,12 +145,17 @@ static void time_decode(bench *b, int64_t depth, int64_t n, double *seconds, pro
 
 /* ---- the tables ---- */
 
+/* What was not measured is shown as 0%. */
+static double percent_of(double rate, double machine_rate) {
+    return machine_rate > 0 ? 100 * rate / machine_rate : 0;
+}
+
 static void print_row(const bench *b, const char *what, int64_t depth, int64_t n_tokens, double seconds,
                       double bytes, double flops) {
     printf("%-22s %8lld %12.1f %9.2f %6.1f%% %10.1f %6.1f%%\n", what, (long long)depth,
            (double)n_tokens / seconds, bytes / seconds / 1e9,
-           100 * bytes / seconds / b->machine.read_bytes_per_second, flops / seconds / 1e9,
-           100 * flops / seconds / b->machine.matmul_flops);
+           percent_of(bytes / seconds, b->machine.read_bytes_per_second), flops / seconds / 1e9,
+           percent_of(flops / seconds, b->machine.matmul_flops));
     fflush(stdout);
 }
 
@@ -304,7 +309,7 @@ int command_bench(comm *c, const options *o) {
     }
     if (st == STATUS_OK) {
         if (is_first) run_print_begin(c, b.engine, o);
-        b.machine = yardstick_measure(c, engine_device(b.engine), true);
+        b.machine = yardstick_measure(c, b.engine, true);
         engine_reset_clocks(b.engine);
         if (is_first)
             run_stage_0(&b);

@@ -13,6 +13,7 @@
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/host.h"
+#include "src/base/last_save.h"
 #include "src/base/memory.h"
 
 enum {
@@ -364,12 +365,15 @@ static void end_save(checkpoint *c) {
         free_owned(&c->committed);
         c->committed = c->pending;
         c->pending = (owned_manifest){0};
+        /* Whoever is killed outright cannot say it then. */
+        if (c->stats.n_saves == 1 && !c->is_last) last_save_say();
         return;
     }
     free_owned(&c->pending);
     c->stats.n_failed++;
     memcpy(c->stats.failure, c->text, sizeof c->stats.failure);
     fprintf(stderr, "kvarve: WARNING: not saved: %s\n", c->text);
+    last_save_say();
 }
 
 bool checkpoint_is_busy(const checkpoint *c) {

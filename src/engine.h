@@ -201,6 +201,7 @@ trace *engine_trace(engine *e);
 const uint64_t *engine_model_digest(const engine *e);
 
 const plan *engine_plan(const engine *e);
+const plan_bound *engine_bound(const engine *e); /* of each rank */
 const model_config *engine_config(const engine *e);
 device *engine_device(const engine *e);
 const char *engine_processor(const engine *e); /* what computes */

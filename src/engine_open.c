@@ -7,8 +7,8 @@
 
 #include "mpi/gpu_choice.h"
 #include "src/base/clock.h"
-#include "src/base/host.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/engine_private.h"
 
 /* All ranks compute on devices of one kind: GPUs if they are asked for, or if every rank sees one. The ranks
@@ -49,16 +49,32 @@ static void take_places(engine *e) {
 }
 
 /* Ranks may see more or less memory: the smallest share counts, so that all plans are the same. */
-static uint64_t bytes_for_a_rank(const engine *e, uint64_t asked) {
-    uint64_t share = plan_share_of(device_free_bytes(e->options.device, e->device_index), e->device_ranks);
-    int64_t least = comm_min(e->comm, share ? (int64_t)share : INT64_MAX);
-    if (asked) return asked;
-    return least == INT64_MAX ? 0 : (uint64_t)least;
+static plan_bound bound_here(engine *e) {
+    if (e->options.device == DEVICE_CPU) {
+        memory_share share = memory_share_find(e->comm);
+        return plan_bound_of_host(&share);
+    }
+    uint64_t free_bytes = device_free_bytes(e->options.device, e->device_index);
+    plan_bound bound = plan_bound_of_gpu(free_bytes, e->device_ranks);
+    int64_t least = comm_min(e->comm, bound.bytes ? (int64_t)bound.bytes : INT64_MAX);
+    bound.bytes = least == INT64_MAX ? 0 : (uint64_t)least;
+    return bound;
+}
+
+/* What is asked for counts, be it there or not. */
+static void find_bound(engine *e) {
+    uint64_t asked = e->options.bytes_per_rank;
+    e->bound = bound_here(e);
+    if (!asked) return;
+    if (e->bound.bytes && asked > e->bound.bytes && comm_rank(e->comm) == 0)
+        notice_add("--memory-per-rank: %.1f MiB are more than %.1f MiB, %s", mem_mib(asked),
+                   mem_mib(e->bound.bytes), e->bound.by);
+    e->bound = plan_bound_asked(asked);
 }
 
 static status make_plan(engine *e) {
     const engine_options *o = &e->options;
-    uint64_t bound = bytes_for_a_rank(e, o->bytes_per_rank);
+    find_bound(e);
     plan_request asked = {
         .config = &e->config,
         .precision = o->precision,
@@ -70,7 +86,8 @@ static status make_plan(engine *e) {
         .longest_tokens = o->longest_tokens,
         .wanted_pages = o->wanted_pages,
         .kv_bytes_per_rank = o->kv_bytes_per_rank,
-        .bytes_per_rank = bound,
+        .bytes_per_rank = e->bound.bytes,
+        .bound_by = e->bound.by,
         .head_share = o->head_share,
         .layers_per_rank = o->layers_per_rank,
     };
@@ -342,6 +359,10 @@ const char *engine_processor(const engine *e) {
 
 const plan *engine_plan(const engine *e) {
     return &e->plan;
+}
+
+const plan_bound *engine_bound(const engine *e) {
+    return &e->bound;
 }
 
 const model_config *engine_config(const engine *e) {

@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "src/base/clock.h"
+#include "src/base/last_save.h"
 #include "src/base/memory.h"
 #include "src/generation.h"
 #include "src/progress.h"
@@ -233,11 +234,14 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.load_dir = g->past_bytes ? o->resume : NULL;
     wanted.manifest = g->past_bytes;
     wanted.n_manifest = g->n_past_bytes;
-    status st = run_open_engine(c, o, &g->config, &wanted, out);
-    if (st != STATUS_OK) return st;
-    st = comm_rank(c) == 0 ? generate_check_weights(g, *out) : STATUS_OK;
-    comm_any_failed(c, &st);
-    return st;
+    return run_open_engine(c, o, &g->config, &wanted, out);
+}
+
+/* A run that had begun did not come to its end: what it leaves is said with why. */
+static int say_end(const comm *c, status st) {
+    int code = run_say_failure(c, st);
+    if (comm_rank(c) == 0) last_save_say();
+    return code;
 }
 
 /* Nothing is left to run: results are written without loading the model. */
@@ -250,7 +254,8 @@ static int end_without_run(generation *g) {
 
 static int run(generation *g, comm *c, engine *e) {
     bool is_first = comm_rank(c) == 0;
-    status st = STATUS_OK;
+    status st = is_first ? generate_check_weights(g, e) : STATUS_OK;
+    if (comm_any_failed(c, &st)) return run_say_failure(c, st);
     if (is_first) {
         char *effective = options_effective(g->options);
         run_print_begin(c, e, g->options);
@@ -264,10 +269,18 @@ static int run(generation *g, comm *c, engine *e) {
     if (is_first && g->save) g->summary.saves = checkpoint_get_stats(g->save);
     status reported = report_run(c, e, g->options, &g->summary);
     if (st == STATUS_OK) st = reported;
-    if (comm_any_failed(c, &st)) return run_say_failure(c, st);
+    if (comm_any_failed(c, &st)) /* what is refused is the snapshot, which is damaged */
+        return st == STATUS_REFUSED ? run_say_failure(c, st) : say_end(c, st);
     int code = is_first ? conclude(g) : 0;
     comm_broadcast(c, &code, sizeof code, 0);
     return code;
+}
+
+/* Rank 0 speaks for all, and if it is lost itself, rank 1. */
+static void watch_last_save(const comm *c, const char *dir) {
+    char *path = manifest_path(dir);
+    last_save_watch(dir, path, comm_rank(c) <= 1);
+    free(path);
 }
 
 int command_generate(comm *c, const options *o) {
@@ -275,6 +288,7 @@ int command_generate(comm *c, const options *o) {
     bool is_first = comm_rank(c) == 0;
     int code;
     engine *e = NULL;
+    if (o->save) watch_last_save(c, o->save);
     status st = is_first ? prepare(&g) : STATUS_OK;
     if (comm_any_failed(c, &st)) {
         code = run_say_failure(c, st);
@@ -283,7 +297,7 @@ int command_generate(comm *c, const options *o) {
         comm_broadcast(c, &code, sizeof code, 0);
     } else {
         st = open_engine(&g, c, &e);
-        code = st == STATUS_OK ? run(&g, c, e) : run_say_failure(c, st);
+        code = st == STATUS_OK ? run(&g, c, e) : say_end(c, st);
     }
     engine_close(e);
     close_generation(&g);

@@ -2,10 +2,12 @@
 #include <stdio.h>
 
 #include "mpi/comm.h"
+#include "mpi/launcher.h"
 #include "src/base/fault.h"
 #include "src/base/notice.h"
 #include "src/options.h"
 #include "src/run.h"
+#include "src/version.h"
 
 static int run_command(comm *c, const options *o) {
     switch (o->command) {
@@ -35,26 +37,65 @@ static int check_stdout(const comm *c) {
     return run_say_failure(c, status_fail("stdout: not all of the text could be written"));
 }
 
+/* The largest of the ranks' codes: of different ones, a launcher gives whichever it likes, or all of their
+ * bits. Collective. */
+static int agree_on_code(comm *c, int code) {
+    return (int)-comm_min(c, -code);
+}
+
+/* What is computed is shared out over ranks, and so is some work on files where a launcher started several
+ * processes. Nothing else starts MPI. */
+static bool uses_ranks(const options *o) {
+    if (o->help || o->version) return false;
+    switch (o->command) {
+    case COMMAND_GENERATE:
+    case COMMAND_PERPLEXITY:
+    case COMMAND_BENCH:
+        return true;
+    case COMMAND_SYNTH:
+        return launcher_rank() >= 0;
+    case COMMAND_SNAPSHOT:
+        return (o->action == SNAPSHOT_VERIFY || o->action == SNAPSHOT_COMPACT) && launcher_rank() >= 0;
+    case COMMAND_TOKENIZE:
+    case COMMAND_PLAN:
+    case N_COMMANDS:
+        break;
+    }
+    return false;
+}
+
+/* All that follows the command line; the exit code. */
+static int run_options(comm *c, const options *o) {
+    status st = run_check_stdin(c, o);
+    if (st == STATUS_OK && o->fail_at) st = fault_arm(o->fail_at, comm_rank(c));
+    if (st != STATUS_OK) return run_say_failure(c, st);
+    if (!o->help && !o->version) return run_command(c, o);
+    if (o->help)
+        options_print_help(o, stdout);
+    else
+        version_print(stdout);
+    return EXIT_CODE_OK;
+}
+
 int main(int argc, char **argv) {
     comm *c;
     options o;
-    status st = comm_open(&argc, &argv, &c);
+    status parsed = options_parse(argc, argv, &o), st = STATUS_OK;
+    /* What is refused is agreed on where there are others: they all end with one code. */
+    bool with_mpi = parsed == STATUS_OK ? uses_ranks(&o) : launcher_rank() >= 0;
+    if (!with_mpi && launcher_rank() > 0) return EXIT_CODE_OK; /* process 0 does it, and has the exit code */
+    if (with_mpi)
+        st = comm_open(&argc, &argv, &c);
+    else
+        c = comm_open_alone();
     if (st != STATUS_OK) {
         fprintf(stderr, "kvarve: error: %s\n", status_text());
         return status_exit_code(st);
     }
-    int code = EXIT_CODE_OK;
-    st = options_parse(argc, argv, &o);
-    if (st == STATUS_OK && o.fail_at) st = fault_arm(o.fail_at, comm_rank(c));
-    if (st != STATUS_OK) {
-        code = run_say_failure(c, st);
-    } else if (o.help) {
-        if (comm_rank(c) == 0) options_print_help(&o, stdout);
-    } else {
-        code = run_command(c, &o);
-    }
+    int code = parsed == STATUS_OK ? run_options(c, &o) : run_say_failure(c, parsed);
     if (comm_rank(c) == 0) notice_print_new(stderr); /* of a run that did not come to its table */
     if (code == EXIT_CODE_OK) code = check_stdout(c);
+    code = agree_on_code(c, code);
     comm_close(c);
     return code;
 }

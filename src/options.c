@@ -180,7 +180,6 @@ static status check_times(const options *o) {
         return status_refuse("--predict needs --measured FILE, which kvarve bench --measure FILE writes, or "
                              "--chunk-model C,G,B,A");
     const char *only = model ? model : o->link ? "--link" : o->node_link ? "--node-link" : NULL;
-    if (o->nodes != OPTION_UNSET) only = "--nodes";
     if (!o->predict && only) return status_refuse("%s is for --predict, which is not given", only);
     if (o->nodes > o->ranks)
         return status_refuse("--nodes %lld: are more than the %lld of --ranks", (long long)o->nodes,
@@ -241,6 +240,12 @@ status options_parse(int argc, char **argv, options *out) {
     if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
         o.command = N_COMMANDS;
         o.help = true;
+        *out = o;
+        return STATUS_OK;
+    }
+    if (!strcmp(argv[1], "--version")) {
+        o.command = N_COMMANDS;
+        o.version = true;
         *out = o;
         return STATUS_OK;
     }

@@ -39,7 +39,7 @@ enum { OPTIONS_MAX_STOPS = 16 };
 typedef struct options {
     command command;
     snapshot_action action; /* of COMMAND_SNAPSHOT; N_SNAPSHOT_ACTIONS: only its help is asked for */
-    bool help;
+    bool help, version;
 
     const char *model, *shape, *report; /* NULL: not given, as all texts */
     const char *prompt, *prompt_file, *input, *output, *file;
@@ -84,6 +84,9 @@ void options_print_help(const options *o, FILE *to);
 /* "--name value ..." of all that was given or has a default, for logs and reports, with snapshot's action and
  * directory before it; released with free(). */
 char *options_effective(const options *o);
+
+/* How the command (and action) may be called, with all options that matter: its help shows it. */
+const char *options_example(const options *o);
 
 const char *options_command_name(command c);
 const char *options_action_name(snapshot_action a);

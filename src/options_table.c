@@ -89,7 +89,7 @@ const option_spec options_table[] = {
      "file of bench --measure: predict from it; run chunks of equal time"},
     {"chunk-model", OPTION_TEXT, MODEL, AT(chunk_model), NULL, "", 0, 0,
      "the same from C,G,B,A, the seconds of src/chunk_model.h"},
-    {"nodes", OPTION_INTEGER, PLAN, AT(nodes), NULL, "1", 1, 65536, "that --ranks are on, with --predict"},
+    {"nodes", OPTION_INTEGER, PLAN, AT(nodes), NULL, "1", 1, 65536, "that --ranks are on, shared out evenly"},
     {"link", OPTION_TEXT, PLAN, AT(link), NULL, "25GB/s,2us", 0, 0,
      "bandwidth and latency between nodes, with --predict"},
     {"node-link", OPTION_TEXT, PLAN, AT(node_link), NULL, "10GB/s,20us", 0, 0, "the same within a node"},
@@ -128,23 +128,41 @@ const int n_options = sizeof options_table / sizeof *options_table;
 _Static_assert(sizeof options_table / sizeof *options_table <= OPTIONS_MAX, "raise OPTIONS_MAX");
 
 static const struct {
-    const char *name, *help;
+    const char *name, *help, *example;
 } commands[N_COMMANDS] =
     {
-        [COMMAND_GENERATE] = {"generate", "continue one prompt, or a file of prompts"},
-        [COMMAND_PERPLEXITY] = {"perplexity", "score a text: negative log-likelihood per token"},
-        [COMMAND_TOKENIZE] = {"tokenize", "ids and pieces of a prompt; needs no weights"},
-        [COMMAND_PLAN] = {"plan", "what each rank would own, and whether it fits; loads nothing"},
-        [COMMAND_BENCH] = {"bench", "prefill and decode speed beside what this machine can do"},
-        [COMMAND_SYNTH] = {"synth", "write a model of random weights to directory DIR, to measure with"},
-        [COMMAND_SNAPSHOT] = {"snapshot", "look into the snapshot in directory DIR, or tidy it:"},
+        [COMMAND_GENERATE] = {"generate", "continue one prompt, or a file of prompts",
+                              "mpirun -n 2 kvarve generate --model DIR --prompt-file page.txt --max-tokens "
+                              "100 --save page.kvs"},
+        [COMMAND_PERPLEXITY] = {"perplexity", "score a text: negative log-likelihood per token",
+                                "mpirun -n 2 kvarve perplexity --model DIR --file book.txt --context 4096"},
+        [COMMAND_TOKENIZE] = {"tokenize", "ids and pieces of a prompt; needs no weights",
+                              "kvarve tokenize --model DIR --prompt-file page.txt"},
+        [COMMAND_PLAN] =
+            {"plan", "what each rank would own, and whether it fits; loads nothing",
+             "kvarve plan --model DIR --ranks 8 --context 131072 --sequences 4 --memory-per-rank 64G"},
+        [COMMAND_BENCH] =
+            {"bench", "prefill and decode speed beside what this machine can do",
+             "mpirun -n 2 kvarve bench --model DIR --prefill 512 --depths 0,4096 --sequences 4"},
+        [COMMAND_SYNTH] = {"synth", "write a model of random weights to directory DIR, to measure with",
+                           "kvarve synth --shape llama-1b llama-1b.random"},
+        [COMMAND_SNAPSHOT] = {"snapshot", "look into the snapshot in directory DIR, or tidy it:",
+                              "kvarve snapshot info page.kvs"},
 },
   actions[N_SNAPSHOT_ACTIONS] = {
-      [SNAPSHOT_INFO] = {"info", "model, sequences, tokens, sizes, and where it came from"},
-      [SNAPSHOT_VERIFY] = {"verify", "read all of it and check every checksum"},
-      [SNAPSHOT_COMPACT] = {"compact", "merge its files into few, and drop what no sequence needs"},
-      [SNAPSHOT_TEXT] = {"text", "prompts and generated texts"},
+      [SNAPSHOT_INFO] = {"info", "model, sequences, tokens, sizes, and where it came from",
+                         "kvarve snapshot info page.kvs"},
+      [SNAPSHOT_VERIFY] = {"verify", "read all of it and check every checksum",
+                           "mpirun -n 4 kvarve snapshot verify page.kvs"},
+      [SNAPSHOT_COMPACT] = {"compact", "merge its files into few, and drop what no sequence needs",
+                            "kvarve snapshot compact page.kvs --codec lossless"},
+      [SNAPSHOT_TEXT] = {"text", "prompts and generated texts", "kvarve snapshot text page.kvs --id 7"},
 };
+
+const char *options_example(const options *o) {
+    bool has_action = o->command == COMMAND_SNAPSHOT && o->action != N_SNAPSHOT_ACTIONS;
+    return has_action ? actions[o->action].example : commands[o->command].example;
+}
 
 const char *options_command_name(command c) {
     return commands[c].name;
@@ -192,6 +210,8 @@ static void print_row(const option_spec *spec, FILE *to) {
 void options_print_help(const options *o, FILE *to) {
     fprintf(to, "kvarve: long-context generation from language models over MPI ranks\n\n"
                 "usage: [mpirun -n RANKS] kvarve COMMAND [options]\n"
+                "       kvarve COMMAND --help      its options, and an example\n"
+                "       kvarve --version           and what it was built with\n"
                 "       kvarve snapshot info|verify|compact|text DIR [options]\n"
                 "       [mpirun -n RANKS] kvarve synth --shape NAME DIR [options]\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
@@ -203,6 +223,7 @@ void options_print_help(const options *o, FILE *to) {
     fprintf(to, "\n  %-25s %-12s %-12s %s\n", "option", "default", "range", "what it does");
     for (int i = 0; i < n_options; i++)
         if (options_have(o, &options_table[i])) print_row(&options_table[i], to);
+    if (o->command != N_COMMANDS) fprintf(to, "\nexample: %s\n", options_example(o));
     fprintf(to,
             "\nText goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the machine failed,\n"
             "2 the input was refused, 3 some lines of --input were refused,\n"

@@ -1,5 +1,6 @@
 #include "src/plan.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "mpi/partition.h"
@@ -7,8 +8,24 @@
 #include "src/base/memory.h"
 
 /* The rest is for what no plan knows: libraries on the device, and other programs that grow. */
-uint64_t plan_share_of(uint64_t free_bytes, int n_ranks) {
-    return free_bytes / 10 * 9 / (uint64_t)n_ranks;
+static uint64_t most_of(uint64_t free_bytes) {
+    return free_bytes / 10 * 9;
+}
+
+plan_bound plan_bound_asked(uint64_t bytes) {
+    return (plan_bound){bytes, "as --memory-per-rank says"};
+}
+
+plan_bound plan_bound_of_gpu(uint64_t free_bytes, int n_ranks) {
+    return (plan_bound){most_of(free_bytes) / (uint64_t)n_ranks, "90% of what its GPU has free for it"};
+}
+
+plan_bound plan_bound_of_host(const memory_share *share) {
+    plan_bound bound = {0};
+    if (share->bytes == UINT64_MAX) return bound;
+    bound.bytes = most_of(share->bytes);
+    snprintf(bound.by, sizeof bound.by, "90%% of what %s", share->text);
+    return bound;
 }
 
 static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
@@ -22,9 +39,10 @@ static uint64_t workspace_bytes(const plan_request *r, slice s) {
            model_kept_bytes(r->config, s, r->saves ? r->n_sequences : 0);
 }
 
+/* The slots; and with several ranks as much again, which MPI may hold until it is received. */
 size_t plan_transfer_bytes(const plan_request *r) {
     pipeline_sizes sizes = {.x_floats = (size_t)r->chunk_tokens * (size_t)r->config->d_model};
-    return pipeline_device_bytes(&sizes);
+    return (r->n_ranks > 1 ? 2 : 1) * pipeline_device_bytes(&sizes);
 }
 
 /* Costs are matrix elements that a row passes: that is both the operations of a prefill row and the bytes of
@@ -48,6 +66,7 @@ static partition_problem make_problem(const plan_request *r, int64_t n_pages) {
         .both_bytes = model_weight_bytes(c, both, r->precision) - layer + head_space,
         .every_bytes = space + plan_transfer_bytes(r) + ((uint64_t)PLAN_PROCESS_MIB << 20),
         .rank_bytes = r->bytes_per_rank,
+        .bound_by = r->bound_by,
     };
 }
 
@@ -78,11 +97,12 @@ static status choose_pages(const plan_request *r, const partition_problem *witho
         uint64_t one = page_bytes_of_layers(r, bounds[i + 1] - bounds[i]);
         int64_t fits = base < r->bytes_per_rank ? (int64_t)((r->bytes_per_rank - base) / one) : 0;
         if (fits < least)
-            return status_refuse(
-                "rank %d may take %.1f MiB but needs %.1f MiB for layers %d to %d with one sequence of %lld "
-                "tokens: start more ranks, lower --context or --max-tokens, or raise --memory-per-rank",
-                i, mem_mib(r->bytes_per_rank), mem_mib(base + (uint64_t)least * one), bounds[i],
-                bounds[i + 1] - 1, (long long)r->longest_tokens);
+            return status_refuse("rank %d may take %.1f MiB, %s, but needs %.1f MiB for layers %d to %d with "
+                                 "one sequence of %lld "
+                                 "tokens: start more ranks, lower --context or --max-tokens, or raise that",
+                                 i, mem_mib(r->bytes_per_rank), r->bound_by,
+                                 mem_mib(base + (uint64_t)least * one), bounds[i], bounds[i + 1] - 1,
+                                 (long long)r->longest_tokens);
         if (room > fits) room = fits;
     }
     int64_t wanted = r->wanted_pages > least ? r->wanted_pages : least;

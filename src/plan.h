@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "kernels/device.h"
+#include "mpi/memory_share.h"
 #include "src/model.h"
 #include "src/model_config.h"
 
@@ -25,6 +26,7 @@ typedef struct plan_request {
     int64_t wanted_pages;        /* for all that should be there at once; the pool takes no more */
     uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
     uint64_t bytes_per_rank;     /* the bound; 0: none */
+    const char *bound_by;        /* where there is one, for people: "as --memory-per-rank says" */
     double head_share;           /* of the rows, weighted by time, that pass the head: 0 to 1 */
     const char *layers_per_rank; /* NULL: the best partition */
 } plan_request;
@@ -42,8 +44,17 @@ typedef struct plan {
     int64_t n_room_pages; /* that there is room for beside all else; INT32_MAX: no bound */
 } plan;
 
-/* What a rank may take of a device with so many free bytes that n_ranks share. */
-uint64_t plan_share_of(uint64_t free_bytes, int n_ranks);
+/* What a rank may take (0: no bound is known) and by what: bytes_per_rank and bound_by. */
+typedef struct plan_bound {
+    uint64_t bytes;
+    char by[700];
+} plan_bound;
+
+/* Of what is asked for by --memory-per-rank; of a GPU with so many free bytes that n_ranks share; and of a
+ * rank's share of its host. */
+plan_bound plan_bound_asked(uint64_t bytes);
+plan_bound plan_bound_of_gpu(uint64_t free_bytes, int n_ranks);
+plan_bound plan_bound_of_host(const memory_share *share);
 
 /* Refuses what cannot fit, saying what would make it fit. Release with plan_free. */
 status plan_make(const plan_request *request, plan *out);

@@ -284,21 +284,12 @@ static status write_json(const run_figures *f, const options *o, const engine *e
     return st;
 }
 
-/* Where memory is bounded, the measurement must not break the bound. The same on every rank. */
-static bool has_room_for_yardstick(const engine *e, const options *o) {
-    const plan *p = engine_plan(e);
-    uint64_t most = 0;
-    for (int i = 0; i < p->n_ranks; i++)
-        if (p->ranks[i].total_bytes > most) most = p->ranks[i].total_bytes;
-    return o->memory_per_rank == 0 || most + ((uint64_t)MEASURE_MIB << 20) <= (uint64_t)o->memory_per_rank;
-}
-
 status report_run(comm *c, engine *e, const options *o, const run_summary *summary) {
     int n = comm_size(c);
     run_figures f = {.n_ranks = n, .ranks = mem_new((size_t)n, sizeof(rank_report))};
     f.times = engine_get_times(e);
     engine_gather_reports(e, f.ranks);
-    if (has_room_for_yardstick(e, o)) f.machine = yardstick_measure(c, engine_device(e), false);
+    f.machine = yardstick_measure(c, e, false);
     status st = STATUS_OK;
     if (comm_rank(c) == 0) {
         f.summary = *summary;

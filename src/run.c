@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "io/files.h"
+#include "src/base/host.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/step_costs.h"
@@ -82,6 +83,25 @@ status run_read_model(const options *o, model_config *config, tokenizer **out_to
     return st == STATUS_OK && out_tokenizer ? run_open_tokenizer(o, out_tokenizer) : st;
 }
 
+static bool names_stdin(const char *path) {
+    static const char *const names[] = {"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"};
+    for (size_t i = 0; path && i < sizeof names / sizeof *names; i++)
+        if (!strcmp(path, names[i])) return true;
+    return false;
+}
+
+status run_check_stdin(const comm *c, const options *o) {
+    const char *const read[][2] = {
+        {"prompt-file", o->prompt_file}, {"input", o->input}, {"file", o->file}, {"measured", o->measured}};
+    for (size_t i = 0; comm_size(c) > 1 && i < sizeof read / sizeof *read; i++)
+        if (names_stdin(read[i][1]))
+            return status_refuse(
+                "--%s %s: standard input does not come whole through every launcher: a file, "
+                "with mpirun; or one rank, without it",
+                read[i][0], read[i][1]);
+    return STATUS_OK;
+}
+
 status run_read_text(const char *option, const char *path, text_buffer *out) {
     enum { MAX_BYTES = 1 << 30 };
     bool is_stdin = !strcmp(path, "-");
@@ -146,6 +166,26 @@ status run_make_chunks(const options *o, const model_config *config, int n_ranks
     return st;
 }
 
+/* A launcher that binds each rank to one core, or a site's OMP_NUM_THREADS=1, makes a large machine slow. Not
+ * worth a word: what was asked for by --threads, and a machine or an allocation that has no more. */
+static void note_idle_processors(const comm *c, const options *o, const engine *e) {
+    uint64_t mask[HOST_MASK_WORDS];
+    const char *allocated = getenv("SLURM_CPUS_ON_NODE"), *variable = getenv("OMP_NUM_THREADS");
+    int bound = host_processor_mask(mask), all = host_unbound_processors(), n = engine_threads(e);
+    if (allocated && atoi(allocated) > 0 && atoi(allocated) < all) all = atoi(allocated);
+    int share = all / comm_node_size(c), wanted = o->threads > 0 && n < share ? n : share;
+    if (2 * bound <= wanted)
+        notice_add(
+            "a rank is bound to %d processor%s, and its share of its host is %d: mpirun --bind-to none, or "
+            "srun -c %d",
+            bound, bound == 1 ? "" : "s", share, share);
+    else if (o->threads == 0 && variable && n == 1 && share > 1)
+        notice_add(
+            "OMP_NUM_THREADS=%.16s leaves a rank 1 thread, and its share of its host is %d processors: "
+            "unset it, or say --threads %d",
+            variable, share, share);
+}
+
 /* Rank 0 gets what the others have to say, the first two of each. Collective. */
 static void collect_notices(comm *c) {
     enum { MOST = 2 };
@@ -170,7 +210,11 @@ status run_open_engine(comm *c, const options *o, const model_config *config, en
     if (comm_any_failed(c, &st)) return st;
     if (chunks.n > 0) wanted->chunks = &chunks;
     st = engine_open(c, config, wanted, out);
-    if (st == STATUS_OK) collect_notices(c);
+    if (st == STATUS_OK) {
+        if (!strcmp(engine_device(*out)->ops->name, device_kind_name(DEVICE_CPU)))
+            note_idle_processors(c, o, *out);
+        collect_notices(c);
+    }
     wanted->chunks = NULL;
     chunk_list_free(&chunks);
     return st;
@@ -198,6 +242,9 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
             (long long)p->n_pages * o->page_tokens);
     if (engine_transport(e)) fprintf(stderr, ", activations by %s", engine_transport(e));
     fputc('\n', stderr);
+    const plan_bound *bound = engine_bound(e);
+    if (bound->bytes)
+        fprintf(stderr, "kvarve: each rank may take %.1f MiB, %s\n", mem_mib(bound->bytes), bound->by);
     print_places(e, comm_size(c));
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
     notice_print_new(stderr);

@@ -37,6 +37,10 @@ status run_read_model(const options *o, model_config *config, tokenizer **out_to
 /* Its tokenizer. Local. */
 status run_open_tokenizer(const options *o, tokenizer **out);
 
+/* Refuses options that read stdin when there are several ranks: not all launchers pass it on whole, some not
+ * its end. Local, with the same result on every rank. */
+status run_check_stdin(const comm *c, const options *o);
+
 /* Append the whole file to out, at most 1 GiB; "-" is stdin. Refuses, naming the option that gave the path.
  * Local. */
 status run_read_text(const char *option, const char *path, text_buffer *out);

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "src/base/clock.h"
+#include "src/base/last_save.h"
 #include "src/base/process.h"
 
 /* What the handlers may write. */
@@ -18,9 +19,12 @@ static void on_terminate(int number) {
         static const char text[] = "kvarve: second SIGTERM: ended without a save\n";
         ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
         (void)written;
+        last_save_say_signal("");
         _exit(EXIT_CODE_FAILED);
     }
     was_terminated = 1;
+    /* At once: who lost a rank, or sends this to a launcher, may kill in a quarter of a second. */
+    last_save_say_signal("kvarve: SIGTERM: ending with a save, if there is time for one\n");
 }
 
 static void on_told(int number) {

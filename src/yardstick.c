@@ -44,14 +44,25 @@ static double measure_matmul(device *dev) {
     return rate;
 }
 
-yardstick yardstick_measure(comm *c, device *dev, bool with_matmul) {
+/* The measurement must not break the bound. The same on every rank. */
+static bool has_room(const engine *e) {
+    const plan *p = engine_plan(e);
+    uint64_t most = 0, bound = engine_bound(e)->bytes;
+    for (int i = 0; i < p->n_ranks; i++)
+        if (p->ranks[i].total_bytes > most) most = p->ranks[i].total_bytes;
+    return bound == 0 || most + ((uint64_t)MEASURE_MIB << 20) <= bound;
+}
+
+yardstick yardstick_measure(comm *c, engine *e, bool with_matmul) {
+    yardstick sum = {0, 0};
+    device *dev = engine_device(e);
+    if (!has_room(e)) return sum;
     comm_barrier(c);
     double mine[2] = {dev->ops->measure_memory(dev), 0};
     comm_barrier(c);
     if (with_matmul) mine[1] = measure_matmul(dev);
     double *all = mem_new((size_t)comm_size(c), sizeof mine);
     comm_gather(c, mine, sizeof mine, all);
-    yardstick sum = {0, 0};
     for (int i = 0; i < comm_size(c); i++) {
         sum.read_bytes_per_second += all[2 * i];
         sum.matmul_flops += all[2 * i + 1];

@@ -1,8 +1,7 @@
 /* src/yardstick.h: what this machine can do, measured: to stand beside what a run achieved. */
 #pragma once
 
-#include "kernels/device.h"
-#include "mpi/comm.h"
+#include "src/engine.h"
 
 typedef struct yardstick {
     double read_bytes_per_second; /* memory reads of all ranks together; 0: not measured */
@@ -10,5 +9,5 @@ typedef struct yardstick {
 } yardstick;
 
 /* All ranks measure at the same time, for some tenths of a second each, with MEASURE_MIB of memory for a
- * moment; rank 0 gets the sums. Collective. */
-yardstick yardstick_measure(comm *c, device *dev, bool with_matmul);
+ * moment; rank 0 gets the sums. Nothing is measured where a rank may not take so much. Collective. */
+yardstick yardstick_measure(comm *c, engine *e, bool with_matmul);

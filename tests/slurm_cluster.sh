@@ -67,7 +67,8 @@ KillWait=10
 MinJobAge=600
 JobRequeue=1
 FirstJobId=$((1 + $$ % 60000 * 1000))
-NodeName=n[0-3] NodeHostname=localhost NodeAddr=127.0.0.1 Port=$(($1 + 1))-$(($1 + 4)) CPUs=4 State=UNKNOWN
+NodeName=n[0-3] NodeHostname=localhost NodeAddr=127.0.0.1 Port=$(($1 + 1))-$(($1 + 4)) CPUs=4 RealMemory=2000 \
+    State=UNKNOWN
 PartitionName=main Nodes=n0,n1 Default=YES MaxTime=INFINITE State=UP
 PartitionName=pair Nodes=n2,n3 MaxTime=INFINITE State=UP
 END

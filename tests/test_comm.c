@@ -105,6 +105,23 @@ static void test_min(void) {
     comm_barrier(c);
 }
 
+/* By itself, whether MPI runs or not: the same functions, and nobody is waited for. */
+static void test_alone(void) {
+    comm *alone = comm_open_alone();
+    int64_t value = 7, all = 0;
+    status st = STATUS_OK;
+    CU_ASSERT(comm_rank(alone) == 0 && comm_size(alone) == 1 && comm_node_size(alone) == 1);
+    CU_ASSERT(comm_processors(alone) >= 1 && comm_min(alone, -3) == -3);
+    comm_broadcast(alone, &value, sizeof value, 0);
+    comm_gather(alone, &value, sizeof value, &all);
+    comm_barrier(alone);
+    CU_ASSERT(value == 7 && all == 7 && !comm_any_failed(alone, &st));
+    st = status_refuse("no such file");
+    CU_ASSERT(comm_any_failed(alone, &st) && st == STATUS_REFUSED && !strcmp(status_text(), "no such file"));
+    comm_close(alone);
+    CU_ASSERT(comm_min(c, comm_rank(c)) == 0); /* the ranks are still there */
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"ranks", test_ranks},
@@ -115,6 +132,7 @@ int main(int argc, char **argv) {
         {"broadcast from each rank", test_broadcast},
         {"gather", test_gather},
         {"minimum", test_min},
+        {"a process by itself", test_alone},
         CU_TEST_INFO_NULL,
     };
     if (comm_open(&argc, &argv, &c) != STATUS_OK) return 1;

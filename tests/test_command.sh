@@ -47,11 +47,9 @@ good_runs() {
     check 'effective options' 'not told' grep -q -- '--layers-per-rank 1,7 ' "$temp/err"
 
     printf %s "$prompt" >"$temp/prompt"
-    for np in 1 2; do
-        # shellcheck disable=SC2086
-        generate $np --prompt-file - --max-tokens 24 --ignore-eos $how <"$temp/prompt"
-        check "prompt from stdin, $np ranks" 'other text' cmp "$temp/out" "$temp/sampled"
-    done
+    # shellcheck disable=SC2086
+    generate 1 --prompt-file - --max-tokens 24 --ignore-eos $how <"$temp/prompt"
+    check 'prompt from stdin' 'other text' cmp "$temp/out" "$temp/sampled"
     # shellcheck disable=SC2086
     generate 1 --prompt-file "$temp/prompt" --max-tokens 24 --ignore-eos $how --echo
     { cat "$temp/prompt" && cat "$temp/sampled"; } >"$temp/echoed"
@@ -125,6 +123,11 @@ good_others() {
         # shellcheck disable=SC2086
         run 1 $words
         check "kvarve $words" 'no table of its options' grep -q -- '--id TEXT' "$temp/out"
+    done
+    for np in 1 2; do
+        run $np --version
+        n=$(grep -c '^kvarve [0-9]\|^\(MPI\|HDF5\|CUDA\|NCCL\|CPU\)  *[^ ]' "$temp/out")
+        check "version, $np ranks" "$n parts, not 6" [ "$n" -eq 6 ]
     done
     run 2 --help
     check 'help fits a terminal' 'a line of more than 120 columns' [ "$(awk 'length > 120' "$temp/out" | wc -l)" -eq 0 ]
@@ -530,9 +533,39 @@ lost_ranks() {
     check 'a rank hangs: said by another' 'it is not' grep -q '^kvarve: error: rank [01] on .*waited 3 s' "$temp/err"
 }
 
+# ---- without MPI ----
+
+# In a step of Slurm that MPI cannot ask, it ends the process: what needs no ranks does not begin with it.
+without_mpi() {
+    dir=$temp/one.kvs
+    generate 1 --prompt 'It was the best of' --max-tokens 8 --save "$dir"
+    expect 'a snapshot to look into' 0 || return
+    set -- SLURM_JOB_ID=77 SLURM_JOBID=77 SLURM_STEP_ID=0 SLURM_STEPID=0 SLURM_STEP_NUM_TASKS=2 SLURM_NTASKS=2 \
+        SLURM_NPROCS=2 SLURM_PROCID=1 SLURM_LOCALID=1 SLURM_NODEID=0 SLURM_NNODES=1 SLURM_NODELIST=nowhere
+    # Open MPI cannot be started at all with these.
+    set -- "$@" OMPI_MCA_ess=pmi OMPI_MCA_mca_base_component_path=/nowhere
+    run_under="env $*"
+    run 1 generate --model "$model" --prompt x --device cpu --threads 1
+    if [ "$status" -eq 0 ]; then
+        skipped 'without MPI' 'this MPI starts all the same'
+        run_under='timeout 120'
+        return
+    fi
+    for words in --help --version 'generate --help' "plan --model $model --device cpu" "snapshot info $dir" \
+        "snapshot text $dir" "snapshot verify $dir" "snapshot compact $dir" "synth --shape tiny $temp/made_alone"; do
+        # shellcheck disable=SC2086 # several words
+        run 1 $words
+        expect "without MPI: $words" 0 &&
+            check "without MPI: $words" 'nothing is said' [ -s "$temp/out" -o -s "$temp/err" ]
+    done
+    run 1 plan --model "$model" --ranks 9
+    refused 'without MPI: a bad plan' 2 '9 ranks are more than the model'
+    run_under='timeout 120'
+}
+
 run_chain good_runs bad_options bad_saving bad_memory &
 run_chain good_results good_others bad_prompts bad_paths &
-run_chain bad_configs bad_weights synthetic &
+run_chain bad_configs bad_weights synthetic without_mpi &
 wait
 run_chain lost_ranks # alone, as it takes the time
 end_test

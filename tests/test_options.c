@@ -442,7 +442,6 @@ static void predictions(void) {
         {"plan --predict", "--predict needs --measured FILE, which kvarve bench --measure FILE writes"},
         {"plan --measured f", "--measured is for --predict, which is not given"},
         {"plan --chunk-model 1,1,1,1", "--chunk-model is for --predict"},
-        {"plan --nodes 2 --ranks 4", "--nodes is for --predict"},
         {"plan --link 1GB/s,2us", "--link is for --predict"},
         {"plan --node-link 1GB/s,2us", "--node-link is for --predict"},
         {"plan --predict --measured f --chunk-model 1,1,1,1", "takes one of --measured and --chunk-model"},
@@ -780,6 +779,37 @@ static void random_words(void) {
     }
 }
 
+/* ---- what is asked about the program ---- */
+
+/* What a command's help shows as an example is a command line of it. */
+static void examples(void) {
+    for (int i = 0; i < N_COMMANDS + N_SNAPSHOT_ACTIONS; i++) {
+        options asked = {.command = i < N_COMMANDS ? (command)i : COMMAND_SNAPSHOT,
+                         .action = i < N_COMMANDS ? N_SNAPSHOT_ACTIONS : (snapshot_action)(i - N_COMMANDS)},
+                parsed;
+        const char *example = options_example(&asked), *line = strstr(example, "kvarve ");
+        CU_ASSERT_PTR_NOT_NULL(line);
+        if (!line) continue;
+        CHECK_OK(parse_words(line + strlen("kvarve "), &parsed));
+        CU_ASSERT(parsed.command == asked.command && strlen(example) <= 110);
+        if (i >= N_COMMANDS) CU_ASSERT(parsed.action == asked.action);
+        char help[16384] = "", shown[256];
+        FILE *f = fmemopen(help, sizeof help, "w");
+        options_print_help(&asked, f);
+        fclose(f);
+        snprintf(shown, sizeof shown, "\nexample: %s\n", example);
+        CU_ASSERT_PTR_NOT_NULL(strstr(help, shown));
+    }
+}
+
+static void version(void) {
+    options o;
+    CHECK_OK(parse_words("--version", &o));
+    CU_ASSERT(o.version && !o.help && o.command == N_COMMANDS);
+    CHECK_OK(parse_words("generate --help", &o));
+    CU_ASSERT(!o.version && o.help);
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"defaults", defaults},
@@ -802,6 +832,8 @@ int main(int argc, char **argv) {
         {"options of other commands", options_of_other_commands},
         {"what belongs together", what_belongs_together},
         {"help", help},
+        {"examples", examples},
+        {"version", version},
         {"effective options", effective_options},
         {"random words", random_words},
         CU_TEST_INFO_NULL,

@@ -128,12 +128,18 @@ static void refusal_names_what_would_fit(void) {
         p.rank_bytes = search(&p).least_bytes;
         CHECK_OK(partition_layers(&p, bounds));
         p.rank_bytes--;
+        p.bound_by = "as told";
         if (p.rank_bytes) CHECK_REFUSED(partition_layers(&p, bounds), "start more ranks");
     }
-    partition_problem p = {
-        .n_layers = 4, .n_ranks = 2, .layer_cost = 1, .layer_bytes = 5ull << 30, .rank_bytes = 1};
+    partition_problem p = {.n_layers = 4,
+                           .n_ranks = 2,
+                           .layer_cost = 1,
+                           .layer_bytes = 5ull << 30,
+                           .rank_bytes = 1,
+                           .bound_by = "as told"};
     int bounds[MAX_LAYERS + 1];
     CHECK_REFUSED(partition_layers(&p, bounds), "10240.0 MiB");
+    CU_ASSERT_PTR_NOT_NULL(strstr(status_text(), "a rank may take 0.1 MiB, as told, but"));
     p.first_bytes = p.both_bytes = 1ull << 30;
     CHECK_REFUSED(partition_layers(&p, bounds), "11264.0 MiB");
     p.n_ranks = 1;
@@ -204,6 +210,7 @@ static model_config make_config(bool tied) {
 
 static plan_request make_request(const model_config *config, int n_ranks) {
     return (plan_request){
+        .bound_by = "as --memory-per-rank says",
         .config = config,
         .n_ranks = n_ranks,
         .chunk_tokens = 512,
@@ -238,8 +245,9 @@ static void check_sums(const plan_request *r, const plan *p) {
         CU_ASSERT(k->kv_bytes == (uint64_t)n_layers * (uint64_t)p->n_pages * page);
         CU_ASSERT(k->workspace_bytes == model_workspace_bytes(c, k->slice, r->precision, r->chunk_tokens) +
                                             (r->saves && i == p->n_ranks - 1 ? 4 * (4ull * 128256) : 0));
-        CU_ASSERT(k->transfer_bytes >=
-                  2ull * (unsigned)r->chunk_tokens * (unsigned)c->d_model * sizeof(float));
+        /* Three slots, and as much that MPI may hold. */
+        CU_ASSERT(k->transfer_bytes == (p->n_ranks > 1 ? 6ull : 3ull) * (unsigned)r->chunk_tokens *
+                                           (unsigned)c->d_model * sizeof(float));
         CU_ASSERT(k->total_bytes == k->weight_bytes + k->kv_bytes + k->workspace_bytes + k->transfer_bytes +
                                         ((uint64_t)PLAN_PROCESS_MIB << 20));
         CU_ASSERT(r->bytes_per_rank == 0 || k->total_bytes <= r->bytes_per_rank);

@@ -305,6 +305,23 @@ static void test_result_files(void) {
     results_close(NULL);
 }
 
+/* A second run, as another process would be: it has a file description of its own. */
+static void test_one_writer(void) {
+    const result line = {.id = "1", .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"};
+    results *first = open_results("locked.jsonl"), *second = NULL;
+    CHECK_REFUSED(results_open(path_of("locked.jsonl"), NULL, &second),
+                  "another run writes its results there");
+    CHECK_OK(results_write(first, &line));
+    CHECK_REFUSED(results_reopen(path_of("locked.jsonl"), NULL, 0, (uint64_t[2]){0}, &second), "another run");
+    results_close(first);
+    size_t n;
+    char *text = read_results("locked.jsonl", &n);
+    CU_ASSERT(text && strstr(text, "\"error\": \"e\"") != NULL); /* neither emptied nor removed */
+    free(text);
+    CHECK_OK(results_open(path_of("locked.jsonl"), NULL, &second));
+    results_close(second);
+}
+
 /* Standard output in the middle of a file: nothing of it is lost. */
 static void test_standard_output(void) {
     const result line = {.id = "1", .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"};
@@ -451,6 +468,7 @@ int main(int argc, char **argv) {
                            {"files", test_files},
                            {"result lines", test_result_lines},
                            {"result files", test_result_files},
+                           {"one writer of a result file", test_one_writer},
                            {"standard output", test_standard_output},
                            {"full disk", test_full_disk},
                            {"reopened results", test_reopened},

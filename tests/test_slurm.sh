@@ -345,6 +345,28 @@ scaling() {
         "$work/scaling/report.md"
 }
 
+# ---- what a job may take of its node ----
+
+# There are no control groups here: Slurm's word binds, also where much more memory is there.
+memory() {
+    make_top
+    cat >"$work/memory.sbatch" <<END
+#!/bin/sh
+"$kvarve" plan --model "$model" --ranks 2 --device cpu || exit
+"$mpiexec" -n 2 "$kvarve" generate --model "$model" --prompt Hello --max-tokens 4 --device cpu --threads 1
+END
+    submit -J node -N 1 -n 2 --mem=300M -o node.log memory.sbatch
+    ended 'memory of a node: done' "$job" COMPLETED 0 node.log
+    word="MiB, 90% of what Slurm's --mem (SLURM_MEM_PER_NODE=300) on .* leaves each of 2 ranks there\$"
+    is_told 'memory of a node: plan' node.log "^kvarve: assumed: .* may take 135.0 $word"
+    is_told 'memory of a node: run' node.log "^kvarve: each rank may take 135.0 $word"
+    submit -J cpus -N 1 -n 2 --mem-per-cpu=200M -o cpus.log memory.sbatch
+    ended 'memory of processors: done' "$job" COMPLETED 0 cpus.log
+    word="MiB, 90% of what Slurm's --mem-per-cpu (SLURM_MEM_PER_CPU=200, SLURM_CPUS_ON_NODE=2) on .* leaves each"
+    is_told 'memory of processors: plan' cpus.log "^kvarve: assumed: .* may take 180.0 $word"
+    is_told 'memory of processors: run' cpus.log "^kvarve: each rank may take 180.0 $word"
+}
+
 obstacle=$(slurm_obstacle)
 PATH=$PATH:/usr/sbin:/sbin
 if [ -n "$obstacle" ]; then
@@ -364,5 +386,6 @@ run_chain node_down &
 run_chain array &
 run_chain readme &
 run_chain scaling &
+run_chain memory &
 wait
 end_test

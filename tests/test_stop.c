@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "src/base/clock.h"
+#include "src/base/last_save.h"
 #include "src/stop.h"
 #include "tests/harness.h"
 
@@ -20,9 +21,11 @@ static const stop_limits no_limits = {.max_seconds = INFINITY};
 static int run_child(int (*body)(void)) {
     char path[128];
     snprintf(path, sizeof path, "%s/stderr", harness_temp_dir());
+    fflush(stdout); /* or the child, if it ends by exit, prints it again */
     pid_t child = fork();
     if (child == 0) {
         if (!freopen(path, "w", stderr)) _exit(99);
+        setvbuf(stderr, NULL, _IONBF, 0);
         _exit(body());
     }
     int how = 0;
@@ -129,6 +132,109 @@ static void second_terminate(void) {
     free(text);
 }
 
+/* ---- the last save, said by whatever ends a process ---- */
+
+static char save_dir[128], manifest[160];
+
+static int raise_number;
+static bool speaks = true;
+
+/* A run that saves, before it watches for signals itself. */
+static int raising(void) {
+    last_save_watch(save_dir, manifest, speaks);
+    raise(raise_number);
+    return 50;
+}
+
+static int running(void) {
+    last_save_watch(save_dir, manifest, speaks);
+    stop_watch_signals();
+    raise(SIGTERM);
+    return stop_was_signalled() ? 42 : 11;
+}
+
+static int running_twice(void) {
+    (void)running();
+    raise(SIGTERM);
+    return 12;
+}
+
+static int dying(void) {
+    last_save_watch(save_dir, manifest, false);
+    status_die("out of pages");
+}
+
+static int touching(void) {
+    last_save_watch(save_dir, manifest, false);
+    raise_number = *(volatile int *)NULL;
+    return 50;
+}
+
+static int ignoring(void) {
+    signal(SIGHUP, SIG_IGN); /* nohup */
+    last_save_watch(save_dir, manifest, true);
+    raise(SIGHUP);
+    return 42;
+}
+
+static void check_said(const char *before, const char *said) {
+    char expected[1024], *text = child_stderr();
+    snprintf(expected, sizeof expected, "%s%s", before, said);
+    /* MPI may have handlers of its own, which come next. */
+    CU_ASSERT(*expected ? !strncmp(text, expected, strlen(expected)) : !*text);
+    free(text);
+}
+
+static void last_save(void) {
+    static const int signals_of_any_rank[] = {SIGABRT, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGXFSZ};
+    static const int signals_of_all[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGXCPU};
+    char good[512], none[512];
+    snprintf(save_dir, sizeof save_dir, "%s", harness_temp_dir());
+    snprintf(manifest, sizeof manifest, "%s/manifest.h5", save_dir);
+    snprintf(good, sizeof good, "kvarve: the last good save is in %s (--resume %s)\n", save_dir, save_dir);
+    snprintf(none, sizeof none, "kvarve: nothing is saved in %s yet\n", save_dir);
+    for (int there = 0; there < 2; there++) {
+        const char *said = there ? good : none;
+        if (there) harness_write_file(manifest, "", 0);
+        for (size_t i = 0; i < sizeof signals_of_any_rank / sizeof *signals_of_any_rank; i++) {
+            raise_number = signals_of_any_rank[i];
+            speaks = i % 2;
+            CU_ASSERT_EQUAL(run_child(raising), 1000 + raise_number);
+            check_said("", said);
+        }
+        for (size_t i = 0; i < 2 * sizeof signals_of_all / sizeof *signals_of_all; i++) {
+            raise_number = signals_of_all[i / 2];
+            speaks = i % 2;
+            CU_ASSERT_EQUAL(run_child(raising), 1000 + raise_number);
+            check_said("", speaks ? said : "");
+        }
+        speaks = true;
+        CU_ASSERT_EQUAL(run_child(running), 42);
+        check_said("kvarve: SIGTERM: ending with a save, if there is time for one\n", said);
+        CU_ASSERT_EQUAL(run_child(dying), EXIT_CODE_FAILED);
+        check_said("kvarve: error: out of pages\n", said);
+        CU_ASSERT_EQUAL(run_child(ignoring), 42);
+        check_said("", "");
+    }
+    CU_ASSERT_EQUAL(run_child(running_twice), EXIT_CODE_FAILED);
+    char *text = child_stderr(), *second = strstr(text, "kvarve: second SIGTERM: ended without a save\n");
+    CU_ASSERT(second && !strcmp(strchr(second, '\n') + 1, good));
+    free(text);
+    unlink(manifest);
+}
+
+/* A fault of the program itself: the handler that was there before has its turn. */
+static void bad_address(void) {
+#if defined(__SANITIZE_ADDRESS__)
+    harness_skip("AddressSanitizer ends the process by itself");
+#else
+    CU_ASSERT_EQUAL(run_child(touching), 1000 + SIGSEGV);
+    char *text = child_stderr();
+    CU_ASSERT_PTR_NOT_NULL(strstr(text, "kvarve: nothing is saved in "));
+    free(text);
+#endif
+}
+
 /* ---- time ---- */
 
 /* Time runs from the start of the process, not from the first question. */
@@ -214,7 +320,8 @@ int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"signals", signals},           {"second SIGTERM", second_terminate},
         {"process time", process_time}, {"--max-time", max_time},
-        {"stop file", stop_file},       CU_TEST_INFO_NULL,
+        {"stop file", stop_file},       {"the last save", last_save},
+        {"a bad address", bad_address}, CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "stop", tests);
 }

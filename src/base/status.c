@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/last_save.h"
+
 static _Thread_local char last_text[STATUS_TEXT_BYTES];
 static void (*die_hook)(const char *text);
 
@@ -82,5 +84,6 @@ void status_die(const char *format, ...) {
     va_end(args);
     if (die_hook) die_hook(last_text);
     fprintf(stderr, "kvarve: error: %s\n", last_text);
+    last_save_say();
     exit(EXIT_CODE_FAILED);
 }
