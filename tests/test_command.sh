@@ -551,7 +551,8 @@ without_mpi() {
         run_under='timeout 120'
         return
     fi
-    for words in --help --version 'generate --help' "plan --model $model --device cpu" "snapshot info $dir" \
+    for words in --help --version 'generate --help' "plan --model $model --device cpu" \
+        "tokenize --model $model --prompt x" "snapshot info $dir" \
         "snapshot text $dir" "snapshot verify $dir" "snapshot compact $dir" "synth --shape tiny $temp/made_alone"; do
         # shellcheck disable=SC2086 # several words
         run 1 $words
