@@ -86,6 +86,19 @@ hid_t h5_element_type(dtype type) {
     return file_type;
 }
 
+hid_t h5_element_creation(dtype type) {
+    const uint32_t nan_bits = 0x7FC00000;
+    const uint16_t upper_bits = nan_bits >> 16;
+    hid_t creation = h5_dataset_creation(), file_type = h5_element_type(type);
+    if (H5Pset_fill_value(creation, file_type, type == DTYPE_F32 ? (const void *)&nan_bits : &upper_bits) <
+        0) {
+        H5Pclose(creation);
+        creation = -1;
+    }
+    H5Tclose(file_type);
+    return creation;
+}
+
 /* ---- attributes ---- */
 
 static herr_t write_attribute(hid_t object, const char *name, hid_t type, hid_t space, hid_t memory_type,
