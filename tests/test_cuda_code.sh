@@ -1,8 +1,8 @@
 #!/bin/sh
 # tests/test_cuda_code.sh MODULE FOLDER ARCHITECTURES: what the compiler made of the GPU's kernels, read off the machine
-# code in MODULE for each of the ARCHITECTURES, as CMake calls them ("80-real 90-real 90-virtual 90a": the last is what is
-# for Hopper alone). It fails where one that should be fast has no copies of 16 bytes, or nothing for the tensor cores. No
-# GPU is needed.
+# code in MODULE for each of the ARCHITECTURES, as CMake calls them ("80-real 90-real 90-virtual 90a": the last is what
+# is for Hopper alone). It fails where one that should be fast has no copies of 16 bytes, or nothing for the tensor
+# cores. No GPU is needed.
 #
 #   FOLDER         where cuobjdump, nvdisasm beside it, may be, if they are not on the PATH. A toolkit without them has
 #                  them as packages of their own: nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm

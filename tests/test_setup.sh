@@ -11,6 +11,8 @@ cat >"$work/include/hdf5.h" <<'END'
 static int H5open(void) { return 0; }
 END
 for name in h5cc h5pcc; do printf '#!/bin/sh\nexec %s -I%s "$@"\n' "$cc" "$work/include" >"$work/bin/$name"; done
+real=$(command -v cmake) # so that nothing is built where HDF5 is good enough
+printf '#!/bin/sh\n[ "$1" != --version ] || exec %s --version\nexit 1\n' "$real" >"$work/bin/cmake"
 real=$(command -v pkg-config)
 printf '#!/bin/sh\ncase "$*" in *hdf5*) exit 1 ;; esac\nexec %s "$@"\n' "$real" >"$work/bin/pkg-config"
 chmod +x "$work/bin"/*
