@@ -24,6 +24,7 @@ ${source}")
     unset(compare_status CACHE)
     try_run(compare_status compare_builds ${folder} ${folder}/compare.c CMAKE_FLAGS "-DINCLUDE_DIRECTORIES=${includes}"
             LINK_LIBRARIES ${CMAKE_DL_LIBS} COMPILE_OUTPUT_VARIABLE log RUN_OUTPUT_VARIABLE versions)
+    list(REMOVE_ITEM includes "")
     string(REPLACE ";" ", " libraries "${libraries}")
     string(REPLACE ";" ", " includes "${includes}")
     if(NOT compare_builds)
