@@ -5,11 +5,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* HDF5's own locks of files are off, as some file systems have none, and the snapshot has its own. */
+#define CAN_SET_FILE_LOCKING                                                                                 \
+    (H5_VERSION_GE(1, 10, 7) && (H5_VERSION_GE(1, 12, 1) || !H5_VERSION_GE(1, 12, 0)))
+
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 /* At exit HDF5 would close what a full disk left open in it, and crash. */
 static void initialise(void) {
+#if !CAN_SET_FILE_LOCKING
+    setenv("HDF5_USE_FILE_LOCKING", "FALSE", false);
+#endif
     H5dont_atexit();
     H5open();
 }
@@ -49,8 +56,8 @@ status h5_fail(const char *path, const char *what) {
 hid_t h5_file_access(void) {
     hid_t access = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_libver_bounds(access, H5F_LIBVER_V110, H5F_LIBVER_V110);
-#if H5_VERSION_GE(1, 10, 7) && (H5_VERSION_GE(1, 12, 1) || !H5_VERSION_GE(1, 12, 0))
-    H5Pset_file_locking(access, false, true); /* some file systems have none, and the snapshot has its own */
+#if CAN_SET_FILE_LOCKING
+    H5Pset_file_locking(access, false, true);
 #endif
     return access;
 }
@@ -84,6 +91,19 @@ hid_t h5_element_type(dtype type) {
     H5Tset_fields(file_type, 15, 7, 8, 0, 7);
     H5Tset_size(file_type, 2);
     return file_type;
+}
+
+hid_t h5_element_creation(dtype type) {
+    const uint32_t nan_bits = 0x7FC00000;
+    const uint16_t upper_bits = nan_bits >> 16;
+    hid_t creation = h5_dataset_creation(), file_type = h5_element_type(type);
+    if (H5Pset_fill_value(creation, file_type, type == DTYPE_F32 ? (const void *)&nan_bits : &upper_bits) <
+        0) {
+        H5Pclose(creation);
+        creation = -1;
+    }
+    H5Tclose(file_type);
+    return creation;
 }
 
 /* ---- attributes ---- */

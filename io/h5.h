@@ -28,8 +28,13 @@ hid_t h5_file_creation(void);
 hid_t h5_dataset_creation(void);
 herr_t h5_create_group(hid_t file, const char *name);
 
-/* How DTYPE_BF16 and DTYPE_F32 lie in files; to be closed. */
+/* How DTYPE_BF16 and DTYPE_F32 lie in files; to be closed. Elements go to files as they are in memory, of
+ * this very type: HDF5 is never asked to convert numbers. */
 hid_t h5_element_type(dtype type);
+
+/* h5_dataset_creation for elements of K and V: those that are not there read as NaN, which nobody takes for a
+ * value. */
+hid_t h5_element_creation(dtype type);
 
 /* Attributes for people. Negative: failed. */
 herr_t h5_write_integers(hid_t object, const char *name, const int64_t *values, int n);

@@ -38,6 +38,12 @@ void manifest_free(manifest *m) {
     *m = (manifest){0};
 }
 
+int manifest_format(const manifest *m) {
+    for (int64_t i = 0; i < m->n_segments; i++)
+        if (m->segments[i].is_plain) return 2;
+    return 1;
+}
+
 int64_t manifest_kv_tokens(const manifest_sequence *s) {
     if (s->n_extents == 0) return 0;
     const manifest_extent *last = &s->extents[s->n_extents - 1];

@@ -24,7 +24,7 @@ static int write_head(const manifest_block *block, char text[MANIFEST_BLOCK_BYTE
     return snprintf(text, MANIFEST_BLOCK_BYTES,
                     "kvarve snapshot manifest\nformat %d\nbytes %" PRId64 "\nmanifest %" PRId64 " %" PRId64
                     "\n",
-                    MANIFEST_FORMAT, block->file_bytes, block->json_offset, block->json_bytes);
+                    block->format, block->file_bytes, block->json_offset, block->json_bytes);
 }
 
 static void compute_digest(const manifest_block *block, const char *rest, uint64_t digest[2]) {
@@ -59,13 +59,14 @@ void manifest_block_make(manifest_block *block, const char *rest, char text[MANI
 status manifest_block_parse(const char *bytes, size_t n_bytes, const char *name, manifest_block *out) {
     char text[MANIFEST_BLOCK_BYTES + 1] = {0}, expected[MANIFEST_BLOCK_BYTES];
     memcpy(text, bytes, n_bytes < MANIFEST_BLOCK_BYTES ? n_bytes : MANIFEST_BLOCK_BYTES);
-    int format = 0, n_head = 0;
-    if (sscanf(text, "kvarve snapshot manifest format %9d%n", &format, &n_head) != 1)
-        return status_refuse("%s: not the manifest of a kvarve snapshot, or damaged", name);
-    if (format > MANIFEST_FORMAT)
-        return status_refuse("%s: format %d, but this program reads up to %d: use a newer kvarve", name,
-                             format, MANIFEST_FORMAT);
     manifest_block block = {0};
+    int n_head = 0;
+    if (sscanf(text, "kvarve snapshot manifest format %9d%n", &block.format, &n_head) != 1 ||
+        block.format < 1)
+        return status_refuse("%s: not the manifest of a kvarve snapshot, or damaged", name);
+    if (block.format > MANIFEST_NEWEST_FORMAT)
+        return status_refuse("%s: format %d, but this program reads up to %d: use a newer kvarve", name,
+                             block.format, MANIFEST_NEWEST_FORMAT);
     if (sscanf(text + n_head,
                " bytes %18" SCNd64 " manifest %18" SCNd64 " %18" SCNd64 " digest %16" SCNx64 "%16" SCNx64,
                &block.file_bytes, &block.json_offset, &block.json_bytes, &block.digest[0],

@@ -159,6 +159,7 @@ static void put_segment(json_writer *w, const segment_info *s) {
     open_group(w, NULL, "{");
     put_text(w, "file", s->name);
     put_text(w, "codec", kv_codec_name(s->codec));
+    if (s->is_plain) put_bool(w, "plain", true);
     put_integer(w, "chunk_tokens", s->chunk_tokens);
     put_integer(w, "file_bytes", s->file_bytes);
     put_integer(w, "index_offset", s->index_offset);

@@ -17,6 +17,7 @@
 enum { MANIFEST_BLOCK_BYTES = 4096 };
 
 typedef struct manifest_block {
+    int format;
     int64_t file_bytes;
     int64_t json_offset, json_bytes; /* in the file */
     uint64_t digest[2];              /* of all behind the block, and of the lines above */

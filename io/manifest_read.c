@@ -246,6 +246,7 @@ static status read_segment(const reader *r, const cJSON *item, int64_t i, segmen
     s.n_kv_heads = m->n_kv_heads;
     s.head_dim = m->head_dim;
     s.codec = read_codec(&o, "codec");
+    s.is_plain = json_bool_or(&o, "plain", false);
     s.chunk_tokens = (int)json_int(&o, "chunk_tokens", 1, INT32_MAX);
     s.file_bytes = json_int(&o, "file_bytes", 0, max_exact);
     s.index_offset = json_int(&o, "index_offset", 0, max_exact);

@@ -152,12 +152,12 @@ static herr_t map_segment(hid_t creation, hid_t space, const segment_info *s, co
     return code;
 }
 
-/* One part of a layer; rows that no segment has read as zeros. */
+/* One part of a layer; rows of which no segment is there read as NaN. */
 static status write_view(const image *to, const manifest *m, int layer, kv_part part, hid_t type) {
     char name[64];
     snprintf(name, sizeof name, "/layers/%d/%s", layer, part == KV_PART_K ? "k" : "v");
     const hsize_t dims[3] = {(hsize_t)m->n_rows, (hsize_t)m->n_kv_heads, (hsize_t)m->head_dim};
-    hid_t space = H5Screate_simple(3, dims, NULL), creation = h5_dataset_creation();
+    hid_t space = H5Screate_simple(3, dims, NULL), creation = h5_element_creation(m->type);
     herr_t code = H5Pset_layout(creation, H5D_VIRTUAL);
     for (int64_t i = 0; i < m->n_segments && code >= 0; i++)
         if (m->segments[i].first_layer <= layer && layer < m->segments[i].last_layer)
@@ -279,6 +279,7 @@ status manifest_write(const char *dir, const manifest *m) {
     status st = check(m, temporary);
     if (st == STATUS_OK) st = make_image(m, &made, &block);
     if (st == STATUS_OK) {
+        block.format = manifest_format(m);
         block.file_bytes = MANIFEST_BLOCK_BYTES + (int64_t)made.n_bytes;
         manifest_block_make(&block, made.bytes, block_text);
         st = write_temporary(temporary, block_text, &made);

@@ -51,7 +51,7 @@ int64_t segment_count_chunks(const segment_info *info) {
     return (info->n_rows - 1) / info->chunk_tokens + 1;
 }
 
-int64_t segment_count_frames(const segment_info *info) {
+int64_t segment_count_entries(const segment_info *info) {
     return segment_count_chunks(info) * N_KV_PARTS * (info->last_layer - info->first_layer);
 }
 
@@ -62,6 +62,14 @@ kv_chunk_shape segment_chunk_shape(const segment_info *info, int64_t chunk, int6
                             .n_tokens = rest < info->chunk_tokens ? (int32_t)rest : info->chunk_tokens,
                             .n_kv_heads = info->n_kv_heads,
                             .head_dim = info->head_dim};
+}
+
+size_t segment_chunk_max_bytes(const segment_info *info, const kv_chunk_shape *shape) {
+    return info->is_plain ? kv_chunk_bytes(shape) : kv_frame_max_bytes(shape);
+}
+
+uint64_t segment_chunk_checksum(const segment_info *info, const void *bytes, size_t n_bytes) {
+    return info->is_plain ? XXH3_64bits(bytes, n_bytes) : kv_frame_checksum(bytes, n_bytes);
 }
 
 /* What must hold, each line of it relying on those before. */
@@ -78,20 +86,20 @@ status segment_check(const segment_info *info, const char *where) {
         bad = "number of heads, or their width";
     else if (info->type != DTYPE_BF16 && info->type != DTYPE_F32)
         bad = "type of elements";
-    else if ((unsigned)info->codec >= N_KV_CODECS)
+    else if ((unsigned)info->codec >= N_KV_CODECS || (info->is_plain && info->codec != KV_CODEC_NONE))
         bad = "codec";
     if (bad) return status_refuse("%s: it has an impossible %s", where, bad);
 
     const int64_t row_bytes = (int64_t)info->n_kv_heads * info->head_dim * (int64_t)dtype_bytes(info->type);
-    const int64_t max_frames = info->file_bytes / (int64_t)sizeof(segment_frame);
+    const int64_t max_entries = info->file_bytes / (int64_t)sizeof(segment_entry);
     if (info->chunk_tokens < 1 || info->chunk_tokens > info->n_rows ||
         info->chunk_tokens > MAX_CHUNK_BYTES / row_bytes)
         bad = "number of rows in a chunk";
     else if (info->file_bytes < 0 || info->index_offset < 0 || info->index_offset > info->file_bytes)
         bad = "offset of its index";
-    else if (segment_count_chunks(info) > max_frames / N_KV_PARTS / (info->last_layer - info->first_layer))
+    else if (segment_count_chunks(info) > max_entries / N_KV_PARTS / (info->last_layer - info->first_layer))
         bad = "number of chunks for its size";
-    else if (segment_count_frames(info) * (int64_t)sizeof(segment_frame) >
+    else if (segment_count_entries(info) * (int64_t)sizeof(segment_entry) >
              info->file_bytes - info->index_offset)
         bad = "offset of its index";
     return bad ? status_refuse("%s: it has an impossible %s", where, bad) : STATUS_OK;
@@ -100,35 +108,36 @@ status segment_check(const segment_info *info, const char *where) {
 /* ---- the index ---- */
 
 static int compare_offsets(const void *a, const void *b) {
-    const segment_frame *f = a, *g = b;
+    const segment_entry *f = a, *g = b;
     return f->offset < g->offset ? -1 : f->offset > g->offset;
 }
 
-/* The frames in order of their place, and /index itself among them; released with free(). */
-static segment_frame *sort_frames(const segment_info *info, const segment_frame *frames, bool with_index) {
-    const size_t n = (size_t)segment_count_frames(info);
-    segment_frame *sorted = mem_new(n + with_index, sizeof *sorted);
-    memcpy(sorted, frames, n * sizeof *sorted);
+/* The entries in order of their place, and /index itself among them; released with free(). */
+static segment_entry *sort_entries(const segment_info *info, const segment_entry *entries, bool with_index) {
+    const size_t n = (size_t)segment_count_entries(info);
+    segment_entry *sorted = mem_new(n + with_index, sizeof *sorted);
+    memcpy(sorted, entries, n * sizeof *sorted);
     if (with_index)
-        sorted[n] = (segment_frame){.offset = (uint64_t)info->index_offset, .n_bytes = n * sizeof *frames};
+        sorted[n] = (segment_entry){.offset = (uint64_t)info->index_offset, .n_bytes = n * sizeof *entries};
     qsort(sorted, n + with_index, sizeof *sorted, compare_offsets);
     return sorted;
 }
 
-status segment_check_index(const segment_info *info, const segment_frame *frames, const char *path) {
-    const int64_t n = segment_count_frames(info), n_chunks = segment_count_chunks(info);
+status segment_check_index(const segment_info *info, const segment_entry *entries, const char *path) {
+    const int64_t n = segment_count_entries(info), n_chunks = segment_count_chunks(info);
     const uint64_t file_bytes = (uint64_t)info->file_bytes;
     for (int64_t i = 0; i < n; i++) {
-        const segment_frame *f = &frames[i];
+        const segment_entry *e = &entries[i];
         int64_t row0;
         kv_chunk_shape shape = segment_chunk_shape(info, i % n_chunks, &row0);
-        if (f->n_bytes == 0 || f->n_bytes > kv_frame_max_bytes(&shape) || f->offset > file_bytes ||
-            f->n_bytes > file_bytes - f->offset)
+        const size_t most = segment_chunk_max_bytes(info, &shape), least = info->is_plain ? most : 1;
+        if (e->n_bytes < least || e->n_bytes > most || e->offset > file_bytes ||
+            e->n_bytes > file_bytes - e->offset)
             return status_refuse("%s: /index: the chunk at row %" PRId64 " of layer %" PRId64
                                  " has an impossible place or size: damaged",
                                  path, row0, info->first_layer + i / n_chunks / N_KV_PARTS);
     }
-    segment_frame *sorted = sort_frames(info, frames, true);
+    segment_entry *sorted = sort_entries(info, entries, true);
     bool overlap = false;
     for (int64_t i = 0; i < n && !overlap; i++)
         overlap = sorted[i].n_bytes > sorted[i + 1].offset - sorted[i].offset;
@@ -148,10 +157,10 @@ static status digest_range(int fd, const char *path, uint64_t begin, uint64_t en
     return st;
 }
 
-status segment_digest(int fd, const segment_info *info, const segment_frame *frames, const char *path,
+status segment_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path,
                       uint64_t digest[2]) {
-    const int64_t n = segment_count_frames(info);
-    segment_frame *sorted = sort_frames(info, frames, false);
+    const int64_t n = segment_count_entries(info);
+    segment_entry *sorted = sort_entries(info, entries, false);
     XXH3_state_t *state = XXH3_createState();
     if (!state) status_die("out of memory: the state of a digest");
     XXH3_128bits_reset(state);

@@ -2,10 +2,11 @@
  *
  * Rows are the snapshot's own count of token positions, in the order in which they were saved; which rows
  * hold which positions of which sequence is the manifest's to say. Within a segment, /layers/<l>/k and
- * /layers/<l>/v are datasets [rows, kv_heads, head_dim], chunked along the rows, each chunk a frame of
- * io/kv_codec.h; /index says where each frame lies. Bytes outside of the frames are covered by a digest that
- * the manifest keeps, and frames by their own checksums, so that a flipped bit anywhere is noticed, and a
- * reader fetches just what it needs. The format is documented byte for byte in io/SNAPSHOT.md.
+ * /layers/<l>/v are datasets [rows, kv_heads, head_dim], in chunks along the rows, each of them a frame of
+ * io/kv_codec.h or, in a plain segment, its elements as they are; /index says where each chunk lies, and its
+ * checksum. Bytes outside of the chunks are covered by a digest that the manifest keeps, so that a flipped
+ * bit anywhere is noticed, and a reader fetches just what it needs. The format is documented byte for byte in
+ * io/SNAPSHOT.md.
  *
  * Writing uses HDF5, which one thread at a time may be in: segments take a lock of the process (io/h5.h).
  * Reading uses none: any number of threads may read one segment. All functions are Local. */
@@ -28,10 +29,11 @@ typedef struct segment_info {
     int n_kv_heads, head_dim;
     dtype type;
     kv_codec codec;
-    int chunk_tokens;     /* rows of a chunk; the last one may hold fewer */
-    int64_t file_bytes;   /* from here on: set by segment_write */
+    int chunk_tokens; /* rows of a chunk; the last one may hold fewer */
+    bool is_plain;    /* chunks without frames. From here on: set by segment_write */
+    int64_t file_bytes;
     int64_t index_offset; /* of the data of /index in the file */
-    uint64_t digest[2]; /* XXH3, 128 bits, of all bytes of the file outside of frames, in order: high, low */
+    uint64_t digest[2]; /* XXH3, 128 bits, of all bytes of the file outside of chunks, in order: high, low */
 } segment_info;
 
 /* Rows of a chunk that make good frames (about half a MiB), at most n_rows. */
@@ -57,10 +59,9 @@ typedef struct segment_source {
 } segment_source;
 
 /* Write dir/info->name, first under a temporary name (a dot before it), flushed to the disk and only then
- * renamed, and fill in the rest of info. After a failure (a full disk, ...) nothing is left of it. With
- * `stop` (or NULL) it ends early, as failed, soon after *stop is true. */
-status segment_write(const char *dir, segment_info *info, const segment_source *source, int n_threads,
-                     const volatile bool *stop);
+ * renamed, and fill in the rest of info. With KV_CODEC_NONE the segment is plain: any HDF5 program reads it.
+ * After a failure (a full disk, ...) nothing is left of it. */
+status segment_write(const char *dir, segment_info *info, const segment_source *source, int n_threads);
 
 typedef struct segment segment;
 
@@ -69,9 +70,9 @@ typedef struct segment segment;
 status segment_open(const char *dir, const segment_info *info, segment **out);
 void segment_close(segment *s); /* NULL is fine */
 
-/* out[n_rows, kv_heads, head_dim] of rows [row0, row0 + n_rows), which the segment must have. Refuses a frame
+/* out[n_rows, kv_heads, head_dim] of rows [row0, row0 + n_rows), which the segment must have. Refuses a chunk
  * that does not match its checksum, naming file, dataset and rows. Whole chunks are read fastest. */
 status segment_read(segment *s, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out);
 
-/* Check every frame of one layer; adds the bytes of the frames to *n_bytes. */
+/* Check every chunk of one layer; adds the bytes that they take in the file to *n_bytes. */
 status segment_verify_layer(segment *s, int layer, int64_t *n_bytes);

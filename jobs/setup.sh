@@ -101,7 +101,16 @@ has_pkg_config() { command -v pkg-config; }
 mpi_program='#include <mpi.h>\nint main(int n, char **a) { return MPI_Init(&n, &a); }'
 has_mpi_compiler() { try_compile "$mpi_program" mpicc || try_compile "$mpi_program" "${CC-cc}"; }
 has_mpi_launcher() { command -v mpirun || command -v mpiexec || command -v srun; }
-has_hdf5() { command -v h5cc || command -v h5pcc || pkg-config --exists hdf5-serial || pkg-config --exists hdf5; }
+least_hdf5=$(sed -n 's/^find_package(HDF5 \([0-9.]*\) .*/\1/p' "$root/CMakeLists.txt")
+hdf5_program="#include <hdf5.h>
+#if !H5_VERSION_GE($(echo "$least_hdf5" | tr . ,))
+#error this HDF5 is too old
+#endif
+int main(void) { return H5open() < 0; }"
+has_hdf5() {
+    try_compile "$hdf5_program" h5cc -c || try_compile "$hdf5_program" h5pcc -c ||
+        try_compile "$hdf5_program" "mpicc $(pkg-config --cflags hdf5-serial || pkg-config --cflags hdf5)" -c
+}
 has_h5py() { python3 -c 'import h5py' || /usr/bin/python3 -c 'import h5py'; }
 has_slurm() (
     PATH=$PATH:/usr/sbin:/sbin
@@ -134,7 +143,7 @@ find_missing() {
     need cJSON libcjson-dev cJSON pkg-config --exists libcjson
     need "PCRE2 (8 bit)" libpcre2-dev PCRE2 pkg-config --exists libpcre2-8
     need utf8proc libutf8proc-dev utf8proc pkg-config --exists libutf8proc
-    need HDF5 libhdf5-dev HDF5 has_hdf5
+    need "HDF5 $least_hdf5 or newer" libhdf5-dev HDF5 has_hdf5
     need xxHash libxxhash-dev xxHash pkg-config --exists libxxhash
     if [ $tests = yes ]; then
         need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit

@@ -132,7 +132,7 @@ static void write_segment(saver *v, int n_threads) {
     };
     segment_make_name(&told.segment, o->save.number);
     const segment_source source = {read_rows, v};
-    told.st = segment_write(v->dir, &told.segment, &source, n_threads, NULL);
+    told.st = segment_write(v->dir, &told.segment, &source, n_threads);
     if (told.st == STATUS_OK) told.st = fault_at("save-note");
     if (told.st != STATUS_OK) memcpy(told.text, status_text(), sizeof told.text);
     told.seconds = clock_seconds() - begin - v->rested_seconds;

@@ -59,7 +59,7 @@ static void print_origin(const manifest *m, const char *dir) {
     time_t t = (time_t)m->unix_time;
     struct tm utc;
     strftime(when, sizeof when, "%Y-%m-%d %H:%M:%S UTC", gmtime_r(&t, &utc));
-    printf("snapshot      %s, format %d, save %lld\n", dir, MANIFEST_FORMAT, (long long)m->save_number);
+    printf("snapshot      %s, format %d, save %lld\n", dir, manifest_format(m), (long long)m->save_number);
     printf("model         %s\n", m->model_name);
     printf("              %s\n", m->model_shape);
     manifest_digest_text(m->model_digest, digest);
@@ -242,7 +242,7 @@ static status verify(comm *c, const options *o) {
     if (st != STATUS_OK) return st;
     if (comm_rank(c) == 0) {
         double seconds = clock_seconds() - begin;
-        printf("%s: %lld segment%s, %.1f MiB of frames read in %.3f s: %.2f GB/s\n", o->dir,
+        printf("%s: %lld segment%s, %.1f MiB of chunks read in %.3f s: %.2f GB/s\n", o->dir,
                (long long)m.n_segments, plural(m.n_segments), (double)found.n_bytes / mib, seconds,
                (double)found.n_bytes / seconds / giga);
         if (found.n_damaged)

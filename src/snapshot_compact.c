@@ -118,7 +118,7 @@ static status write_layers(compaction *k, const char *dir, segment_info *info, i
             st = segment_open(dir, s, &k->open[i]);
     }
     const segment_source source = {read_new, k};
-    if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads, NULL);
+    if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads);
     for (int64_t i = 0; i < m->n_segments; i++)
         segment_close(k->open[i]);
     free(k->open);

@@ -144,7 +144,7 @@ static void write_segment(bench *b, kv_codec codec, int n_threads) {
     };
     segment_make_name(&b->info, codec + 1);
     const segment_source source = {give_rows, &b->rows};
-    check(segment_write(b->folder, &b->info, &source, n_threads, NULL));
+    check(segment_write(b->folder, &b->info, &source, n_threads));
     snprintf(b->path, sizeof b->path, "%s/%s", b->folder, b->info.name);
 }
 

@@ -1,5 +1,6 @@
 /* tests/make_snapshot.c DIR [f32]: a small snapshot DIR/small.kvs for other programs to read, of 3 layers in
- * 4 segments, and what they must find: DIR/LAYER.k and DIR/LAYER.v, float32 [150, 2, 8]. */
+ * 4 segments (those of layer 0 plain), and what they must find: DIR/LAYER.k and DIR/LAYER.v, float32
+ * [150, 2, 8]. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +64,7 @@ static status write_segments(const char *dir, segment_info segments[4]) {
                                      .codec = i % 2 ? KV_CODEC_LOSSLESS : KV_CODEC_NONE,
                                      .chunk_tokens = 32};
         segment_make_name(&segments[i], 1 + i / 2);
-        st = segment_write(dir, &segments[i], &source, 2, NULL);
+        st = segment_write(dir, &segments[i], &source, 2);
     }
     return st;
 }

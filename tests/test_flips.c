@@ -70,7 +70,7 @@ static void write_segments(snapshot *s) {
                                    .codec = save == 1 ? KV_CODEC_NONE : KV_CODEC_LOSSLESS,
                                    .chunk_tokens = 16};
             segment_make_name(info, save + 1);
-            CHECK_OK(segment_write(s->dir, info, &(segment_source){make_rows, m}, 1, NULL));
+            CHECK_OK(segment_write(s->dir, info, &(segment_source){make_rows, m}, 1));
         }
 }
 
@@ -268,20 +268,20 @@ static void test_blocks(void) {
     free_snapshot(&s);
 }
 
-/* Frames that are whole, each in the place of another: only /index knows. */
-static void test_frames(void) {
+/* Chunks that are whole, each in the place of another: only /index knows. */
+static void test_chunks(void) {
     snapshot s = make_snapshot(7);
     const segment_info *info =
         &s.m.segments[2]; /* not compressed: of one size, but for the last of each array */
     const snapshot_file *file = &s.files[3];
-    const segment_frame *frames = (const segment_frame *)(file->bytes + info->index_offset);
+    const segment_entry *entries = (const segment_entry *)(file->bytes + info->index_offset);
     int n_exchanged = 0;
-    for (int64_t i = 1; i < segment_count_frames(info); i++) {
-        const segment_frame *a = &frames[i - 1], *b = &frames[i];
+    for (int64_t i = 1; i < segment_count_entries(info); i++) {
+        const segment_entry *a = &entries[i - 1], *b = &entries[i];
         if (a->n_bytes != b->n_bytes) continue;
         put_bytes(&s, 3, a->offset, file->bytes + b->offset, b->n_bytes);
         put_bytes(&s, 3, b->offset, file->bytes + a->offset, a->n_bytes);
-        check_noticed(&s, 3, 3, "frames exchanged");
+        check_noticed(&s, 3, 3, "chunks exchanged");
         write_back(&s, 3);
         n_exchanged++;
     }
@@ -320,7 +320,7 @@ int main(int argc, char **argv) {
         {"one bit, in every byte of the block of text", test_flips_in_block},
         {"cut off, or longer", test_lengths},
         {"a block in another place", test_blocks},
-        {"frames exchanged", test_frames},
+        {"frames exchanged", test_chunks},
         {"files exchanged", test_swaps},
         CU_TEST_INFO_NULL,
     };

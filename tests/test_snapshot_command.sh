@@ -95,7 +95,7 @@ verify() {
         snapshot $np verify "$base" --threads 2
         expect "verify, $np ranks" 0 || continue
         check "verify, $np ranks" 'no speed' \
-            grep -q '/base.kvs: 6 segments, 0.[67] MiB of frames read in [0-9.]* s: [0-9.]* GB/s$' "$temp/out"
+            grep -q '/base.kvs: 6 segments, 0.[67] MiB of chunks read in [0-9.]* s: [0-9.]* GB/s$' "$temp/out"
         check "verify, $np ranks: result" 'none' grep -qx 'every checksum matches' "$temp/out"
     done
     for file in "$base"/L*; do

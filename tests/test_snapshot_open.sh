@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/test_snapshot_open.sh MAKE_SNAPSHOT PLUGIN_FOLDER: h5dump and h5py read a snapshot's segments, and all of its
-# cache through the manifest, from any working directory; and find what io/SNAPSHOT.md says where it says. Skipped (77)
-# where there is neither program.
+# cache through the manifest, from any working directory, plain segments without our plugin; what is missing reads as
+# NaN; and they find what io/SNAPSHOT.md says where it says. Skipped (77) where there is neither program.
 set -u
 make_snapshot=$1 plugins=$2
 work=$(mktemp -d)
@@ -30,7 +30,7 @@ unset HDF5_VDS_PREFIX
 # --- The text at the beginning.
 
 first_lines() {
-    head -n 2 "$work/bf16/small.kvs/manifest.h5" | tr '\n' ' ' | grep -q '^kvarve snapshot manifest format 1 $'
+    head -n 2 "$work/bf16/small.kvs/manifest.h5" | tr '\n' ' ' | grep -q '^kvarve snapshot manifest format 2 $'
 }
 check "the manifest begins with a text" first_lines
 
@@ -43,6 +43,16 @@ dump_rows() { # the first values of rows 99 and 100, which are of two segments
     cd / && h5dump -d /layers/2/v -s 99,0,0 -c 2,1,2 "$work/bf16/small.kvs/manifest.h5" >"$work/rows" &&
         grep -q '(99,0,0): -14.1875, 14.625' "$work/rows" && grep -q '(100,0,0): 14.25, 14.6875' "$work/rows"
 }
+dump_missing() { # rows 100 and on of layer 2 are nowhere
+    cp -r "$work/bf16/small.kvs" "$work/missing.kvs" && rm "$work/missing.kvs/L002-003.T00000100-00000150.S0002.h5" &&
+        h5dump -d /layers/2/v -s 99,0,0 -c 2,1,2 "$work/missing.kvs/manifest.h5" >"$work/rows" &&
+        grep -q '(99,0,0): -14.1875, 14.625' "$work/rows" && grep -q '(100,0,0): nan, nan' "$work/rows"
+}
+without_plugin() (
+    HDF5_PLUGIN_PATH=$work
+    "$@"
+)
+fails() { ! "$@"; }
 dump_manifest() {
     h5dump -d /manifest "$work/bf16/small.kvs/manifest.h5" >"$work/manifest" &&
         grep -q 'L001-003.T00000000-00000100.S0001.h5' "$work/manifest" && grep -q 'a \\"name' "$work/manifest"
@@ -59,6 +69,13 @@ if command -v h5dump >"$work/out"; then
         "$work/first"
     check "h5dump: bf16 across segments" dump_rows
     check "h5dump: the manifest's text" dump_manifest
+    for part in k v; do
+        check "h5dump: plain segments, $part" without_plugin dump_f32 "$work/f32/small.kvs/manifest.h5" \
+            /layers/0/$part "$work/f32/0.$part"
+    done
+    check "h5dump: coded segments want the plugin" fails without_plugin dump_f32 "$work/f32/small.kvs/manifest.h5" \
+        /layers/1/k "$work/f32/1.k"
+    check "h5dump: a segment is missing" dump_missing
 else
     echo "h5dump is not here (package hdf5-tools)"
 fi
@@ -69,14 +86,22 @@ cat >"$work/read.py" <<'END'
 import json, os, sys, h5py, numpy
 folder, type_name = sys.argv[1:]
 snapshot = os.path.join(folder, "small.kvs")
+name = os.path.join(snapshot, "manifest.h5")
 os.chdir("/")
 parts = ["k", "v"]
 
 def plain(layer, part):
     return numpy.fromfile(f"{folder}/{layer}.{part}", "<f4").reshape(150, 2, 8)
 
+# Where a segment is missing.
+missing = os.path.join(snapshot, "L002-003.T00000100-00000150.S0002.h5")
+os.rename(missing, folder + "/aside.h5")
+with h5py.File(name, "r") as manifest:
+    rows = manifest["layers/2/v"][:]
+    assert (rows[:100] == plain(2, "v")[:100]).all() and numpy.isnan(rows[100:]).all()
+os.rename(folder + "/aside.h5", missing)
+
 # The cache of each layer as one array.
-name = os.path.join(snapshot, "manifest.h5")
 manifest = h5py.File(name, "r")
 for layer in range(3):
     for part in parts:
@@ -115,13 +140,19 @@ for segment in holds["segments"]:
     for layer in layers:
         for part in parts:
             data = file[f"layers/{layer}/{part}"]
+            is_plain = segment.get("plain", False)
+            assert numpy.isnan(data.fillvalue) and (data.chunks is None) == is_plain
             row0 = data.attrs["row0"]
             assert data.attrs["layer"] == layer
             assert (data[:] == plain(layer, part)[row0:row0 + len(data)]).all(), (segment["file"], layer, part)
+            entries = index[layer - layers[0], parts.index(part)]
+            if is_plain:
+                begins = data.id.get_offset() + numpy.cumsum(entries[:, 1]) - entries[:, 1]
+                assert (entries[:, 0] == begins).all() and entries[:, 1].sum() == data.id.get_storage_size()
+                continue
             assert data.id.get_num_chunks() == index.shape[2]
-            for chunk in range(index.shape[2]):
+            for chunk, entry in enumerate(entries):
                 info = data.id.get_chunk_info_by_coord((chunk * segment["chunk_tokens"], 0, 0))
-                entry = index[layer - layers[0], parts.index(part), chunk]
                 assert (info.byte_offset, info.size) == tuple(entry[:2]), (layer, part, chunk)
     size = data.dtype.itemsize if type_name == "f32" else 2
     assert data.id.get_type().get_size() == size
@@ -130,9 +161,16 @@ python=
 for candidate in python3 /usr/bin/python3; do
     [ -n "$python" ] || ! "$candidate" -c 'import h5py' 2>"$work/out" || python=$candidate
 done
+cat >"$work/read_plain.py" <<'END'
+import sys, h5py, numpy
+folder = sys.argv[1]
+rows = h5py.File(folder + "/small.kvs/manifest.h5", "r")["layers/0/k"][:]
+assert (rows == numpy.fromfile(folder + "/0.k", "<f4").reshape(rows.shape)).all()
+END
 if [ -n "$python" ]; then
     for type in bf16 f32; do
         check "h5py: a snapshot of $type" "$python" "$work/read.py" "$work/$type" $type
+        check "h5py: plain segments of $type" without_plugin "$python" "$work/read_plain.py" "$work/$type"
     done
 else
     echo "no python3 here has h5py (package python3-h5py)"

@@ -119,9 +119,9 @@ other_runs() {
     refused 'the prompt is longer than the context' 2 '203 tokens' 'raise --context'
     generate 1 --resume "$copy" --save "$copy" --context 100
     refused 'the prompt of the snapshot is longer than the context' 2 '203 tokens' 'raise --context'
-    printf 2 | dd of="$copy/manifest.h5" bs=1 seek=32 conv=notrunc 2>"$temp/check"
-    check 'format 2' 'it does not say so' grep -qx 'format 2' -a "$copy/manifest.h5"
-    resume_refused 'a newer format' copy.kvs/manifest.h5 'format 2' 'use a newer kvarve'
+    printf 3 | dd of="$copy/manifest.h5" bs=1 seek=32 conv=notrunc 2>"$temp/check"
+    check 'format 3' 'it does not say so' grep -qx 'format 3' -a "$copy/manifest.h5"
+    resume_refused 'a newer format' copy.kvs/manifest.h5 'format 3' 'use a newer kvarve'
 
     copy_snapshot
     keep "$copy"

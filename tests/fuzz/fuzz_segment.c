@@ -25,26 +25,28 @@ static segment_info read_info(const uint8_t *head, size_t n_file) {
                           .head_dim = head[4] % 32,
                           .type = head[5] & 1 ? DTYPE_BF16 : DTYPE_F32,
                           .codec = (kv_codec)(head[5] >> 1 & 1),
+                          .is_plain = head[5] >> 2 & 1,
                           .chunk_tokens = chunk_tokens,
                           .file_bytes = (int64_t)n_file,
                           .index_offset = index_offset};
 }
 
-/* Give each frame that lies where it may the checksum of its bytes, and /index the same. */
+/* Give each chunk that lies where it may the checksum of its bytes in /index, and a frame itself the same. */
 static void mend_checksums(const segment_info *info, uint8_t *file) {
-    const size_t n = (size_t)segment_count_frames(info);
-    segment_frame *frames = malloc(n * sizeof *frames);
-    memcpy(frames, file + info->index_offset, n * sizeof *frames);
-    if (segment_check_index(info, frames, "here") == STATUS_OK) {
+    const size_t n = (size_t)segment_count_entries(info);
+    segment_entry *entries = malloc(n * sizeof *entries);
+    memcpy(entries, file + info->index_offset, n * sizeof *entries);
+    if (segment_check_index(info, entries, "here") == STATUS_OK) {
         for (size_t i = 0; i < n; i++) {
-            if (frames[i].n_bytes < 8) continue;
-            uint8_t *frame = file + frames[i].offset;
-            frames[i].checksum = XXH3_64bits(frame, frames[i].n_bytes - 8);
-            memcpy(frame + frames[i].n_bytes - 8, &frames[i].checksum, 8);
+            const size_t n_bytes = entries[i].n_bytes, n_own = info->is_plain ? 0 : 8;
+            if (n_bytes < n_own) continue;
+            uint8_t *chunk = file + entries[i].offset;
+            entries[i].checksum = XXH3_64bits(chunk, n_bytes - n_own);
+            memcpy(chunk + n_bytes - n_own, &entries[i].checksum, n_own);
         }
-        memcpy(file + info->index_offset, frames, n * sizeof *frames);
+        memcpy(file + info->index_offset, entries, n * sizeof *entries);
     }
-    free(frames);
+    free(entries);
 }
 
 /* Only refusals, and those in words. */
@@ -56,14 +58,14 @@ static int is_good(status st) {
 
 static void mend_digest(segment_info *info) {
     char path[128];
-    segment_frame *frames;
+    segment_entry *entries;
     int fd = open(fuzz_dir_file("input", path), O_RDONLY);
     fuzz_check(fd >= 0, "the file is there");
-    if (is_good(segment_read_index(fd, info, path, &frames))) {
-        fuzz_check(segment_digest(fd, info, frames, path, info->digest) == STATUS_OK,
+    if (is_good(segment_read_index(fd, info, path, &entries))) {
+        fuzz_check(segment_digest(fd, info, entries, path, info->digest) == STATUS_OK,
                    "a checked index has a digest");
-        fuzz_check(segment_check_digest(fd, info, frames, path) == STATUS_OK, "a digest is the same again");
-        free(frames);
+        fuzz_check(segment_check_digest(fd, info, entries, path) == STATUS_OK, "a digest is the same again");
+        free(entries);
     }
     close(fd);
 }
@@ -72,7 +74,7 @@ static void mend_digest(segment_info *info) {
 static void read_layer(segment *s, const segment_info *info, int layer) {
     int64_t n_bytes = 0;
     const int verified = is_good(segment_verify_layer(s, layer, &n_bytes));
-    fuzz_check(n_bytes <= info->file_bytes, "frames lie within the file");
+    fuzz_check(n_bytes <= info->file_bytes, "chunks lie within the file");
     const size_t row_bytes = (size_t)info->n_kv_heads * (size_t)info->head_dim * dtype_bytes(info->type);
     char *whole = malloc((size_t)info->n_rows * row_bytes), *piece = malloc((size_t)info->n_rows * row_bytes);
     int n_read = 0;
