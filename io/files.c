@@ -51,6 +51,14 @@ status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t 
     return STATUS_OK;
 }
 
+status file_refuse_pointer(const char *path, const char *bytes, size_t n) {
+    static const char begin[] = "version https://git-lfs.";
+    if (n < sizeof begin - 1 || memcmp(bytes, begin, sizeof begin - 1) != 0) return STATUS_OK;
+    return status_refuse("%s: this is a Git LFS pointer, not the file itself: fetch it (git lfs pull), or "
+                         "download the model anew",
+                         path);
+}
+
 /* ---- writing ---- */
 
 status file_reserve(int fd, const char *path, int64_t n_bytes) {

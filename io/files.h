@@ -18,6 +18,10 @@ status file_open_regular(const char *path, int *fd, int64_t *n_bytes);
 /* Exactly n bytes at this offset. Refuses a file that is shorter. */
 status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t n);
 
+/* Refuses the beginning of a file, where it is a Git LFS pointer: a few lines that stand for the file itself.
+ */
+status file_refuse_pointer(const char *path, const char *bytes, size_t n);
+
 /* Have the disk space of n_bytes ready, where the file system can do so. The file's size does not change:
  * what was not used is given back by file_trim. */
 status file_reserve(int fd, const char *path, int64_t n_bytes);

@@ -10,6 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/files.h"
+#include "src/base/notice.h"
 #include "src/base/utf8.h"
 
 /* ---- parsing ---- */
@@ -74,6 +76,66 @@ status json_parse(const char *bytes, size_t n, const char *name, cJSON **out) {
     return STATUS_OK;
 }
 
+static int compare_keys(const void *a, const void *b) {
+    return strcmp((*(const cJSON *const *)a)->string, (*(const cJSON *const *)b)->string);
+}
+
+/* The key that occurs twice, or NULL. */
+static const char *find_duplicate(const cJSON *object) {
+    size_t n = 0;
+    const cJSON *member;
+    cJSON_ArrayForEach(member, object) n++;
+    const cJSON **members = mem_new(n, sizeof *members);
+    n = 0;
+    cJSON_ArrayForEach(member, object) members[n++] = member;
+    qsort(members, n, sizeof *members, compare_keys);
+    const char *found = NULL;
+    for (size_t i = 1; i < n && !found; i++)
+        if (strcmp(members[i - 1]->string, members[i]->string) == 0) found = members[i]->string;
+    free(members);
+    return found;
+}
+
+/* NaN and Infinity outside of strings as numbers that overflow; what they are part of else stays no JSON. */
+static void append_with_numbers(text_buffer *out, const char *bytes, size_t n) {
+    bool in_string = false;
+    for (size_t i = 0; i < n; i++) {
+        bool is_nan = !in_string && n - i >= 3 && memcmp(bytes + i, "NaN", 3) == 0;
+        bool is_infinity = !in_string && n - i >= 8 && memcmp(bytes + i, "Infinity", 8) == 0;
+        if (is_nan || is_infinity) {
+            text_append(out, "1e999", 5);
+            i += is_nan ? 2 : 7;
+            continue;
+        }
+        if (bytes[i] == '"') in_string = !in_string;
+        size_t length = in_string && bytes[i] == '\\' && i + 1 < n ? 2 : 1; /* an escape is taken whole */
+        text_append(out, bytes + i, length);
+        i += length - 1;
+    }
+}
+
+/* Of members with one key the last stays. */
+static void keep_last(cJSON *item, const char *name) {
+    for (const char *twice; cJSON_IsObject(item) && (twice = find_duplicate(item));) {
+        notice_add("%s: the key \"%.100s\" occurs twice: the last one is read, as by transformers", name,
+                   twice);
+        char *key = mem_copy_text(twice, strlen(twice)); /* of a member that goes */
+        cJSON_DeleteItemFromObjectCaseSensitive(item, key);
+        free(key);
+    }
+    cJSON *member;
+    cJSON_ArrayForEach(member, item) keep_last(member, name);
+}
+
+status json_parse_as_python(const char *bytes, size_t n, const char *name, cJSON **out) {
+    text_buffer text = {0};
+    append_with_numbers(&text, bytes, n);
+    status st = json_parse(text.data, text.n, name, out);
+    free(text.data);
+    if (st == STATUS_OK) keep_last(*out, name);
+    return st;
+}
+
 /* ---- files ---- */
 
 static status read_open_file(int fd, const char *path, size_t max_bytes, char **bytes, size_t *n) {
@@ -105,9 +167,18 @@ static status read_open_file(int fd, const char *path, size_t max_bytes, char **
 status json_read_bytes(const char *path, size_t max_bytes, char **bytes, size_t *n) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us before it is refused */
     if (fd < 0) return status_refuse("%s: cannot be opened: %s", path, strerror(errno));
-    status st = read_open_file(fd, path, max_bytes, bytes, n);
+    char *data = NULL;
+    size_t n_data = 0;
+    status st = read_open_file(fd, path, max_bytes, &data, &n_data);
     close(fd);
-    return st;
+    if (st == STATUS_OK) st = file_refuse_pointer(path, data, n_data);
+    if (st != STATUS_OK) {
+        free(data);
+        return st;
+    }
+    *bytes = data;
+    *n = n_data;
+    return STATUS_OK;
 }
 
 status json_read_file(const char *path, size_t max_bytes, cJSON **out) {
@@ -121,26 +192,6 @@ status json_read_file(const char *path, size_t max_bytes, cJSON **out) {
 }
 
 /* ---- objects ---- */
-
-static int compare_keys(const void *a, const void *b) {
-    return strcmp((*(const cJSON *const *)a)->string, (*(const cJSON *const *)b)->string);
-}
-
-/* The key that occurs twice, or NULL. */
-static const char *find_duplicate(const cJSON *object) {
-    size_t n = 0;
-    const cJSON *member;
-    cJSON_ArrayForEach(member, object) n++;
-    const cJSON **members = mem_new(n, sizeof *members);
-    n = 0;
-    cJSON_ArrayForEach(member, object) members[n++] = member;
-    qsort(members, n, sizeof *members, compare_keys);
-    const char *found = NULL;
-    for (size_t i = 1; i < n && !found; i++)
-        if (strcmp(members[i - 1]->string, members[i]->string) == 0) found = members[i]->string;
-    free(members);
-    return found;
-}
 
 static bool is_control(char c) {
     return (unsigned char)c < 0x20 || c == 0x7F;
@@ -214,6 +265,8 @@ static void describe(const cJSON *item, char *text, size_t bytes) {
         snprintf(text, bytes, "it is missing");
     else if (cJSON_IsString(item))
         snprintf(text, bytes, "it is \"%.60s\"", item->valuestring);
+    else if (cJSON_IsNumber(item) && !isfinite(item->valuedouble))
+        snprintf(text, bytes, "it is not finite");
     else if (cJSON_IsNumber(item))
         snprintf(text, bytes, "it is %.17g", item->valuedouble);
     else
@@ -237,6 +290,16 @@ bool json_item_is_int(const cJSON *item, int64_t min, int64_t max, int64_t *out)
     if ((int64_t)value < min || (int64_t)value > max) return false;
     *out = (int64_t)value;
     return true;
+}
+
+bool json_item_is_neutral(const cJSON *item, double neutral) {
+    if (!item || cJSON_IsNull(item)) return true;
+    if (cJSON_IsObject(item)) return !item->child;
+    if (cJSON_IsBool(item)) return cJSON_IsTrue(item) == (neutral != 0);
+    if (cJSON_IsNumber(item)) return fabs(item->valuedouble - neutral) <= 1e-6 * fabs(neutral);
+    const cJSON *member;
+    cJSON_ArrayForEach(member, item) if (!json_item_is_neutral(member, neutral)) return false;
+    return cJSON_IsArray(item);
 }
 
 int64_t json_int(json_object *object, const char *key, int64_t min, int64_t max) {

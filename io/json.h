@@ -18,7 +18,13 @@ enum { JSON_MAX_DEPTH = 100 };
  * take for the end of a string. Bytes that are not UTF-8 are passed through. Release with cJSON_Delete. */
 status json_parse(const char *bytes, size_t n, const char *name, cJSON **out);
 
-/* The bytes of a regular file of at most max_bytes, a zero byte behind them. Release with free(). */
+/* The same as Python's json module reads it, and so transformers its configurations: NaN and Infinity are
+ * numbers (all of them infinite here: in no range), and of a key that occurs twice the last counts, with a
+ * NOTE. */
+status json_parse_as_python(const char *bytes, size_t n, const char *name, cJSON **out);
+
+/* The bytes of a regular file of at most max_bytes, a zero byte behind them. Refuses a Git LFS pointer, as
+ * such. Release with free(). */
 status json_read_bytes(const char *path, size_t max_bytes, char **bytes, size_t *n);
 
 /* The same, parsed; messages name the path. */
@@ -55,6 +61,10 @@ const char *json_text_or(json_object *object, const char *key, const char *fallb
 
 /* Whether this item is an integer in [min, max], exact in a double. */
 bool json_item_is_int(const cJSON *item, int64_t min, int64_t max, int64_t *out);
+
+/* Whether the item says nothing: absent, null, an empty list or object, this number, or a list of this number
+ * only. False and true are 0 and 1. */
+bool json_item_is_neutral(const cJSON *item, double neutral);
 
 /* Whether a text from a file may stand in a message as it is: it has no control characters. */
 bool json_is_printable(const char *text);

@@ -10,9 +10,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/files.h"
+#include "io/model_dir.h"
 #include "io/weights_header.h"
 #include "io/weights_index.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 
 /* One read: large enough for a parallel file system, small enough to be checked while it is in a cache. */
 enum { PIECE_BYTES = 16 << 20 };
@@ -29,6 +32,8 @@ struct weights {
     header_list tensors;     /* of all dtypes, in order of (name, file) */
     const tensor **in_files; /* those of dtypes that are read, in order of (file, offset) */
     size_t n_in_files;
+    const char **names; /* of all that the files have, in order */
+    size_t n_names;
     uint64_t bytes_read;
     synthetic_values *values; /* of a synthetic model, which has one file that is not there; or NULL */
     int n_threads;            /* that make them */
@@ -36,28 +41,19 @@ struct weights {
 
 /* ---- opening ---- */
 
-static char *join_path(const char *dir, const char *name) {
-    text_buffer path = {0};
-    text_append(&path, dir, strlen(dir));
-    text_append(&path, "/", 1);
-    text_append(&path, name, strlen(name));
-    return path.data;
-}
-
 static bool exists(const char *path) {
     struct stat info;
     return stat(path, &info) == 0;
 }
 
+/* A file that is not there stays without a descriptor: perhaps nothing of it is needed. */
 static status open_file(weights *w, const char *name) {
     int number = w->n_files++;
     weights_file *file = &w->files[number];
-    file->path = join_path(w->dir, name);
+    file->path = file_path(w->dir, name);
     file->fd = open(file->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us */
-    if (file->fd < 0) {
-        if (errno == ENOENT) return status_refuse("%s: this file of the model is missing", file->path);
-        return status_refuse("%s: cannot be opened: %s", file->path, strerror(errno));
-    }
+    if (file->fd < 0 && errno == ENOENT) return STATUS_OK;
+    if (file->fd < 0) return status_refuse("%s: cannot be opened: %s", file->path, strerror(errno));
     status st = weights_header_read(file->fd, file->path, number, &w->tensors);
     if (st == STATUS_OK) (void)posix_fadvise(file->fd, 0, 0, POSIX_FADV_SEQUENTIAL); /* only advice */
     return st;
@@ -80,25 +76,58 @@ static status open_single(weights *w, const char *name) {
     return st;
 }
 
-/* Keep the tensors that the index names; each must be in its file. */
-static status keep_named(header_list *list, weights_index *index, const char *index_path) {
+/* Of tensors with one name, which are neighbours in the order of their files, the last stays. */
+static void keep_last(weights *w) {
+    header_list *list = &w->tensors;
     size_t n_kept = 0;
     for (size_t i = 0; i < list->n; i++) {
-        header_tensor item = list->items[i];
-        index_entry *entry = weights_index_find(index, item.t.name);
-        if (entry && strcmp(entry->file, index->files[item.t.file]) == 0) {
-            entry->is_found = true;
-            list->items[n_kept++] = item;
+        const tensor *t = &list->items[i].t, *next = i + 1 < list->n ? &list->items[i + 1].t : NULL;
+        if (next && strcmp(t->name, next->name) == 0) {
+            notice_add(
+                "%s: tensor \"%.150s\" is in this file too, but that of %s is read, as by transformers",
+                w->files[t->file].path, t->name, w->files[next->file].path);
+            free((char *)t->name);
         } else {
-            free((char *)item.t.name);
+            list->items[n_kept++] = list->items[i];
         }
     }
     list->n = n_kept;
-    for (size_t i = 0; i < index->n_entries; i++)
-        if (!index->entries[i].is_found)
-            return status_refuse("%s: tensor \"%.150s\" is not in %s as it says", index_path,
-                                 index->entries[i].tensor, index->entries[i].file);
-    return STATUS_OK;
+}
+
+static header_tensor *find(const weights *w, const char *name) {
+    size_t low = 0, high = w->tensors.n;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        int order = strcmp(name, w->tensors.items[middle].t.name);
+        if (order == 0) return &w->tensors.items[middle];
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}
+
+/* What the index names and no file has, so that it can be told where it should be. */
+static void add_missing(weights *w, const weights_index *index) {
+    header_list missing = {.items = mem_new(index->n_entries, sizeof *missing.items)};
+    for (size_t i = 0; i < index->n_entries; i++) {
+        const index_entry *entry = &index->entries[i];
+        if (find(w, entry->tensor)) continue;
+        int file = 0;
+        while (strcmp(index->files[file], entry->file) != 0)
+            file++;
+        missing.items[missing.n++] = (header_tensor){
+            .t = {.name = mem_copy_text(entry->tensor, strlen(entry->tensor)), .file = file},
+            .is_missing = true,
+        };
+    }
+    size_t n = w->tensors.n + missing.n;
+    w->tensors.items = mem_resize(w->tensors.items, n, sizeof *w->tensors.items);
+    memcpy(w->tensors.items + w->tensors.n, missing.items, missing.n * sizeof *missing.items);
+    w->tensors.n = w->tensors.capacity = n;
+    free(missing.items);
+    sort_by_name(&w->tensors);
 }
 
 static status open_shards(weights *w, const char *index_path) {
@@ -107,8 +136,9 @@ static status open_shards(weights *w, const char *index_path) {
     w->files = mem_new((size_t)index.n_files, sizeof *w->files);
     for (int i = 0; i < index.n_files && st == STATUS_OK; i++)
         st = open_file(w, index.files[i]);
-    if (st == STATUS_OK) st = keep_named(&w->tensors, &index, index_path);
     sort_by_name(&w->tensors);
+    keep_last(w);
+    if (st == STATUS_OK) add_missing(w, &index);
     weights_index_free(&index);
     return st;
 }
@@ -120,10 +150,17 @@ static int compare_places(const void *a, const void *b) {
     return s->n_bytes < t->n_bytes ? -1 : s->n_bytes > t->n_bytes;
 }
 
+static bool is_read(const header_tensor *item) {
+    return !item->unread_dtype && !item->is_missing;
+}
+
 static void order_by_place(weights *w) {
     w->in_files = mem_new(w->tensors.n, sizeof *w->in_files);
+    w->names = mem_new(w->tensors.n, sizeof *w->names);
     for (size_t i = 0; i < w->tensors.n; i++)
-        if (!w->tensors.items[i].unread_dtype) w->in_files[w->n_in_files++] = &w->tensors.items[i].t;
+        if (!w->tensors.items[i].is_missing) w->names[w->n_names++] = w->tensors.items[i].t.name;
+    for (size_t i = 0; i < w->tensors.n; i++)
+        if (is_read(&w->tensors.items[i])) w->in_files[w->n_in_files++] = &w->tensors.items[i].t;
     qsort(w->in_files, w->n_in_files, sizeof *w->in_files, compare_places);
 }
 
@@ -131,19 +168,21 @@ status weights_open(const char *model_dir, weights **out) {
     static const char single[] = "model.safetensors";
     weights *w = mem_new(1, sizeof *w);
     w->dir = mem_copy_text(model_dir, strlen(model_dir));
-    char *single_path = join_path(model_dir, single);
-    char *index_path = join_path(model_dir, "model.safetensors.index.json");
+    char *single_path = file_path(model_dir, single);
+    char *index_path = file_path(model_dir, "model.safetensors.index.json");
+    bool is_single = exists(single_path), is_sharded = exists(index_path);
     status st;
-    if (exists(single_path))
+    if (is_single && is_sharded)
+        notice_add(
+            "%s is read, as by transformers, and the shards of %s beside it are not: remove one of the two",
+            single_path, index_path);
+    if (is_single)
         st = open_single(w, single);
-    else if (exists(index_path))
+    else if (is_sharded)
         st = open_shards(w, index_path);
-    else if (!exists(model_dir))
-        st = status_refuse("%s: no such model directory", model_dir);
     else
-        st = status_refuse("%s: neither model.safetensors nor model.safetensors.index.json is there "
-                           "(weights are read from safetensors only)",
-                           model_dir);
+        st = model_dir_refuse(model_dir,
+                              "model.safetensors, or model.safetensors.index.json with its shards,");
     free(single_path);
     free(index_path);
     if (st == STATUS_OK) {
@@ -197,6 +236,7 @@ void weights_close(weights *w) {
     synthetic_values_close(w->values);
     header_list_free(&w->tensors);
     free(w->in_files);
+    free(w->names);
     free(w->files);
     free(w->dir);
     free(w);
@@ -204,23 +244,13 @@ void weights_close(weights *w) {
 
 /* ---- finding ---- */
 
-static const header_tensor *find(const weights *w, const char *name) {
-    size_t low = 0, high = w->tensors.n;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        int order = strcmp(name, w->tensors.items[middle].t.name);
-        if (order == 0) return &w->tensors.items[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+const char *weights_dir(const weights *w) {
+    return w->dir;
 }
 
 const tensor *weights_find(const weights *w, const char *name) {
     const header_tensor *found = find(w, name);
-    return found && !found->unread_dtype ? &found->t : NULL;
+    return found && is_read(found) ? &found->t : NULL;
 }
 
 static void describe_shape(const int64_t *shape, int n_dims, char *text, size_t bytes) {
@@ -236,6 +266,12 @@ status weights_expect(const weights *w, const char *name, int64_t n_rows, int64_
     if (!found) return status_refuse("%s: tensor \"%s\" is missing", w->dir, name);
     const tensor *t = &found->t;
     const char *path = w->files[t->file].path;
+    if (found->is_missing && w->files[t->file].fd < 0)
+        return status_refuse(
+            "%s: this file of the model is missing (the index says that tensor \"%s\" is in it)", path, name);
+    if (found->is_missing)
+        return status_refuse("%s: tensor \"%s\" is not in this file, as the index says, nor in another", path,
+                             name);
     if (found->unread_dtype)
         return status_refuse("%s: tensor \"%s\" is of dtype %s; bf16, f16 and f32 can be read", path, name,
                              found->unread_dtype);
@@ -250,6 +286,15 @@ status weights_expect(const weights *w, const char *name, int64_t n_rows, int64_
     }
     *out = t;
     return STATUS_OK;
+}
+
+size_t weights_n_names(const weights *w) {
+    return w->n_names;
+}
+
+const char *weights_name(const weights *w, size_t i) {
+    assert(i < w->n_names);
+    return w->names[i];
 }
 
 size_t weights_count(const weights *w) {
@@ -329,6 +374,25 @@ status weights_read(weights *w, const tensor *t, int64_t first, int64_t n, void 
         left -= count;
         to += bytes;
     }
+    return st;
+}
+
+/* Pieces that fit a cache of the processor together. */
+status weights_compare(weights *w, const tensor *a, const tensor *b, bool *same) {
+    enum { COMPARE_BYTES = 1 << 20 };
+    *same = a->type == b->type && a->n_dims == b->n_dims &&
+            memcmp(a->shape, b->shape, (size_t)a->n_dims * sizeof *a->shape) == 0;
+    const int64_t element = (int64_t)dtype_bytes(a->type), n = (int64_t)a->n_bytes / element;
+    char *x = mem_new(2, COMPARE_BYTES), *y = x + COMPARE_BYTES;
+    status st = STATUS_OK;
+    for (int64_t at = 0, count; *same && at < n; at += count) {
+        count = n - at < COMPARE_BYTES / element ? n - at : COMPARE_BYTES / element;
+        st = weights_read(w, a, at, count, x);
+        if (st == STATUS_OK) st = weights_read(w, b, at, count, y);
+        if (st != STATUS_OK) break;
+        *same = memcmp(x, y, (size_t)(count * element)) == 0;
+    }
+    free(x);
     return st;
 }
 

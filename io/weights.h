@@ -9,6 +9,7 @@
  * Or the tensors of a synthetic model, which are made when they are read. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -30,9 +31,11 @@ typedef struct tensor {
     uint64_t n_bytes;
 } tensor;
 
-/* Open the directory's files, each once. Refuses, naming the file and the tensor. Where shards have an index,
- * only tensors that it names exist. Tensors of other dtypes than f32, bf16 and f16 may be present;
- * weights_expect refuses them by their dtype, and the other functions do not see them. */
+/* Open the directory's files, each once. Refuses, naming the file and the tensor. An index says which shards
+ * there are, and all their tensors exist, as in transformers: of one that several have, the last is read,
+ * with a NOTE. What it names and no file has is refused by weights_expect only, as are tensors of other
+ * dtypes than f32, bf16 and f16; the other functions do not see them. A NOTE too where there are both one
+ * file, which is read, and an index. */
 status weights_open(const char *model_dir, weights **out);
 
 /* The tensors of a synthetic model, the same as those of the files that synthetic_files.h writes, made by
@@ -41,6 +44,9 @@ weights *weights_open_synthetic(const synthetic_model *m, int n_threads);
 
 void weights_close(weights *w); /* NULL is fine */
 
+/* The directory, or the synthetic model's name; owned by the handle. */
+const char *weights_dir(const weights *w);
+
 /* The tensor of this name, or NULL. */
 const tensor *weights_find(const weights *w, const char *name);
 
@@ -48,7 +54,15 @@ const tensor *weights_find(const weights *w, const char *name);
  * is there. */
 status weights_expect(const weights *w, const char *name, int64_t n_rows, int64_t n_cols, const tensor **out);
 
-/* All tensors in order of (file, offset). */
+/* Whether the two tensors are of one dtype and shape and hold the same bytes; reads both as far as they do.
+ */
+status weights_compare(weights *w, const tensor *a, const tensor *b, bool *same);
+
+/* The names of all tensors that the files have, of any dtype, in order. */
+size_t weights_n_names(const weights *w);
+const char *weights_name(const weights *w, size_t i);
+
+/* All tensors that can be read in order of (file, offset). */
 size_t weights_count(const weights *w);
 const tensor *weights_at(const weights *w, size_t i);
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "io/files.h"
 #include "io/json.h"
 #include "src/base/memory.h"
 
@@ -190,11 +191,10 @@ static status read_length(int fd, const char *path, uint64_t file_bytes, uint64_
     if (file_bytes < LENGTH_BYTES + 2)
         return status_refuse("%s: %llu bytes are too few for a safetensors file", path,
                              (unsigned long long)file_bytes);
-    unsigned char bytes[LENGTH_BYTES];
-    status st = read_exactly(fd, path, 0, bytes, sizeof bytes);
+    unsigned char bytes[64] = {0};
+    status st = read_exactly(fd, path, 0, bytes, file_bytes < sizeof bytes ? file_bytes : sizeof bytes);
+    if (st == STATUS_OK) st = file_refuse_pointer(path, (const char *)bytes, sizeof bytes);
     if (st != STATUS_OK) return st;
-    if (memcmp(bytes, "version ", sizeof bytes) == 0)
-        return status_refuse("%s: this is a Git LFS pointer, not the weights: fetch the file itself", path);
     uint64_t length = 0;
     for (int i = LENGTH_BYTES; i-- > 0;)
         length = length << 8 | bytes[i];

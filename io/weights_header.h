@@ -5,11 +5,14 @@
  * bytes are what dtype and shape need. Local. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "io/weights.h"
 
 typedef struct header_tensor {
     tensor t;                 /* name is owned by the list */
     const char *unread_dtype; /* NULL, or the name of a dtype that kvarve does not read (t.type is not set) */
+    bool is_missing;          /* an index names it, in t.file, but no file has it: only the name is set */
 } header_tensor;
 
 /* Zeroed is empty. */

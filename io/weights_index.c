@@ -67,11 +67,6 @@ status weights_index_read(const char *path, weights_index *out) {
     return st;
 }
 
-index_entry *weights_index_find(const weights_index *index, const char *tensor) {
-    const index_entry key = {.tensor = tensor};
-    return bsearch(&key, index->entries, index->n_entries, sizeof key, compare_entries);
-}
-
 void weights_index_free(weights_index *index) {
     free(index->entries);
     free(index->files);

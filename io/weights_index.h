@@ -2,14 +2,12 @@
  * Local. */
 #pragma once
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #include "src/base/status.h"
 
 typedef struct index_entry {
     const char *tensor, *file; /* owned by the index */
-    bool is_found;             /* for the reader of the files to set */
 } index_entry;
 
 typedef struct weights_index {
@@ -22,8 +20,5 @@ typedef struct weights_index {
 
 /* Refuses, naming the tensor, what is not such a map or leads out of the directory. */
 status weights_index_read(const char *path, weights_index *out);
-
-/* The entry of this tensor, or NULL. */
-index_entry *weights_index_find(const weights_index *index, const char *tensor);
 
 void weights_index_free(weights_index *index); /* zeroed is fine */

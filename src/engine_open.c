@@ -132,10 +132,18 @@ static void forget_shared_options(engine *e) {
     }
 }
 
+/* Every rank opens the files; the first compares them with the config, which it may mend. */
 static status open_weights(engine *e) {
     const engine_options *o = &e->options;
-    if (!*o->made.name) return weights_open(o->model_dir, &e->files);
-    e->files = weights_open_synthetic(&o->made, o->n_threads);
+    status st = STATUS_OK;
+    if (*o->made.name)
+        e->files = weights_open_synthetic(&o->made, o->n_threads);
+    else
+        st = weights_open(o->model_dir, &e->files);
+    if (st == STATUS_OK && comm_rank(e->comm) == 0)
+        st = model_check_files(&e->config, o->precision, e->files);
+    if (comm_any_failed(e->comm, &st)) return st;
+    comm_broadcast(e->comm, &e->config, sizeof e->config, 0);
     return STATUS_OK;
 }
 
@@ -228,9 +236,9 @@ static status open_parts(engine *e) {
     double begin = clock_seconds();
     status st = choose_device(e);
     if (comm_any_failed(e->comm, &st)) return st;
-    st = make_plan(e);
-    if (comm_any_failed(e->comm, &st)) return st;
     st = open_weights(e);
+    if (st != STATUS_OK) return st;
+    st = make_plan(e);
     if (comm_any_failed(e->comm, &st)) return st;
     st = open_device(e);
     if (comm_any_failed(e->comm, &st)) return st;

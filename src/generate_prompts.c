@@ -8,13 +8,29 @@
 #include "src/generation.h"
 #include "src/run.h"
 
-static sampling_options choose_sampling(const generation *g) {
+/* What holds where a line does not say otherwise: the model's advice, replaced by options. Advice that cannot
+ * be followed is refused where it would count. */
+static status choose_sampling(const generation *g, sampling_options *out) {
     const options *o = g->options;
     sampling_options s = g->config.sampling;
     s.seed = 0;
     s.max_tokens = DEFAULT_MAX_TOKENS;
     s.n_logprobs = 0;
-    return generate_override_sampling(o, s);
+    s = generate_override_sampling(o, s);
+    *out = s;
+    status st = sampling_check(&s);
+    if (st == STATUS_OK) return st;
+    if (s.temperature == 0) { /* filters do not count: are they all that is wrong? */
+        const sampling_options off = sampling_defaults();
+        s.top_k = off.top_k;
+        s.top_p = off.top_p;
+        s.min_p = off.min_p;
+        notice_add("%s/generation_config.json: %s: not used, as the likeliest tokens are taken", o->model,
+                   status_text());
+        st = sampling_check(&s);
+    }
+    *out = s;
+    return status_at(st, "%s/generation_config.json", o->model);
 }
 
 sampling_options generate_override_sampling(const options *o, sampling_options s) {
@@ -74,6 +90,15 @@ static status take_stops(generation *g, job *j, const char *const *stops, int64_
     return st;
 }
 
+/* --stop, or else the model's advice. */
+static status take_default_stops(generation *g, job *j) {
+    const char *advised[MODEL_MAX_STOPS];
+    for (int i = 0; i < g->config.n_stops; i++)
+        advised[i] = g->config.stops[i];
+    if (g->options->n_stops > 0) return take_stops(g, j, g->options->stops, g->options->n_stops);
+    return take_stops(g, j, advised, g->config.n_stops);
+}
+
 static status encode_prompt(generation *g, const char *text, size_t n, prompt_special special, job *j) {
     int32_t last = tokenizer_end_token(g->tok);
     if (last >= 0 && special != SPECIAL_NONE) {
@@ -123,9 +148,9 @@ static status read_single(generation *g) {
     if (st == STATUS_OK) {
         job *j = generate_add_job(g);
         j->id = mem_copy_text("0", 1);
-        j->sampling = choose_sampling(g);
+        st = choose_sampling(g, &j->sampling);
         if (o->echo) text_append(&j->echo, text.data, text.n);
-        st = take_stops(g, j, o->stops, o->n_stops);
+        if (st == STATUS_OK) st = take_default_stops(g, j);
         if (st == STATUS_OK) st = encode_prompt(g, text.data, text.n, SPECIAL_MISSING, j);
         if (st == STATUS_OK) st = generate_check_job(g, j);
     }
@@ -142,9 +167,8 @@ static void take_line(generation *g, prompt_line *line) {
     if (j->error) return;
     j->sampling = line->sampling;
     j->tells_prompt = line->tells_prompt;
-    const char *const *own = (const char *const *)line->stops;
-    status st = take_stops(g, j, line->has_stops ? own : g->options->stops,
-                           line->has_stops ? line->n_stops : g->options->n_stops);
+    status st = line->has_stops ? take_stops(g, j, (const char *const *)line->stops, line->n_stops)
+                                : take_default_stops(g, j);
     for (size_t i = 0; i < line->n_stop_tokens; i++)
         token_list_append(&j->stop_tokens, line->stop_tokens[i]);
     if (st == STATUS_OK && line->text) st = encode_prompt(g, line->text, line->n_text, line->special, j);
@@ -164,8 +188,9 @@ static void take_line(generation *g, prompt_line *line) {
 
 static status read_lines(generation *g) {
     prompts *in;
-    sampling_options defaults = choose_sampling(g);
-    status st = prompts_open(g->options->input, &in);
+    sampling_options defaults;
+    status st = choose_sampling(g, &defaults);
+    if (st == STATUS_OK) st = prompts_open(g->options->input, &in);
     if (st != STATUS_OK) return st;
     for (bool more = true; st == STATUS_OK && more;) {
         prompt_line line;

@@ -50,6 +50,12 @@ model_cost model_rows_cost(const model_config *config, slice s, precision prec, 
 /* Bytes of the slice's tensors in the files. Refuses a missing tensor or another shape. */
 status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out);
 
+/* Compare the files with the config, before a run. Where both an embedding and another head are stored,
+ * config->tied_head becomes false, with a NOTE: transformers uses the stored head too. Refuses a tensor that
+ * is missing, and one that belongs to a layer or the head but not to a model as the config has it, as results
+ * would be others; tensors beside the model, further layers, and rounding of weights are noted. */
+status model_check_files(model_config *config, precision prec, weights *files);
+
 /* Read the slice's weights from the files, in file order and nothing else, and take the workspace. Borrows
  * dev and t. Where `digest` is not NULL, XXH3 digests (128 bits: high, low) of the slice's tensors, and of
  * the config on the first stage, are summed into it: the sum over all stages, modulo 2^64 each, is the same

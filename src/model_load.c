@@ -1,4 +1,4 @@
-/* The weights of a slice: which tensors it needs, and one pass over the files that reads just these. */
+/* The weights of a slice: one pass over the files that reads just the tensors that it needs. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,107 +9,7 @@
 #include "src/model_private.h"
 #include "src/rope.h"
 
-enum { TENSOR_NAME_BYTES = 96, READ_BYTES = 16 << 20 };
-
-/* One tensor of the files and where it goes: rows from row0 of a matrix, or elements from row0 of a vector.
- */
-typedef struct wanted {
-    char name[TENSOR_NAME_BYTES];
-    int64_t n_rows, n_cols; /* n_cols 0: a vector */
-    int64_t row0;
-    matrix *matrix;
-    float *vector;
-    const tensor *tensor;
-    bool is_copy; /* another stage has it too, and counts it for the digest */
-} wanted;
-
-typedef struct wanted_list {
-    wanted *items;
-    size_t n;
-} wanted_list;
-
-static void want(wanted_list *list, int layer_index, const char *name, int64_t n_rows, int64_t n_cols,
-                 int64_t row0, matrix *w, float *vector) {
-    list->items = mem_resize(list->items, list->n + 1, sizeof *list->items);
-    wanted *item = &list->items[list->n++];
-    *item = (wanted){.n_rows = n_rows, .n_cols = n_cols, .row0 = row0, .matrix = w, .vector = vector};
-    if (layer_index < 0)
-        snprintf(item->name, sizeof item->name, "%s", name);
-    else
-        snprintf(item->name, sizeof item->name, "model.layers.%d.%s", layer_index, name);
-}
-
-/* The tensors of a layer in Hugging Face's names; `l` gives the destinations, or is zeroed to list them only.
- */
-static void want_layer(wanted_list *list, const model_config *c, int i, const layer *l) {
-    int64_t q = (int64_t)c->n_heads * c->head_dim, kv = (int64_t)c->n_kv_heads * c->head_dim, D = c->d_model;
-    want(list, i, "input_layernorm.weight", D, 0, 0, NULL, l->attention_norm);
-    want(list, i, "self_attn.q_proj.weight", q, D, 0, l->qkv, NULL);
-    want(list, i, "self_attn.k_proj.weight", kv, D, q, l->qkv, NULL);
-    want(list, i, "self_attn.v_proj.weight", kv, D, q + kv, l->qkv, NULL);
-    if (c->qkv_bias) {
-        want(list, i, "self_attn.q_proj.bias", q, 0, 0, NULL, l->qkv_bias);
-        want(list, i, "self_attn.k_proj.bias", kv, 0, q, NULL, l->qkv_bias);
-        want(list, i, "self_attn.v_proj.bias", kv, 0, q + kv, NULL, l->qkv_bias);
-    }
-    if (c->qk_norm) {
-        want(list, i, "self_attn.q_norm.weight", c->head_dim, 0, 0, NULL, l->q_norm);
-        want(list, i, "self_attn.k_norm.weight", c->head_dim, 0, 0, NULL, l->k_norm);
-    }
-    want(list, i, "self_attn.o_proj.weight", D, q, 0, l->output, NULL);
-    if (c->output_bias) want(list, i, "self_attn.o_proj.bias", D, 0, 0, NULL, l->output_bias);
-    want(list, i, "post_attention_layernorm.weight", D, 0, 0, NULL, l->mlp_norm);
-    want(list, i, "mlp.gate_proj.weight", c->d_mlp, D, 0, l->gate_up, NULL);
-    want(list, i, "mlp.up_proj.weight", c->d_mlp, D, c->d_mlp, l->gate_up, NULL);
-    want(list, i, "mlp.down_proj.weight", D, c->d_mlp, 0, l->down, NULL);
-}
-
-static bool head_shares_embedding(const model_config *c, slice s) {
-    return c->tied_head && slice_embeds(s) && slice_has_head(s);
-}
-
-/* All tensors of the slice, checked against the files and in file order. `m` gives the destinations; NULL:
- * none. */
-static status want_slice(wanted_list *list, const model_config *c, slice s, const model *m,
-                         const weights *files) {
-    const layer none = {0};
-    if (slice_embeds(s))
-        want(list, -1, "model.embed_tokens.weight", c->vocab_size, c->d_model, 0, m ? m->embedding : NULL,
-             NULL);
-    for (int i = s.first_layer; i < s.last_layer; i++)
-        want_layer(list, c, i, m ? &m->layers[i - s.first_layer] : &none);
-    if (slice_has_head(s)) {
-        want(list, -1, "model.norm.weight", c->d_model, 0, 0, NULL, m ? m->final_norm : NULL);
-        if (!head_shares_embedding(c, s)) {
-            want(list, -1, c->tied_head ? "model.embed_tokens.weight" : "lm_head.weight", c->vocab_size,
-                 c->d_model, 0, m ? m->head : NULL, NULL);
-            list->items[list->n - 1].is_copy = c->tied_head;
-        }
-    }
-    for (size_t i = 0; i < list->n; i++) {
-        wanted *w = &list->items[i];
-        status st = weights_expect(files, w->name, w->n_rows, w->n_cols, &w->tensor);
-        if (st != STATUS_OK) return st;
-    }
-    return STATUS_OK;
-}
-
-static int by_file_offset(const void *a, const void *b) {
-    const tensor *x = ((const wanted *)a)->tensor, *y = ((const wanted *)b)->tensor;
-    if (x->file != y->file) return x->file < y->file ? -1 : 1;
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out) {
-    wanted_list list = {0};
-    status st = want_slice(&list, config, s, NULL, files);
-    uint64_t bytes = 0;
-    for (size_t i = 0; st == STATUS_OK && i < list.n; i++)
-        bytes += list.items[i].tensor->n_bytes;
-    free(list.items);
-    if (st == STATUS_OK) *out = bytes;
-    return st;
-}
+enum { READ_BYTES = 16 << 20 };
 
 uint64_t model_weight_bytes(const model_config *c, slice s, precision prec) {
     model_widths w = model_get_widths(c);
@@ -124,7 +24,7 @@ uint64_t model_weight_bytes(const model_config *c, slice s, precision prec) {
     uint64_t bytes = (uint64_t)(s.last_layer - s.first_layer) * one;
     if (slice_embeds(s)) bytes += table;
     if (slice_has_head(s))
-        bytes += (head_shares_embedding(c, s) ? 0 : table) + (uint64_t)c->d_model * sizeof(float);
+        bytes += (model_head_shares_embedding(c, s) ? 0 : table) + (uint64_t)c->d_model * sizeof(float);
     return bytes;
 }
 
@@ -161,8 +61,8 @@ static status take_weights(model *m) {
     }
     if (!slice_has_head(m->slice)) return st;
     m->final_norm = new_vector(m, c->d_model, &st);
-    m->head =
-        head_shares_embedding(c, m->slice) ? m->embedding : new_matrix(m, c->vocab_size, c->d_model, &st);
+    m->head = model_head_shares_embedding(c, m->slice) ? m->embedding
+                                                       : new_matrix(m, c->vocab_size, c->d_model, &st);
     return st;
 }
 
@@ -265,9 +165,15 @@ static status load_and_digest(model *m, const wanted *w, weights *files, void *b
     return st;
 }
 
+static int by_file_offset(const void *a, const void *b) {
+    const tensor *x = ((const wanted *)a)->tensor, *y = ((const wanted *)b)->tensor;
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    return x->offset < y->offset ? -1 : x->offset > y->offset;
+}
+
 static status load_weights(model *m, weights *files, uint64_t digest[2]) {
     wanted_list list = {0};
-    status st = want_slice(&list, &m->config, m->slice, m, files);
+    status st = model_want_slice(&list, &m->config, m->slice, m, files);
     if (st == STATUS_OK) qsort(list.items, list.n, sizeof *list.items, by_file_offset);
     /* A row longer than READ_BYTES is read whole. */
     int64_t row = m->config.d_mlp > m->config.d_model ? m->config.d_mlp : m->config.d_model;

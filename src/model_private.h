@@ -1,5 +1,5 @@
-/* src/model_private.h: what model.c (the forward pass), model_head.c and model_load.c (the weights)
- * share. */
+/* src/model_private.h: what model.c (the forward pass), model_head.c, and the parts that know the weights
+ * (model_tensors.c, model_check.c, model_load.c) share. */
 #pragma once
 
 #include "src/model.h"
@@ -56,3 +56,29 @@ static inline model_widths model_get_widths(const model_config *c) {
 }
 
 status model_take_workspace(model *m);
+
+enum { TENSOR_NAME_BYTES = 96 };
+
+/* One tensor of the files and where it goes: rows from row0 of a matrix, or elements from row0 of a vector.
+ */
+typedef struct wanted {
+    char name[TENSOR_NAME_BYTES];
+    int64_t n_rows, n_cols; /* n_cols 0: a vector */
+    int64_t row0;
+    matrix *matrix;
+    float *vector;
+    const tensor *tensor;
+    bool is_copy; /* another stage has it too, and counts it for the digest */
+} wanted;
+
+typedef struct wanted_list {
+    wanted *items;
+    size_t n;
+} wanted_list;
+
+/* All tensors of the slice, checked against the files. `m` gives the destinations; NULL: none. */
+status model_want_slice(wanted_list *list, const model_config *c, slice s, const model *m,
+                        const weights *files);
+
+/* Whether one matrix on this stage serves for both. */
+bool model_head_shares_embedding(const model_config *c, slice s);

@@ -4,8 +4,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "io/files.h"
+#include "io/model_dir.h"
 #include "src/base/host.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
@@ -72,7 +74,9 @@ static status make_tokenizer(const options *o, tokenizer **out) {
 status run_open_tokenizer(const options *o, tokenizer **out) {
     if (o->shape) return make_tokenizer(o, out);
     char *path = file_path(o->model, "tokenizer.json");
-    status st = tokenizer_open(path, out);
+    struct stat info;
+    bool is_missing = stat(path, &info) != 0 && (errno == ENOENT || errno == ENOTDIR);
+    status st = is_missing ? model_dir_refuse(o->model, "tokenizer.json") : tokenizer_open(path, out);
     free(path);
     if (st == STATUS_OK) tokenizer_config_apply(o->model, *out);
     return st;
@@ -209,6 +213,12 @@ status run_open_engine(comm *c, const options *o, const model_config *config, en
     if (comm_rank(c) == 0) st = run_make_chunks(o, config, comm_size(c), wanted->longest_tokens, &chunks);
     if (comm_any_failed(c, &st)) return st;
     if (chunks.n > 0) wanted->chunks = &chunks;
+    if (comm_rank(c) == 0 && config->dual_chunk_positions > 0 &&
+        wanted->longest_tokens > config->dual_chunk_positions)
+        notice_add(
+            "config.json: dual_chunk_attention_config is not used, as by transformers: beyond %lld tokens "
+            "answers are worse than with it",
+            (long long)config->dual_chunk_positions);
     st = engine_open(c, config, wanted, out);
     if (st == STATUS_OK) {
         if (!strcmp(engine_device(*out)->ops->name, device_kind_name(DEVICE_CPU)))

@@ -13,12 +13,14 @@ const char *const golden_models[] = {"llama2",
                                      "llama_yarn_mscale",
                                      "mistral",
                                      "mistral_full",
+                                     "mistral_mixed",
                                      "mqa",
                                      "qwen2",
                                      "qwen2_window",
                                      "qwen3",
                                      "qwen3_window",
                                      "smollm",
+                                     "untied",
                                      NULL};
 
 bool golden_read(const char *path, golden *out) {

@@ -277,7 +277,7 @@ END
 bad_paths() {
     write_prompts
     run 2 generate --model "$temp/nowhere" --prompt x
-    refused 'no model directory' 2 "$temp/nowhere/config.json"
+    refused 'no model directory' 2 "$temp/nowhere: no such model directory"
     # Said before anything is loaded: the model is missing as well.
     run 1 generate --model "$temp/nowhere" --input "$temp/prompts.jsonl" --output "$temp/no/dir/out"
     refused 'output that cannot be written' 2 "$temp/no/dir/out"

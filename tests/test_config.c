@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "io/json.h"
+#include "src/base/notice.h"
 #include "src/model_config.h"
 #include "src/rope.h"
 #include "tests/golden/rope.h"
@@ -73,6 +74,111 @@ static void test_llama(void) {
     CU_ASSERT(c.begin_token == -1 && c.n_end_tokens == 3 && c.end_tokens[2] == 9);
 }
 
+/* Whether one of the notices from number `first` on holds the part. */
+static bool is_noted(int first, const char *part) {
+    for (int i = first; i < notice_count(); i++)
+        if (strstr(notice_text(i), part)) return true;
+    return false;
+}
+
+/* What transformers 5 reads in a key that is not there, in null, and in values that mean nothing. */
+static void test_defaults(void) {
+    model_config c;
+    const char *absent = "\"bos_token_id\": \"-\", \"eos_token_id\": \"-\", \"num_key_value_heads\": \"-\"";
+    static const struct {
+        const char *architecture;
+        int n_kv_heads, n_end_tokens;
+        int32_t begin_token;
+    } families[] = {{"Llama", 64, 1, 1}, {"Mistral", 8, 1, 1}, {"Qwen2", 32, 0, -1}, {"Qwen3", 32, 0, -1}};
+    for (int i = 0; i < 4; i++) {
+        char changes[300];
+        snprintf(changes, sizeof changes,
+                 "{\"architectures\": [\"%sForCausalLM\"], %s, \"num_attention_heads\": 64}",
+                 families[i].architecture, absent);
+        CHECK_OK(parse(changes, &c));
+        CU_ASSERT(c.n_kv_heads == families[i].n_kv_heads && c.begin_token == families[i].begin_token);
+        CU_ASSERT(c.n_end_tokens == families[i].n_end_tokens &&
+                  (c.n_end_tokens == 0 || c.end_tokens[0] == 2));
+    }
+    CHECK_OK(parse("{\"bos_token_id\": null, \"eos_token_id\": null}", &c));
+    CU_ASSERT(c.begin_token == -1 && c.n_end_tokens == 0);
+    CHECK_OK(parse("{\"bos_token_id\": -1, \"eos_token_id\": -1}", &c));
+    CU_ASSERT(c.begin_token == -1 && c.n_end_tokens == 0);
+    CHECK_OK(parse("{\"eos_token_id\": [7, -1]}", &c));
+    CU_ASSERT(c.n_end_tokens == 1 && c.end_tokens[0] == 7);
+    CHECK_OK(parse("{\"hidden_act\": \"swish\", \"model_type\": \"llama\", \"architectures\": []}", &c));
+    CHECK_OK(parse("{\"initializer_range\": 0.02, \"pretraining_tp\": 4, \"attention_dropout\": 0.5}", &c));
+}
+
+/* config.json as Python's json module reads it. */
+static void test_as_python(void) {
+    model_config c;
+    int first = notice_count();
+    const char *odd =
+        "{\"model_type\": \"llama\", \"num_hidden_layers\": 6, \"hidden_size\": 256, "
+        "\"num_attention_heads\": 8, \"intermediate_size\": 704, \"vocab_size\": 5, "
+        "\"initializer_range\": NaN, \"a\": [-Infinity, Infinity], \"b\": \"NaN \\\" Infinity\", "
+        "\"vocab_size\": 6, \"vocab_size\": 7, \"rope_scaling\": {\"type\": \"linear\", "
+        "\"factor\": 2, \"factor\": 4}}";
+    CHECK_OK(model_config_parse(odd, strlen(odd), "odd.json", &c));
+    CU_ASSERT(c.vocab_size == 7 && c.rope.factor == 4);
+    CU_ASSERT(is_noted(first, "odd.json: the key \"vocab_size\" occurs twice"));
+    CU_ASSERT(is_noted(first, "odd.json: the key \"factor\" occurs twice"));
+    const char *used = "{\"model_type\": \"llama\", \"num_hidden_layers\": NaN}";
+    CHECK_REFUSED(model_config_parse(used, strlen(used), "odd.json", &c),
+                  "num_hidden_layers: an integer from 1 to 1024 "
+                  "was expected, but it is not finite");
+    CHECK_REFUSED(model_config_parse("[]", 2, "odd.json", &c), "odd.json: an object");
+}
+
+/* What is read and not used is said, and what is used is not. */
+static void test_notices(void) {
+    static const struct {
+        const char *changes, *part;
+    } cases[] = {
+        {"{\"partial_rotary_factor\": 0.5}", "c.json: partial_rotary_factor is not used"},
+        {"{\"rope_parameters\": {\"partial_rotary_factor\": 0.25}}",
+         "c.json: rope_parameters.partial_rotary_factor is not used"},
+        {"{\"rope_scaling\": {\"factor\": 4}}",
+         "c.json: rope_scaling.factor is not used with rope_type \"default\""},
+        {"{\"rope_scaling\": {\"rope_type\": \"default\", \"type\": \"mrope\"}}",
+         "rope_scaling.type \"mrope\" is not used: rope_type \"default\" is"},
+        {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, \"rope_parameters\": {\"rope_type\": "
+         "\"default\"}}",
+         "rope_parameters says another thing than rope_scaling"},
+        {"{\"sliding_window\": 100}", "sliding_window is not used"},
+        {"{\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": 0}", "sliding_window is 0"},
+        {"{\"auto_map\": {\"AutoModelForCausalLM\": \"modeling_x.X\"}}", "auto_map names code"},
+    };
+    model_config c;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        char *text = change(cases[i].changes);
+        int first = notice_count();
+        CHECK_OK(model_config_parse(text, strlen(text), "c.json", &c));
+        CU_ASSERT(notice_count() == first + 1 && is_noted(first, cases[i].part));
+        free(text);
+    }
+    int first = notice_count();
+    CHECK_OK(
+        parse("{\"partial_rotary_factor\": 1.0, \"sliding_window\": null, \"rope_interleaved\": false, "
+              "\"no_rope_layers\": [1, 1, 1], \"query_pre_attn_scalar\": 32, \"residual_multiplier\": 1.0, "
+              "\"attention_multiplier\": 0.17677669, \"num_experts\": 0, \"is_causal\": true, "
+              "\"auto_map\": {\"AutoConfig\": \"x.X\"}, \"layer_types\": [\"attention\", \"full_attention\", "
+              "\"full_attention\", \"full_attention\", \"full_attention\", \"full_attention\"], "
+              "\"rope_theta\": 5000, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, "
+              "\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 2, \"rope_theta\": 5000}}",
+              &c));
+    CU_ASSERT(notice_count() == first && c.rope.theta == 5000 && c.rope.kind == ROPE_LINEAR);
+    CHECK_OK(parse(
+        "{\"dual_chunk_attention_config\": {\"chunk_size\": 64, \"original_max_position_embeddings\": 128}}",
+        &c));
+    CU_ASSERT(c.dual_chunk_positions == 128);
+    CHECK_OK(parse(
+        "{\"architectures\": [\"Qwen2ForCausalLM\"], \"use_sliding_window\": false, \"sliding_window\": -1}",
+        &c));
+    CU_ASSERT(c.window == 0 && notice_count() == first);
+}
+
 static void test_windows(void) {
     model_config c;
     const char *mistral = "{\"architectures\": [\"MistralForCausalLM\"]}";
@@ -82,6 +188,14 @@ static void test_windows(void) {
     CU_ASSERT(model_config_window(&c, 0) == 0);
     CHECK_OK(parse("{\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": 100}", &c));
     CU_ASSERT(model_config_window(&c, 0) == 100 && model_config_window(&c, 5) == 100);
+
+    CHECK_OK(parse("{\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": 0}", &c));
+    CU_ASSERT(model_config_window(&c, 5) == 0);
+    CHECK_OK(parse("{\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": 100, \"layer_types\": "
+                   "[\"sliding_attention\", \"full_attention\", \"full_attention\", \"full_attention\", "
+                   "\"full_attention\", \"sliding_attention\"]}",
+                   &c));
+    CU_ASSERT(model_config_window(&c, 0) == 100 && model_config_window(&c, 1) == 0);
 
     CHECK_OK(parse("{\"architectures\": [\"Qwen2ForCausalLM\"], \"sliding_window\": 100}", &c));
     CU_ASSERT(c.family == FAMILY_QWEN2 && c.qkv_bias && !c.output_bias && model_config_window(&c, 5) == 0);
@@ -142,7 +256,30 @@ static void test_refusals(void) {
         {"{\"mlp_bias\": true}", "mlp_bias"},
         {"{\"attention_bias\": \"yes\"}", "attention_bias"},
         {"{\"quantization_config\": {\"quant_method\": \"gptq\"}}", "quantization_config: quantized"},
-        {"{\"partial_rotary_factor\": 0.5}", "partial_rotary_factor"},
+        {"{\"model_type\": \"mistral\"}",
+         "model_type: \"mistral\" is another kind of model than architectures says"},
+        {"{\"is_causal\": false}", "is_causal: other kinds of model"},
+        {"{\"final_logit_softcapping\": 30.0}", "final_logit_softcapping: 30: other kinds of model"},
+        {"{\"attn_logit_softcapping\": 50.0}", "attn_logit_softcapping"},
+        {"{\"residual_multiplier\": 0.22}", "residual_multiplier"},
+        {"{\"attention_multiplier\": 0.5}", "attention_multiplier"},
+        {"{\"query_pre_attn_scalar\": 256}", "query_pre_attn_scalar"},
+        {"{\"no_rope_layers\": [1, 1, 0, 1, 1, 1]}", "no_rope_layers"},
+        {"{\"mlp_multipliers\": [1.0, 0.5]}", "mlp_multipliers"},
+        {"{\"num_local_experts\": 8}", "num_local_experts: 8: "},
+        {"{\"per_layer_config\": {\"0\": {}}}", "per_layer_config"},
+        {"{\"layer_types\": [\"full_attention\", \"sliding_attention\", \"full_attention\", "
+         "\"full_attention\", "
+         "\"full_attention\", \"full_attention\"]}",
+         "layer_types: layer 1: a LlamaForCausalLM has no sliding_attention"},
+        {"{\"partial_rotary_factor\": 0.5, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}}",
+         "config.json: partial_rotary_factor: rotating only a part"},
+        {"{\"rope_theta\": 5000, \"rope_parameters\": {\"rope_theta\": 6000}}",
+         "rope_parameters: rope_theta is 6000 in it, but 5000 outside"},
+        {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 2}, \"rope_parameters\": {\"rope_theta\": "
+         "6000}}",
+         "rope_parameters: its rope_theta is 6000, but with rope_scaling it is 10000"},
+        {"{\"rope_theta\": 1, \"rope_scaling\": {\"type\": \"yarn\", \"factor\": 2}}", "rope_theta above 1"},
         {"{\"rope_theta\": 0}", "rope_theta"},
         {"{\"rope_theta\": \"big\"}", "rope_theta"},
         {"{\"rope_scaling\": 4}", "rope_scaling: an object"},
@@ -153,9 +290,8 @@ static void test_refusals(void) {
          "rope_parameters.rope_type: \"proportional\""},
         {"{\"rope_parameters\": {\"full_attention\": {\"rope_type\": \"default\"}}}",
          "differ between layers"},
-        {"{\"rope_parameters\": {\"partial_rotary_factor\": 0.25}}", "rope_parameters.partial_rotary_factor"},
         {"{\"rope_scaling\": {\"type\": \"linear\"}}",
-         "rope_scaling.factor: a number from 1 to 1e+06 was expected, but it is missing"},
+         "rope_scaling.factor: a number from 1e-06 to 1e+06 was expected, but it is missing"},
         {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 0}}", "rope_scaling.factor"},
         {"{\"rope_scaling\": {\"type\": \"linear\", \"factor\": \"4\"}}", "rope_scaling.factor"},
         {"{\"rope_scaling\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 4, "
@@ -165,18 +301,16 @@ static void test_refusals(void) {
          "rope_scaling.low_freq_factor"},
         {"{\"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": 8, \"beta_fast\": 1, \"beta_slow\": 2}}",
          "rope_scaling.beta_fast"},
-        {"{\"rope_scaling\": {\"rope_type\": \"yarn\", \"original_max_position_embeddings\": 9000}}",
-         "rope_scaling.factor: max_position_embeddings is below"},
         {"{\"rope_scaling\": {\"rope_type\": \"yarn\", \"original_max_position_embeddings\": 1.5}}",
          "rope_scaling.original_max_position_embeddings"},
         {"{\"original_max_position_embeddings\": \"x\", \"rope_scaling\": {\"rope_type\": \"yarn\"}}",
          "config.json: original_max_position_embeddings"},
-        {"{\"bos_token_id\": -1}", "bos_token_id"},
+        {"{\"bos_token_id\": \"<s>\"}", "bos_token_id"},
         {"{\"eos_token_id\": \"</s>\"}", "eos_token_id: a token id"},
         {"{\"eos_token_id\": [2, \"x\"]}", "eos_token_id"},
         {"{\"eos_token_id\": [1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}",
          "eos_token_id: more than 32"},
-        {"{\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": 0}", "sliding_window"},
+        {"{\"architectures\": [\"MistralForCausalLM\"], \"sliding_window\": -1}", "sliding_window"},
         {"{\"architectures\": [\"Qwen3ForCausalLM\"], \"layer_types\": [\"full_attention\"]}",
          "layer_types: an array"},
         {"{\"architectures\": [\"Qwen3ForCausalLM\"], \"layer_types\": [\"full_attention\", "
@@ -199,83 +333,6 @@ static void test_refusals(void) {
     }
 }
 
-static void test_json(void) {
-    cJSON *item;
-    CHECK_OK(json_parse("\xEF\xBB\xBF {\"a\": 1}\n ", 13, "x.json", &item));
-    cJSON_Delete(item);
-    static const struct {
-        const char *text, *part;
-    } cases[] = {
-        {"", "x.json: empty"},
-        {"{", "x.json: not valid JSON at column"},
-        {"{\"a\": 1,\n \"b\": tru }", "x.json: not valid JSON at line 2, column 7"},
-        {"{} {}", "more text behind the value at column 4"},
-        {"{\"a\": \"\\u0000\"}", "zero character \\u0000 at column 8"},
-        {"[\"\\ud800\"]", "not valid JSON"},
-        {"NaN", "not valid JSON"},
-        {"\"abc", "not valid JSON"},
-        {"\"abc\\", "not valid JSON"},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
-        CHECK_REFUSED(json_parse(cases[i].text, strlen(cases[i].text), "x.json", &item), cases[i].part);
-    CHECK_REFUSED(json_parse("[1, \0 2]", 8, "x.json", &item), "zero byte at column 5");
-    CHECK_REFUSED(json_parse("\"a\\\0\"", 5, "x.json", &item), "zero byte");
-
-    enum { DEPTH = 1000000 };
-    char *deep = mem_new(2 * DEPTH, 1);
-    memset(deep, '[', DEPTH);
-    memset(deep + DEPTH, ']', DEPTH);
-    CHECK_REFUSED(json_parse(deep, 2 * DEPTH, "x.json", &item),
-                  "x.json: too deeply nested JSON at column 101");
-    CHECK_OK(json_parse(deep + DEPTH - 100, 200, "x.json", &item));
-    cJSON_Delete(item);
-    free(deep);
-
-    model_config c;
-    const char *twice = "{\"vocab_size\": 5, \"vocab_size\": 6}";
-    CHECK_REFUSED(model_config_parse(twice, strlen(twice), "c.json", &c),
-                  "c.json: the key \"vocab_size\" occurs twice");
-    const char *inside = "{\"rope_scaling\": {\"factor\": 5, \"factor\": 6}}";
-    CHECK_REFUSED(parse(inside, &c), "rope_scaling: the key \"factor\" occurs twice");
-    CHECK_REFUSED(model_config_parse("[]", 2, "c.json", &c), "c.json: an object");
-}
-
-static void test_json_text(void) {
-    static const struct {
-        const char *bytes, *json;
-    } cases[] = {
-        {"plain", "\"plain\""},
-        {"a\"b\\c\n\t\r\x01\x7F", "\"a\\\"b\\\\c\\n\\t\\r\\u0001\\u007f\""},
-        {"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80", "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\""},
-        /* Unicode 15, 3.9, tables 3-8 to 3-11: one U+FFFD for each maximal invalid part */
-        {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41",
-         "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
-         "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41\""},
-        {"\xED\xA0\x80\x41", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41\""},
-        {"\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42",
-         "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41"
-         "\xEF\xBF\xBD\xEF\xBF\xBD\x42\""},
-        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41\""},
-        {"\xF0\x9F\x98", "\"\xEF\xBF\xBD\""},
-    };
-    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        text_buffer out = {0};
-        json_append_text(&out, cases[i].bytes, strlen(cases[i].bytes));
-        CU_ASSERT_STRING_EQUAL(out.data, cases[i].json);
-        free(out.data);
-    }
-    uint64_t random = 5;
-    for (int i = 0; i < 1000; i++) {
-        uint32_t bits = (uint32_t)harness_random(&random);
-        float value;
-        memcpy(&value, &bits, sizeof value);
-        text_buffer out = {0};
-        json_append_float(&out, value);
-        CU_ASSERT(isfinite(value) ? strtof(out.data, NULL) == value : strcmp(out.data, "null") == 0);
-        free(out.data);
-    }
-}
-
 static status parse_generation(const char *json, model_config *config) {
     return model_config_parse_generation(json, strlen(json), "generation_config.json", config);
 }
@@ -295,19 +352,48 @@ static void test_generation(void) {
     CHECK_OK(parse_generation("{\"do_sample\": true, \"top_k\": -1, \"top_p\": null}", &c));
     CU_ASSERT(c.sampling.temperature == 1 && c.sampling.top_p == 1 && c.sampling.top_k == 0);
 
-    CHECK_REFUSED(parse_generation("{\"do_sample\": true, \"temperature\": -1}", &c),
-                  "generation_config.json: temperature must be from 0 to 100");
-    CHECK_REFUSED(parse_generation("{\"do_sample\": true, \"top_p\": 2}", &c), "top_p");
     CHECK_REFUSED(parse_generation("{\"do_sample\": \"yes\"}", &c), "do_sample");
     CHECK_REFUSED(parse_generation("{\"eos_token_id\": {}}", &c), "eos_token_id");
     CU_ASSERT(c.sampling.temperature == 1); /* untouched by what was refused */
+
+    /* What an option may replace is judged when it is used. */
+    CHECK_OK(
+        parse_generation("{\"do_sample\": true, \"temperature\": -1, \"top_p\": \"x\", \"top_k\": 2.5}", &c));
+    CU_ASSERT(c.sampling.temperature == -1 && isnan(c.sampling.top_p));
+    c.sampling.temperature = 1;
+    CHECK_REFUSED(sampling_check(&c.sampling), "top_p must be");
+    c.sampling.top_p = 1;
+    CHECK_REFUSED(sampling_check(&c.sampling), "top_k must be");
+
+    CHECK_OK(parse_generation("{\"stop_strings\": [\"\\n\\n\", \"END\"]}", &c));
+    CU_ASSERT(c.n_stops == 2 && !strcmp(c.stops[0], "\n\n") && !strcmp(c.stops[1], "END"));
+    CHECK_OK(parse_generation("{\"stop_strings\": \"x\"}", &c));
+    CU_ASSERT(c.n_stops == 1 && !strcmp(c.stops[0], "x"));
+    CHECK_REFUSED(parse_generation("{\"stop_strings\": [\"\"]}", &c), "stop_strings: a text");
+    CHECK_REFUSED(parse_generation("{\"stop_strings\": "
+                                   "\"0123456789012345678901234567890123456789012345678901234567890123\"}",
+                                   &c),
+                  "stop_strings: more than 16 texts, or one of more than 63 bytes");
+
+    int first = notice_count();
+    CHECK_OK(parse_generation("{\"num_beams\": 1, \"no_repeat_ngram_size\": 0, \"bad_words_ids\": null, "
+                              "\"suppress_tokens\": [], \"typical_p\": 0.5, \"max_length\": 4096, "
+                              "\"token_healing\": false, \"temperature\": 0.6}",
+                              &c));
+    CU_ASSERT(notice_count() == first);
+    CHECK_OK(parse_generation("{\"num_beams\": 4, \"no_repeat_ngram_size\": 3, \"bad_words_ids\": [[0]], "
+                              "\"suppress_tokens\": [0], \"typical_p\": 0.5, \"do_sample\": true}",
+                              &c));
+    CU_ASSERT(notice_count() == first + 1);
+    CU_ASSERT(is_noted(first, "generation_config.json: not used: suppress_tokens, bad_words_ids, "
+                              "no_repeat_ngram_size, num_beams, typical_p ("));
 }
 
 static void test_load(void) {
     char dir[300], path[400];
     snprintf(dir, sizeof dir, "%s", harness_temp_dir());
     model_config c;
-    CHECK_REFUSED(model_config_load(dir, &c), "config.json: cannot be opened");
+    CHECK_REFUSED(model_config_load(dir, &c), "config.json is missing");
     snprintf(path, sizeof path, "%s/config.json", dir);
     harness_write_file(path, llama, sizeof llama - 1);
     CHECK_OK(model_config_load(dir, &c));
@@ -318,8 +404,10 @@ static void test_load(void) {
     CU_ASSERT(c.end_tokens[0] == 9);
     harness_write_file(path, "{\"eos_token_id\": 9", 18);
     CHECK_REFUSED(model_config_load(dir, &c), "generation_config.json: not valid JSON");
+    static const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+    harness_write_file(path, pointer, sizeof pointer - 1);
+    CHECK_REFUSED(model_config_load(dir, &c), "generation_config.json: this is a Git LFS pointer");
     remove(path);
-    CHECK_REFUSED(model_config_load(path, &c), "cannot be opened");
 
     char text[400];
     CHECK_OK(parse("{\"rope_scaling\": {\"type\": \"linear\", \"factor\": 4}}", &c));
@@ -362,9 +450,15 @@ static void test_rope(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {
-        {"llama", test_llama}, {"windows", test_windows},     {"refusals", test_refusals},
-        {"json", test_json},   {"json text", test_json_text}, {"generation", test_generation},
-        {"load", test_load},   {"rope", test_rope},           CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"llama", test_llama},
+                           {"defaults", test_defaults},
+                           {"as python", test_as_python},
+                           {"notices", test_notices},
+                           {"windows", test_windows},
+                           {"refusals", test_refusals},
+                           {"generation", test_generation},
+                           {"load", test_load},
+                           {"rope", test_rope},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "config", tests);
 }

@@ -152,6 +152,7 @@ static void check_model(const char *dir, const golden *g, precision prec, const 
     size_t n = (size_t)g->n_positions * (size_t)g->n_vocabulary;
     float *one = calloc(n, sizeof *one), *two = calloc(n, sizeof *two);
     if (CHECK_OK(model_config_load(dir, &f.config)) && CHECK_OK(weights_open(dir, &f.files)) &&
+        CHECK_OK(model_check_files(&f.config, prec, f.files)) &&
         CHECK_OK(strcmp(isa, "cuda") ? cpu_device_open(prec, 2, isa, &f.dev)
                                      : device_open(DEVICE_CUDA, 0, prec, 1, &f.dev)) &&
         CHECK_OK(

@@ -8,6 +8,7 @@
 
 #include "io/weights.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "tests/harness.h"
 
 /* A fresh directory inside this rank's own; its name lasts until the next call. */
@@ -123,18 +124,20 @@ static void write_shards(const char *dir, const char *index) {
     write_text(dir, "model.safetensors.index.json", index);
 }
 
-/* The index decides: "extra" does not exist, and "y" is the one of the second shard. */
+/* As transformers reads them: the tensors of all shards that the index names, also those that it does not,
+ * and of one that two shards have the last. */
 static void test_shards(void) {
     const char *dir = fresh_dir();
     write_shards(dir, "{\"metadata\": {\"total_size\": 16}, \"weight_map\": {\"z\": \"m-2.safetensors\", "
                       "\"x\": \"m-1.safetensors\", \"y\": \"m-2.safetensors\"}}");
     weights *w = NULL;
     if (!CHECK_OK(weights_open(dir, &w))) return;
-    CU_ASSERT_EQUAL(weights_count(w), 3);
-    static const char *const in_order[] = {"x", "y", "z"};
-    for (size_t i = 0; i < 3; i++)
+    static const char *const in_order[] = {"x", "extra", "y", "z"};
+    CU_ASSERT_EQUAL_FATAL(weights_count(w), 4);
+    for (size_t i = 0; i < 4; i++)
         CU_ASSERT_STRING_EQUAL(weights_at(w, i)->name, in_order[i]);
-    CU_ASSERT_PTR_NULL(weights_find(w, "extra"));
+    CU_ASSERT_PTR_NOT_NULL(
+        strstr(notice_text(notice_count() - 1), "/m-1.safetensors: tensor \"y\" is in this file too"));
     const tensor *y = weights_find(w, "y");
     CU_ASSERT(y && y->file == 1 && y->type == DTYPE_F16);
     unsigned char got[4];
@@ -142,6 +145,32 @@ static void test_shards(void) {
     CHECK_OK(weights_read(w, y, 0, 2, values));
     memcpy(got, values, 4);
     CU_ASSERT(got[0] == 1 && got[3] == 4);
+    weights_close(w);
+}
+
+/* What the index says and is not so is refused when it is needed, and only then. */
+static void test_missing_tensors(void) {
+    const char *dir = fresh_dir();
+    write_shards(dir, "{\"weight_map\": {\"x\": \"m-2.safetensors\", \"gone\": \"m-1.safetensors\", "
+                      "\"lost\": \"m-3.safetensors\", \"z\": \"m-2.safetensors\"}}");
+    weights *w = NULL;
+    if (!CHECK_OK(weights_open(dir, &w))) return;
+    const tensor *t = NULL;
+    CHECK_OK(weights_expect(w, "x", 2, 0, &t)); /* in m-1 */
+    CHECK_OK(weights_expect(w, "z", 2, 0, &t));
+    CU_ASSERT_PTR_NULL(weights_find(w, "gone"));
+    CHECK_REFUSED(weights_expect(w, "gone", 2, 0, &t),
+                  "/m-1.safetensors: tensor \"gone\" is not in this file");
+    CHECK_REFUSED(weights_expect(w, "lost", 2, 0, &t), "/m-3.safetensors: this file of the model is missing");
+    CU_ASSERT_EQUAL(weights_n_names(w), 4);
+    CU_ASSERT_STRING_EQUAL(weights_name(w, 0), "extra");
+    weights_close(w);
+
+    int n = notice_count(); /* a file of its own beside them */
+    write_file(dir, "model.safetensors", shard2, "12345678", 8);
+    if (!CHECK_OK(weights_open(dir, &w))) return;
+    CU_ASSERT_PTR_NULL(weights_find(w, "x"));
+    CU_ASSERT(notice_count() == n + 1 && strstr(notice_text(n), "model.safetensors is read"));
     weights_close(w);
 }
 
@@ -326,7 +355,8 @@ static void test_broken_files(void) {
     static const char data[40] = {0};
     const char *dir = fresh_dir();
     CHECK_REFUSED(try_open("/no/such/directory"), "/no/such/directory: no such model directory");
-    CHECK_REFUSED(try_open(dir), "neither model.safetensors nor model.safetensors.index.json");
+    CHECK_REFUSED(try_open(dir),
+                  "model.safetensors, or model.safetensors.index.json with its shards, is missing");
 
     /* Cut a good file everywhere: within the length, within the header, within the data. */
     write_file(dir, "model.safetensors", good_header, data, sizeof data);
@@ -368,12 +398,6 @@ static void test_lying_index(void) {
     static const struct {
         const char *index, *part;
     } cases[] = {
-        {"{\"weight_map\": {\"x\": \"m-1.safetensors\", \"y\": \"m-3.safetensors\"}}",
-         "/m-3.safetensors: this file of the model is missing"},
-        {"{\"weight_map\": {\"x\": \"m-2.safetensors\"}}", "tensor \"x\" is not in m-2.safetensors"},
-        {"{\"weight_map\": {\"gone\": \"m-1.safetensors\", \"x\": \"m-1.safetensors\"}}",
-         "tensor \"gone\" is not in m-1.safetensors"},
-        {"{\"weight_map\": {\"zz\": \"m-1.safetensors\"}}", "tensor \"zz\" is not in m-1.safetensors"},
         {"{\"weight_map\": {\"x\": \"../m-1.safetensors\"}}",
          "weight_map.x: \"../m-1.safetensors\" is not a plain name"},
         {"{\"weight_map\": {\"x\": \"/etc/x.safetensors\"}}", "\"/etc/x.safetensors\" is not a plain name"},
@@ -397,7 +421,7 @@ static void test_lying_index(void) {
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_shards(dir, cases[i].index);
         CHECK_REFUSED(try_open(dir), cases[i].part);
-        if (i > 0) CU_ASSERT_PTR_NOT_NULL(strstr(status_text(), "/model.safetensors.index.json: "));
+        CU_ASSERT_PTR_NOT_NULL(strstr(status_text(), "/model.safetensors.index.json: "));
     }
     /* A shard that lies is named itself. */
     write_shards(dir, "{\"weight_map\": {\"x\": \"m-1.safetensors\", \"z\": \"m-2.safetensors\"}}");
@@ -524,6 +548,7 @@ static void test_many_tensors(void) {
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {{"one file", test_one_file},
                            {"shards", test_shards},
+                           {"missing tensors", test_missing_tensors},
                            {"shards equal one file", test_shards_equal_one_file},
                            {"demo model", test_demo_model},
                            {"lying headers", test_lying_headers},

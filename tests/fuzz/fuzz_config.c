@@ -22,7 +22,6 @@ static void check(const model_config *c) {
         fuzz_check(isfinite(inv_freq[i]) && inv_freq[i] >= 0, "rope frequency");
     char text[200];
     model_config_describe(c, text, sizeof text);
-    fuzz_check(sampling_check(&c->sampling) == STATUS_OK, "sampling options");
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
@@ -33,6 +32,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
         fuzz_check_text(status_text());
     memset(&c, 0, sizeof c);
     if (model_config_parse_generation((const char *)data, n, "generation_config.json", &c) == STATUS_OK)
-        fuzz_check(sampling_check(&c.sampling) == STATUS_OK, "sampling options of generation");
+        fuzz_check(c.n_end_tokens <= MODEL_MAX_END_TOKENS && c.n_stops <= MODEL_MAX_STOPS, "generation");
     return 0;
 }

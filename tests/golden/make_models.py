@@ -63,6 +63,7 @@ class Case:
     theta: float = 10000.0
     extra: dict = field(default_factory=dict)  # further config values
     n_shards: int = 1
+    said: dict = field(default_factory=dict)  # what config.json says otherwise than the model is
 
 
 # The odd sizes are on purpose: rows and columns that are no multiple of a vector.
@@ -87,6 +88,10 @@ CASES = {
                     extra={"sliding_window": 48}),
     "mistral_full": Case("mistral", (32, 4, 2, 16, 64, 2, 96), "bfloat16", 120, "heads window_64", form="v5",
                          theta=1000000.0, extra={"sliding_window": None}),
+    "mistral_mixed": Case("mistral", (32, 4, 2, 8, 64, 3, 96), "bfloat16", 160,
+                          "heads window_off window_everywhere", form="v5",
+                          extra={"sliding_window": 24,
+                                 "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
     "qwen2": Case("qwen2", (48, 3, 1, 16, 80, 3, 120), "bfloat16", 150, "no_q_bias no_k_bias no_v_bias window_64",
                   theta=1000000.0, extra={"tie_word_embeddings": True, "use_sliding_window": False,
                                           "sliding_window": 64, "max_window_layers": 1}),
@@ -102,6 +107,7 @@ CASES = {
                                 "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}),
     "smollm": Case("llama", (48, 6, 3, 8, 80, 3, 96), "bfloat16", 130, "heads",
                    extra={"tie_word_embeddings": True}, n_shards=3),
+    "untied": Case("llama", (32, 4, 2, 8, 64, 2, 96), "bfloat16", 110, "tied", said={"tie_word_embeddings": True}),
     "mqa": Case("llama", (32, 4, 1, 8, 64, 2, 96), "float32", 110, "", form="v5"),
     "llama_bias": Case("llama", (32, 2, 1, 16, 64, 2, 96), "bfloat16", 110,
                        "no_q_bias no_k_bias no_v_bias no_o_bias", extra={"attention_bias": True}),
@@ -144,7 +150,7 @@ def config_text(case, config):
         values |= {k: v for k, v in case.extra.items() if k in ("sliding_window", "use_sliding_window")}
         if case.shape[0] == case.shape[1] * case.shape[3]:
             values.pop("head_dim", None)
-    return json.dumps(values, indent=2, sort_keys=True) + "\n"
+    return json.dumps(values | case.said, indent=2, sort_keys=True) + "\n"
 
 
 def random_weight(random, name, shape):
@@ -268,6 +274,10 @@ def norms_to_one(which):
     return edit
 
 
+def tie_head(model):
+    model.lm_head.weight.data = model.model.embed_tokens.weight.data.clone()
+
+
 def head_shape(model):
     config = model.config
     return config.num_attention_heads, config.num_key_value_heads, layers_of(model)[0].self_attn.head_dim
@@ -314,6 +324,7 @@ MISTAKES = {
     "yarn_defaults": (yarn_defaults, None),
     "heads": (None, heads_dealt_out),
     "eps": (None, scale_eps),
+    "tied": (None, tie_head),
     "no_q_bias": (None, zero_bias("q_proj")),
     "no_k_bias": (None, zero_bias("k_proj")),
     "no_v_bias": (None, zero_bias("v_proj")),

@@ -90,6 +90,92 @@ static const struct rope_golden {
       0x1.9e7c700000000p-11f, 0x1.36d21a0000000p-11f, 0x1.d22a500000000p-12f, 0x1.5d931c0000000p-12f,
       0x1.0624de0000000p-12f, 0x1.8929180000000p-13f, 0x1.26d42c0000000p-13f, 0x1.ba2e4a0000000p-14f,
       0x1.4b96c00000000p-14f, 0x1.f1502a0000000p-15f, 0x1.74eea60000000p-15f, 0x1.17a8e40000000p-15f}},
+    {"linear below 1",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 0.5}}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+1f,  0x1.7ff2220000000p+0f,  0x1.1feb340000000p+0f,  0x1.afd1360000000p-1f,
+      0x1.43d1360000000p-1f,  0x1.e5a8460000000p-2f,  0x1.6c310e0000000p-2f,  0x1.111aee0000000p-2f,
+      0x1.99999a0000000p-3f,  0x1.33281a0000000p-3f,  0x1.ccab840000000p-4f,  0x1.59742a0000000p-4f,
+      0x1.030dc60000000p-4f,  0x1.84869e0000000p-5f,  0x1.235a720000000p-5f,  0x1.b4f7e40000000p-6f,
+      0x1.47ae140000000p-6f,  0x1.eb73600000000p-7f,  0x1.7089380000000p-7f,  0x1.145cee0000000p-7f,
+      0x1.9e7c700000000p-8f,  0x1.36d21a0000000p-8f,  0x1.d22a500000000p-9f,  0x1.5d931c0000000p-9f,
+      0x1.0624de0000000p-9f,  0x1.8929180000000p-10f, 0x1.26d42c0000000p-10f, 0x1.ba2e4a0000000p-11f,
+      0x1.4b96c00000000p-11f, 0x1.f1502a0000000p-12f, 0x1.74eea60000000p-12f, 0x1.17a8e40000000p-12f}},
+    {"low theta",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_theta\": 1.5}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+0f, 0x1.f98db40000000p-1f, 0x1.f3302a0000000p-1f, 0x1.ece7260000000p-1f,
+      0x1.e6b2640000000p-1f, 0x1.e091a80000000p-1f, 0x1.da84a60000000p-1f, 0x1.d48b2a0000000p-1f,
+      0x1.cea4ec0000000p-1f, 0x1.c8d1b20000000p-1f, 0x1.c311420000000p-1f, 0x1.bd635a0000000p-1f,
+      0x1.b7c7c00000000p-1f, 0x1.b23e380000000p-1f, 0x1.acc68c0000000p-1f, 0x1.a760800000000p-1f,
+      0x1.a20bd60000000p-1f, 0x1.9cc8600000000p-1f, 0x1.9795de0000000p-1f, 0x1.92741e0000000p-1f,
+      0x1.8d62e60000000p-1f, 0x1.8862040000000p-1f, 0x1.8371440000000p-1f, 0x1.7e90720000000p-1f,
+      0x1.79bf560000000p-1f, 0x1.74fdc40000000p-1f, 0x1.704b840000000p-1f, 0x1.6ba86a0000000p-1f,
+      0x1.6714400000000p-1f, 0x1.628ed60000000p-1f, 0x1.5e18020000000p-1f, 0x1.59af920000000p-1f}},
+    {"part of a head",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"partial_rotary_factor\": 0.5}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+0f,  0x1.7ff2220000000p-1f,  0x1.1feb340000000p-1f,  0x1.afd1360000000p-2f,
+      0x1.43d1360000000p-2f,  0x1.e5a8460000000p-3f,  0x1.6c310e0000000p-3f,  0x1.111aee0000000p-3f,
+      0x1.99999a0000000p-4f,  0x1.33281a0000000p-4f,  0x1.ccab840000000p-5f,  0x1.59742a0000000p-5f,
+      0x1.030dc60000000p-5f,  0x1.84869e0000000p-6f,  0x1.235a720000000p-6f,  0x1.b4f7e40000000p-7f,
+      0x1.47ae140000000p-7f,  0x1.eb73600000000p-8f,  0x1.7089380000000p-8f,  0x1.145cee0000000p-8f,
+      0x1.9e7c700000000p-9f,  0x1.36d21a0000000p-9f,  0x1.d22a500000000p-10f, 0x1.5d931c0000000p-10f,
+      0x1.0624de0000000p-10f, 0x1.8929180000000p-11f, 0x1.26d42c0000000p-11f, 0x1.ba2e4a0000000p-12f,
+      0x1.4b96c00000000p-12f, 0x1.f1502a0000000p-13f, 0x1.74eea60000000p-13f, 0x1.17a8e40000000p-13f}},
+    {"no type",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"factor\": 4.0}}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+0f,  0x1.7ff2220000000p-1f,  0x1.1feb340000000p-1f,  0x1.afd1360000000p-2f,
+      0x1.43d1360000000p-2f,  0x1.e5a8460000000p-3f,  0x1.6c310e0000000p-3f,  0x1.111aee0000000p-3f,
+      0x1.99999a0000000p-4f,  0x1.33281a0000000p-4f,  0x1.ccab840000000p-5f,  0x1.59742a0000000p-5f,
+      0x1.030dc60000000p-5f,  0x1.84869e0000000p-6f,  0x1.235a720000000p-6f,  0x1.b4f7e40000000p-7f,
+      0x1.47ae140000000p-7f,  0x1.eb73600000000p-8f,  0x1.7089380000000p-8f,  0x1.145cee0000000p-8f,
+      0x1.9e7c700000000p-9f,  0x1.36d21a0000000p-9f,  0x1.d22a500000000p-10f, 0x1.5d931c0000000p-10f,
+      0x1.0624de0000000p-10f, 0x1.8929180000000p-11f, 0x1.26d42c0000000p-11f, 0x1.ba2e4a0000000p-12f,
+      0x1.4b96c00000000p-12f, 0x1.f1502a0000000p-13f, 0x1.74eea60000000p-13f, 0x1.17a8e40000000p-13f}},
+    {"both types",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"rope_type\": \"default\", \"type\": "
+     "\"linear\", \"factor\": 4.0}}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+0f,  0x1.7ff2220000000p-1f,  0x1.1feb340000000p-1f,  0x1.afd1360000000p-2f,
+      0x1.43d1360000000p-2f,  0x1.e5a8460000000p-3f,  0x1.6c310e0000000p-3f,  0x1.111aee0000000p-3f,
+      0x1.99999a0000000p-4f,  0x1.33281a0000000p-4f,  0x1.ccab840000000p-5f,  0x1.59742a0000000p-5f,
+      0x1.030dc60000000p-5f,  0x1.84869e0000000p-6f,  0x1.235a720000000p-6f,  0x1.b4f7e40000000p-7f,
+      0x1.47ae140000000p-7f,  0x1.eb73600000000p-8f,  0x1.7089380000000p-8f,  0x1.145cee0000000p-8f,
+      0x1.9e7c700000000p-9f,  0x1.36d21a0000000p-9f,  0x1.d22a500000000p-10f, 0x1.5d931c0000000p-10f,
+      0x1.0624de0000000p-10f, 0x1.8929180000000p-11f, 0x1.26d42c0000000p-11f, 0x1.ba2e4a0000000p-12f,
+      0x1.4b96c00000000p-12f, 0x1.f1502a0000000p-13f, 0x1.74eea60000000p-13f, 0x1.17a8e40000000p-13f}},
+    {"both forms",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"type\": \"linear\", \"factor\": 4.0}, "
+     "\"rope_parameters\": {\"rope_type\": \"default\"}}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p-2f,  0x1.7ff2220000000p-3f,  0x1.1feb340000000p-3f,  0x1.afd1360000000p-4f,
+      0x1.43d1360000000p-4f,  0x1.e5a8460000000p-5f,  0x1.6c310e0000000p-5f,  0x1.111aee0000000p-5f,
+      0x1.99999a0000000p-6f,  0x1.33281a0000000p-6f,  0x1.ccab840000000p-7f,  0x1.59742a0000000p-7f,
+      0x1.030dc60000000p-7f,  0x1.84869e0000000p-8f,  0x1.235a720000000p-8f,  0x1.b4f7e40000000p-9f,
+      0x1.47ae140000000p-9f,  0x1.eb73600000000p-10f, 0x1.7089380000000p-10f, 0x1.145cee0000000p-10f,
+      0x1.9e7c700000000p-11f, 0x1.36d21a0000000p-11f, 0x1.d22a500000000p-12f, 0x1.5d931c0000000p-12f,
+      0x1.0624de0000000p-12f, 0x1.8929180000000p-13f, 0x1.26d42c0000000p-13f, 0x1.ba2e4a0000000p-14f,
+      0x1.4b96c00000000p-14f, 0x1.f1502a0000000p-15f, 0x1.74eea60000000p-15f, 0x1.17a8e40000000p-15f}},
     {"linear 2.5",
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
      "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
@@ -161,6 +247,22 @@ static const struct rope_golden {
       0x1.1f91f00000000p-15f, 0x1.7da9e80000000p-16f, 0x1.fa8b860000000p-17f, 0x1.5024d60000000p-17f,
       0x1.be21880000000p-18f, 0x1.280d960000000p-18f, 0x1.88ec200000000p-19f, 0x1.04be680000000p-19f,
       0x1.5a0f4e0000000p-20f, 0x1.cb4a9a0000000p-21f, 0x1.30c94e0000000p-21f, 0x1.9483600000000p-22f}},
+    {"llama 3 below 1",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"low_freq_factor\": 1.0, "
+     "\"high_freq_factor\": 4.0, \"original_max_position_embeddings\": 8192, \"rope_type\": \"llama3\", "
+     "\"factor\": 0.5}}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+0f,  0x1.7ff2220000000p-1f,  0x1.1feb340000000p-1f,  0x1.afd1360000000p-2f,
+      0x1.43d1360000000p-2f,  0x1.e5a8460000000p-3f,  0x1.6c310e0000000p-3f,  0x1.111aee0000000p-3f,
+      0x1.99999a0000000p-4f,  0x1.33281a0000000p-4f,  0x1.ccab840000000p-5f,  0x1.59742a0000000p-5f,
+      0x1.030dc60000000p-5f,  0x1.84869e0000000p-6f,  0x1.235a720000000p-6f,  0x1.b4f7e40000000p-7f,
+      0x1.47ae140000000p-7f,  0x1.eb73600000000p-8f,  0x1.7089380000000p-8f,  0x1.145cee0000000p-8f,
+      0x1.9e7c700000000p-9f,  0x1.94eae00000000p-9f,  0x1.6bb9660000000p-9f,  0x1.328a220000000p-9f,
+      0x1.f1bde80000000p-10f, 0x1.8929180000000p-10f, 0x1.26d42c0000000p-10f, 0x1.ba2e4a0000000p-11f,
+      0x1.4b96c00000000p-11f, 0x1.f1502a0000000p-12f, 0x1.74eea60000000p-12f, 0x1.17a8e40000000p-12f}},
     {"yarn",
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
      "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
@@ -261,6 +363,21 @@ static const struct rope_golden {
       0x1.a674fa0000000p-11f, 0x1.c04c900000000p-12f, 0x1.8a72920000000p-13f, 0x1.5d931c0000000p-15f,
       0x1.0624de0000000p-15f, 0x1.8929180000000p-16f, 0x1.26d42c0000000p-16f, 0x1.ba2e4a0000000p-17f,
       0x1.4b96c00000000p-17f, 0x1.f1502a0000000p-18f, 0x1.74eea60000000p-18f, 0x1.17a8e40000000p-18f}},
+    {"yarn null factor below 1",
+     "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
+     "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "
+     "\"max_position_embeddings\": 131072, \"rope_scaling\": {\"rope_type\": \"yarn\", \"factor\": null, "
+     "\"original_max_position_embeddings\": 262144}}",
+     32,
+     0x1.0000000000000p+0f,
+     {0x1.0000000000000p+0f,  0x1.7ff2220000000p-1f,  0x1.1feb340000000p-1f,  0x1.afd1360000000p-2f,
+      0x1.43d1360000000p-2f,  0x1.e5a8460000000p-3f,  0x1.6c310e0000000p-3f,  0x1.111aee0000000p-3f,
+      0x1.99999a0000000p-4f,  0x1.33281a0000000p-4f,  0x1.ccab840000000p-5f,  0x1.59742a0000000p-5f,
+      0x1.030dc60000000p-5f,  0x1.84869e0000000p-6f,  0x1.235a720000000p-6f,  0x1.b4f7e40000000p-7f,
+      0x1.47ae140000000p-7f,  0x1.eb73600000000p-8f,  0x1.7089380000000p-8f,  0x1.145cee0000000p-8f,
+      0x1.9e7c700000000p-9f,  0x1.36d21a0000000p-9f,  0x1.d22a500000000p-10f, 0x1.5d931c0000000p-10f,
+      0x1.0624de0000000p-10f, 0x1.a767560000000p-11f, 0x1.542fe40000000p-11f, 0x1.101c7c0000000p-11f,
+      0x1.b19dc00000000p-12f, 0x1.584b320000000p-12f, 0x1.1087040000000p-12f, 0x1.ae3ee80000000p-13f}},
     {"yarn no ramp",
      "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"num_hidden_layers\": 2, "
      "\"hidden_size\": 256, \"num_attention_heads\": 4, \"intermediate_size\": 64, \"vocab_size\": 32, "

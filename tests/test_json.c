@@ -1,0 +1,131 @@
+/* tests/test_json.c: JSON from outside, as its two readers take it, and strings as they are written. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/json.h"
+#include "src/base/notice.h"
+#include "tests/harness.h"
+
+static void test_json(void) {
+    cJSON *item;
+    CHECK_OK(json_parse("\xEF\xBB\xBF {\"a\": 1}\n ", 13, "x.json", &item));
+    cJSON_Delete(item);
+    static const struct {
+        const char *text, *part;
+    } cases[] = {
+        {"", "x.json: empty"},
+        {"{", "x.json: not valid JSON at column"},
+        {"{\"a\": 1,\n \"b\": tru }", "x.json: not valid JSON at line 2, column 7"},
+        {"{} {}", "more text behind the value at column 4"},
+        {"{\"a\": \"\\u0000\"}", "zero character \\u0000 at column 8"},
+        {"[\"\\ud800\"]", "not valid JSON"},
+        {"NaN", "not valid JSON"},
+        {"\"abc", "not valid JSON"},
+        {"\"abc\\", "not valid JSON"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CHECK_REFUSED(json_parse(cases[i].text, strlen(cases[i].text), "x.json", &item), cases[i].part);
+    CHECK_REFUSED(json_parse("[1, \0 2]", 8, "x.json", &item), "zero byte at column 5");
+    CHECK_REFUSED(json_parse("\"a\\\0\"", 5, "x.json", &item), "zero byte");
+
+    enum { DEPTH = 1000000 };
+    char *deep = mem_new(2 * DEPTH, 1);
+    memset(deep, '[', DEPTH);
+    memset(deep + DEPTH, ']', DEPTH);
+    CHECK_REFUSED(json_parse(deep, 2 * DEPTH, "x.json", &item),
+                  "x.json: too deeply nested JSON at column 101");
+    CHECK_OK(json_parse(deep + DEPTH - 100, 200, "x.json", &item));
+    cJSON_Delete(item);
+    free(deep);
+
+    CHECK_OK(json_parse("{\"a\": 5, \"a\": 6}", 16, "x.json", &item));
+    json_object twice = json_view(item, "x.json");
+    CHECK_REFUSED(twice.st, "x.json: the key \"a\" occurs twice");
+    cJSON_Delete(item);
+}
+
+static void test_json_text(void) {
+    static const struct {
+        const char *bytes, *json;
+    } cases[] = {
+        {"plain", "\"plain\""},
+        {"a\"b\\c\n\t\r\x01\x7F", "\"a\\\"b\\\\c\\n\\t\\r\\u0001\\u007f\""},
+        {"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80", "\"\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80\""},
+        /* Unicode 15, 3.9, tables 3-8 to 3-11: one U+FFFD for each maximal invalid part */
+        {"\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41",
+         "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD"
+         "\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41\""},
+        {"\xED\xA0\x80\x41", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41\""},
+        {"\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42",
+         "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41"
+         "\xEF\xBF\xBD\xEF\xBF\xBD\x42\""},
+        {"\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41", "\"\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\xEF\xBF\xBD\x41\""},
+        {"\xF0\x9F\x98", "\"\xEF\xBF\xBD\""},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        text_buffer out = {0};
+        json_append_text(&out, cases[i].bytes, strlen(cases[i].bytes));
+        CU_ASSERT_STRING_EQUAL(out.data, cases[i].json);
+        free(out.data);
+    }
+    uint64_t random = 5;
+    for (int i = 0; i < 1000; i++) {
+        uint32_t bits = (uint32_t)harness_random(&random);
+        float value;
+        memcpy(&value, &bits, sizeof value);
+        text_buffer out = {0};
+        json_append_float(&out, value);
+        CU_ASSERT(isfinite(value) ? strtof(out.data, NULL) == value : strcmp(out.data, "null") == 0);
+        free(out.data);
+    }
+}
+
+static void test_as_python(void) {
+    static const char text[] =
+        "{\"a\": [\"NaN \\\" -Infinity\", NaN, -Infinity, Infinity], \"b\": 1, \"b\": {\"c\": 2, \"c\": 3}}";
+    cJSON *item;
+    int first = notice_count();
+    if (!CHECK_OK(json_parse_as_python(text, sizeof text - 1, "x.json", &item))) return;
+    const cJSON *a = item->child->child;
+    CU_ASSERT_STRING_EQUAL(a->valuestring, "NaN \" -Infinity");
+    CU_ASSERT(isinf(a->next->valuedouble) && a->next->next->valuedouble == -INFINITY);
+    CU_ASSERT(a->next->next->next->valuedouble == INFINITY);
+    CU_ASSERT_EQUAL_FATAL(cJSON_GetArraySize(item), 2);
+    CU_ASSERT_EQUAL_FATAL(cJSON_GetArraySize(item->child->next), 1);
+    CU_ASSERT(item->child->next->child->valuedouble == 3);
+    CU_ASSERT_EQUAL_FATAL(notice_count(), first + 2);
+    CU_ASSERT_STRING_EQUAL(notice_text(first),
+                           "x.json: the key \"b\" occurs twice: the last one is read, as by transformers");
+    cJSON_Delete(item);
+    CHECK_REFUSED(json_parse_as_python("[NaNa]", 6, "x.json", &item), "not valid JSON");
+    CHECK_REFUSED(json_parse_as_python("\"NaN\\", 5, "x.json", &item), "not valid JSON");
+    CHECK_REFUSED(json_parse_as_python("", 0, "x.json", &item), "empty");
+}
+
+static void test_neutral(void) {
+    static const struct {
+        const char *json;
+        double neutral;
+        bool is_neutral;
+    } cases[] = {{"null", 1, true},        {"1", 1, true},     {"1.0000001", 1, true}, {"1.001", 1, false},
+                 {"0", 0, true},           {"false", 0, true}, {"true", 0, false},     {"true", 1, true},
+                 {"[]", 5, true},          {"{}", 5, true},    {"[1, [1]]", 1, true},  {"[1, 0]", 1, false},
+                 {"{\"a\": 0}", 0, false}, {"\"\"", 0, false}, {"1e999", 1, false},    {"false", 1, false}};
+    CU_ASSERT(json_item_is_neutral(NULL, 3));
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        cJSON *item;
+        CHECK_OK(json_parse(cases[i].json, strlen(cases[i].json), "x.json", &item));
+        CU_ASSERT(json_item_is_neutral(item, cases[i].neutral) == cases[i].is_neutral);
+        cJSON_Delete(item);
+    }
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {{"parse", test_json},
+                           {"as python", test_as_python},
+                           {"neutral", test_neutral},
+                           {"text", test_json_text},
+                           CU_TEST_INFO_NULL};
+    return harness_run(&argc, &argv, "json", tests);
+}
