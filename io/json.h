@@ -69,6 +69,16 @@ bool json_item_is_neutral(const cJSON *item, double neutral);
 /* Whether a text from a file may stand in a message as it is: it has no control characters. */
 bool json_is_printable(const char *text);
 
+/* Where the first member of this key of the outermost object stands in a text, and is a value of its own;
+ * what comes behind it need not be JSON. Local. */
+bool json_find_written(const char *text, size_t n, const char *key, const char **value, size_t *n_value);
+
+/* Is this exactly one value, on one line, as RFC 8259 has it? */
+bool json_is_value(const char *text, size_t n);
+
+/* Replace each \uXXXX that is half a surrogate pair by \ufffd, in place; whether there was one. */
+bool json_mend_halves(char *text, size_t n);
+
 /* Record in `st` (unless a failure is there already) that the member `key` is refused: "FILE: PATH.KEY:
  * text". Control characters become question marks, so that it stays one line. */
 void json_refuse(json_object *object, const char *key, const char *format, ...)

@@ -32,7 +32,7 @@ typedef struct manifest_logprob {
 
 typedef struct manifest_sequence {
     char *id; /* of the prompt */
-    bool id_is_integer;
+    bool id_is_json;
     int64_t line;        /* of the batch, from 0; -1: not of the batch */
     int64_t sequence_id; /* keys the sampler with sampling.seed */
     int32_t *tokens;     /* [n_tokens] prompt, then generated */

@@ -219,7 +219,7 @@ static void put_ranges(json_writer *w, const manifest_sequence *s, array_cursor 
 static void put_sequence(json_writer *w, const manifest_sequence *s, array_cursor *at) {
     open_group(w, NULL, "{");
     put_text(w, "id", s->id);
-    put_bool(w, "id_is_integer", s->id_is_integer);
+    put_bool(w, "id_is_integer", s->id_is_json);
     put_integer(w, "line", s->line);
     put_integer(w, "sequence_id", s->sequence_id);
     put_ranges(w, s, at);

@@ -271,13 +271,12 @@ static status read_segments(reader *r, json_object *root) {
 
 /* ---- sequences ---- */
 
-/* An id that goes into results without quotes must be what it says. */
+/* An id that goes into results as it is must be what it says. */
 static void read_id(json_object *o, manifest_sequence *s) {
     s->id = read_text(o, "id");
-    s->id_is_integer = json_bool_or(o, "id_is_integer", false);
-    const char *digits = *s->id == '-' ? s->id + 1 : s->id;
-    if (s->id_is_integer && (*digits == '\0' || strspn(digits, "0123456789") != strlen(digits)))
-        json_refuse(o, "id", "\"%.40s\" is not a whole number", s->id);
+    s->id_is_json = json_bool_or(o, "id_is_integer", false);
+    if (s->id_is_json && !json_is_value(s->id, strlen(s->id)))
+        json_refuse(o, "id", "\"%.40s\" is not a value of JSON", s->id);
 }
 
 static void read_sampling(json_object *sequence, sampling_options *s) {

@@ -9,11 +9,24 @@
 
 #include "io/json.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
+#include "src/base/utf8.h"
 
 enum { READ_BYTES = 64 << 10 };
 
+/* What the user should know of lines that are good all the same. */
+typedef enum remark { REMARK_METADATA, REMARK_CUSTOM_ID, REMARK_HALF, REMARK_INVALID, N_REMARKS } remark;
+
+static const char *const remarks[N_REMARKS] = {
+    [REMARK_METADATA] = "\"metadata\" is not used, and not in the results",
+    [REMARK_CUSTOM_ID] = "\"custom_id\" is not used where there is an \"id\" too",
+    [REMARK_HALF] = "half a surrogate pair (\\ud800 to \\udfff) is read as U+FFFD",
+    [REMARK_INVALID] = "bytes that are not UTF-8 are read as U+FFFD; iconv converts other encodings",
+};
+
 struct prompts {
     char *path;
+    int64_t n_remarks[N_REMARKS], first_remark[N_REMARKS]; /* lines that it is true of */
     int fd;
     bool at_end; /* of the file */
     int64_t line;
@@ -24,13 +37,19 @@ struct prompts {
 /* ---- lines ---- */
 
 status prompts_open(const char *path, prompts **out) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    bool is_stdin = strcmp(path, "-") == 0;
+    int fd = is_stdin ? dup(STDIN_FILENO) : open(path, O_RDONLY | O_CLOEXEC);
+    if (is_stdin) path = "standard input";
     if (fd < 0) return status_refuse("%s: cannot be opened: %s", path, strerror(errno));
     prompts *p = mem_new(1, sizeof *p);
     p->path = mem_copy_text(path, strlen(path));
     p->fd = fd;
     *out = p;
     return STATUS_OK;
+}
+
+const char *prompts_name(const prompts *p) {
+    return p->path;
 }
 
 void prompts_close(prompts *p) {
@@ -97,23 +116,17 @@ static bool is_blank(const char *text, size_t n) {
 /* ---- one line ---- */
 
 static void refuse_unknown_keys(json_object *o) {
-    static const char *const known[] = {"id",
-                                        "prompt",
-                                        "tokens",
-                                        "max_tokens",
-                                        "temperature",
-                                        "top_k",
-                                        "top_p",
-                                        "min_p",
-                                        "repetition_penalty",
-                                        "seed",
-                                        "stop",
-                                        "logprobs",
-                                        "ignore_eos",
-                                        "stop_token_ids",
-                                        "add_special_tokens",
-                                        "prompt_token_ids"};
+    static const char *const known[] = {
+        "id",          "custom_id",      "prompt",   "tokens",     "max_tokens",         "n",
+        "temperature", "top_k",          "top_p",    "min_p",      "repetition_penalty", "seed",
+        "stop",        "stop_token_ids", "logprobs", "ignore_eos", "add_special_tokens", "prompt_token_ids",
+        "metadata"};
     enum { N_KNOWN = sizeof known / sizeof *known };
+    if (json_find(o, "messages"))
+        json_refuse(o, "messages",
+                    "chats are not rendered: give the text that the model's chat template makes of them as "
+                    "\"prompt\" (transformers: tokenizer.apply_chat_template(messages, tokenize=False, "
+                    "add_generation_prompt=True))");
     const cJSON *member;
     cJSON_ArrayForEach(member, o->item) {
         int i = 0;
@@ -131,16 +144,32 @@ static void refuse_unknown_keys(json_object *o) {
     }
 }
 
-static void read_id(json_object *o, prompt_line *out) {
-    const cJSON *item = json_find(o, "id");
-    int64_t number = out->line;
-    out->id_is_integer = !cJSON_IsString(item);
-    if (item && out->id_is_integer && !json_item_is_int(item, INT64_MIN, INT64_MAX, &number))
-        json_refuse(o, "id", "a text or an integer was expected");
-    char text[32];
-    snprintf(text, sizeof text, "%lld", (long long)number);
-    const char *id = out->id_is_integer ? text : item->valuestring;
-    out->id = mem_copy_text(id, strlen(id));
+static bool find_id(const char *text, size_t n, const char *key, const char **id, size_t *n_id) {
+    const char *found;
+    size_t n_found;
+    if (!json_find_written(text, n, key, &found, &n_found)) return false;
+    if (n_found == 4 && memcmp(found, "null", 4) == 0) return false;
+    *id = found;
+    *n_id = n_found;
+    return true;
+}
+
+/* Also of a line that will be refused: false when it has none. A text that our texts cannot hold stays as it
+ * was written. */
+static bool read_id(const char *text, size_t n, prompt_line *out) {
+    char number[32];
+    const char *id = number;
+    size_t n_id = (size_t)snprintf(number, sizeof number, "%lld", (long long)out->line);
+    bool found = find_id(text, n, "id", &id, &n_id) || find_id(text, n, "custom_id", &id, &n_id);
+    cJSON *item = NULL;
+    text_buffer written = {0};
+    out->id_is_json = *id != '"' || json_parse(id, n_id, "id", &item) != STATUS_OK;
+    if (out->id_is_json) utf8_append_repaired(&written, id, n_id);
+    out->id = out->id_is_json ? mem_copy_text(written.data, written.n)
+                              : mem_copy_text(item->valuestring, strlen(item->valuestring));
+    free(written.data);
+    cJSON_Delete(item);
+    return found;
 }
 
 static void read_tokens(json_object *o, const char *key, int32_t **out, size_t *n) {
@@ -197,12 +226,17 @@ static void read_stops(json_object *o, prompt_line *out) {
 static void read_sampling(json_object *o, sampling_options *s) {
     s->max_tokens = json_int_or(o, "max_tokens", 0, INT32_MAX, s->max_tokens);
     s->temperature = json_number_or(o, "temperature", 0, 100, s->temperature);
-    s->top_k = json_int_or(o, "top_k", 0, INT32_MAX, s->top_k);
+    s->top_k = json_int_or(o, "top_k", -1, INT32_MAX, s->top_k);
+    if (s->top_k < 0) s->top_k = 0; /* another way to say "all" */
     s->top_p = json_number_or(o, "top_p", 0, 1, s->top_p);
     s->min_p = json_number_or(o, "min_p", 0, 1, s->min_p);
     s->repetition_penalty = json_number_or(o, "repetition_penalty", 0, 100, s->repetition_penalty);
     s->seed = json_int_or(o, "seed", 0, (int64_t)1 << 53, s->seed);
-    s->n_logprobs = json_int_or(o, "logprobs", 0, SAMPLING_MAX_LOGPROBS, s->n_logprobs);
+    const cJSON *logprobs = json_find(o, "logprobs");
+    if (cJSON_IsBool(logprobs))
+        s->n_logprobs = !cJSON_IsTrue(logprobs) ? 0 : s->n_logprobs > 0 ? s->n_logprobs : 1;
+    else
+        s->n_logprobs = json_int_or(o, "logprobs", 0, SAMPLING_MAX_LOGPROBS, s->n_logprobs);
     s->ignore_eos = json_bool_or(o, "ignore_eos", s->ignore_eos);
 }
 
@@ -214,47 +248,86 @@ static void read_special(json_object *o, prompt_line *out) {
     out->tells_prompt = json_bool_or(o, "prompt_token_ids", false);
 }
 
-/* name is what messages call this line. */
-static status parse_line(const char *text, size_t n, const char *name, prompt_line *out) {
+static void count_remark(prompts *p, remark which, bool is_true) {
+    if (is_true && p->n_remarks[which]++ == 0) p->first_remark[which] = p->line;
+}
+
+/* name is what messages call this line. The text is changed. */
+static status parse_line(prompts *p, char *text, size_t n, const char *name, prompt_line *out) {
     cJSON *document = NULL;
+    bool has_id = read_id(text, n, out);
+    bool has_halves = json_mend_halves(text, n), has_invalid = utf8_count_valid(text, n) < n;
     status st = json_parse(text, n, name, &document);
     if (st != STATUS_OK) return st;
     json_object o = json_view(document, name);
-    read_id(&o, out);
+    bool has_metadata = json_find(&o, "metadata"),
+         has_ids = json_find(&o, "id") && json_find(&o, "custom_id");
+    if (!has_id && (json_find(&o, "id") || json_find(&o, "custom_id")))
+        json_refuse(&o, "id", "it is not a value of JSON");
     refuse_unknown_keys(&o);
+    int64_t n_texts = json_int_or(&o, "n", 1, INT32_MAX, 1);
+    if (n_texts > 1)
+        json_refuse(&o, "n", "%lld texts of one prompt: a line makes one; repeat the line with other ids",
+                    (long long)n_texts);
     read_prompt(&o, out);
     read_sampling(&o, &out->sampling);
     read_stops(&o, out);
     read_tokens(&o, "stop_token_ids", &out->stop_tokens, &out->n_stop_tokens);
     read_special(&o, out);
     cJSON_Delete(document);
+    if (o.st == STATUS_OK) o.st = status_at(sampling_check(&out->sampling), "%s", name);
     if (o.st != STATUS_OK) return o.st;
-    return status_at(sampling_check(&out->sampling), "%s", name);
+    count_remark(p, REMARK_METADATA, has_metadata);
+    count_remark(p, REMARK_CUSTOM_ID, has_ids);
+    count_remark(p, REMARK_HALF, has_halves);
+    count_remark(p, REMARK_INVALID, has_invalid);
+    return STATUS_OK;
 }
 
 /* ---- the file ---- */
 
+/* Without its byte order mark. */
+static void trim_line(prompts *p) {
+    static const char mark[] = "\xEF\xBB\xBF";
+    if (p->line_end - p->begin >= 3 && memcmp(p->data + p->begin, mark, 3) == 0) p->begin += 3;
+}
+
 static void fill_line(prompts *p, bool too_long, const sampling_options *defaults, prompt_line *out) {
-    char name[STATUS_TEXT_BYTES / 2];
+    char name[STATUS_TEXT_BYTES / 2], *text = p->data + p->begin;
+    size_t n = p->line_end - p->begin;
     snprintf(name, sizeof name, "%.400s: line %lld", p->path, (long long)p->line);
     *out = (prompt_line){.line = p->line, .sampling = *defaults};
     status st = too_long ? status_refuse("%s: longer than %d bytes", name, PROMPT_MAX_LINE_BYTES)
-                         : parse_line(p->data + p->begin, p->line_end - p->begin, name, out);
+                         : parse_line(p, text, n, name, out);
+    if (too_long) (void)read_id(text, 0, out); /* only its end is there */
     if (st != STATUS_OK) out->error = mem_copy_text(status_text(), strlen(status_text()));
-    if (!out->id) { /* not even an object */
-        json_object none = {.st = STATUS_REFUSED};
-        read_id(&none, out);
-    }
+}
+
+/* Is it a file of lines that can be read at all? */
+static status check_encoding(const prompts *p) {
+    const char *found = utf8_other_encoding(p->data + p->begin, p->end - p->begin, true);
+    if (!found) return STATUS_OK;
+    return status_refuse(
+        "%s: is in %s, but prompts are read as UTF-8: convert it first, with iconv -f %s -t UTF-8", p->path,
+        found, found);
+}
+
+static void tell_remarks(prompts *p) {
+    for (int i = 0; i < N_REMARKS; i++)
+        if (p->n_remarks[i] > 0)
+            notice_add("%s: %s (%lld lines, the first is line %lld)", p->path, remarks[i],
+                       (long long)p->n_remarks[i], (long long)p->first_remark[i]);
+    memset(p->n_remarks, 0, sizeof p->n_remarks);
 }
 
 status prompts_next(prompts *p, const sampling_options *defaults, prompt_line *out, bool *more) {
-    static const char mark[] = "\xEF\xBB\xBF";
     for (;;) {
         bool too_long, found;
         status st = read_line(p, &found, &too_long);
+        if (st == STATUS_OK && found && p->line == 1) st = check_encoding(p);
         if (st != STATUS_OK) return st;
-        if (p->line == 1 && p->line_end - p->begin >= 3 && memcmp(p->data + p->begin, mark, 3) == 0)
-            p->begin += 3;
+        if (!found) tell_remarks(p);
+        if (found && !too_long) trim_line(p);
         if (found && !too_long && is_blank(p->data + p->begin, p->line_end - p->begin)) continue;
         *more = found;
         if (found) fill_line(p, too_long, defaults, out);

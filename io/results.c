@@ -25,10 +25,11 @@ struct results {
 
 /* ---- the file ---- */
 
+/* The path of the prompts: "-" is standard input. */
 static bool same_file(const char *path, const struct stat *info) {
     struct stat other;
-    return path && stat(path, &other) == 0 && other.st_dev == info->st_dev && other.st_ino == info->st_ino &&
-           S_ISREG(other.st_mode);
+    if (!path || (strcmp(path, "-") ? stat(path, &other) : fstat(STDIN_FILENO, &other)) != 0) return false;
+    return other.st_dev == info->st_dev && other.st_ino == info->st_ino && S_ISREG(other.st_mode);
 }
 
 /* Standard output is taken as it is, perhaps in the middle of a file that others write too. */
@@ -230,7 +231,7 @@ static void put_generated(text_buffer *out, const result *line) {
 status results_write(results *r, const result *line) {
     text_buffer out = {0};
     put(&out, "{\"id\": ");
-    if (line->id_is_integer)
+    if (line->id_is_json)
         put(&out, line->id);
     else
         json_append_text(&out, line->id, strlen(line->id));

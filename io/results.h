@@ -34,7 +34,7 @@ typedef struct result_logprob {
 
 typedef struct result {
     const char *id; /* as in prompt_line */
-    bool id_is_integer;
+    bool id_is_json;
     finish_reason finish;
     const char *error; /* of FINISH_ERROR; the members below are not written then */
     const char *text;  /* n_text bytes */

@@ -38,7 +38,7 @@ sampling_options generate_override_sampling(const options *o, sampling_options s
     if (!isnan(o->top_p)) s.top_p = o->top_p;
     if (!isnan(o->min_p)) s.min_p = o->min_p;
     if (!isnan(o->repetition_penalty)) s.repetition_penalty = o->repetition_penalty;
-    if (o->top_k != OPTION_UNSET) s.top_k = o->top_k;
+    if (o->top_k != OPTION_UNSET) s.top_k = o->top_k > 0 ? o->top_k : 0;
     if (o->seed != OPTION_UNSET) s.seed = o->seed;
     if (o->max_tokens != OPTION_UNSET) s.max_tokens = o->max_tokens;
     if (o->logprobs != OPTION_UNSET) s.n_logprobs = o->logprobs;
@@ -46,16 +46,50 @@ sampling_options generate_override_sampling(const options *o, sampling_options s
     return s;
 }
 
-/* FNV-1a (Fowler, Noll, Vo): a prompt's draws depend on its id, not on its place in the file. */
-static int64_t sequence_id(const char *id) {
+/* FNV-1a (Fowler, Noll, Vo): a prompt's draws depend on its id, not on its place in the file; those of the
+ * lines behind the first that have the same id, on how many came before, too. */
+static int64_t sequence_id(const char *id, int64_t n_before) {
+    const unsigned char *parts[] = {(const unsigned char *)id, (const unsigned char *)&n_before};
+    const size_t sizes[] = {strlen(id), n_before > 0 ? sizeof n_before : 0};
     uint64_t hash = 0xCBF29CE484222325u;
-    for (; *id; id++)
-        hash = (hash ^ (unsigned char)*id) * 0x100000001B3u;
+    for (int p = 0; p < 2; p++)
+        for (size_t i = 0; i < sizes[p]; i++)
+            hash = (hash ^ parts[p][i]) * 0x100000001B3u;
     return (int64_t)hash;
 }
 
+static int by_id_and_line(const void *a, const void *b) {
+    const job *x = *(job *const *)a, *y = *(job *const *)b;
+    int order = strcmp(x->id, y->id);
+    return order ? order : x->line < y->line ? -1 : x->line > y->line;
+}
+
+/* Lines of the same id would draw the same numbers: each gets its own. */
+static void part_doubles(generation *g) {
+    job **sorted = mem_new((size_t)g->n_jobs, sizeof *sorted);
+    const job *first = NULL;
+    int64_t n_before = 0, n_doubled = 0;
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        sorted[i] = &g->jobs[i];
+    qsort(sorted, (size_t)g->n_jobs, sizeof *sorted, by_id_and_line);
+    for (int64_t i = 1; i < g->n_jobs; i++) {
+        n_before = strcmp(sorted[i]->id, sorted[i - 1]->id) ? 0 : n_before + 1;
+        if (n_before == 0) continue;
+        sorted[i]->sequence_id = sequence_id(sorted[i]->id, n_before);
+        n_doubled += n_before == 1;
+        if (!first) first = sorted[i];
+    }
+    if (first)
+        notice_add(
+            "--input %s: %lld id%s more than once, such as \"%.60s\": each line has draws of its own, but "
+            "its result is not told apart by its id",
+            g->options->input, (long long)n_doubled, n_doubled == 1 ? " is there" : "s are there", first->id);
+    free(sorted);
+}
+
 job *generate_add_job(generation *g) {
-    g->jobs = mem_resize(g->jobs, (size_t)g->n_jobs + 1, sizeof *g->jobs);
+    if ((g->n_jobs & (g->n_jobs - 1)) == 0) /* room doubles */
+        g->jobs = mem_resize(g->jobs, 2 * (size_t)g->n_jobs + 1, sizeof *g->jobs);
     job *j = &g->jobs[g->n_jobs++];
     *j = (job){.stream.skip_special = true, .line = g->options->input ? g->n_jobs - 1 : -1, .handle = -1};
     return j;
@@ -133,7 +167,7 @@ status generate_check_job(generation *g, job *j) {
         j->max_tokens = g->context - n;
         g->summary.clipped_context = true;
     }
-    j->sequence_id = sequence_id(j->id);
+    j->sequence_id = sequence_id(j->id, 0);
     j->is_kept = j->line < 0 || j->max_tokens == 0;
     text_stream_begin_behind(g->tok, &j->stream, j->prompt.ids, j->prompt.n);
     return STATUS_OK;
@@ -158,10 +192,10 @@ static status read_single(generation *g) {
     return st;
 }
 
-static void take_line(generation *g, prompt_line *line) {
+static void take_line(generation *g, const char *file, prompt_line *line) {
     job *j = generate_add_job(g);
     j->id = line->id;
-    j->id_is_integer = line->id_is_integer;
+    j->id_is_json = line->id_is_json;
     j->error = line->error;
     line->id = line->error = NULL;
     if (j->error) return;
@@ -176,7 +210,7 @@ static void take_line(generation *g, prompt_line *line) {
         token_list_append(&j->prompt, line->tokens[i]);
     if (st == STATUS_OK) st = generate_check_job(g, j);
     if (st != STATUS_OK) {
-        status_at(st, "%s: line %lld", g->options->input, (long long)line->line);
+        status_at(st, "%s: line %lld", file, (long long)line->line);
         j->error = mem_copy_text(status_text(), strlen(status_text()));
     } else if (g->options->echo) {
         if (line->text)
@@ -196,11 +230,12 @@ static status read_lines(generation *g) {
         prompt_line line;
         st = prompts_next(in, &defaults, &line, &more);
         if (st != STATUS_OK || !more) break;
-        take_line(g, &line);
+        take_line(g, prompts_name(in), &line);
         prompt_line_free(&line);
     }
     prompts_close(in);
     if (st == STATUS_OK && g->n_jobs == 0) st = status_refuse("--input %s: no prompts", g->options->input);
+    if (st == STATUS_OK) part_doubles(g);
     return st;
 }
 

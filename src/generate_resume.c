@@ -106,7 +106,7 @@ status generate_take_past_prompt(generation *g) {
                              g->options->resume);
     job *j = generate_add_job(g);
     j->id = mem_copy_text(q->id, strlen(q->id));
-    j->id_is_integer = q->id_is_integer;
+    j->id_is_json = q->id_is_json;
     j->sampling = generate_override_sampling(g->options, q->sampling);
     take_stops(j, q);
     if (g->options->echo) text_append(&j->echo, q->prompt_text, (size_t)q->n_prompt_text);
@@ -213,6 +213,7 @@ static void match_job(generation *g, int64_t index) {
     for (int64_t i = g->past.n_sequences - 1; i >= 0; i--) {
         const manifest_sequence *q = &g->past.sequences[i];
         if (!is_continuation(g, j, q)) continue;
+        j->sequence_id = q->sequence_id;
         replay(g, j, q);
         reuse(g, index, (past_match){i, manifest_kv_tokens(q), true});
         return;

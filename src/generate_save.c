@@ -50,7 +50,7 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
     }
     *out = (manifest_sequence){
         .id = mem_copy_text(j->id, strlen(j->id)),
-        .id_is_integer = j->id_is_integer,
+        .id_is_json = j->id_is_json,
         .line = j->line,
         .sequence_id = j->sequence_id,
         .n_prompt = (int64_t)j->prompt.n,

@@ -102,7 +102,7 @@ status job_write_result(const job *j, results *out) {
     if (j->text.n) text_append(&text, j->text.data, j->text.n);
     result line = {
         .id = j->id,
-        .id_is_integer = j->id_is_integer,
+        .id_is_json = j->id_is_json,
         .finish = j->error ? FINISH_ERROR : j->finish,
         .error = j->error,
         .text = text.data,

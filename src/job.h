@@ -12,7 +12,7 @@
 
 typedef struct job {
     char *id;
-    bool id_is_integer;
+    bool id_is_json;
     char *error; /* NULL, or why it does not run */
     token_list prompt;
     text_buffer echo;  /* the prompt's text, when it is to be printed */

@@ -80,7 +80,7 @@ static manifest_sequence make_sequence(const manifest *m, int number, int64_t n_
     char id[40];
     snprintf(id, sizeof id, "%d", number);
     s.id = text_of(id);
-    s.id_is_integer = true;
+    s.id_is_json = true;
     s.tokens = mem_new((size_t)s.n_tokens, sizeof *s.tokens);
     uint64_t state = (uint64_t)number;
     for (int64_t i = 0; i < s.n_tokens; i++)
@@ -140,7 +140,7 @@ static manifest make_full(void) {
     add_extents(&s[0], 2, (manifest_extent[]){{0, 8, 2}, {8, 6, 10}});
     free(s[0].id);
     s[0].id = text_of("a name, \xE2\x82\xAC \\ \"quoted\"");
-    s[0].id_is_integer = false;
+    s[0].id_is_json = false;
     s[0].sequence_id = INT64_MIN;
     s[0].sampling = (sampling_options){.temperature = 0.1 + 0.2,
                                        .top_k = 2147483647,
@@ -192,7 +192,7 @@ static bool same_bytes(const void *a, const void *b, size_t n) {
 }
 
 static void check_same_sequence(const manifest_sequence *a, const manifest_sequence *b, int vocab_size) {
-    CU_ASSERT(same_text(a->id, b->id) && a->id_is_integer == b->id_is_integer);
+    CU_ASSERT(same_text(a->id, b->id) && a->id_is_json == b->id_is_json);
     CU_ASSERT(a->line == b->line && a->sequence_id == b->sequence_id);
     CU_ASSERT(a->n_tokens == b->n_tokens && a->n_prompt == b->n_prompt);
     CU_ASSERT(same_bytes(a->tokens, b->tokens, (size_t)a->n_tokens * 4));
@@ -519,8 +519,8 @@ static void test_changed_text(void) {
         {"\"chunk_tokens\": 7", "\"chunk_tokens\": 21", "rows in a chunk"},
         {"\"file_bytes\": 1000010", "\"file_bytes\": 5", "offset of its index"},
         {"\"index_offset\": 5003", "\"index_offset\": -3", "index_offset"},
-        {"\"id\": \"2\"", "\"id\": \"2}\"", "is not a whole number"},
-        {"\"id\": \"2\"", "\"id\": \"\"", "is not a whole number"},
+        {"\"id\": \"2\"", "\"id\": \"2}\"", "is not a value of JSON"},
+        {"\"id\": \"2\"", "\"id\": \"\"", "is not a value of JSON"},
         {"\"line\": 2", "\"line\": 5", "line"},
         {"\"line\": 2", "\"line\": -2", "line"},
         {"-9223372036854775808", "-9223372036854775809", "not a whole number of 64 bits"},

@@ -92,7 +92,7 @@ static void ends_of_the_ranges(void) {
     } rows[] = {
         {"generate", "max-tokens", "0", "2147483647", "-1", "2147483648"},
         {"generate", "temperature", "0", "100", "-0.001", "100.001"},
-        {"generate", "top-k", "0", "2147483647", "-1", "2147483648"},
+        {"generate", "top-k", "-1", "2147483647", "-2", "2147483648"},
         {"generate", "top-p", "1e-9", "1", "0", "1.0000001"},
         {"generate", "min-p", "0", "0.999999", "-1e-9", "1"},
         {"generate", "repetition-penalty", "1e-9", "100", "0", "100.1"},

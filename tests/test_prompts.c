@@ -10,9 +10,12 @@
 #include <unistd.h>
 
 #include "io/attempts.h"
+#include "io/json.h"
 #include "io/prompts.h"
 #include "io/results.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
+#include "src/base/utf8.h"
 #include "tests/harness.h"
 
 static const char *path_of(const char *name) {
@@ -56,14 +59,14 @@ static void test_good_lines(void) {
         "{\"prompt\": \"last\", \"stop\": [], \"stop_token_ids\": [], \"add_special_tokens\": true}");
     prompt_line line;
     CU_ASSERT(next(p, &line));
-    CU_ASSERT(!line.error && line.line == 1 && line.id_is_integer && !strcmp(line.id, "1"));
+    CU_ASSERT(!line.error && line.line == 1 && line.id_is_json && !strcmp(line.id, "1"));
     CU_ASSERT(line.n_text == 5 && !strcmp(line.text, "Hello") && !line.tokens);
     CU_ASSERT(memcmp(&line.sampling, &defaults, sizeof defaults) == 0 && !line.has_stops);
     CU_ASSERT(line.special == SPECIAL_MISSING && !line.tells_prompt && line.n_stop_tokens == 0);
     prompt_line_free(&line);
 
     CU_ASSERT(next(p, &line));
-    CU_ASSERT(!line.error && line.line == 4 && !line.id_is_integer && !strcmp(line.id, "b"));
+    CU_ASSERT(!line.error && line.line == 4 && !line.id_is_json && !strcmp(line.id, "b"));
     CU_ASSERT(!line.text && line.n_tokens == 3 && line.tokens[0] == 1 && line.tokens[2] == 2147483647);
     const sampling_options *s = &line.sampling;
     CU_ASSERT(s->max_tokens == 5 && s->temperature == 0.25 && s->top_k == 3 && s->top_p == 0.5 &&
@@ -77,7 +80,7 @@ static void test_good_lines(void) {
     prompt_line_free(&line);
 
     CU_ASSERT(next(p, &line));
-    CU_ASSERT(!line.error && line.line == 5 && line.id_is_integer && !strcmp(line.id, "-7"));
+    CU_ASSERT(!line.error && line.line == 5 && line.id_is_json && !strcmp(line.id, "-7"));
     CU_ASSERT(!strcmp(line.text, "caf\xC3\xA9 \xFF") && line.n_stops == 1 && line.sampling.top_k == 0);
     CU_ASSERT(line.special == SPECIAL_NONE);
     prompt_line_free(&line);
@@ -116,11 +119,13 @@ static void test_bad_lines(void) {
         {"{\"tokens\": [1], \"add_special_tokens\": true}", "line 1: add_special_tokens: tokens are", "1"},
         {"{\"prompt\": \"x\", \"prompt_token_ids\": []}", "line 1: prompt_token_ids", "1"},
         {"{\"prompt\": \"x\", \"temprature\": 1}",
-         "line 1: temprature: this key is not known; known are id, prompt", "1"},
+         "line 1: temprature: this key is not known; known are id, custom_id, prompt", "1"},
         {"{\"a\\nb\\u001b[2J\": 1}", "line 1: a?b?[2J: this key is not known", "1"},
+        {"{\"id\": \"m\", \"messages\": []}", "line 1: messages: chats are not rendered: give", "m"},
+        {"{\"prompt\": \"x\", \"n\": 2}", "line 1: n: 2 texts of one prompt", "1"},
+        {"{\"prompt\": \"x\", \"n\": 0}", "line 1: n: an integer", "1"},
+        {"{\"prompt\": \"x\", \"top_k\": -2}", "line 1: top_k", "1"},
         {"{\"prompt\": \"x\", \"prompt\": \"y\"}", "line 1: the key \"prompt\" occurs twice", "1"},
-        {"{\"id\": [], \"prompt\": \"x\"}", "line 1: id: a text or an integer", "1"},
-        {"{\"id\": 1.5, \"prompt\": \"x\"}", "line 1: id: a text or an integer", "1"},
         {"{\"prompt\": \"x\", \"temperature\": -1}", "line 1: temperature", "1"},
         {"{\"prompt\": \"x\", \"temperature\": \"hot\"}", "line 1: temperature", "1"},
         {"{\"prompt\": \"x\", \"temperature\": 1e999}", "line 1: temperature", "1"},
@@ -165,6 +170,141 @@ static void test_bad_lines(void) {
         CU_ASSERT(!next(p, &line));
         prompts_close(p);
     }
+}
+
+/* The id of a line comes out as it went in, whatever becomes of the line. */
+static void test_ids(void) {
+    static const struct {
+        const char *line, *id;
+        bool is_json, is_good;
+    } cases[] = {
+        {"{\"id\": 1234567890123456789, \"prompt\": \"x\"}", "1234567890123456789", true, true},
+        {"{\"id\": -0.50e+2, \"prompt\": \"x\"}", "-0.50e+2", true, true},
+        {"{\"id\":1e999,\"prompt\":\"x\"}", "1e999", true, true},
+        {"{\"prompt\": \"x\", \"id\": true}", "true", true, true},
+        {"{\"prompt\": \"x\", \"id\": [1, {\"a\": \"]\"}] }", "[1, {\"a\": \"]\"}]", true, true},
+        {"{\"prompt\": \"x\", \"id\": null}", "1", true, true},
+        {"{\"prompt\": \"x\", \"\\u0069d\": \"caf\\u00e9 \\ud83d\\ude00\"}", "caf\xC3\xA9 \xF0\x9F\x98\x80",
+         false, true},
+        {"{\"id\": \"a\\u0000b\", \"prompt\": \"x\"}", "\"a\\u0000b\"", true, false},
+        {"{\"id\": \"a\\ud83d\", \"prompt\": \"x\"}", "\"a\\ud83d\"", true, true},
+        {"{\"id\": \"a\", \"prompt\": \"\\u0000\"}", "a", false, false},
+        {"{\"id\": \"a\", \"prompt\":", "a", false, false},
+        {"{\"prompt\": \"x\\\"}, \", \"id\": 7} and more", "7", true, false},
+        {"{\"id\": 1, \"id\": 2, \"prompt\": \"x\"}", "1", true, false},
+        {"{\"a\": {\"id\": 3}, \"b\": [{\"id\": 4}]", "1", true, false},
+        {"{\"id\": 01, \"prompt\": \"x\"}", "1", true, false},
+        {"{\"id\": 1., \"prompt\": \"x\"}", "1", true, false},
+        {"{\"id\": \"a\", \"custom_id\": \"b\", \"prompt\": \"x\"}", "a", false, true},
+        {"{\"custom_id\": \"b\", \"prompt\": \"x\"}", "b", false, true},
+        {"{\"custom_id\": 5", "5", true, false},
+        {"{\"id\": 5 6}", "5", true, false},
+        {"{\"id\":", "1", true, false},
+        {"{\"id\"", "1", true, false},
+        {"{", "1", true, false},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        prompts *p = open_text(cases[i].line);
+        prompt_line line = {0};
+        CU_ASSERT(next(p, &line));
+        bool same = line.id && !strcmp(line.id, cases[i].id) && line.id_is_json == cases[i].is_json &&
+                    !line.error == cases[i].is_good;
+        CU_ASSERT(same);
+        if (!same) printf("%s: id %s, %s\n", cases[i].line, line.id, line.error ? line.error : "accepted");
+        prompt_line_free(&line);
+        prompts_close(p);
+    }
+    static const char *const values[] = {"{\"a\" : [ ], \"b\":{} }", "-12.5E-3", "0", "[[true,null]]"};
+    static const char *const others[] = {"1\n", "[1,]", "\"\\x\"", "\"\\u12g4\"", "\"\t\"", "",
+                                         "-",   "01",   "{1:2}",   "[1",          "tru"};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++)
+        CU_ASSERT(json_is_value(values[i], strlen(values[i])));
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        CU_ASSERT(!json_is_value(others[i], strlen(others[i])));
+}
+
+/* Lines as other programs write them. */
+static void test_other_programs(void) {
+    prompts *p =
+        open_text("{\"prompt\": \"a\\ud800b\\udc00\\\\ud800\", \"top_k\": -1, \"logprobs\": true, \"n\": 1}\n"
+                  "\xEF\xBB\xBF{\"prompt\": \"x\", \"logprobs\": false, \"metadata\": {\"a\": [1]}}\n"
+                  "\xEF\xBB\xBF\n"
+                  "{\"id\": 1, \"custom_id\": \"y\", \"prompt\": \"caf\xE9\", \"metadata\": 7}\n");
+    sampling_options with = defaults;
+    with.top_k = 5;
+    with.n_logprobs = 3;
+    prompt_line line;
+    bool more;
+    CHECK_OK(prompts_next(p, &with, &line, &more));
+    CU_ASSERT(!line.error && !strcmp(line.text, "a\xEF\xBF\xBD"
+                                                "b\xEF\xBF\xBD\\ud800"));
+    CU_ASSERT(line.sampling.top_k == 0 && line.sampling.n_logprobs == 3);
+    prompt_line_free(&line);
+    CHECK_OK(prompts_next(p, &with, &line, &more));
+    CU_ASSERT(!line.error && line.line == 2 && line.sampling.n_logprobs == 0);
+    prompt_line_free(&line);
+    int before = notice_count();
+    CHECK_OK(prompts_next(p, &defaults, &line, &more));
+    CU_ASSERT(!line.error && line.line == 4 && !strcmp(line.id, "1") && line.sampling.n_logprobs == 0);
+    prompt_line_free(&line);
+    CU_ASSERT(!next(p, &line) && !next(p, &line));
+    prompts_close(p);
+    static const char *const told[] = {
+        "prompts.jsonl: \"metadata\" is not used, and not in the results (2 lines, the first is line 2)",
+        "\"custom_id\" is not used where there is an \"id\" too (1 lines, the first is line 4)",
+        "half a surrogate pair (\\ud800 to \\udfff) is read as U+FFFD (1 lines, the first is line 1)",
+        "bytes that are not UTF-8 are read as U+FFFD"};
+    CU_ASSERT_EQUAL(notice_count() - before, 4);
+    for (int i = 0; i < 4; i++)
+        CU_ASSERT(before + i < notice_count() && strstr(notice_text(before + i), told[i]));
+
+    p = open_text("{\"prompt\": \"x\", \"logprobs\": true}");
+    CU_ASSERT(next(p, &line) && line.sampling.n_logprobs == 1);
+    prompt_line_free(&line);
+    prompts_close(p);
+}
+
+static void test_other_encodings(void) {
+    static const struct {
+        const char bytes[9];
+        size_t n;
+        const char *name;
+    } cases[] = {{"\xFF\xFE{\0\"\0", 6, "UTF-16 "},     {"\xFE\xFF\0{\0\"", 6, "UTF-16 "},
+                 {"{\0\"\0\n\0", 6, "UTF-16LE "},       {"\0{\0\"\0\n", 6, "UTF-16BE "},
+                 {"\xFF\xFE\0\0{\0\0\0", 8, "UTF-32 "}, {"\0\0\xFE\xFF\0\0\0{", 8, "UTF-32 "},
+                 {"{\0\0\0\"\0\0\0", 8, "UTF-32LE "},   {"\0\0\0{\0\0\0\"", 8, "UTF-32BE "},
+                 {"\r\0\n\0{\0", 6, "UTF-16LE "},       {"\xFF\xFE", 2, "UTF-16 "}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        prompts *p = open_bytes(cases[i].bytes, cases[i].n);
+        prompt_line line;
+        bool more;
+        char part[100];
+        snprintf(part, sizeof part, "convert it first, with iconv -f %s-t UTF-8", cases[i].name);
+        CHECK_REFUSED(prompts_next(p, &defaults, &line, &more), part);
+        prompts_close(p);
+    }
+    CU_ASSERT_PTR_NULL(utf8_other_encoding("A\0", 2, false)); /* a text may hold zero bytes */
+    CU_ASSERT_PTR_NULL(utf8_other_encoding("{\"a", 3, true));
+}
+
+static void test_standard_input(void) {
+    static const char text[] = "{\"prompt\": \"x\"}\n{";
+    int ends[2], saved = dup(STDIN_FILENO);
+    CU_ASSERT(pipe(ends) == 0 && write(ends[1], text, sizeof text - 1) == (ssize_t)sizeof text - 1);
+    close(ends[1]);
+    dup2(ends[0], STDIN_FILENO);
+    close(ends[0]);
+    prompts *p = NULL;
+    CHECK_OK(prompts_open("-", &p));
+    prompt_line line;
+    CU_ASSERT(next(p, &line) && !line.error && !strcmp(line.text, "x"));
+    prompt_line_free(&line);
+    CU_ASSERT(next(p, &line) && line.error && strstr(line.error, "standard input: line 2: "));
+    prompt_line_free(&line);
+    CU_ASSERT(!next(p, &line));
+    prompts_close(p);
+    dup2(saved, STDIN_FILENO);
+    close(saved);
 }
 
 static void test_long_lines(void) {
@@ -232,8 +372,8 @@ static void test_result_lines(void) {
     static const float top_logprobs[] = {-0.25f, -3.5f};
     const result_logprob logprobs[] = {{5, -0.25f, 2, top, top_logprobs}, {6, -INFINITY, 0, NULL, NULL}};
     results *r = open_results("out.jsonl");
-    const result first = {.id = "7",
-                          .id_is_integer = true,
+    const result first = {.id = "7.50",
+                          .id_is_json = true,
                           .finish = FINISH_EOS,
                           .text = "a\n\xFF\"",
                           .n_text = 4,
@@ -248,7 +388,7 @@ static void test_result_lines(void) {
     size_t n;
     char *text = read_results("out.jsonl", &n); /* there before the file is closed */
     CU_ASSERT_STRING_EQUAL(
-        text, "{\"id\": 7, \"text\": \"a\\n\xEF\xBF\xBD\\\"\", \"tokens\": [5, 6], "
+        text, "{\"id\": 7.50, \"text\": \"a\\n\xEF\xBF\xBD\\\"\", \"tokens\": [5, 6], "
               "\"finish_reason\": \"eos\", "
               "\"usage\": {\"prompt_tokens\": 3, \"completion_tokens\": 2}, "
               "\"logprobs\": [{\"token\": 5, \"logprob\": -0.25, \"top\": [[5, -0.25], [9, -3.5]]}, "
@@ -274,7 +414,7 @@ static void test_result_lines(void) {
 }
 
 static void test_result_files(void) {
-    const result line = {.id = "1", .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"};
+    const result line = {.id = "1", .id_is_json = true, .finish = FINISH_ERROR, .error = "e"};
     results *r = NULL;
     size_t n;
     CHECK_REFUSED(results_open(path_of("no/such/out.jsonl"), NULL, &r),
@@ -324,7 +464,7 @@ static void test_one_writer(void) {
 
 /* Standard output in the middle of a file: nothing of it is lost. */
 static void test_standard_output(void) {
-    const result line = {.id = "1", .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"};
+    const result line = {.id = "1", .id_is_json = true, .finish = FINISH_ERROR, .error = "e"};
     results *r = NULL;
     fflush(stdout);
     int saved = dup(STDOUT_FILENO);
@@ -349,10 +489,10 @@ static void test_standard_output(void) {
 
 /* A disk that becomes full in the middle of a line. */
 static void test_full_disk(void) {
-    const result line = {.id = "1", .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"};
+    const result line = {.id = "1", .id_is_json = true, .finish = FINISH_ERROR, .error = "e"};
     static char long_text[2000];
     memset(long_text, 'x', sizeof long_text - 1);
-    const result long_line = {.id = "2", .id_is_integer = true, .finish = FINISH_ERROR, .error = long_text};
+    const result long_line = {.id = "2", .id_is_json = true, .finish = FINISH_ERROR, .error = long_text};
     results *r = open_results("full.jsonl");
     CHECK_OK(results_write(r, &line));
     struct rlimit before, small = {1000, 1000};
@@ -387,8 +527,8 @@ static void write_numbers(results *r, int first, int n) {
     for (int i = first; i < first + n; i++) {
         char id[16];
         snprintf(id, sizeof id, "%d", i);
-        CHECK_OK(results_write(
-            r, &(result){.id = id, .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"}));
+        CHECK_OK(
+            results_write(r, &(result){.id = id, .id_is_json = true, .finish = FINISH_ERROR, .error = "e"}));
     }
 }
 
@@ -464,6 +604,10 @@ static void test_sampling(void) {
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {{"good lines", test_good_lines},
                            {"bad lines", test_bad_lines},
+                           {"ids", test_ids},
+                           {"lines of other programs", test_other_programs},
+                           {"other encodings", test_other_encodings},
+                           {"standard input", test_standard_input},
                            {"long lines", test_long_lines},
                            {"files", test_files},
                            {"result lines", test_result_lines},

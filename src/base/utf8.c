@@ -60,6 +60,30 @@ size_t utf8_count_valid(const char *text, size_t n) {
     return at;
 }
 
+const char *utf8_other_encoding(const char *text, size_t n, bool begins_in_ascii) {
+    static const struct {
+        const char bytes[4]; /* 'x': an ASCII character */
+        size_t n;
+        const char *name;
+    } signs[] = {{{'\xFF', '\xFE', 0, 0}, 4, "UTF-32"},
+                 {{0, 0, '\xFE', '\xFF'}, 4, "UTF-32"},
+                 {{'\xFF', '\xFE'}, 2, "UTF-16"},
+                 {{'\xFE', '\xFF'}, 2, "UTF-16"},
+                 {{'x', 0, 0, 0}, 4, "UTF-32LE"},
+                 {{0, 0, 0, 'x'}, 4, "UTF-32BE"},
+                 {{'x', 0}, 2, "UTF-16LE"},
+                 {{0, 'x'}, 2, "UTF-16BE"}};
+    for (size_t i = 0; i < sizeof signs / sizeof *signs; i++) {
+        size_t same = 0;
+        while (same < signs[i].n && same < n &&
+               (signs[i].bytes[same] == 'x' ? begins_in_ascii && (unsigned char)text[same] - 1u < 0x7F
+                                            : text[same] == signs[i].bytes[same]))
+            same++;
+        if (same == signs[i].n) return signs[i].name;
+    }
+    return NULL;
+}
+
 void utf8_append_repaired(text_buffer *out, const char *text, size_t n) {
     for (;;) {
         size_t valid = utf8_count_valid(text, n);

@@ -21,6 +21,10 @@ int utf8_check(const char *text, size_t n, bool *incomplete);
 /* How many bytes at the beginning are valid: n when all are. */
 size_t utf8_count_valid(const char *text, size_t n);
 
+/* UTF-16 or UTF-32, as iconv names it, when the n bytes at the beginning of a text show that it is that: by a
+ * byte order mark, or, of one that begins with an ASCII character, by the zero bytes beside it. NULL: no. */
+const char *utf8_other_encoding(const char *text, size_t n, bool begins_in_ascii);
+
 /* Append the text with U+FFFD in place of each maximal invalid part. */
 void utf8_append_repaired(text_buffer *out, const char *text, size_t n);
 
