@@ -20,6 +20,11 @@ char *file_path(const char *dir, const char *name) {
     return path.data;
 }
 
+bool file_is_same(const char *a, const char *b) {
+    struct stat x, y;
+    return a && b && stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 /* ---- reading ---- */
 
 status file_open_regular(const char *path, int *fd, int64_t *n_bytes) {

@@ -2,6 +2,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -9,6 +10,9 @@
 
 /* "dir/name"; released with free(). */
 char *file_path(const char *dir, const char *name);
+
+/* Do both paths lead to one file or directory that is there? NULL leads nowhere. */
+bool file_is_same(const char *a, const char *b);
 
 /* Open a regular file for reading; its size. Refuses what is missing or something else (a FIFO does not
  * hang).

@@ -6,9 +6,11 @@
  *                           as in src/base/sampling.h; top_k may be -1 (all), logprobs true (1) or false (0)
  *     stop                  a text or an array of texts that end the generation
  *     stop_token_ids        tokens that do
- *     add_special_tokens    true: the tokenizer's begin token and the like as it says, false: none; by
- * default those that the prompt does not hold itself prompt_token_ids      true: the result has the prompt's
- * ids n                     1 metadata              anything; not used
+ *     add_special_tokens    whether the tokenizer's begin token and the like are added as it says; by default
+ *                           those are that the prompt does not hold itself
+ *     prompt_token_ids      true: the result has the prompt's ids
+ *     n                     1
+ *     metadata              anything; not used
  *
  * Other keys are refused. A line that is refused does not disturb the others, and its result has its id as
  * far as that can be read. Blank lines are skipped: spaces, tabs and carriage returns; a byte order mark

@@ -34,7 +34,7 @@ static bool same_file(const char *path, const struct stat *info) {
 
 /* Standard output is taken as it is, perhaps in the middle of a file that others write too. */
 static int open_path(const char *path, bool *is_new, bool *is_ours) {
-    *is_ours = strcmp(path, "/dev/stdout") != 0;
+    *is_ours = strcmp(path, "/dev/stdout") != 0 && strcmp(path, "-") != 0;
     *is_new = false;
     if (!*is_ours) return dup(STDOUT_FILENO);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);

@@ -49,7 +49,7 @@ typedef struct result {
 /* Be ready to write; done before the model loads, so that a path that cannot be written is refused early, and
  * so is the file that the prompts come from (input_path, or NULL). An older file keeps its content until the
  * first line is written over it. No other run can have it open, until results_close, where the file system
- * has advisory locks. /dev/stdout is standard output, which is appended to. */
+ * has advisory locks. /dev/stdout and - are standard output, which is appended to. */
 status results_open(const char *path, const char *input_path, results **out);
 
 /* Go on with a file of which an earlier run wrote n_bytes with this digest (XXH3, 128 bits: high, low); what

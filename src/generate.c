@@ -1,9 +1,14 @@
 /* kvarve generate: continue one prompt to stdout, or a file of prompts to a file of results. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 #include <xxhash.h>
 
+#include "io/files.h"
 #include "src/base/clock.h"
 #include "src/base/last_save.h"
 #include "src/base/memory.h"
@@ -35,8 +40,24 @@ static status open_results(generation *g) {
     return results_open(path, o->input, &g->out);
 }
 
+/* An older file keeps its content until there is text. */
+static status open_text(generation *g) {
+    const char *path = g->options->text;
+    struct stat info;
+    g->text = stdout;
+    if (!path) return STATUS_OK;
+    if (file_is_same(path, g->options->prompt_file) && stat(path, &info) == 0 && S_ISREG(info.st_mode))
+        return status_refuse("--text %s: this is also the file of the prompt: choose another name", path);
+    g->text_is_new = stat(path, &info) != 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return status_refuse("--text %s: cannot be written: %s", path, strerror(errno));
+    g->text = fdopen(fd, "w");
+    return STATUS_OK;
+}
+
 static status prepare(generation *g) {
     status st = report_check_path(g->options);
+    if (st == STATUS_OK) st = open_text(g);
     if (st == STATUS_OK && !g->options->resume) st = open_results(g);
     if (st == STATUS_OK) st = read_model(g);
     if (st == STATUS_OK) st = generate_open_save(g);
@@ -75,9 +96,9 @@ static void submit(generation *g, engine *e, int64_t i) {
 static void end_job(generation *g, job *j) {
     j->is_over = true;
     if (!g->out) {
-        job_print_text(j, stdout);
-        if (j->text.n == 0 || j->text.data[j->text.n - 1] != '\n') fputc('\n', stdout);
-        fflush(stdout);
+        job_print_text(j, g->text);
+        if (j->text.n == 0 || j->text.data[j->text.n - 1] != '\n') fputc('\n', g->text);
+        fflush(g->text);
         if (j->error) {
             fprintf(stderr, "kvarve: error: %s\n", j->error);
             g->n_failed++;
@@ -106,7 +127,7 @@ static void take_token(generation *g, engine *e, job *j, const event *ev) {
     if (over)
         end_job(g, j);
     else if (!g->out)
-        job_print_text(j, stdout);
+        job_print_text(j, g->text);
 }
 
 /* What is known of a single prompt's text before this run generates any: not before it is sure that it runs.
@@ -114,8 +135,9 @@ static void take_token(generation *g, engine *e, job *j, const event *ev) {
 static void begin_text(generation *g) {
     if (g->out || g->has_begun_text) return;
     g->has_begun_text = true;
-    fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, stdout);
-    job_print_text(&g->jobs[0], stdout);
+    if (g->text != stdout) (void)ftruncate(fileno(g->text), 0); /* a pipe has no old content */
+    fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, g->text);
+    job_print_text(&g->jobs[0], g->text);
 }
 
 /* False when the run cannot go on. */
@@ -169,6 +191,12 @@ static void print_reuse(const generation *g) {
             (long long)g->reused_tokens, (long long)g->known_tokens, (long long)g->n_runnable);
 }
 
+/* Was all of --text written? stdout is looked at when the program ends. */
+static status check_text(const generation *g) {
+    if (!g->text || g->text == stdout || !ferror(g->text)) return STATUS_OK;
+    return status_fail("--text %s: not all of the text could be written", g->options->text);
+}
+
 static status run_stage_0(generation *g, engine *e) {
     g->begin = clock_seconds();
     print_reuse(g);
@@ -177,6 +205,7 @@ static status run_stage_0(generation *g, engine *e) {
         if (!g->jobs[i].is_over && !g->jobs[i].error) submit(g, e, i);
     status st = run_events(g, e);
     if (st == STATUS_OK) st = generate_last_save(g, e);
+    if (st == STATUS_OK) st = check_text(g);
     engine_stop(e);
     g->summary.n_requests = g->n_runnable;
     g->summary.reused_tokens = g->reused_tokens;
@@ -219,6 +248,8 @@ static void close_generation(generation *g) {
     free(g->past_bytes);
     manifest_free(&g->past);
     results_close(g->out);
+    if (g->text && g->text != stdout) fclose(g->text);
+    if (g->text_is_new && !g->has_begun_text) unlink(g->options->text);
     tokenizer_close(g->tok);
 }
 
@@ -245,10 +276,11 @@ static int say_end(const comm *c, status st) {
 }
 
 /* Nothing is left to run: results are written without loading the model. */
-static int end_without_run(generation *g) {
+static int end_without_run(generation *g, const comm *c) {
     if (g->save_goes_on) manifest_remove_unnamed_files(g->options->save, &g->past);
-    if (!g->out) fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, stdout);
+    begin_text(g);
     end_idle_jobs(g);
+    if (check_text(g) != STATUS_OK) return run_say_failure(c, STATUS_FAILED);
     return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
 }
 
@@ -293,7 +325,7 @@ int command_generate(comm *c, const options *o) {
     if (comm_any_failed(c, &st)) {
         code = run_say_failure(c, st);
     } else if (comm_broadcast(c, &g.n_runnable, sizeof g.n_runnable, 0), g.n_runnable == 0) {
-        code = is_first ? end_without_run(&g) : 0;
+        code = is_first ? end_without_run(&g, c) : 0;
         comm_broadcast(c, &code, sizeof code, 0);
     } else {
         st = open_engine(&g, c, &e);

@@ -2,10 +2,10 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "io/files.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/generation.h"
@@ -92,13 +92,6 @@ static status flush_results(void *context) {
 
 /* ---- begin ---- */
 
-static bool same_directory(const char *a, const char *b) {
-    struct stat x, y;
-    if (!a || !b) return false;
-    if (!strcmp(a, b)) return true;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 status generate_open_save(generation *g) {
     const options *o = g->options;
     g->limits = (stop_limits){isnan(o->max_time_seconds) ? INFINITY : o->max_time_seconds, o->stop_file};
@@ -108,7 +101,7 @@ status generate_open_save(generation *g) {
     st = checkpoint_open(o->save, &run, &g->save);
     if (st != STATUS_OK) return st;
     /* Under the lock: until now, another job may have saved its first. */
-    bool same = same_directory(o->save, o->resume);
+    bool same = o->resume && (strcmp(o->save, o->resume) == 0 || file_is_same(o->save, o->resume));
     g->save_goes_on = same && manifest_exists(o->save);
     if (same || !manifest_exists(o->save)) return STATUS_OK;
     return status_refuse(

@@ -22,7 +22,9 @@ typedef struct generation {
     model_config config;
     tokenizer *tok;
     uint64_t tokenizer_digest[2];
-    results *out; /* NULL: a single prompt, whose text goes to stdout */
+    results *out;     /* NULL: a single prompt, whose text goes to ... */
+    FILE *text;       /* ... stdout or --text */
+    bool text_is_new; /* there was no such file */
     job *jobs;
     int64_t n_jobs, n_failed;
     int64_t context, longest_tokens, wanted_pages, prompt_tokens, max_new_tokens;

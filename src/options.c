@@ -32,7 +32,7 @@ static int edit_distance(const char *a, const char *b) {
     return d[n][m];
 }
 
-/* Which of some names was meant: the nearest so far, when it is near enough. */
+/* Which of some names was meant: the nearest so far, when it is near enough for what is given of it. */
 typedef struct guess {
     const char *given;
     int index; /* -1: none */
@@ -45,7 +45,7 @@ static guess guess_begin(const char *given) {
 
 static void guess_consider(guess *g, const char *name, int index) {
     int d = edit_distance(g->given, name);
-    if (d >= g->distance) return;
+    if (d >= g->distance || d > (int)strlen(g->given)) return;
     g->distance = d;
     g->index = index;
 }
@@ -133,6 +133,8 @@ static status check_generate(const options *o) {
                              sources);
     if (o->output && !o->input)
         return status_refuse("--output is for the results of --input, which is not given");
+    if (o->text && o->input)
+        return status_refuse("--text is for the text of one prompt: --output is for the results of --input");
     return check_saving(o);
 }
 

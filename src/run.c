@@ -11,6 +11,7 @@
 #include "src/base/host.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
+#include "src/base/utf8.h"
 #include "src/step_costs.h"
 #include "src/synth_tokenizer.h"
 #include "src/tokenizer_config.h"
@@ -118,6 +119,11 @@ status run_read_text(const char *option, const char *path, text_buffer *out) {
     if (!is_stdin) fclose(f);
     if (error) return status_refuse("%s %s: %s", option, path, strerror(error));
     if (out->n > MAX_BYTES) return status_refuse("%s %s: more than 1 GiB", option, path);
+    const char *other = utf8_other_encoding(out->data, out->n, false);
+    if (other)
+        return status_refuse(
+            "%s %s: is in %s, but texts are read as UTF-8: convert it first, with iconv -f %s -t UTF-8",
+            option, path, other, other);
     return STATUS_OK;
 }
 
