@@ -380,6 +380,10 @@ bool checkpoint_is_busy(const checkpoint *c) {
     return c->is_busy;
 }
 
+bool checkpoint_reads(const checkpoint *c, int64_t id) {
+    return c->is_busy && find_owned(&c->pending, id) >= 0;
+}
+
 void checkpoint_count_tokens(checkpoint *c, int64_t n_tokens, double seconds) {
     *(c->is_busy ? &c->stats.beside_tokens : &c->stats.alone_tokens) += n_tokens;
     *(c->is_busy ? &c->stats.beside_seconds : &c->stats.alone_seconds) += seconds;

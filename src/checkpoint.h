@@ -54,6 +54,9 @@ void checkpoint_begin(checkpoint *c, engine *e, bool is_last);
 
 bool checkpoint_is_busy(const checkpoint *c);
 
+/* Does the save on its way, if there is one, take positions of this request? */
+bool checkpoint_reads(const checkpoint *c, int64_t id);
+
 /* The run did so many tokens, read or generated, in so many seconds: for the figures. */
 void checkpoint_count_tokens(checkpoint *c, int64_t n_tokens, double seconds);
 

@@ -430,5 +430,5 @@ int64_t engine_chunk_rows(const engine *e, int64_t pos) {
 }
 
 int engine_n_slots(const engine *e) {
-    return e->options.n_sequences;
+    return e->options.n_sequences + e->options.n_held;
 }

@@ -40,6 +40,8 @@ typedef struct engine_options {
     const chunk_list *chunks; /* where prompts are cut, of at most chunk_tokens each; NULL: by chunk_tokens */
     bool times_steps;         /* keep a log of them, for engine_gather_steps */
     int n_sequences;          /* at once */
+    int n_held;               /* as far as there is room: more that are over and wait for a save ... */
+    double held_pages;        /* ... each of so many pages */
     int64_t longest_tokens;   /* of any sequence, prompt and generated */
     int64_t wanted_pages;     /* for all that would run at once if there were room */
     uint64_t kv_bytes_per_rank;  /* 0: as wanted, as far as the memory goes */
@@ -147,7 +149,7 @@ bool engine_has_waiting(const engine *e);
 /* Requests with cached tokens that are not loaded yet. Local. */
 int64_t engine_n_unloaded(const engine *e);
 
-/* Sequences at once. Local. */
+/* Sequences in the cache at most, those that are over too. Local. */
 int engine_n_slots(const engine *e);
 
 /* Run this rank's stage until rank 0 stops the engine. Ranks > 0. */

@@ -72,26 +72,32 @@ static void find_bound(engine *e) {
     e->bound = plan_bound_asked(asked);
 }
 
+/* Sequences that are over find room only where it is of no use to those that run. */
 static status make_plan(engine *e) {
-    const engine_options *o = &e->options;
+    engine_options *o = &e->options;
     find_bound(e);
-    plan_request asked = {
-        .config = &e->config,
-        .precision = o->precision,
-        .n_ranks = comm_size(e->comm),
-        .chunk_tokens = o->chunk_tokens,
-        .page_tokens = o->page_tokens,
-        .n_sequences = o->n_sequences,
-        .saves = o->save_dir != NULL,
-        .longest_tokens = o->longest_tokens,
-        .wanted_pages = o->wanted_pages,
-        .kv_bytes_per_rank = o->kv_bytes_per_rank,
-        .bytes_per_rank = e->bound.bytes,
-        .bound_by = e->bound.by,
-        .head_share = o->head_share,
-        .layers_per_rank = o->layers_per_rank,
-    };
-    return plan_make(&asked, &e->plan);
+    for (;; o->n_held /= 2) {
+        plan_request asked = {
+            .config = &e->config,
+            .precision = o->precision,
+            .n_ranks = comm_size(e->comm),
+            .chunk_tokens = o->chunk_tokens,
+            .page_tokens = o->page_tokens,
+            .n_sequences = engine_n_slots(e),
+            .saves = o->save_dir != NULL,
+            .longest_tokens = o->longest_tokens,
+            .wanted_pages = o->wanted_pages + (int64_t)(o->held_pages * o->n_held),
+            .kv_bytes_per_rank = o->kv_bytes_per_rank,
+            .bytes_per_rank = e->bound.bytes,
+            .bound_by = e->bound.by,
+            .head_share = o->head_share,
+            .layers_per_rank = o->layers_per_rank,
+        };
+        status st = plan_make(&asked, &e->plan);
+        bool fits = st == STATUS_OK && e->plan.n_pages >= asked.wanted_pages;
+        if (fits || o->n_held == 0) return st;
+        plan_free(&e->plan);
+    }
 }
 
 /* A copy of rank 0's n bytes on every rank, released with free(); NULL stays NULL. */
@@ -158,7 +164,7 @@ static status open_slice(engine *e) {
         .head_dim = e->config.head_dim,
         .page_tokens = o->page_tokens,
         .n_pages = e->plan.n_pages,
-        .n_slots = o->n_sequences,
+        .n_slots = engine_n_slots(e),
     };
     if (st == STATUS_OK) st = kv_cache_open(e->dev, &shape, &e->kv);
     return st;
@@ -167,13 +173,14 @@ static status open_slice(engine *e) {
 static void open_stage_0(engine *e) {
     schedule_limits limits = {
         .n_stages = comm_size(e->comm),
-        .n_slots = e->options.n_sequences,
+        .n_slots = engine_n_slots(e),
         .chunk_tokens = e->options.chunk_tokens,
         .page_tokens = e->options.page_tokens,
         .n_pages = e->plan.n_pages,
     };
     size_t slots = (size_t)limits.n_slots;
     e->schedule = schedule_open(&limits);
+    schedule_keep_for_held(e->schedule, e->options.n_held);
     if (e->options.chunks) schedule_use_chunks(e->schedule, e->options.chunks);
     e->options.chunks = NULL;
     e->planned = mem_new(slots, sizeof *e->planned);
@@ -186,7 +193,7 @@ static void open_stage_0(engine *e) {
 }
 
 static status open_pipeline(engine *e) {
-    int n_slots = e->options.n_sequences, rows = e->options.chunk_tokens;
+    int n_slots = engine_n_slots(e), rows = e->options.chunk_tokens;
     /* One step in each stage, and one on its way. */
     e->max_in_flight = comm_size(e->comm) == 1 ? 1 : comm_size(e->comm) + 1;
     pipeline_sizes sizes = {
@@ -248,8 +255,8 @@ static status open_parts(engine *e) {
     st = open_slice(e);
     if (comm_any_failed(e->comm, &st)) return st;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->comm)];
-    e->stage = stage_open(&e->config, mine->slice, e->model, e->kv, mine->weight_bytes,
-                          e->options.n_sequences, e->options.chunk_tokens, &e->trace);
+    e->stage = stage_open(&e->config, mine->slice, e->model, e->kv, mine->weight_bytes, engine_n_slots(e),
+                          e->options.chunk_tokens, &e->trace);
     if (e->options.times_steps) stage_time_steps(e->stage, &e->seconds);
     e->notes = mailbox_open(e->comm);
     st = open_snapshots(e);

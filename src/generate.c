@@ -66,6 +66,7 @@ static status prepare(generation *g) {
     if (st != STATUS_OK) return st;
     generate_match_past(g);
     generate_add_up(g);
+    generate_plan_held(g);
     return g->options->resume ? open_results(g) : STATUS_OK;
 }
 
@@ -204,7 +205,9 @@ static status run_stage_0(generation *g, engine *e) {
     for (int64_t i = 0; i < g->n_jobs; i++)
         if (!g->jobs[i].is_over && !g->jobs[i].error) submit(g, e, i);
     status st = run_events(g, e);
+    double before = engine_trace(e)->seconds[REGION_SAVE];
     if (st == STATUS_OK) st = generate_last_save(g, e);
+    g->summary.end_save_seconds = engine_trace(e)->seconds[REGION_SAVE] - before;
     if (st == STATUS_OK) st = check_text(g);
     engine_stop(e);
     g->summary.n_requests = g->n_runnable;
@@ -257,6 +260,8 @@ static status open_engine(generation *g, comm *c, engine **out) {
     const options *o = g->options;
     engine_options wanted = run_engine_options(c, o);
     wanted.n_sequences = (int)(g->n_runnable < o->sequences ? g->n_runnable : o->sequences);
+    wanted.n_held = g->n_held;
+    wanted.held_pages = g->held_pages;
     wanted.longest_tokens = g->longest_tokens;
     wanted.wanted_pages = g->wanted_pages;
     wanted.head_share = run_head_share(g->prompt_tokens, g->max_new_tokens);

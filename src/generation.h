@@ -49,6 +49,9 @@ typedef struct generation {
     uint64_t batch_digest[2];
     int64_t *to_release; /* handles whose pages a save still reads */
     int n_to_release;
+    double held_pages; /* of each of ... */
+    int n_held; /* contexts that are over, and wait in the cache until they are saved: room beside --sequences
+                 */
     int64_t n_given_up;      /* that were to be kept */
     int64_t saved_at_tokens; /* tokens done when the last save began */
     stop_limits limits;
@@ -94,6 +97,10 @@ status generate_check_weights(const generation *g, const engine *e);
 
 /* Take the lock of --save; before its manifest is read. Local. */
 status generate_open_save(generation *g);
+
+/* How many contexts that are over shall find room beside those that run, so that saves are few. After
+ * generate_add_up, whose wanted_pages grow. Local. */
+void generate_plan_held(generation *g);
 
 /* The model is loaded: the first save may begin. Local. */
 void generate_start_save(generation *g, engine *e, const char *effective_options);

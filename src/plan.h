@@ -20,7 +20,7 @@ typedef struct plan_request {
     precision precision;
     int n_ranks;
     int chunk_tokens, page_tokens;
-    int n_sequences;             /* at once */
+    int n_sequences;             /* in the cache at once */
     bool saves;                  /* so that the last logits of each are kept */
     int64_t longest_tokens;      /* the longest sequence: its pages must fit */
     int64_t wanted_pages;        /* for all that should be there at once; the pool takes no more */

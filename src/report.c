@@ -132,11 +132,10 @@ static void print_snapshots(const run_figures *f, const options *o, const engine
     if (s->n_saves > 0)
         fprintf(stderr,
                 "  %s: %d save%s of %lld tokens, %.1f MiB in %.1f MiB of files (%.2fx) in %.3f s; the run "
-                "stood still "
-                "for %.3f s\n",
+                "stood still for %.3f s, and %.3f s at its end\n",
                 o->save, s->n_saves, s->n_saves == 1 ? "" : "s", (long long)s->n_tokens, s->raw_bytes / mib,
                 (double)s->file_bytes / mib, per_second(s->raw_bytes, (double)s->file_bytes), s->seconds,
-                save);
+                save - f->summary.end_save_seconds, f->summary.end_save_seconds);
     if (s->beside_seconds > 0 && s->alone_seconds > 0)
         fprintf(stderr, "  with a save beside it the run did %.1f tokens/s, without one %.1f\n",
                 per_second((double)s->beside_tokens, s->beside_seconds),
@@ -230,6 +229,7 @@ static void add_snapshots(cJSON *root, const run_figures *f) {
     cJSON_AddNumberToObject(root, "saved_file_bytes", (double)s->file_bytes);
     cJSON_AddNumberToObject(root, "save_seconds", s->seconds);
     cJSON_AddNumberToObject(root, "save_stall_seconds", most_seconds(f, REGION_SAVE));
+    cJSON_AddNumberToObject(root, "save_end_seconds", f->summary.end_save_seconds);
     cJSON_AddNumberToObject(root, "tokens_per_second_while_saving",
                             per_second((double)s->beside_tokens, s->beside_seconds));
     cJSON_AddNumberToObject(root, "tokens_per_second_otherwise",

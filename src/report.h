@@ -15,8 +15,9 @@ typedef struct run_summary {
     bool clipped_context;       /* some request could not get all its max_tokens */
     double perplexity, nll;     /* of COMMAND_PERPLEXITY */
     int64_t n_scored;
-    int64_t reused_tokens;  /* that came from a snapshot */
-    checkpoint_stats saves; /* zeroed: nothing was to be saved */
+    int64_t reused_tokens;   /* that came from a snapshot */
+    checkpoint_stats saves;  /* zeroed: nothing was to be saved */
+    double end_save_seconds; /* the run stood still when it had nothing more to do */
 } run_summary;
 
 /* The table and notes on stderr, the JSON file where --report asks for one. Collective; `summary` counts on

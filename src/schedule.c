@@ -34,10 +34,11 @@ struct schedule {
     int64_t free_pages;
     int *free_slots;
     int n_free_slots;
-    int64_t *running; /* sequences in slots, in the order in which they entered */
-    int n_running;
-    int64_t n_steps;   /* made so far */
-    chunk_list chunks; /* empty: chunk_tokens everywhere */
+    int64_t *running;      /* sequences in slots, in the order in which they entered */
+    int n_running, n_held; /* of them */
+    int n_for_held;        /* slots that only held ones can fill */
+    int64_t n_steps;       /* made so far */
+    chunk_list chunks;     /* empty: chunk_tokens everywhere */
 };
 
 schedule *schedule_open(const schedule_limits *limits) {
@@ -66,6 +67,11 @@ void schedule_use_chunks(schedule *s, const chunk_list *chunks) {
         assert(chunks->ends[i] - begin <= s->limits.chunk_tokens);
         chunk_list_append(&s->chunks, chunks->ends[i] - begin);
     }
+}
+
+void schedule_keep_for_held(schedule *s, int n_slots) {
+    assert(s->n_steps == 0 && n_slots < s->limits.n_slots);
+    s->n_for_held = n_slots;
 }
 
 int64_t schedule_chunk_rows(const schedule *s, int64_t pos) {
@@ -99,6 +105,7 @@ static void admit_waiting(schedule *s) {
     for (; s->first_waiting < s->n; s->first_waiting++) {
         sequence *q = &s->sequences[s->first_waiting];
         if (q->state == OVER) continue;
+        if (s->n_running - s->n_held >= s->limits.n_slots - s->n_for_held) return;
         if (s->n_free_slots == 0 || q->n_pages > s->free_pages) return;
         q->slot = s->free_slots[--s->n_free_slots];
         s->free_pages -= q->n_pages;
@@ -208,6 +215,7 @@ void schedule_continue(schedule *s, int64_t id) {
 void schedule_hold(schedule *s, int64_t id) {
     assert(s->sequences[id].state == AWAITING);
     s->sequences[id].state = HELD;
+    s->n_held++;
 }
 
 int schedule_finish(schedule *s, int64_t id) {
@@ -223,6 +231,7 @@ int schedule_finish(schedule *s, int64_t id) {
         for (s->n_running--; at < s->n_running; at++)
             s->running[at] = s->running[at + 1];
     }
+    s->n_held -= q->state == HELD;
     q->state = OVER;
     s->n_left--;
     return slot;
@@ -233,9 +242,7 @@ int64_t schedule_n_left(const schedule *s) {
 }
 
 bool schedule_has_waiting(const schedule *s) {
-    for (int64_t i = s->first_waiting; i < s->n; i++)
-        if (s->sequences[i].state == WAITING) return true;
-    return false;
+    return s->n_left > s->n_running;
 }
 
 bool schedule_running(const schedule *s, int i, slot_tokens *out) {

@@ -16,7 +16,7 @@ typedef struct schedule schedule;
 
 typedef struct schedule_limits {
     int n_stages;
-    int n_slots;      /* sequences at once */
+    int n_slots;      /* sequences in the cache */
     int chunk_tokens; /* rows of a step */
     int page_tokens;
     int64_t n_pages; /* of the smallest rank */
@@ -47,6 +47,10 @@ void schedule_close(schedule *s); /* NULL is fine */
  * counts as a whole step however few its rows are, and in a step with other rows takes its part of the rest.
  * Copies the list; before the first step. */
 void schedule_use_chunks(schedule *s, const chunk_list *chunks);
+
+/* So many slots are for sequences that are held: the others are all that run at once. Before the first step.
+ */
+void schedule_keep_for_held(schedule *s, int n_slots);
 
 /* The most rows of a prompt that a step takes from this position on. */
 int64_t schedule_chunk_rows(const schedule *s, int64_t pos);

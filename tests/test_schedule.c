@@ -269,6 +269,23 @@ static void held_sequences_stay(void) {
     CU_ASSERT(schedule_running(m->schedule, 0, &q) && q.sequence == 1);
     end(m);
 
+    /* With slots of their own they keep none from entering; those slots are for none else. */
+    m = begin((schedule_limits){1, 4, 64, 16, 100});
+    schedule_keep_for_held(m->schedule, 2);
+    for (int i = 0; i < 6; i++)
+        add(m, 5, 10);
+    CU_ASSERT(issue(m) == 10 && schedule_has_waiting(m->schedule));
+    for (int i = 0; i < 4; i += 2) {
+        m->n_steps = 0;
+        schedule_hold(m->schedule, i);
+        schedule_hold(m->schedule, i + 1);
+        CU_ASSERT(issue(m) == (i == 0 ? 10 : 0) && schedule_has_waiting(m->schedule));
+    }
+    finish(m, 1);
+    CU_ASSERT(issue(m) == 5);
+    CU_ASSERT(schedule_running(m->schedule, 3, &q) && q.sequence == 4);
+    end(m);
+
     /* Nor does it count as one that decodes: two others are still shared out over two stages. */
     m = begin((schedule_limits){2, 3, 64, 16, 100});
     for (int i = 0; i < 3; i++)
