@@ -54,6 +54,11 @@ has_option() {
     return 1
 }
 
+# count_prompts FILE: its lines that kvarve does not take for blank.
+count_prompts() {
+    LC_ALL=C awk '{ sub(/^\357\273\277/, "") } /[^ \t\r]/ { n++ } END { print n + 0 }' "$1"
+}
+
 # ---- ranks ----
 
 # Open MPI makes and removes folders in there: jobs that end and begin at once on a node must not share them.
@@ -64,7 +69,21 @@ trap 'rmdir "$mpi_folder" 2>/dev/null' EXIT
 tasks_here=${SLURM_TASKS_PER_NODE:-1}
 tasks_here=${tasks_here%%[!0-9]*}
 
+# Slurm may give a task more processors than -c asked for, as where memory is shared out by processors. Then two
+# variables differ, and srun, or an mpirun that uses it, ends with "set by two different environment variables".
+settle_cpus() {
+    tres=$(printf '%s\n' "${SLURM_TRES_PER_TASK-}" | tr , '\n')
+    asked=$(printf '%s\n' "$tres" | sed -n 's/^cpu[:=]\([0-9]*\)$/\1/p')
+    [ -n "$asked" ] || return 0
+    mpi_default SLURM_CPUS_PER_TASK "$asked"
+    [ "$asked" -eq "$SLURM_CPUS_PER_TASK" ] ||
+        say "NOTE: SLURM_TRES_PER_TASK has $asked processors, SLURM_CPUS_PER_TASK $SLURM_CPUS_PER_TASK: the latter counts"
+    SLURM_TRES_PER_TASK=$(printf '%s\n' "$tres" | grep -v '^cpu[:=]' | paste -sd, -)
+    [ -n "$SLURM_TRES_PER_TASK" ] || unset SLURM_TRES_PER_TASK
+}
+
 bind_ranks() {
+    settle_cpus
     # srun does not take this over from sbatch by itself.
     [ -z "${SLURM_CPUS_PER_TASK-}" ] || mpi_default SRUN_CPUS_PER_TASK "$SLURM_CPUS_PER_TASK"
     threads=${SLURM_CPUS_PER_TASK:-$((${SLURM_CPUS_ON_NODE:-1} / tasks_here))}

@@ -1,6 +1,6 @@
 #!/bin/sh
-# tests/test_batch.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: files of prompts: lines as other programs write them, contexts
-# of many short lines that are kept, and the scripts that share a file out, without a Slurm.
+# tests/test_batch.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: files of prompts: lines as other programs write them, contexts of
+# many short lines that are kept, and the scripts that share a file out, without a Slurm; and the text of one prompt.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
 run_under='timeout 120'
@@ -21,12 +21,14 @@ lines() {
 {"id": "c", "prompt": "\u0000"}
 {"id": "d", "messages": [{"role": "user", "content": "Hello"}]}
 END_OF_LINES
-    generate 1 --input - --output "$temp/results" --max-tokens 12 --ignore-eos --temperature 1 <"$temp/lines.jsonl"
+    how='--max-tokens 12 --ignore-eos --temperature 1'
+    # shellcheck disable=SC2086 # several words, here and below
+    generate 1 --input - --output "$temp/results" $how <"$temp/lines.jsonl"
     expect 'lines of other programs' 3 || return
     for id in 1234567890123456789 '"b"' '"z\\u0000"' '"c"' '"d"'; do
         check "the id $id comes out as it went in" 'it does not' grep -q "^{\"id\": $id, " "$temp/results"
     done
-    check 'a zero character' 'not refused' grep -q '^{"id": "c", "finish_reason": "error", .*zero character' "$temp/results"
+    check 'a zero character' 'not refused' grep -q '^{"id": "c", "finish_reason": "error", .*zero' "$temp/results"
     check 'messages' 'not said what to do' grep -q '^{"id": "d", .*apply_chat_template' "$temp/results"
     check 'one id twice' 'not told' grep -q 'NOTE: --input -: 1 id is there more than once, such as "b"' "$temp/err"
     check 'what is not used' 'not told' grep -q 'NOTE: standard input: "metadata" is not used' "$temp/err"
@@ -36,14 +38,14 @@ END_OF_LINES
     text_of "$temp/results" '"b"' 2 >"$temp/second"
     check 'one id twice: draws' 'the same' [ "$(cat "$temp/first")" != "$(cat "$temp/second")" ]
     sed -n 3p "$temp/lines.jsonl" >"$temp/one.jsonl"
-    generate 1 --input "$temp/one.jsonl" --output "$temp/alone" --max-tokens 12 --ignore-eos --temperature 1
+    generate 1 --input "$temp/one.jsonl" --output "$temp/alone" $how
     text_of "$temp/alone" '"b"' 1 >"$temp/text"
     check 'one id once: draws' 'not those that its first line has' grep -qxF -f "$temp/text" "$temp/first" "$temp/second"
     sed -n 1,3p "$temp/lines.jsonl" >"$temp/three.jsonl"
-    generate 1 --input "$temp/three.jsonl" --output "$temp/parts" --max-tokens 12 --ignore-eos --temperature 1 \
+    generate 1 --input "$temp/three.jsonl" --output "$temp/parts" $how \
         --save "$temp/parts.kvs" --save-every 1 --sequences 2 --max-time 0.01s
     expect 'one id twice: stopped early' 75
-    generate 1 --input - --output "$temp/parts" --max-tokens 12 --ignore-eos --temperature 1 \
+    generate 1 --input - --output "$temp/parts" $how \
         --save "$temp/parts.kvs" --resume "$temp/parts.kvs" <"$temp/three.jsonl"
     grep '^{"id": [1"][2b]' "$temp/results" | sort >"$temp/expected"
     results_as 'one id twice: resumed from stdin' 0 "$temp/parts" "$temp/expected"
@@ -54,8 +56,7 @@ END_OF_LINES
     generate 1 --prompt-file "$temp/utf16.jsonl"
     refused 'a prompt in UTF-16' 2 'iconv -f UTF-16 -t UTF-8'
     cp "$temp/one.jsonl" "$temp/same.jsonl"
-    "$kvarve" generate --model "$model" --input - --output "$temp/same.jsonl" <"$temp/same.jsonl" >"$temp/out" 2>"$temp/err"
-    status=$?
+    generate 1 --input - --output "$temp/same.jsonl" <"$temp/same.jsonl"
     refused 'results over the prompts on stdin' 2 'this is also the file of the prompts'
 }
 
@@ -113,6 +114,7 @@ short_lines() {
     # Killed while contexts wait for a save: what it resumes from agrees with the results.
     start 1 --input "$temp/short.jsonl" --output "$temp/killed" --sequences 8 --save "$temp/killed.kvs" --save-every 400
     wait_for_file "$temp/killed.kvs/manifest.h5"
+    # shellcheck disable=SC2046 # one word for each
     kill -KILL $(ranks_of "$temp/killed.kvs") 2>/dev/null
     wait_job
     check 'short lines, killed: snapshot' 'it is damaged' is_verified "$temp/killed.kvs"
@@ -121,7 +123,85 @@ short_lines() {
     results_as 'short lines, killed and resumed' 0 "$temp/killed" "$temp/expected"
 }
 
+# ---- the job scripts, where Slurm is only its variables ----
+
+# task I N: task I of an array of N does its shard of p.jsonl; options of the launcher are left out.
+task() {
+    (
+        cd "$temp/work" || exit
+        PATH=$temp/bin:$PATH
+        export KVARVE_ROOT="$temp/top" KVARVE_LAUNCHER="$temp/bin/launch" SLURM_JOB_ID="$$$1" SLURM_ARRAY_TASK_ID="$1"
+        export SLURM_ARRAY_TASK_MAX="$(($2 - 1))" SLURM_ARRAY_JOB_ID=$$ SLURM_JOB_NODELIST=here SLURM_NTASKS=1
+        # shellcheck disable=SC2086 # several words
+        exec sh "$source/jobs/batch.sbatch" p.jsonl --max-tokens 2 $run_options
+    ) >"$temp/out" 2>"$temp/err"
+    status=$?
+}
+merge() {
+    (
+        cd "$temp/work" || exit
+        PATH=$temp/bin:$PATH
+        export KVARVE_ROOT="$temp/top" SLURM_JOB_ID=$$
+        exec sh "$source/jobs/merge.sbatch" p.jsonl
+    ) >"$temp/out" 2>"$temp/err"
+    status=$?
+}
+
+shards() {
+    mkdir -p "$temp/work" "$temp/bin" "$temp/top/build"
+    ln -s "$source/jobs" "$temp/top/jobs"
+    ln -s "$(cd "$(dirname "$kvarve")" && pwd)/${kvarve##*/}" "$temp/top/build/kvarve"
+    printf '#!/bin/sh\n' >"$temp/bin/scontrol"
+    # shellcheck disable=SC2016 # for the script
+    printf '#!/bin/sh\nenv | grep "^S[A-Z]*_.*PER_TASK=" | sort >"%s"\nshift 2\nexec "$@"\n' "$temp/cpus" \
+        >"$temp/bin/launch"
+    chmod +x "$temp/bin"/*
+
+    # More tasks than prompts, and lines that are blank to kvarve, each in its own way, or only look so.
+    {
+        printf '{"prompt": "The sea"}\n \t \r\n\357\273\277\n\f\n'
+        printf '\357\273\277{"prompt": "The sky"}\n\302\240\n'
+    } >"$temp/work/p.jsonl"
+    for i in 0 1 2 3 4 5 6 7; do
+        task $i 8
+        case $i in 3 | 5) code=3 ;; *) code=0 ;; esac
+        check "shards: task $i of 8" "exit status $status, not $code" [ "$status" -eq $code ]
+    done
+    check 'shards: one without lines' 'not said' grep -q 'shard 7 of p.jsonl has no lines: it is done' "$temp/err"
+    merge
+    check 'shards: merge' "exit status $status" [ "$status" -eq 0 ]
+    check 'shards: merge: results' 'not 4, 2 of them errors' \
+        grep -q ': 4 results in p.results.jsonl, 2 of them errors$' "$temp/err"
+
+    # No hard links.
+    rm -r "$temp/work"/p.shards
+    printf '#!/bin/sh\nexit 1\n' >"$temp/bin/ln"
+    chmod +x "$temp/bin/ln"
+    for i in 0 1; do
+        task $i 2
+        check "no hard links: task $i" "exit status $status" [ "$status" -eq $((3 * i)) ]
+        check "no hard links: task $i: told by the first" 'it is not so' \
+            [ "$(grep -c 'NOTE: there are no hard links' "$temp/err")" -eq $((1 - i)) ]
+    done
+    merge
+    check 'no hard links: merge' "exit status $status" [ "$status" -eq 0 ]
+
+    # Two figures for the processors of a task.
+    rm -r "$temp/work"/p.shards
+    export SLURM_CPUS_PER_TASK=2 SLURM_TRES_PER_TASK=cpu=1,gres/gpu:1
+    task 0 1
+    unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
+    check 'processors of a task: told' 'it is not' grep -q 'SLURM_CPUS_PER_TASK 2: the latter counts' "$temp/err"
+    printf 'SLURM_CPUS_PER_TASK=2\nSLURM_TRES_PER_TASK=gres/gpu:1\nSRUN_CPUS_PER_TASK=2\n' >"$temp/expected"
+    check 'processors of a task: settled' 'they are not' cmp "$temp/cpus" "$temp/expected"
+
+    echo ' ' >"$temp/work/p.jsonl"
+    task 0 1
+    check 'no prompts at all' "exit status $status" [ "$status" -eq 2 ]
+}
+
 run_chain lines text_file &
+run_chain shards &
 run_chain short_lines &
 wait
 end_test
