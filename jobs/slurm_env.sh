@@ -77,7 +77,7 @@ settle_cpus() {
     [ -n "$asked" ] || return 0
     mpi_default SLURM_CPUS_PER_TASK "$asked"
     [ "$asked" -eq "$SLURM_CPUS_PER_TASK" ] ||
-        say "NOTE: SLURM_TRES_PER_TASK has $asked processors, SLURM_CPUS_PER_TASK $SLURM_CPUS_PER_TASK: the latter counts"
+        say "NOTE: SLURM_TRES_PER_TASK has cpu=$asked, SLURM_CPUS_PER_TASK is $SLURM_CPUS_PER_TASK: the latter counts"
     SLURM_TRES_PER_TASK=$(printf '%s\n' "$tres" | grep -v '^cpu[:=]' | paste -sd, -)
     [ -n "$SLURM_TRES_PER_TASK" ] || unset SLURM_TRES_PER_TASK
 }

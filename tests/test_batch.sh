@@ -1,6 +1,10 @@
 #!/bin/sh
-# tests/test_batch.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: files of prompts: lines as other programs write them, contexts of
-# many short lines that are kept, and the scripts that share a file out, without a Slurm; and the text of one prompt.
+# tests/test_batch.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: files of prompts.
+#
+#   lines        as other programs write them: ids, encodings, keys, one id twice
+#   text_file    the text of one prompt in a file
+#   short_lines  contexts of many of them that are kept
+#   shards       the scripts that share a file out, without Slurm
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
 run_under='timeout 120'
@@ -40,7 +44,8 @@ END_OF_LINES
     sed -n 3p "$temp/lines.jsonl" >"$temp/one.jsonl"
     generate 1 --input "$temp/one.jsonl" --output "$temp/alone" $how
     text_of "$temp/alone" '"b"' 1 >"$temp/text"
-    check 'one id once: draws' 'not those that its first line has' grep -qxF -f "$temp/text" "$temp/first" "$temp/second"
+    check 'one id once: draws' 'not those that its first line has' \
+        grep -qxF -f "$temp/text" "$temp/first" "$temp/second"
     sed -n 1,3p "$temp/lines.jsonl" >"$temp/three.jsonl"
     generate 1 --input "$temp/three.jsonl" --output "$temp/parts" $how \
         --save "$temp/parts.kvs" --save-every 1 --sequences 2 --max-time 0.01s
@@ -191,7 +196,7 @@ shards() {
     export SLURM_CPUS_PER_TASK=2 SLURM_TRES_PER_TASK=cpu=1,gres/gpu:1
     task 0 1
     unset SLURM_CPUS_PER_TASK SLURM_TRES_PER_TASK
-    check 'processors of a task: told' 'it is not' grep -q 'SLURM_CPUS_PER_TASK 2: the latter counts' "$temp/err"
+    check 'processors of a task: told' 'it is not' grep -q 'SLURM_CPUS_PER_TASK is 2: the latter counts' "$temp/err"
     printf 'SLURM_CPUS_PER_TASK=2\nSLURM_TRES_PER_TASK=gres/gpu:1\nSRUN_CPUS_PER_TASK=2\n' >"$temp/expected"
     check 'processors of a task: settled' 'they are not' cmp "$temp/cpus" "$temp/expected"
 
