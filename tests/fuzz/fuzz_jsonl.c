@@ -9,6 +9,8 @@
 
 static void check_line(const prompt_line *line) {
     fuzz_check(line->id != NULL, "a line has an id");
+    fuzz_check(!line->id_is_json || json_is_value(line->id, strlen(line->id)),
+               "an id without quotes is a value");
     if (line->error) {
         fuzz_check_text(line->error);
         return;
@@ -50,7 +52,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     int64_t last = 0;
     for (bool more = true; more;) {
         prompt_line line;
-        fuzz_check(prompts_next(p, &defaults, &line, &more) == STATUS_OK, "the file reads");
+        if (prompts_next(p, &defaults, &line, &more) != STATUS_OK) {
+            fuzz_check(last == 0 && strstr(status_text(), "convert it first"),
+                       "the file reads, or is no UTF-8");
+            break;
+        }
         if (!more) break;
         fuzz_check(line.line > last, "line numbers rise");
         last = line.line;
