@@ -315,7 +315,7 @@ static status check_encoding(const prompts *p) {
 static void tell_remarks(prompts *p) {
     for (int i = 0; i < N_REMARKS; i++)
         if (p->n_remarks[i] > 0)
-            notice_add("%s: %s (%lld lines, the first is line %lld)", p->path, remarks[i],
+            notice_add("%s: %s (%lld of the lines, the first is line %lld)", p->path, remarks[i],
                        (long long)p->n_remarks[i], (long long)p->first_remark[i]);
     memset(p->n_remarks, 0, sizeof p->n_remarks);
 }

@@ -250,9 +250,10 @@ static void test_other_programs(void) {
     CU_ASSERT(!next(p, &line) && !next(p, &line));
     prompts_close(p);
     static const char *const told[] = {
-        "prompts.jsonl: \"metadata\" is not used, and not in the results (2 lines, the first is line 2)",
-        "\"custom_id\" is not used where there is an \"id\" too (1 lines, the first is line 4)",
-        "half a surrogate pair (\\ud800 to \\udfff) is read as U+FFFD (1 lines, the first is line 1)",
+        "prompts.jsonl: \"metadata\" is not used, and not in the results (2 of the lines, the first is line "
+        "2)",
+        "\"custom_id\" is not used where there is an \"id\" too (1 of the lines, the first is line 4)",
+        "half a surrogate pair (\\ud800 to \\udfff) is read as U+FFFD (1 of the lines, the first is line 1)",
         "bytes that are not UTF-8 are read as U+FFFD"};
     CU_ASSERT_EQUAL(notice_count() - before, 4);
     for (int i = 0; i < 4; i++)
