@@ -132,10 +132,6 @@ status run_read_prompt(const char *option, const char *path, text_buffer *out) {
     status st = run_read_text(option, path, &text);
     const char *data = text.n ? text.data : "";
     bool has_mark = text.n >= 3 && !memcmp(data, "\xEF\xBB\xBF", 3);
-    if (st == STATUS_OK && text.n >= 2 && (!memcmp(data, "\xFF\xFE", 2) || !memcmp(data, "\xFE\xFF", 2)))
-        st = status_refuse(
-            "%s %s: is in UTF-16 or UTF-32, not in UTF-8: convert it (iconv -f UTF-16 -t UTF-8)", option,
-            path);
     if (st == STATUS_OK) text_append(out, data + (has_mark ? 3 : 0), text.n - (has_mark ? 3 : 0));
     free(text.data);
     return st;

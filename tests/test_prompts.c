@@ -448,7 +448,7 @@ static void test_result_files(void) {
 
 /* A second run, as another process would be: it has a file description of its own. */
 static void test_one_writer(void) {
-    const result line = {.id = "1", .id_is_integer = true, .finish = FINISH_ERROR, .error = "e"};
+    const result line = {.id = "1", .id_is_json = true, .finish = FINISH_ERROR, .error = "e"};
     results *first = open_results("locked.jsonl"), *second = NULL;
     CHECK_REFUSED(results_open(path_of("locked.jsonl"), NULL, &second),
                   "another run writes its results there");
