@@ -1,5 +1,5 @@
 #!/bin/sh
-# tests/test_gpu_libraries.sh CMAKE SOURCE_DIR CC: what cmake/gpu_libraries.cmake says of CUDA toolkits and NCCL in
+# tests/test_gpu_libraries.sh CMAKE SOURCE_DIR CC: what kernels/gpu_libraries.cmake says of CUDA toolkits and NCCL in
 # which something is missing, or of another version. They are folders with a few lines in each file; no CUDA is needed.
 set -u
 cmake=$1 source=$2 cc=$3
@@ -43,7 +43,7 @@ cmake_minimum_required(VERSION 3.22)
 project(try LANGUAGES C)
 set(CMAKE_FIND_USE_CMAKE_SYSTEM_PATH OFF)
 set(CMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH OFF)
-include($source/cmake/gpu_libraries.cmake)
+include($source/kernels/gpu_libraries.cmake)
 kvarve_find_cuda(cuda_problem)
 message(STATUS "CUDA: '\${cuda_problem}' \$ENV{CUDACXX}")
 if(WITH_NCCL)
