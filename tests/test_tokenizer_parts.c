@@ -190,6 +190,11 @@ static void test_long_words(void) {
     FILE_OF("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex                          \
             "\"},\"behavior\":\"Isolated\",\"invert\":false}")
 
+#define TEXTS            "{\"Sequence\":{\"id\":\"A\"}},{\"Sequence\":{\"id\":\"A\"}}"
+#define TEMPLATE(items)  "{\"type\":\"TemplateProcessing\",\"special_tokens\":{},\"single\":[" items "]}"
+#define PAIR             "{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\",1]}"
+#define PROCESSORS(list) FILE_OF("\"post_processor\":{\"type\":\"Sequence\",\"processors\":[" list "]}")
+
 static void test_refused(void) {
     static const struct {
         const char *json, *part;
@@ -236,13 +241,14 @@ static void test_refused(void) {
              "3", "X", "true") "," TOKEN("4", "x", "true") "]"),
          "are the same after normalization"},
         {FILE_OF("\"normalizer\":{}"), "normalizer: \"type\" is missing"},
-        {FILE_OF("\"normalizer\":{\"type\":\"Nmt\"}"), "normalizer: type \"Nmt\" is not supported"},
+        {FILE_OF("\"normalizer\":{\"type\":\"Precompiled\"}"),
+         "normalizer: type \"Precompiled\" is not supported"},
         {FILE_OF("\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":"
                  "\"Strip\"}]}"),
          "normalizer: normalizers[1]: \"strip_left\" is missing"},
         {FILE_OF("\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}"),
          "\"Regex\" is missing"},
-        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Punctuation\"}"), "pre_tokenizer: type \"Punctuation\""},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Words\"}"), "pre_tokenizer: type \"Words\""},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"), "a single character"},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"add_prefix_space\":false,"
                  "\"prepend_scheme\":\"first\"}"),
@@ -258,8 +264,19 @@ static void test_refused(void) {
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Odd\","
                  "\"invert\":false}"),
          "behavior \"Odd\""},
-        {FILE_OF("\"post_processor\":{\"type\":\"BertProcessing\"}"),
-         "post_processor: type \"BertProcessing\""},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Punctuation\",\"behavior\":\"isolated\"}"),
+         "behavior \"isolated\""},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0}"),
+         "\"length\" must be at least 1"},
+        {FILE_OF("\"post_processor\":{\"type\":\"Pairs\"}"), "post_processor: type \"Pairs\""},
+        {FILE_OF("\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\"],\"sep\":[\"b\",1]}"),
+         "\"cls\" must be a token and its id"},
+        {FILE_OF("\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",0],\"sep\":[\"z\",9]}"),
+         "no token has the id 9"},
+        {PROCESSORS(TEMPLATE(TEXTS) "," PAIR), "processors[1]: BertProcessing behind a TemplateProcessing"},
+        {PROCESSORS(PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," TEMPLATE(
+             TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS)),
+         "processors[8]: more than 256 tokens"},
         {FILE_OF("\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":"
                  "\"s\"}}],"
                  "\"special_tokens\":{}}"),
