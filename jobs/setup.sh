@@ -141,7 +141,7 @@ find_missing() {
     need "MPI compiler (mpicc)" libopenmpi-dev OpenMPI has_mpi_compiler
     need "MPI launcher (mpirun)" openmpi-bin OpenMPI has_mpi_launcher
     need cJSON libcjson-dev cJSON pkg-config --exists libcjson
-    need "PCRE2 (8 bit)" libpcre2-dev PCRE2 pkg-config --exists libpcre2-8
+    need "Oniguruma 6.9.8" libonig-dev Oniguruma pkg-config --atleast-version=6.9.8 oniguruma
     need utf8proc libutf8proc-dev utf8proc pkg-config --exists libutf8proc
     need "HDF5 $least_hdf5 or newer" libhdf5-dev HDF5 has_hdf5
     need xxHash libxxhash-dev xxHash pkg-config --exists libxxhash

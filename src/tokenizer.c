@@ -155,8 +155,11 @@ static status cut_at_added(const tokenizer *tok, const char *text, size_t n, pie
             continue;
         }
         size_t base = pieces->text.n;
-        st = normalizer_apply(&tok->norm, raw.text.data + p->start, p->end - p->start, &pieces->text);
-        if (!st) added_matcher_cut(&tok->added.normalized, base, pieces->text.n - base, p->first, pieces);
+        bool keeps_first;
+        st = normalizer_apply(&tok->norm, raw.text.data + p->start, p->end - p->start, &pieces->text,
+                              &keeps_first);
+        bool first = p->first && keeps_first;
+        if (!st) added_matcher_cut(&tok->added.normalized, base, pieces->text.n - base, first, pieces);
     }
     piece_list_free(&raw);
     return st;

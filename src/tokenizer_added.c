@@ -136,8 +136,9 @@ static status parse_fields(added_token *token, const cJSON *json, const normaliz
     if (st) return st;
     text_buffer pattern = {0};
     text_append(&pattern, "", 0);
+    bool keeps_first;
     if (token->normalized)
-        st = normalizer_apply(norm, content, strlen(content), &pattern);
+        st = normalizer_apply(norm, content, strlen(content), &pattern, &keeps_first);
     else
         text_append(&pattern, content, strlen(content));
     token->content = mem_copy_text(content, strlen(content));

@@ -27,7 +27,9 @@ typedef status apply_step(const pretokenizer_step *step, const char *text, size_
 
 struct pretokenizer_step {
     apply_step *apply;
+    bool (*is)(uint32_t code); /* of what is cut at single characters */
     text_pattern pattern; /* Split; of ByteLevel its own expression, or none; of Metaspace the replacement */
+    uint32_t length;      /* FixedLength: characters */
     split_behavior behavior;
     bool invert;
     bool adds_space; /* ByteLevel */
@@ -101,18 +103,43 @@ static status apply_split(const pretokenizer_step *step, const char *text, size_
     return STATUS_OK;
 }
 
-static status apply_digits(const pretokenizer_step *step, const char *text, size_t n, bool first,
-                           span_list *spans, piece_list *to) {
-    text_cut_at_chars(unicode_is_numeric, text, n, spans);
+static status apply_chars(const pretokenizer_step *step, const char *text, size_t n, bool first,
+                          span_list *spans, piece_list *to) {
+    text_cut_at_chars(step->is, text, n, spans);
     append_cut(spans, step->behavior, text, n, first, to);
     return STATUS_OK;
 }
 
-static status apply_whitespace_split(const pretokenizer_step *step, const char *text, size_t n, bool first,
-                                     span_list *spans, piece_list *to) {
+/* What stands before the first character that has a script is left out. */
+static status apply_scripts(const pretokenizer_step *step, const char *text, size_t n, bool first,
+                            span_list *spans, piece_list *to) {
     (void)step;
-    text_cut_at_chars(unicode_is_white_space, text, n, spans);
-    append_cut(spans, SPLIT_REMOVED, text, n, first, to);
+    (void)spans;
+    size_t base = to->text.n, begin = n;
+    unsigned last = 0;
+    text_append(&to->text, text, n);
+    for (size_t at = 0, n_bytes; at < n; at += n_bytes) {
+        unsigned script = unicode_script(utf8_read(text + at, &n_bytes));
+        if (script == 0 || script == last) continue;
+        if (last) piece_list_append(to, (piece){base + begin, base + at, PIECE_IS_TEXT, first && begin == 0});
+        begin = at;
+        last = script;
+    }
+    piece_list_append(to, (piece){base + begin, base + n, PIECE_IS_TEXT, first && begin == 0});
+    return STATUS_OK;
+}
+
+static status apply_fixed_length(const pretokenizer_step *step, const char *text, size_t n, bool first,
+                                 span_list *spans, piece_list *to) {
+    (void)spans;
+    size_t base = to->text.n, at = 0, n_bytes;
+    text_append(&to->text, text, n);
+    while (at < n) {
+        size_t begin = at;
+        for (uint32_t i = 0; i < step->length && at < n; i++, at += n_bytes)
+            utf8_read(text + at, &n_bytes);
+        piece_list_append(to, (piece){base + begin, base + at, PIECE_IS_TEXT, first && begin == 0});
+    }
     return STATUS_OK;
 }
 
@@ -184,21 +211,73 @@ static status apply_metaspace(const pretokenizer_step *step, const char *text, s
     return st;
 }
 
-static status parse_split(pretokenizer_step *step, const cJSON *json) {
+/* A character of the file as the pattern that is looked for. */
+static status parse_char(pretokenizer_step *step, const cJSON *json, const char *key) {
+    uint32_t code;
+    status st = tokenizer_json_get_char(json, key, &code);
+    if (st != STATUS_OK) return st;
+    char text[4];
+    step->pattern.n = utf8_write(code, text);
+    step->pattern.literal = mem_copy_text(text, step->pattern.n);
+    return STATUS_OK;
+}
+
+static status parse_behavior(pretokenizer_step *step, const char *behavior) {
     static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
                                         "Contiguous"};
-    step->apply = apply_split;
-    const char *behavior;
-    status st = text_pattern_parse(&step->pattern, json);
-    if (!st) st = tokenizer_json_get_bool(json, "invert", &step->invert);
-    if (!st) st = tokenizer_json_get_text(json, "behavior", &behavior);
-    if (st) return st;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         if (strcmp(behavior, names[i]) != 0) continue;
         step->behavior = (split_behavior)i;
         return STATUS_OK;
     }
     return status_refuse("behavior %s is not supported", tokenizer_json_quote_text(behavior).text);
+}
+
+static status parse_split(pretokenizer_step *step, const cJSON *json) {
+    step->apply = apply_split;
+    const char *behavior;
+    status st = text_pattern_parse(&step->pattern, json);
+    if (st == STATUS_OK) st = tokenizer_json_get_bool(json, "invert", &step->invert);
+    if (st == STATUS_OK) st = tokenizer_json_get_text(json, "behavior", &behavior);
+    return st == STATUS_OK ? parse_behavior(step, behavior) : st;
+}
+
+static status parse_delimiter(pretokenizer_step *step, const cJSON *json) {
+    step->apply = apply_split; /* REMOVED */
+    return parse_char(step, json, "delimiter");
+}
+
+static void cut_at(pretokenizer_step *step, bool (*is)(uint32_t code), split_behavior behavior) {
+    step->apply = apply_chars;
+    step->is = is;
+    step->behavior = behavior;
+}
+
+static status parse_digits(pretokenizer_step *step, const cJSON *json) {
+    bool individual;
+    status st = tokenizer_json_get_bool(json, "individual_digits", &individual);
+    if (st == STATUS_OK) cut_at(step, unicode_is_numeric, individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS);
+    return st;
+}
+
+static status parse_punctuation(pretokenizer_step *step, const cJSON *json) {
+    cut_at(step, unicode_is_punctuation, SPLIT_ISOLATED);
+    const cJSON *value;
+    const char *behavior;
+    status st = tokenizer_json_get(json, "behavior", &value);
+    if (st != STATUS_OK || !value) return st;
+    st = tokenizer_json_get_text(json, "behavior", &behavior);
+    return st == STATUS_OK ? parse_behavior(step, behavior) : st;
+}
+
+static status parse_fixed_length(pretokenizer_step *step, const cJSON *json) {
+    step->apply = apply_fixed_length;
+    step->length = 5;
+    const cJSON *value;
+    status st = tokenizer_json_get(json, "length", &value);
+    if (st == STATUS_OK && value) st = tokenizer_json_get_count(json, "length", &step->length);
+    if (st == STATUS_OK && step->length == 0) st = status_refuse("\"length\" must be at least 1");
+    return st;
 }
 
 static status parse_byte_level(pretokenizer_step *step, const cJSON *json) {
@@ -211,33 +290,47 @@ static status parse_byte_level(pretokenizer_step *step, const cJSON *json) {
 
 static status parse_metaspace(pretokenizer_step *step, const cJSON *json) {
     step->apply = apply_metaspace;
-    uint32_t replacement;
-    status st = tokenizer_json_get_char(json, "replacement", &replacement);
-    if (!st) st = tokenizer_json_get_bool_or(json, "split", true, &step->splits);
-    if (!st) st = metaspace_parse_scheme(json, &step->scheme);
-    if (st) return st;
-    char text[4];
-    step->pattern.n = utf8_write(replacement, text);
-    step->pattern.literal = mem_copy_text(text, step->pattern.n);
+    status st = parse_char(step, json, "replacement");
+    if (st == STATUS_OK) st = tokenizer_json_get_bool_or(json, "split", true, &step->splits);
+    return st == STATUS_OK ? metaspace_parse_scheme(json, &step->scheme) : st;
+}
+
+static status parse_whitespace(pretokenizer_step *step, const cJSON *json) {
+    (void)json;
+    step->apply = apply_whitespace;
+    return STATUS_OK;
+}
+
+static status parse_whitespace_split(pretokenizer_step *step, const cJSON *json) {
+    (void)json;
+    cut_at(step, unicode_is_white_space, SPLIT_REMOVED);
+    return STATUS_OK;
+}
+
+static status parse_scripts(pretokenizer_step *step, const cJSON *json) {
+    (void)json;
+    step->apply = apply_scripts;
     return STATUS_OK;
 }
 
 static status parse_step(pretokenizer_step *step, const cJSON *json, const char *type) {
-    if (!strcmp(type, "ByteLevel")) return parse_byte_level(step, json);
-    if (!strcmp(type, "Split")) return parse_split(step, json);
-    if (!strcmp(type, "Metaspace")) return parse_metaspace(step, json);
-    if (!strcmp(type, "Digits")) {
-        step->apply = apply_digits;
-        bool individual;
-        status st = tokenizer_json_get_bool(json, "individual_digits", &individual);
-        if (!st) step->behavior = individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS;
-        return st;
-    }
-    bool split = !strcmp(type, "WhitespaceSplit");
-    if (!split && strcmp(type, "Whitespace") != 0)
-        return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
-    step->apply = split ? apply_whitespace_split : apply_whitespace;
-    return STATUS_OK;
+    static const struct {
+        const char *type;
+        status (*parse)(pretokenizer_step *step, const cJSON *json);
+    } kinds[] = {{"ByteLevel", parse_byte_level},  {"CharDelimiterSplit", parse_delimiter},
+                 {"Digits", parse_digits},         {"FixedLength", parse_fixed_length},
+                 {"Metaspace", parse_metaspace},   {"Punctuation", parse_punctuation},
+                 {"Split", parse_split},           {"UnicodeScripts", parse_scripts},
+                 {"Whitespace", parse_whitespace}, {"WhitespaceSplit", parse_whitespace_split}};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (!strcmp(type, kinds[i].type)) return kinds[i].parse(step, json);
+    return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
+}
+
+static pretokenizer_step *add_step(pretokenizer *pre) {
+    pre->steps = mem_resize(pre->steps, pre->n + 1, sizeof *pre->steps);
+    pre->steps[pre->n] = (pretokenizer_step){0};
+    return &pre->steps[pre->n++];
 }
 
 /* Add the steps of an object; a Sequence adds those of its parts. */
@@ -246,11 +339,12 @@ status pretokenizer_parse(pretokenizer *pre, const cJSON *json) {
     const char *type;
     status st = tokenizer_json_get_text(json, "type", &type);
     if (st) return st;
-    if (strcmp(type, "Sequence") != 0) {
-        pre->steps = mem_resize(pre->steps, pre->n + 1, sizeof *pre->steps);
-        pre->steps[pre->n] = (pretokenizer_step){0};
-        return parse_step(&pre->steps[pre->n++], json, type);
+    if (!strcmp(type, "BertPreTokenizer")) {
+        cut_at(add_step(pre), unicode_is_white_space, SPLIT_REMOVED);
+        cut_at(add_step(pre), unicode_is_punctuation, SPLIT_ISOLATED);
+        return STATUS_OK;
     }
+    if (strcmp(type, "Sequence") != 0) return parse_step(add_step(pre), json, type);
     const cJSON *parts, *part;
     st = tokenizer_json_get_array(json, "pretokenizers", &parts);
     if (st) return st;

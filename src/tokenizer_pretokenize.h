@@ -1,6 +1,8 @@
 /* src/tokenizer_pretokenize.h: the pre-tokenizer of a tokenizer.json, which cuts the text into words.
  *
- * Known: ByteLevel, Split, Digits, Metaspace, Whitespace, WhitespaceSplit, and Sequence of these. Local. */
+ * Known are all that Hugging Face tokenizers has: BertPreTokenizer, ByteLevel, CharDelimiterSplit, Digits,
+ * FixedLength, Metaspace, Punctuation, Split, UnicodeScripts, Whitespace, WhitespaceSplit, and Sequence.
+ * Local. */
 #pragma once
 
 #include <cjson/cJSON.h>

@@ -1,93 +1,117 @@
 #include "src/tokenizer_regex.h"
 
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include <limits.h>
+#include <oniguruma.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/memory.h"
+#include "src/tokenizer_charset.h"
 #include "src/tokenizer_json.h"
 
-/* Steps back after which a match is given up: in proportion to the text, for long runs of one character. */
-#define LEAST_STEPS 10000000u
-#define MOST_STEPS  UINT32_MAX
+enum {
+    MAX_PATTERN_BYTES = 1 << 16, /* compiling takes a time that may grow with its square */
+    MAX_CALLS = 16,              /* of groups: those that call others that do take exponential time */
+    LEAST_STEPS =
+        10000000, /* after which a match is given up; more for long texts, for runs of one character */
+    STEPS_PER_BYTE = 8,
+};
 
 struct regex {
-    pcre2_code *code;
-    pcre2_match_data *match;
-    pcre2_match_context *limits;
-    pcre2_jit_stack *stack;
+    OnigEncodingType encoding;
+    OnigRegex code;
+    OnigRegion *match;
+    OnigMatchParam *limits;
     char *pattern; /* as in the file, for messages */
 };
 
-static const uint32_t OPTIONS = PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE | PCRE2_NEVER_BACKSLASH_C;
+typedef struct onig_text {
+    char text[ONIG_MAX_ERROR_MESSAGE_LEN + 1];
+} onig_text;
 
-static status compile(const char *pattern, pcre2_code **out) {
-    text_buffer translated = {0};
-    status st = regex_translate(pattern, &translated);
-    if (!st) {
-        pcre2_compile_context *context = pcre2_compile_context_create(NULL);
-        pcre2_set_newline(context, PCRE2_NEWLINE_LF);
-        int error;
-        PCRE2_SIZE at;
-        *out = pcre2_compile((PCRE2_SPTR)translated.data, translated.n, OPTIONS, &error, &at, context);
-        pcre2_compile_context_free(context);
-        PCRE2_UCHAR why[160];
-        if (!*out) {
-            pcre2_get_error_message(error, why, sizeof why);
-            st = status_refuse("the pattern cannot be compiled: %s", (const char *)why);
-        }
-    }
-    free(translated.data);
-    return status_at(st, "regex %s", tokenizer_json_quote_text(pattern).text);
+static onig_text error_text(int error, OnigErrorInfo *info) {
+    onig_text why;
+    int n = onig_error_code_to_str((OnigUChar *)why.text, error, info);
+    why.text[n] = '\0';
+    return why;
+}
+
+/* How often a backslash stands before this letter. */
+static int count_escapes(const char *pattern, char letter) {
+    int n = 0;
+    for (; *pattern; pattern++)
+        if (*pattern == '\\' && pattern[1]) n += *++pattern == letter;
+    return n;
+}
+
+static status compile(regex *re, const char *pattern) {
+    size_t n = strlen(pattern);
+    if (n > MAX_PATTERN_BYTES)
+        return status_refuse("a pattern of %zu bytes is too long (at most %d)", n, MAX_PATTERN_BYTES);
+    if (count_escapes(pattern, 'g') > MAX_CALLS)
+        return status_refuse("more than %d calls of groups (\\g<...>) are not supported", MAX_CALLS);
+    if (ONIGURUMA_VERSION_INT < 60909 && count_escapes(pattern, 'R')) /* \R+ finds a single one */
+        return status_refuse("\\R needs Oniguruma 6.9.9 or newer");
+    const OnigUChar *text = (const OnigUChar *)pattern;
+    OnigErrorInfo info;
+    int error =
+        onig_new(&re->code, text, text + n, ONIG_OPTION_NONE, &re->encoding, ONIG_SYNTAX_DEFAULT, &info);
+    if (error == ONIG_NORMAL) return STATUS_OK;
+    re->code = NULL;
+    return status_refuse("the pattern cannot be compiled: %s", error_text(error, &info).text);
 }
 
 status regex_open(const char *pattern, regex **out) {
-    pcre2_code *code;
-    status st = compile(pattern, &code);
-    if (st) return st;
     regex *re = mem_new(1, sizeof *re);
-    re->code = code;
+    re->encoding = charset_utf8();
     re->pattern = mem_copy_text(pattern, strlen(pattern));
-    re->match = pcre2_match_data_create(1, NULL);
-    re->limits = pcre2_match_context_create(NULL);
-    /* Where no executable memory can be had the pattern is interpreted: slower, the same matches. */
-    if (pcre2_jit_compile(code, PCRE2_JIT_COMPLETE) == 0) {
-        re->stack = pcre2_jit_stack_create(32 << 10, 16 << 20, NULL);
-        pcre2_jit_stack_assign(re->limits, NULL, re->stack);
+    status st = compile(re, pattern);
+    if (st != STATUS_OK) {
+        st = status_at(st, "regex %s", tokenizer_json_quote_text(pattern).text);
+        regex_close(re);
+        return st;
     }
+    re->match = onig_region_new();
+    re->limits = onig_new_match_param();
+    if (!re->match || !re->limits) status_die("out of memory for a regular expression");
+    onig_initialize_match_param(re->limits);
     *out = re;
     return STATUS_OK;
 }
 
 void regex_close(regex *re) {
     if (!re) return;
-    pcre2_code_free(re->code);
-    pcre2_match_data_free(re->match);
-    pcre2_match_context_free(re->limits);
-    if (re->stack) pcre2_jit_stack_free(re->stack);
+    if (re->limits) onig_free_match_param(re->limits);
+    if (re->match) onig_region_free(re->match, 1);
+    onig_free(re->code);
     free(re->pattern);
     free(re);
 }
 
+static bool is_boundary(const char *text, size_t n, int at) {
+    return at >= 0 && (size_t)at <= n && ((size_t)at == n || ((unsigned char)text[at] & 0xC0) != 0x80);
+}
+
 status regex_find(regex *re, const char *text, size_t n, size_t from, bool *found, size_t *start,
                   size_t *end) {
-    PCRE2_SPTR subject = (PCRE2_SPTR)text;
-    pcre2_set_match_limit(re->limits, n < MOST_STEPS / 16 ? LEAST_STEPS + 8 * (uint32_t)n : MOST_STEPS);
-    int rc = pcre2_match(re->code, subject, n, from, PCRE2_NO_UTF_CHECK, re->match, re->limits);
-    if (rc == PCRE2_ERROR_JIT_STACKLIMIT)
-        rc =
-            pcre2_match(re->code, subject, n, from, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, re->match, re->limits);
-    if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) {
-        PCRE2_UCHAR why[160];
-        pcre2_get_error_message(rc, why, sizeof why);
-        return status_refuse("the tokenizer's regex %s failed on this text: %s",
-                             tokenizer_json_quote_text(re->pattern).text, (const char *)why);
-    }
+    if (n > INT_MAX) return status_refuse("a text of %zu bytes is too long for the tokenizer's regex", n);
+    unsigned long steps = LEAST_STEPS + STEPS_PER_BYTE * n;
+    onig_set_retry_limit_in_match_of_match_param(re->limits, steps);
+    onig_set_retry_limit_in_search_of_match_param(re->limits, steps);
+    onig_set_match_stack_limit_size_of_match_param(re->limits,
+                                                   (unsigned)(steps < UINT_MAX ? steps : UINT_MAX));
+    const OnigUChar *begin = (const OnigUChar *)text, *stop = begin + n;
+    int rc = onig_search_with_param(re->code, begin, stop, begin + from, stop, re->match, ONIG_OPTION_NONE,
+                                    re->limits);
     *found = rc >= 0;
-    if (*found) {
-        const PCRE2_SIZE *bounds = pcre2_get_ovector_pointer(re->match);
-        *start = bounds[0];
-        *end = bounds[1];
-    }
+    if (rc == ONIG_MISMATCH) return STATUS_OK;
+    int first = rc < 0 ? -1 : re->match->beg[0], last = rc < 0 ? -1 : re->match->end[0];
+    bool is_part = is_boundary(text, n, first) && is_boundary(text, n, last) && (size_t)first >= from;
+    if (!is_part || last < first) /* \K may set the beginning anywhere */
+        return status_refuse("the tokenizer's regex %s failed on this text: %s",
+                             tokenizer_json_quote_text(re->pattern).text,
+                             rc < 0 ? error_text(rc, NULL).text : "a match that is no part of it");
+    *start = (size_t)first;
+    *end = (size_t)last;
     return STATUS_OK;
 }

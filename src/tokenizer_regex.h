@@ -1,14 +1,16 @@
-/* src/tokenizer_regex.h: regular expressions as Hugging Face tokenizers reads them, matched by PCRE2.
+/* src/tokenizer_regex.h: regular expressions as Hugging Face tokenizers reads them, by Oniguruma.
  *
- * That program uses Oniguruma with Ruby's syntax and the classes of Unicode 16. A pattern is rewritten so
- * that PCRE2 finds the same matches; a construct that it would read differently is refused by name. Known
- * differences: none for what is accepted, but for characters newer than Unicode 16. Local. */
+ * That program is Oniguruma 6.9.10, with its own syntax and no options, so every construct of that library is
+ * read the same; what it refuses is refused with its words. The classes are those of Unicode 16 with any
+ * version of the library from 6.9.8 on (src/tokenizer_unicode.h). Known differences, with Oniguruma 6.9.8:
+ * cases are folded, and \X and \y cut, as of Unicode 14; some 40 combining characters are not [[:alpha:]];
+ * properties that are neither categories nor scripts may be those of Unicode 14; scripts first known to
+ * Unicode 15 or 16 are refused, and so is \R, which that release repeats wrongly. Local. */
 #pragma once
 
 #include <stdbool.h>
 #include <stddef.h>
 
-#include "src/base/memory.h"
 #include "src/base/status.h"
 
 typedef struct regex regex;
@@ -20,6 +22,3 @@ void regex_close(regex *re); /* NULL is allowed */
  * pattern backtracks without end. */
 status regex_find(regex *re, const char *text, size_t n, size_t from, bool *found, size_t *start,
                   size_t *end);
-
-/* Rewrite a pattern for PCRE2 (with UTF, UCP, MULTILINE): appends to out. */
-status regex_translate(const char *pattern, text_buffer *out);

@@ -35,7 +35,6 @@ static status parse_sequence(template *around, const cJSON *piece) {
 
 static status parse_processing(template *around, const cJSON *json) {
     const cJSON *single, *special_tokens, *item;
-    if (around->items.n) return status_refuse("a second TemplateProcessing is not supported");
     status st = tokenizer_json_get_array(json, "single", &single);
     if (!st) st = tokenizer_json_get_object(json, "special_tokens", &special_tokens);
     if (st) return st;
@@ -53,11 +52,56 @@ static status parse_processing(template *around, const cJSON *json) {
     return STATUS_OK;
 }
 
+/* BertProcessing and RobertaProcessing: a token before the text and one behind it, each [name, id]. */
+static status parse_pair(template *around, const cJSON *json) {
+    static const char *const keys[] = {"cls", "sep"};
+    for (size_t i = 0; i < 2; i++) {
+        const cJSON *pair;
+        int32_t id;
+        status st = tokenizer_json_get_array(json, keys[i], &pair);
+        if (st != STATUS_OK) return st;
+        if (cJSON_GetArraySize(pair) != 2 || !cJSON_IsString(pair->child) ||
+            !tokenizer_json_is_id(pair->child->next, &id))
+            return status_refuse("\"%s\" must be a token and its id", keys[i]);
+        if (i) token_list_append(&around->items, TEMPLATE_TEXT);
+        token_list_append(&around->items, id);
+    }
+    return STATUS_OK;
+}
+
+enum { MAX_ITEMS = 256 };
+
+/* Put what stands around the text already into the place of the text. */
+static status put_around(template *around, const template *outer) {
+    token_list inner = around->items;
+    around->items = (token_list){0};
+    for (size_t i = 0; i < outer->items.n; i++) {
+        if (outer->items.ids[i] != TEMPLATE_TEXT) token_list_append(&around->items, outer->items.ids[i]);
+        for (size_t k = 0; outer->items.ids[i] == TEMPLATE_TEXT && k < inner.n; k++)
+            token_list_append(&around->items, inner.ids[k]);
+        if (around->items.n > MAX_ITEMS) break;
+    }
+    free(inner.ids);
+    if (around->items.n <= MAX_ITEMS) return STATUS_OK;
+    return status_refuse("more than %d tokens and texts are not supported", MAX_ITEMS);
+}
+
 static status parse_processor(template *around, const cJSON *json) {
     const char *type;
     status st = tokenizer_json_get_text(json, "type", &type);
     if (st || !strcmp(type, "ByteLevel")) return st;
-    if (!strcmp(type, "TemplateProcessing")) return parse_processing(around, json);
+    bool pair = !strcmp(type, "BertProcessing") || !strcmp(type, "RobertaProcessing");
+    if (pair || !strcmp(type, "TemplateProcessing")) {
+        /* Hugging Face tokenizers fails, or takes each token of the template for a text. */
+        if (around->is_template)
+            return status_refuse("%s behind a TemplateProcessing is not supported", type);
+        around->is_template = !pair;
+        template outer = {0};
+        st = pair ? parse_pair(&outer, json) : parse_processing(&outer, json);
+        if (st == STATUS_OK) st = put_around(around, &outer);
+        template_free(&outer);
+        return st;
+    }
     if (strcmp(type, "Sequence") != 0)
         return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
     const cJSON *parts, *part;
@@ -73,9 +117,8 @@ static status parse_processor(template *around, const cJSON *json) {
 }
 
 status template_parse(template *around, const cJSON *json) {
-    status st = json ? parse_processor(around, json) : STATUS_OK;
-    if (!st && !around->items.n) token_list_append(&around->items, TEMPLATE_TEXT);
-    return st;
+    token_list_append(&around->items, TEMPLATE_TEXT);
+    return json ? parse_processor(around, json) : STATUS_OK;
 }
 
 void template_free(template *around) {

@@ -1,7 +1,7 @@
 /* src/tokenizer_template.h: the post-processor of a tokenizer.json: special tokens around those of a text.
  *
- * Known: TemplateProcessing (its part "single"), ByteLevel (which changes no ids), and Sequence of these.
- * Local. */
+ * Known are all that Hugging Face tokenizers has: TemplateProcessing (its part "single"), BertProcessing,
+ * RobertaProcessing, ByteLevel (which changes no ids), and Sequence. Local. */
 #pragma once
 
 #include <cjson/cJSON.h>
@@ -15,6 +15,7 @@ enum { TEMPLATE_TEXT = -1 };
 /* Ids in order, with TEMPLATE_TEXT where those of the text stand. */
 typedef struct template {
     token_list items;
+    bool is_template; /* there was a TemplateProcessing */
 }
 template;
 

@@ -29,7 +29,7 @@ check_tree() { # check_tree FOLDER
              "^(kernels/cuda/|mpi/comm_nccl\\.c$)", "kernels/cuda/ and mpi/comm_nccl.c")
         hide("^hwloc(\\.h$|/)", "^mpi/numa_bind\\.c$", "mpi/numa_bind.c")
         hide("^(cjson/)?cJSON(_Utils)?\\.h$", "^(io/|src/tokenizer)", "io/ and src/tokenizer*")
-        hide("^(pcre2(posix)?|utf8proc)\\.h$", "^src/tokenizer", "src/tokenizer*")
+        hide("^(oniguruma|utf8proc)\\.h$", "^src/tokenizer", "src/tokenizer*")
         hide("^xxh(ash|3)\\.h$", "^(io|src)/", "io/ and src/")
         split("src/base kernels mpi io src tests", names, " ")
         for (i = 1; i < ARGC; i++) exists[ARGV[i]] = 1
@@ -131,7 +131,7 @@ self_test() {
     put io/json.c '#include <hdf5.h>'
     put io/json.c '#include <cjson/cJSON.h>'
     put src/tokenizer_load.c '#include <cjson/cJSON.h>'
-    put src/tokenizer_load.c '#include <pcre2.h>'
+    put src/tokenizer_load.c '#include <oniguruma.h>'
     put src/tokenizer_load.c '#include <utf8proc.h>'
     put kernels/cuda/device.cu '#include <cuda_runtime.h>'
     put mpi/comm_nccl.c '#include <nccl.h>'
@@ -173,7 +173,7 @@ self_test() {
     wrong mpi/comm.c '#include <hwloc.h>' '<hwloc.h> may be known only'
     wrong src/s.h '#include <cjson/cJSON.h>' '<cjson/cJSON.h> may be known only'
     wrong mpi/m.h '#include <cJSON.h>' '<cJSON.h> may be known only'
-    wrong io/i.h '#include <pcre2.h>' '<pcre2.h> may be known only'
+    wrong io/i.h '#include <oniguruma.h>' '<oniguruma.h> may be known only'
     wrong src/s.h '#include <utf8proc.h>' '<utf8proc.h> may be known only'
     wrong src/just.c '' '601 lines'
 

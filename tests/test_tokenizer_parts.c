@@ -7,6 +7,7 @@
 #include "src/tokenizer.h"
 #include "src/tokenizer_cache.h"
 #include "src/tokenizer_merge.h"
+#include "src/tokenizer_regex.h"
 #include "tests/harness.h"
 
 static tokenizer *open_at(const char *name) {
@@ -189,6 +190,11 @@ static void test_long_words(void) {
     FILE_OF("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"Regex\":\"" regex                          \
             "\"},\"behavior\":\"Isolated\",\"invert\":false}")
 
+#define TEXTS            "{\"Sequence\":{\"id\":\"A\"}},{\"Sequence\":{\"id\":\"A\"}}"
+#define TEMPLATE(items)  "{\"type\":\"TemplateProcessing\",\"special_tokens\":{},\"single\":[" items "]}"
+#define PAIR             "{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\",1]}"
+#define PROCESSORS(list) FILE_OF("\"post_processor\":{\"type\":\"Sequence\",\"processors\":[" list "]}")
+
 static void test_refused(void) {
     static const struct {
         const char *json, *part;
@@ -235,35 +241,42 @@ static void test_refused(void) {
              "3", "X", "true") "," TOKEN("4", "x", "true") "]"),
          "are the same after normalization"},
         {FILE_OF("\"normalizer\":{}"), "normalizer: \"type\" is missing"},
-        {FILE_OF("\"normalizer\":{\"type\":\"Nmt\"}"), "normalizer: type \"Nmt\" is not supported"},
+        {FILE_OF("\"normalizer\":{\"type\":\"Precompiled\"}"),
+         "normalizer: type \"Precompiled\" is not supported"},
         {FILE_OF("\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":"
                  "\"Strip\"}]}"),
          "normalizer: normalizers[1]: \"strip_left\" is missing"},
         {FILE_OF("\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}"),
          "\"Regex\" is missing"},
-        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Punctuation\"}"), "pre_tokenizer: type \"Punctuation\""},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Words\"}"), "pre_tokenizer: type \"Words\""},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"), "a single character"},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"add_prefix_space\":false,"
                  "\"prepend_scheme\":\"first\"}"),
          "contradict"},
-        {SPLIT("["), "a class that does not end"},
-        {SPLIT("(a"), "a ( without its )"},
-        {SPLIT("a)"), "a ) without its ("},
-        {SPLIT("[a[b]]"), "a class within a class"},
-        {SPLIT("[a&&b]"), "&& in a class"},
-        {SPLIT("(?>a*|b)"), "this kind of group"},
-        {SPLIT("(?<=a*)b"), "the pattern cannot be compiled"},
-        {SPLIT("a**"), "a repetition of nothing or of a repetition"},
-        {SPLIT("\\\\p{Han}"), "this character property"},
-        {SPLIT("\\\\p{Cn}"), "this character property"},
-        {SPLIT("\\\\b"), "this escape"},
-        {SPLIT("(?i:stop)"), "ff, fi, fl, ss or st"},
-        {SPLIT("\\\\"), "this escape"},
+        {SPLIT("["), "regex \"[\": the pattern cannot be compiled: premature end of char-class"},
+        {SPLIT("(a"), "unmatched parenthesis"},
+        {SPLIT("a)"), "unmatched close parenthesis"},
+        {SPLIT("\\\\"), "end pattern at escape"},
+        {SPLIT("\\\\p{Hann}"), "invalid character property name {Hann}"},
+        {SPLIT("\\\\xE3"), "too short multibyte"},
+        {SPLIT("a{100001}"), "too big number for repeat range"},
+        {SPLIT("(?<a>\\\\g<a>)"), "never ending recursion"},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Odd\","
                  "\"invert\":false}"),
          "behavior \"Odd\""},
-        {FILE_OF("\"post_processor\":{\"type\":\"BertProcessing\"}"),
-         "post_processor: type \"BertProcessing\""},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Punctuation\",\"behavior\":\"isolated\"}"),
+         "behavior \"isolated\""},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0}"),
+         "\"length\" must be at least 1"},
+        {FILE_OF("\"post_processor\":{\"type\":\"Pairs\"}"), "post_processor: type \"Pairs\""},
+        {FILE_OF("\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\"],\"sep\":[\"b\",1]}"),
+         "\"cls\" must be a token and its id"},
+        {FILE_OF("\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",0],\"sep\":[\"z\",9]}"),
+         "no token has the id 9"},
+        {PROCESSORS(TEMPLATE(TEXTS) "," PAIR), "processors[1]: BertProcessing behind a TemplateProcessing"},
+        {PROCESSORS(PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," TEMPLATE(
+             TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS)),
+         "processors[8]: more than 256 tokens"},
         {FILE_OF("\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":"
                  "\"s\"}}],"
                  "\"special_tokens\":{}}"),
@@ -299,35 +312,68 @@ static void test_deep(void) {
     free(json.data);
 }
 
-/* Decoder steps for which Hugging Face tokenizers fails, and an expression that never comes to an end. */
+/* Decoder steps for which Hugging Face tokenizers fails. */
 static void test_odd_parts(void) {
     static const char strip[] =
         FILE_OF("\"decoder\":{\"type\":\"Strip\",\"content\":\"a\",\"start\":2,\"stop\":3}");
     static const int32_t ids[] = {0, 1, 2, 0, 0};
     tokenizer *tok;
     text_buffer text = {0};
-    token_list list = {0};
     if (CHECK_OK(tokenizer_parse(strip, strlen(strip), "x.json", &tok))) {
         tokenizer_decode(tok, ids, 5, false, &text);
         CU_ASSERT_STRING_EQUAL(text.data, "bb");
         tokenizer_close(tok);
     }
-    static const char endless[] = SPLIT("(a+)+$|(?:a|aa)+b");
-    if (CHECK_OK(tokenizer_parse(endless, strlen(endless), "x.json", &tok))) {
-        CHECK_REFUSED(
-            tokenizer_encode(tok, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaac", 48, true, &list),
-            "failed on this text");
-        CU_ASSERT_EQUAL(list.n, 0);
-        tokenizer_close(tok);
-    }
-    free(list.ids);
     free(text.data);
+}
+
+/* n times a text, between two others. */
+static char *repeated(const char *before, const char *text, int n, const char *after) {
+    text_buffer out = {0};
+    text_append(&out, before, strlen(before));
+    for (int i = 0; i < n; i++)
+        text_append(&out, text, strlen(text));
+    text_append(&out, after, strlen(after));
+    return out.data;
+}
+
+static void check_hostile(const char *pattern, const char *refusal) {
+    char *text = repeated("", "a", 48, "c");
+    regex *re = NULL;
+    bool found;
+    size_t start, end;
+    status st = regex_open(pattern, &re);
+    if (st == STATUS_OK) st = regex_find(re, text, strlen(text), 1, &found, &start, &end);
+    CHECK_REFUSED(st, refusal);
+    CU_ASSERT(!strchr(status_text(), '\n'));
+    regex_close(re);
+    free(text);
+}
+
+/* Expressions that would take all time, memory or stack, or match what is no part of the text. */
+static void test_hostile(void) {
+    char *calls = repeated("(?<a>a)", "\\g<a>", 17, "");
+    char *deep = repeated("", "(", 100000, "");
+    char *open = repeated("", "(?:", 5000, ""), *nested = repeated(open, "a)*", 5000, "");
+    char *alternatives = repeated("a", "|a", 40000, "");
+    check_hostile("(a+)+$|(?:a|aa)+b", "failed on this text: retry-limit");
+    check_hostile("(?<=\\Ka)a", "failed on this text: a match that is no part of it");
+    check_hostile(calls, "more than 16 calls of groups");
+    check_hostile(deep, "a pattern of 100000 bytes is too long");
+    check_hostile(nested, "parse depth limit over");
+    check_hostile(alternatives, "a pattern of 80001 bytes is too long");
+    free(calls);
+    free(deep);
+    free(open);
+    free(nested);
+    free(alternatives);
 }
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"utf8", test_utf8},      {"merges", test_merges},         {"cache", test_cache},
         {"lookup", test_lookup},  {"long words", test_long_words}, {"refused", test_refused},
-        {"deep json", test_deep}, {"odd parts", test_odd_parts},   CU_TEST_INFO_NULL};
+        {"deep json", test_deep}, {"odd parts", test_odd_parts},   {"hostile patterns", test_hostile},
+        CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "tokenizer parts", tests);
 }

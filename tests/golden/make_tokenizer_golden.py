@@ -253,6 +253,13 @@ REGEXES = ["^a|b$", "(?<=[a-c])\\d+", "(?<!x)[^\\S\\r\\n]+", "\\w+|[^\\w\\s]+", 
            "e{2,3}+|o{1,}?", "(?:th|t)he?+(?!n)", "\\p{^M}\\p{M}*", "[\\p{Pc}\\u4e00-\\u9fff\\x{1F600}-\\x{1F64F}-]", "(?i:[aeiou]+|don't)",
            "$", "^", "\\A\\s+|\\s+\\z", "(a|e|i)(?=\\S)|\\W", ".", "\\D+", "[\\t\\n\\x0B\\f\\r ]+", "\\p{Lu}\\p{Ll}*|\\p{N}", "x?"]
 
+# What Oniguruma has beyond what most patterns use: BLOOM's, and each construct once.
+BLOOM = " ?[^(\\s|[.,!?…。，、।۔،])]+"
+MORE_REGEXES = [BLOOM, "[a-z&&[^aeiou]]+|[^\\p{L}[0-9]]", "\\p{Han}+|\\p{Hiragana}+|[\\p{Latin}\\p{Greek}]+", "\\b\\w+\\b|\\B", "(?>a*|the)+|(?>\\s+)\\S",
+                "(?<=a|an|\\w\\s)[b-z]+", "[[:punct:]]+|[[:alpha:]]+|[[:^space:]]", "(?i:straße|stop|ﬁ|σ)+|(?i)[k-tß]", "([a-z])\\1|(.)\\k<2>",
+                "\\h+|\\H", "(?~the)", "a\\Kn|t(?=h\\w\\K)", "(?<p>\\((?:[^()]|\\g<p>)*\\))|[^()]+", "(a)?(?(1)n|t)+", "(?m:.)(?-m:.)+|(?x: t h # the\n)", "\\N{2}|\\O", "a**|o+*|\\s{2}?|e{,1}+", "[]a]+|[a-]|[^-x]{3}", "\\P{Lu}{4}|\\p{^Ll}", "\\p{Cn}+|\\p{Punct}|\\p{Emoji}\\u200d?", "\\101|\\x{61 65 6f}|\\o{164}|\\cJ",
+                "(?W:\\w)+|(?D:\\d)|(?S:\\s)|(?P:\\w)", "\\Ga|\\B.\\b", "(*FAIL)|(?{x})t|(*COUNT)e"]
+
 
 def split(pattern, behavior="Isolated", invert=False, kind="Regex"):
     return {"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert}
@@ -429,6 +436,36 @@ def make_variants(bases):
     pieces("whitespace-first", {"type": "WhitespaceSplit"}, metaspace("first"))
     pieces("single-word", {"type": "WhitespaceSplit"}, code_points=True, added_tokens=[
         added(0, "<unk>", special=True), added(n_pieces, ".a", single_word=True), added(n_pieces + 1, "the", single_word=True, normalized=True)])
+    # What Oniguruma reads, and every other part that there is.
+    behaviors = ["Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"]
+    for i, regex in enumerate(MORE_REGEXES):
+        pieces("split-more-%d" % i, split(regex, behaviors[i % 5], i % 3 == 1))
+    pieces("split-classes", split("[[:punct:]]|\\p{Cn}|\\p{Han}+|[\\p{Latin}&&[^a-m]]|\\p{Me}|[^[:graph:]]"), code_points=True)
+    add("replace-more", "marks", normalizer=replace("[[a-m]&&\\w]+(?=\\b)|\\p{Han}", "<>", "Regex"), added_tokens=[])
+    pieces("punctuation", {"type": "Punctuation"}, code_points=True)
+    for i, behavior in enumerate(behaviors):
+        pieces("punctuation-" + behavior.lower(), {"type": "Punctuation", "behavior": behavior}, metaspace("first"))
+    pieces("scripts", {"type": "UnicodeScripts"}, code_points=True)
+    pieces("scripts-first", {"type": "UnicodeScripts"}, metaspace("first"))
+    pieces("fixed-length", {"type": "FixedLength"}, metaspace("first", split=False))
+    pieces("fixed-length-1", {"type": "WhitespaceSplit"}, {"type": "FixedLength", "length": 1})
+    pieces("fixed-length-3", metaspace("always"), {"type": "FixedLength", "length": 3})
+    pieces("delimiter", {"type": "CharDelimiterSplit", "delimiter": "é"}, {"type": "CharDelimiterSplit", "delimiter": " "}, metaspace("first"))
+    pieces("bert-words", {"type": "BertPreTokenizer"}, metaspace("first"))
+    add("strip-accents", "marks", code_points=True, normalizer={"type": "StripAccents"})
+    add("nfd-strip-accents", "marks", normalizer=sequence("normalizers", {"type": "NFD"}, {"type": "StripAccents"}, {"type": "Lowercase"}, {"type": "NFC"}))
+    add("nmt", "marks", code_points=True, normalizer={"type": "Nmt"})
+    for name, start in (("strip", {"type": "Strip", "strip_left": True, "strip_right": False}), ("accents", {"type": "StripAccents"}),
+                        ("replace", replace("[ \\p{M}]|aa|th", "", "Regex")), ("replace-long", replace("[ \\p{M}]{2}|t|..e", "o", "Regex"))):
+        add("first-after-" + name, "marks", normalizer=start, pre_tokenizer=metaspace("first"))
+        add("first-after-nfd-" + name, "marks", normalizer=sequence("normalizers", {"type": "Prepend", "prepend": "a"}, {"type": "NFD"}, start, {"type": "Nmt"}, start),
+            pre_tokenizer=metaspace("first"))
+    cls, sep = ["<s>", 1], ["</s>", 2]
+    roberta = {"type": "RobertaProcessing", "sep": sep, "cls": cls, "trim_offsets": True, "add_prefix_space": False}
+    add("roberta", "marks", post_processor=roberta)
+    add("bert", "marks", post_processor={"type": "BertProcessing", "sep": sep, "cls": cls})
+    add("processors", "marks", post_processor=sequence("processors", roberta, GPT2, {"type": "BertProcessing", "sep": cls, "cls": sep},
+                                                       template(["</s>"], ["<s>", "</s>"], {"<s>": [1], "</s>": [2]}), GPT2))
     return out
 
 
