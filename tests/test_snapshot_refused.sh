@@ -204,8 +204,9 @@ flipped_segments() {
     flip "$copy/$packed" $(($(file_bytes "$copy/$packed") / 2))
     resume_refused 'flipped bit in a frame' "copy.kvs/$packed: /layers/" ', rows 0 to 202' damaged 'without --resume'
     copy_snapshot
-    flip "$copy/$plain_b" $(($(file_bytes "$copy/$plain_b") / 2))
-    resume_refused 'flipped bit in a plain frame' "copy.kvs/$plain_b: /layers/" ', rows 203 to 241' damaged
+    first_chunk=$(od -An -tu8 -j "$(index_offset "$plain_b")" -N 8 "$copy/$plain_b")
+    flip "$copy/$plain_b" $((first_chunk + 100))
+    resume_refused 'flipped bit in a plain chunk' "copy.kvs/$plain_b: /layers/" ', rows 203 to 241' damaged
     for at in 0 2 9; do
         copy_snapshot
         flip "$copy/$packed" $(($(index_offset "$packed") + at))
