@@ -137,7 +137,7 @@ static void begin_text(generation *g) {
     if (g->out || g->has_begun_text) return;
     g->has_begun_text = true;
     if (g->text != stdout) (void)ftruncate(fileno(g->text), 0); /* a pipe has no old content */
-    fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, g->text);
+    if (g->jobs[0].echo.n) fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, g->text);
     job_print_text(&g->jobs[0], g->text);
 }
 

@@ -168,7 +168,7 @@ static manifest make_full(void) {
     for (int i = 0; i < 9; i++)
         s[0].logprobs[i] =
             (manifest_logprob){.token = i == 8 ? -1 : 99 - i, .logprob = i ? -0.1f * (float)i : -INFINITY};
-    s[0].last_logits = mem_new(100, sizeof(float));
+    s[0].last_logits = mem_new(0x100, sizeof(float)); /* for the test whose vocabulary is larger */
     for (int i = 0; i < 100; i++)
         s[0].last_logits[i] = (float)i / 3;
 
@@ -178,7 +178,7 @@ static manifest make_full(void) {
     add_extents(&s[2], 1, (manifest_extent[]){{0, 6, 9}});
     s[2].is_over = true;
     s[2].finish = FINISH_STOP;
-    s[2].last_logits = mem_new(100, sizeof(float));
+    s[2].last_logits = mem_new(0x100, sizeof(float));
     s[2].last_logits[99] = 1e-40f;
     return m;
 }
