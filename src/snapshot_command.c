@@ -143,8 +143,8 @@ static status print_texts(const manifest *m, const options *o) {
         const manifest_sequence *q = &m->sequences[i];
         if (o->id && strcmp(o->id, q->id) != 0) continue;
         if (!o->id && m->n_sequences > 1) printf("%s--- %s\n", n_shown ? "\n" : "", q->id);
-        fwrite(q->prompt_text, 1, (size_t)q->n_prompt_text, stdout);
-        fwrite(q->text, 1, (size_t)q->n_text, stdout);
+        if (q->n_prompt_text) fwrite(q->prompt_text, 1, (size_t)q->n_prompt_text, stdout);
+        if (q->n_text) fwrite(q->text, 1, (size_t)q->n_text, stdout);
         putchar('\n');
         n_shown++;
     }
