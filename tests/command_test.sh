@@ -5,8 +5,9 @@
 # shellcheck shell=sh disable=SC2034 # what is set here is used there
 set -u
 LC_ALL=C
-OMPI_MCA_ess_singleton_isolated=1 # one rank alone starts no daemon: twice as fast
-export LC_ALL OMPI_MCA_ess_singleton_isolated
+OMPI_MCA_ess_singleton_isolated=1    # one rank alone starts no daemon: twice as fast
+OMPI_MCA_odls_base_sigkill_timeout=0 # mpirun leaves the others two seconds after one was lost: see be_patient
+export LC_ALL OMPI_MCA_ess_singleton_isolated OMPI_MCA_odls_base_sigkill_timeout
 
 [ $# -ge 4 ] || {
     sed -n '2,${/^#/!q;/^# shellcheck/q;s/^# \{0,1\}//p;}' "$0"
@@ -79,9 +80,21 @@ end_test() {
     exit 0
 }
 
+# Is the program many times slower than the one that users run? What only does more of the same is left out then. For
+# the night there is time for all.
+is_slow() {
+    [ -n "${KVARVE_SLOW-}" ] && ! is_long
+}
+
+is_long() {
+    [ -n "${KVARVE_LONG-}" ]
+}
+
 # ---- runs ----
 
-run_options='--threads 1' # of each run that generates
+# Of each run that generates. So little memory has no room for what is measured behind a run, which would take longer
+# than it.
+run_options='--threads 1 --memory-per-rank 250M'
 run_under='timeout 120'   # what starts each run; timeout makes it a process group
 
 # become NP ARGUMENTS...: this shell becomes the run. One rank runs without mpiexec.
@@ -99,11 +112,15 @@ run() {
     status=$?
 }
 
-generate() { # generate NP ARGUMENTS...
-    np=$1
-    shift
+generate_on() { # generate_on MODEL NP ARGUMENTS...
+    on=$1 np=$2
+    shift 2
     # shellcheck disable=SC2086
-    run "$np" generate --model "$model" $run_options "$@"
+    run "$np" generate --model "$on" $run_options "$@"
+}
+
+generate() { # generate NP ARGUMENTS...
+    generate_on "$model" "$@"
 }
 
 # start NP ARGUMENTS...: the same beside what follows, as the process group $job with its output in $started, until
@@ -137,6 +154,11 @@ wait_for() { # wait_for SECONDS COMMAND...: is it so within that time?
 }
 
 # ---- their ranks ----
+
+# Where it matters what ranks do in those two seconds.
+be_patient() {
+    unset OMPI_MCA_odls_base_sigkill_timeout
+}
 
 # ranks_of WORD: the processes of ours that have it among their arguments; first started, first listed.
 ranks_of() {

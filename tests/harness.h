@@ -29,8 +29,8 @@ void harness_skip(const char *format, ...) __attribute__((format(printf, 1, 2)))
 const char *harness_source_dir(void);
 const char *harness_shared_dir(void);
 
-/* Is this program many times slower than the one that users run? What only compares more numbers in the same
- * way is left to that one then, but with KVARVE_LONG in the environment. */
+/* Is this program many times slower than the one that users run, as KVARVE_SLOW in the environment says? What
+ * only compares more numbers in the same way is left to that one then, but with KVARVE_LONG there too. */
 bool harness_is_slow(void);
 
 /* A fresh directory of this rank, removed with its files at the end. */

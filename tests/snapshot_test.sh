@@ -3,9 +3,6 @@
 # shellcheck source=tests/command_test.sh
 . "$(dirname "$0")/command_test.sh"
 
-# So little memory has no room for what is measured behind a run, which would take longer than it.
-run_options="$run_options --memory-per-rank 250M"
-
 # ---- runs ----
 
 # ends_as NAME STATUS FILE: the last run ended so, with this text on stdout.

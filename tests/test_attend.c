@@ -361,7 +361,7 @@ static void check_same_with(const char *isa, precision p, int infinite_pos) {
         size_t bytes = N * q_width(&shapes[i]) * dtype_bytes(alone->act);
         char *y = mem_new(bytes, 1);
         attend_rows(alone, &s, 4096, 1, 0, N, s.y); /* decode: later positions are not there yet */
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < 3; k += harness_is_slow() ? 2 : 1) {
             device *dev = open_device(isa, p, k + 1);
             for (int j = 0; j < 3; j++) {
                 memset(y, 0xff, bytes);
@@ -379,8 +379,8 @@ static void check_same_with(const char *isa, precision p, int infinite_pos) {
 }
 
 static void check_same(const char *isa, precision p) {
-    check_same_with(isa, p, 450);
     check_same_with(isa, p, 899);
+    if (!harness_is_slow()) check_same_with(isa, p, 450);
 }
 
 static void test_same(void) {

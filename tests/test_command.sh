@@ -13,7 +13,7 @@ change_config() { # change_config NAME SED-SCRIPT
 }
 
 on_copy() { # on_copy NP: a short run on $model_copy
-    run "$1" generate --model "$model_copy" --prompt Hello --max-tokens 2 --threads 1
+    generate_on "$model_copy" "$1" --prompt Hello --max-tokens 2
 }
 
 # Is every line of this file JSON? The program's own reader says: it knows none of the keys, and says so.
@@ -65,7 +65,7 @@ good_runs() {
     generate 1 --prompt "$prompt" --max-tokens 0
     check 'no token' 'something was generated' [ "$status" -eq 0 -a "$(wc -c <"$temp/out")" -eq 1 ]
 
-    generate 2 --prompt "$prompt" --max-tokens 4 --report "$temp/report.json"
+    run 2 generate --model "$model" --threads 1 --prompt "$prompt" --max-tokens 4 --report "$temp/report.json"
     tr -d '\n\t' <"$temp/report.json" >"$temp/report.jsonl"
     echo >>"$temp/report.jsonl"
     check 'report' 'not two ranks' [ "$(grep -c '"first_layer"' "$temp/report.json")" -eq 2 ]
@@ -382,19 +382,20 @@ bad_weights() {
 # A model of random weights: the same text from its files and from memory, and nothing of it where it is refused.
 synthetic() {
     made=$temp/made
-    how='--prompt Hello --max-tokens 12 --temperature 0.9 --seed 4 --ignore-eos --threads 1'
+    how='--prompt Hello --max-tokens 12 --temperature 0.9 --seed 4 --ignore-eos'
     run 2 synth --shape tiny "$made"
     expect 'synth' 0 || return
     check 'synth: its line' 'none' grep -q 'made: tiny, 1.05 million parameters, .* GB/s$' "$temp/out"
     # shellcheck disable=SC2086 # several words
     for np in 1 3; do
-        run $np generate --model "$made" $how --save "$temp/made.$np.kvs"
+        generate_on "$made" $np $how --save "$temp/made.$np.kvs"
         cp "$temp/out" "$temp/of_files"
-        run $np generate --shape tiny $how
+        run $np generate --shape tiny $run_options $how
         check "synth: text of files and memory, $np ranks" 'it differs' cmp "$temp/out" "$temp/of_files"
     done
     check 'synth: text' 'there is none' [ "$(wc -w <"$temp/of_files")" -ge 5 ]
-    run 2 generate --shape tiny --resume "$temp/made.1.kvs" --max-tokens 14
+    # shellcheck disable=SC2086
+    run 2 generate --shape tiny $run_options --resume "$temp/made.1.kvs" --max-tokens 14
     check 'synth: memory goes on from a snapshot of files' 'it does not' [ "$status" -eq 0 -a -s "$temp/out" ]
     run 1 synth --shape tiny --seed 1 "$temp/seeded"
     cmp -s "$made/model.safetensors" "$temp/seeded/model.safetensors"
@@ -428,7 +429,7 @@ synthetic() {
         for chunks in '' "--measured $times" '--chunk-model 1e-4,1e-6,1e-6,1e-5'; do
             # shellcheck disable=SC2086
             run $np generate --shape tiny --vocab 300 --prompt-file "$source/tests/test_command.sh" \
-                --max-tokens 5 --chunk-tokens 128 --threads 1 $chunks
+                --max-tokens 5 --chunk-tokens 128 $run_options $chunks
             if [ -z "$chunks" ]; then cp "$temp/out" "$temp/of_equal_length"; fi
             check "chunks of equal time: text, $np ranks${chunks:+, }${chunks%% *}" 'it differs' \
                 cmp "$temp/out" "$temp/of_equal_length"
@@ -493,7 +494,7 @@ bad_memory() {
 
     two_layers two_layers
     echo '{"tokens": [1, 2, 3], "max_tokens": 2}' >"$temp/tokens.jsonl"
-    run 3 generate --model "$model_copy" --input "$temp/tokens.jsonl"
+    generate_on "$model_copy" 3 --input "$temp/tokens.jsonl"
     refused 'more ranks than layers' 2 "3 ranks are more than the model's 2 layers"
 }
 
@@ -568,5 +569,6 @@ run_chain good_runs bad_options bad_saving bad_memory &
 run_chain good_results good_others bad_prompts bad_paths &
 run_chain bad_configs bad_weights synthetic without_mpi &
 wait
+be_patient
 run_chain lost_ranks # alone, as it takes the time
 end_test

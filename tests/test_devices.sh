@@ -47,7 +47,7 @@ other_device() {
 
 # A GPU makes random weights itself, but where it must know their digest: those of the files, that the host makes.
 synthetic() {
-    how='--device cuda --prompt Hello --ignore-eos --temperature 0.9 --seed 4 --threads 1 --max-tokens 12'
+    how="$run_options --device cuda --prompt Hello --ignore-eos --temperature 0.9 --seed 4 --max-tokens 12"
     run 1 synth --shape tiny "$temp/made"
     expect 'synth' 0 || return
     # shellcheck disable=SC2086 # several words

@@ -73,7 +73,10 @@ save_fails() { # save_fails SITE RANK
     check "$1:$2:always: files" 'not those before' is_older
 }
 
-save_is_killed() { # save_is_killed SITE RANK: at the first commit, or before
+# save_is_killed SITE RANK: at the first commit, or before. What a killed rank held is not looked at, so that there is
+# nothing in it for a slow program.
+save_is_killed() {
+    ! is_slow || return 0
     save_on "$1:$2:kill"
     check "$1:$2:kill" 'nothing was killed' was_killed
     case $1 in
@@ -88,7 +91,7 @@ turn=0
 next_ranks() {
     turn=$((1 - turn))
     ranks=$turn
-    [ -z "${KVARVE_LONG-}" ] || ranks='0 1'
+    ! is_long || ranks='0 1'
 }
 
 fail_at_segments() {

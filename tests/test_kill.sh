@@ -9,8 +9,9 @@
 #   KVARVE_KILL_SEED     of the moments; 1 unless said
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
+be_patient
 usual_rounds=4
-[ -z "${KVARVE_LONG-}" ] || usual_rounds=24
+! is_long || usual_rounds=24
 rounds=${KVARVE_KILL_ROUNDS-$usual_rounds} seed=${KVARVE_KILL_SEED-1}
 
 prompt_options="--prompt-file $all/prompt.txt --max-tokens 300 --ignore-eos --temperature 0.9 --top-k 100 --seed 4"

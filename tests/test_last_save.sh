@@ -5,6 +5,7 @@
 # with a save.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
+be_patient
 long="--prompt-file $page --max-tokens 3000 --ignore-eos"
 
 is_said() { # is_said NAME: with the last run
@@ -70,11 +71,9 @@ by_signals() {
 by_refusals() {
     dir=$temp/last.kvs
     cp -r "$all/saved" "$dir"
-    run_options='--threads 1'
     generate 2 --prompt-file "$page" --max-tokens 7000000 --context 8000000 --save "$dir" --resume "$dir" \
         --memory-per-rank 200M
     refused 'no room' 2 'as --memory-per-rank says' && is_said 'no room'
-    run_options='--threads 1 --memory-per-rank 250M'
     if [ -w /dev/full ]; then
         echo '{"prompt": "Once", "max_tokens": 2}' >"$temp/prompts"
         generate 1 --input "$temp/prompts" --output /dev/full --save "$dir" --resume "$dir"

@@ -82,7 +82,7 @@ alone() {
 run_from_shell() {
     # shellcheck disable=SC2016 # for that shell
     sh -c '"$0" "$@"; exit $?' "$kvarve" generate --model "$model" --prompt Hello --max-tokens 1 --threads 1 \
-        >"$temp/out" 2>"$temp/err"
+        --memory-per-rank 250M >"$temp/out" 2>"$temp/err"
     status=$?
 }
 
@@ -154,12 +154,12 @@ codes() {
 text_to=/dev/null
 
 one_code() {
-    codes 'done' 0 generate --model "$model" --prompt Hello --max-tokens 1 --threads 1
+    codes 'done' 0 generate --model "$model" --prompt Hello --max-tokens 1 --threads 1 --memory-per-rank 250M
     codes 'bad option' 2 generate --model "$model" --prompt Hello --top-k many
     codes 'refused' 2 generate --model "$temp/nowhere" --prompt Hello
     codes 'bad command' 2 genrate
     printf '{"prompt": "x", "max_tokens": 1}\nbad\n' >"$temp/lines"
-    codes 'bad lines' 3 generate --model "$model" --input "$temp/lines" --threads 1
+    codes 'bad lines' 3 generate --model "$model" --input "$temp/lines" --threads 1 --memory-per-rank 250M
     codes 'stopped early' 75 generate --model "$model" --prompt-file "$page" --chunk-tokens 16 --threads 1 \
         --save "$temp/early.kvs" --max-time 0.01s
     if [ -w /dev/full ]; then
@@ -172,7 +172,7 @@ one_code() {
 one_writer() {
     echo '{"prompt": "Once", "max_tokens": 49000, "ignore_eos": true}' >"$temp/long"
     echo '{"prompt": "Once", "max_tokens": 1}' >"$temp/lines"
-    start 1 --input "$temp/long" --output "$temp/results" --context 50000
+    start 1 --input "$temp/long" --output "$temp/results" --context 50000 --memory-per-rank 1G
     wait_for 20 [ -e "$temp/results" ]
     generate 2 --input "$temp/lines" --output "$temp/results"
     refused 'one writer' 2 "$temp/results: another run writes its results there"

@@ -5,6 +5,8 @@
 # shellcheck source=tests/command_test.sh
 . "$(dirname "$0")/command_test.sh"
 
+run_options='--threads 1' # what a rank may take is what this is about
+
 # Where groups of memory are, and how their files are called: $top, $limit_file, $used_file.
 find_groups() {
     top=$(sed -n 's/^[^ ]* [^ ]* [^ ]* [^ ]* \([^ ]*\) .* - cgroup [^ ]* .*\bmemory\b.*/\1/p' /proc/self/mountinfo |

@@ -14,7 +14,7 @@ copy_model() {
 }
 
 hello() { # hello ARGUMENTS...
-    run 1 generate --model "$copy" --threads 1 --prompt Hello --max-tokens 8 "$@"
+    generate_on "$copy" 1 --prompt Hello --max-tokens 8 "$@"
 }
 
 is_text() {

@@ -127,7 +127,7 @@ time_limits() {
     # does every half a minute.
     submit_long night -t 1 -n 2 --signal=B:USR1@55 --
     limits=1
-    [ -z "${KVARVE_LONG-}" ] || limits=2
+    ! is_long || limits=2
     for n in $(seq $limits); do
         wait_for 60 has_runs night.log "$n"
         # The run behind the last limit may take its time.
@@ -389,7 +389,7 @@ run_chain time_limits &
 run_chain array &
 run_chain readme &
 run_chain memory &
-if [ -n "${KVARVE_LONG-}" ]; then
+if is_long; then
     run_chain cancelled &
     run_chain node_down &
     run_chain scaling &

@@ -378,6 +378,7 @@ static void race_once(arena *a, const char *dir, const snapshot_lock_rules *rule
 static void race(int n_rounds, const char *stale_host, const snapshot_lock_rules *rules, bool own_hosts) {
     capture_begin();
     int n_left = 0;
+    if (harness_is_slow()) n_rounds = (n_rounds + 9) / 10;
     for (int round = 0; round < n_rounds; round++) {
         arena *a = new_arena();
         if (stale_host) write_lock("race.kvs", stale_host, dead_pid(), 5);

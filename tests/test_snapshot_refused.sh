@@ -1,15 +1,13 @@
 #!/bin/sh
-# tests/test_snapshot_refused.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR [SLOWNESS]: what a snapshot refuses.
+# tests/test_snapshot_refused.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: what a snapshot refuses.
 #
 #   others   a snapshot of other weights, another tokenizer, shape, precision, format or batch
 #   damage   a flipped bit, a file that is cut, missing, exchanged, empty or no file
 #   locks    two jobs at once, a job that was killed, a look into a snapshot that changes
 #
 # Refused is: exit status 2, one line that names file and object, nothing changed in the snapshot, every rank gone.
-# A program that is SLOWNESS times slower (1 unless said) gets so much less to do.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
-slowness=${1-1}
 
 # Two saves by two ranks, the second without compression, and the same once more with other draws: its last two
 # segments have the names and sizes of the first's, and each other's.
@@ -244,7 +242,7 @@ damaged_segments() {
 
 # Long enough to be met at work.
 start_long_run() { # start_long_run NP DIR TOKENS
-    start "$1" --prompt-file "$page" --max-tokens $(($3 / slowness)) --ignore-eos --save "$2" --resume "$2" \
+    start "$1" --prompt-file "$page" --max-tokens "$3" --ignore-eos --save "$2" --resume "$2" \
         --save-every 50
 }
 
@@ -253,7 +251,7 @@ has_segments() {
 }
 
 two_jobs() {
-    generate 1 --prompt-file "$page" --max-tokens $((500 / slowness)) --ignore-eos
+    generate 1 --prompt-file "$page" --max-tokens 500 --ignore-eos
     cp "$temp/out" "$temp/whole"
     dir=$temp/shared.kvs
     start_long_run 2 "$dir" 500
@@ -263,7 +261,7 @@ two_jobs() {
     # shellcheck disable=SC2086 # several processes
     kill -STOP $all_ranks
     begin=$(date +%s)
-    generate 1 --prompt-file "$page" --max-tokens $((500 / slowness)) --save "$dir" --resume "$dir"
+    generate 1 --prompt-file "$page" --max-tokens 500 --save "$dir" --resume "$dir"
     seconds=$(($(date +%s) - begin))
     refused 'a second job' 2 shared.kvs/lock 'in use' "on $(uname -n) since 20" 'name another one'
     check 'a second job: at once' "it took $seconds s" [ $seconds -le 10 ]
@@ -298,8 +296,7 @@ look_meanwhile() {
 # Segments that nobody needs any more go away during a run.
 look_at_batch() {
     for n in 1 2 3 4 5 6 7 8 9 10 11 12; do
-        printf '{"id": %d, "prompt": "The house number %d", "max_tokens": %d, "ignore_eos": true}\n' $n $n \
-            $((120 / slowness))
+        printf '{"id": %d, "prompt": "The house number %d", "max_tokens": 120, "ignore_eos": true}\n' $n $n
     done >"$temp/lines"
     dir=$temp/batch.kvs
     start 1 --input "$temp/lines" --output "$temp/results" --sequences 2 --save "$dir" --save-every 20
@@ -311,12 +308,12 @@ look_at_batch() {
 
 killed_job() {
     dir=$temp/killed.kvs
-    generate 2 --prompt-file "$page" --max-tokens $((500 / slowness)) --ignore-eos --save "$dir" --save-every 50 \
+    generate 2 --prompt-file "$page" --max-tokens 500 --ignore-eos --save "$dir" --save-every 50 \
         --fail-at manifest-rename:0:2kill
     check 'a killed job leaves its lock' 'it does not' [ "$status" -ne 0 -a -e "$dir/lock" ]
     for np in 1 3; do
         cp -r "$dir" "$temp/killed$np.kvs"
-        generate $np --prompt-file "$page" --max-tokens $((500 / slowness)) --ignore-eos --save "$temp/killed$np.kvs" \
+        generate $np --prompt-file "$page" --max-tokens 500 --ignore-eos --save "$temp/killed$np.kvs" \
             --resume "$temp/killed$np.kvs"
         expect "after a killed job, $np ranks" 0 || continue
         check "a stale lock is taken over, $np ranks" 'not said' \

@@ -80,7 +80,7 @@ END
     done
 
     change_file flags tokenizer_config.json 's/PreTrainedTokenizerFast"/LlamaTokenizer", "add_eos_token": true/'
-    run 1 generate --model "$model_copy" --prompt Hello --max-tokens 1 --threads 1 --report "$temp/report"
+    generate_on "$model_copy" 1 --prompt Hello --max-tokens 1 --report "$temp/report"
     check 'an end token behind each prompt' 'it is not there' grep -q '"prompt_tokens":.*5' "$temp/report"
     check 'an end token behind each prompt' 'not said' \
         grep -q '^kvarve: NOTE: the tokenizer ends every prompt with <|end_of_text|>' "$temp/err"
@@ -93,8 +93,7 @@ ends() {
     added="{\"id\": $comma, \"content\": \",\", \"single_word\": false, \"lstrip\": false, \"rstrip\": false,"
     change_file comma tokenizer.json "s/\"added_tokens\": \[/&$added \"normalized\": false, \"special\": true}, /"
     for stop in ',' ' a,'; do
-        run 1 generate --model "$model_copy" --prompt "$prompt" --max-tokens 6 --temperature 0 --threads 1 \
-            --stop "$stop"
+        generate_on "$model_copy" 1 --prompt "$prompt" --max-tokens 6 --temperature 0 --stop "$stop"
         cp "$temp/out" "$temp/out.$stop"
     done
     check 'a stop text that is a special token' 'it goes on' test "$(cat "$temp/out.,")" = ' a very good thing'
@@ -107,9 +106,9 @@ ends() {
     echo "{\"prompt\": \"$prompt\", \"stop_token_ids\": [4096]}" >"$temp/stop.jsonl"
     generate 1 --input "$temp/stop.jsonl"
     check 'a stop token that is not there' 'not refused' grep -q 'there is no token 4096, but 0 to 4095' "$temp/out"
-    run 1 generate --model "$model_copy" --prompt "$prompt" --max-tokens 3 --temperature 0 --threads 1 --stop , \
+    generate_on "$model_copy" 1 --prompt "$prompt" --max-tokens 3 --temperature 0 --stop , \
         --save "$temp/stop.kvs"
-    run 1 generate --model "$model_copy" --resume "$temp/stop.kvs" --max-tokens 6 --threads 1
+    generate_on "$model_copy" 1 --resume "$temp/stop.kvs" --max-tokens 6
     check 'a stop token, resumed' 'it goes on' test "$(cat "$temp/out")" = ' a very good thing'
 }
 
