@@ -402,6 +402,35 @@ synthetic() {
     check 'synth: another seed' 'the same weights' [ $? -eq 1 ]
     run 2 bench --shape tiny --vocab 300 --depths 0 --repeats 1 --threads 1
     check 'bench of a shape' 'no decode' grep -q '^decode, 1 sequence' "$temp/out"
+    run 1 plan --shape llama-70b --ranks 8 --device cpu
+    check 'plan of a shape' 'not 80 layers on 8 ranks' grep -q '^ *7 *[0-9]*\.\.79 ' "$temp/out"
+
+    run 2 synth --shape tiny "$made"
+    refused 'synth over a model' 2 'it holds a model already'
+    run 1 synth --shape tiny "$temp/no/such/place"
+    refused 'synth into no directory' 2 "$temp/no/such/place"
+    run 2 synth --shape tiny "$temp/of_files"
+    refused 'synth into a file' 2 'of_files'
+    run 1 bench --shape tiny --model "$made"
+    refused 'shape and model' 2 'one of --model and --shape, not both'
+    mkdir "$temp/tight"
+    # A limit of 1 MB for a file stands for a full disk.
+    # shellcheck disable=SC3045 # not every shell has it
+    for place in tight/new tight; do
+        (
+            trap '' XFSZ
+            ulimit -f 2000
+            exec "$kvarve" synth --shape tiny "$temp/$place" --threads 2
+        ) >"$temp/out" 2>"$temp/err"
+        status=$?
+        refused "synth without room, $place" 1 'model.safetensors: cannot be written: File too large'
+        check "synth without room, $place: nothing is left" 'something is' [ -z "$(ls -A "$temp/tight")" ]
+    done
+    check 'synth without room keeps what was there' 'the directory is gone' [ -d "$temp/tight" ]
+}
+
+# What is measured, and what is made of that: predictions, and chunks of equal time.
+measured() {
     run 1 bench --shape tiny --vocab 300 --prefill 32,64 --depths 0,16 --batch-depths 8 --sequences 3 --repeats 2
     expect 'bench of several' 0
     check 'bench of several' 'not all rows' test "$(grep -c '^prefill [0-9]* tokens\|^decode,' "$temp/out")" -eq 7
@@ -410,8 +439,6 @@ synthetic() {
     expect 'bench of decodes behind nothing' 0
     run 1 bench --shape tiny --prefill 0
     expect 'bench of nothing' 2
-    run 1 plan --shape llama-70b --ranks 8 --device cpu
-    check 'plan of a shape' 'not 80 layers on 8 ranks' grep -q '^ *7 *[0-9]*\.\.79 ' "$temp/out"
 
     times=$temp/times.json
     run 2 bench --shape tiny --vocab 300 --measure "$times" --depths 0,64 --batch-depths 0,40 --sequences 3 \
@@ -446,29 +473,6 @@ synthetic() {
     refused 'measure into no directory' 2 "--measure $temp/no/such/place"
     run 1 bench --shape tiny --measure "$temp/more.json" --depths 8000
     refused 'measure beyond the context' 2 'the model holds 8192 positions'
-
-    run 2 synth --shape tiny "$made"
-    refused 'synth over a model' 2 'it holds a model already'
-    run 1 synth --shape tiny "$temp/no/such/place"
-    refused 'synth into no directory' 2 "$temp/no/such/place"
-    run 2 synth --shape tiny "$temp/of_files"
-    refused 'synth into a file' 2 'of_files'
-    run 1 bench --shape tiny --model "$made"
-    refused 'shape and model' 2 'one of --model and --shape, not both'
-    mkdir "$temp/tight"
-    # A limit of 1 MB for a file stands for a full disk.
-    # shellcheck disable=SC3045 # not every shell has it
-    for place in tight/new tight; do
-        (
-            trap '' XFSZ
-            ulimit -f 2000
-            exec "$kvarve" synth --shape tiny "$temp/$place" --threads 2
-        ) >"$temp/out" 2>"$temp/err"
-        status=$?
-        refused "synth without room, $place" 1 'model.safetensors: cannot be written: File too large'
-        check "synth without room, $place: nothing is left" 'something is' [ -z "$(ls -A "$temp/tight")" ]
-    done
-    check 'synth without room keeps what was there' 'the directory is gone' [ -d "$temp/tight" ]
 }
 
 bad_memory() {
@@ -568,6 +572,7 @@ without_mpi() {
 run_chain good_runs bad_options bad_saving bad_memory &
 run_chain good_results good_others bad_prompts bad_paths &
 run_chain bad_configs bad_weights synthetic without_mpi &
+is_slow || run_chain measured &
 wait
 be_patient
 run_chain lost_ranks # alone, as it takes the time
