@@ -5,9 +5,8 @@
 # shellcheck shell=sh disable=SC2034 # what is set here is used there
 set -u
 LC_ALL=C
-OMPI_MCA_ess_singleton_isolated=1    # one rank alone starts no daemon: twice as fast
-OMPI_MCA_odls_base_sigkill_timeout=0 # mpirun leaves the others two seconds after one was lost: see be_patient
-export LC_ALL OMPI_MCA_ess_singleton_isolated OMPI_MCA_odls_base_sigkill_timeout
+OMPI_MCA_ess_singleton_isolated=1 # one rank alone starts no daemon: twice as fast
+export LC_ALL OMPI_MCA_ess_singleton_isolated
 
 [ $# -ge 4 ] || {
     sed -n '2,${/^#/!q;/^# shellcheck/q;s/^# \{0,1\}//p;}' "$0"
@@ -154,11 +153,6 @@ wait_for() { # wait_for SECONDS COMMAND...: is it so within that time?
 }
 
 # ---- their ranks ----
-
-# Where it matters what ranks do in those two seconds.
-be_patient() {
-    unset OMPI_MCA_odls_base_sigkill_timeout
-}
 
 # ranks_of WORD: the processes of ours that have it among their arguments; first started, first listed.
 ranks_of() {

@@ -574,6 +574,5 @@ run_chain good_results good_others bad_prompts bad_paths &
 run_chain synthetic without_mpi &
 is_slow || run_chain bad_configs bad_weights measured & # parts that have tests of their own
 wait
-be_patient
 run_chain lost_ranks # alone, as it takes the time
 end_test

@@ -9,7 +9,6 @@
 #   KVARVE_KILL_SEED     of the moments; 1 unless said
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
-be_patient
 usual_rounds=4
 ! is_long || usual_rounds=24
 rounds=${KVARVE_KILL_ROUNDS-$usual_rounds} seed=${KVARVE_KILL_SEED-1}

@@ -5,7 +5,6 @@
 # with a save.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
-be_patient
 long="--prompt-file $page --max-tokens 3000 --ignore-eos"
 
 is_said() { # is_said NAME: with the last run

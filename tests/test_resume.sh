@@ -77,7 +77,7 @@ killed() {
     shift 2
     rm -rf "${folder:?}/$what"
     for _ in 1 2 3; do
-        generate 2 "$@" --save "$folder/$what" --resume "$folder/$what" --fail-at save-clean:0:kill
+        at_once generate 2 "$@" --save "$folder/$what" --resume "$folder/$what" --fail-at save-clean:0:kill
         wait_for 10 is_gone "$folder/$what"
     done
     if [ "$status" -eq 0 ]; then

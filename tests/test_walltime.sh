@@ -6,7 +6,6 @@
 # never stopped. With KVARVE_LONG more of these meet each other.
 # shellcheck source=tests/snapshot_test.sh
 . "$(dirname "$0")/snapshot_test.sh"
-be_patient
 
 # What each mode runs, and what comes out in the end. A second or two each.
 make_expected() {
