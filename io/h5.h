@@ -6,7 +6,7 @@
 #include <hdf5.h>
 #include <stdint.h>
 
-#include "src/base/dtype.h"
+#include "kernels/dtype.h"
 #include "src/base/status.h"
 
 /* The lock. Within it HDF5 is initialised and prints nothing. */

@@ -65,3 +65,12 @@ ATTEND_FUNCTION int attend_unit_level(int64_t n_blocks, int64_t n_wanted) {
         level++;
     return level;
 }
+
+/* The blocks up to last_pos, rounded up to a power of two: all that the grid of a decode step knows of
+ * positions, so that it stays the same while a recorded step is replayed. */
+ATTEND_FUNCTION int64_t attend_rounded_blocks(int64_t last_pos) {
+    int64_t n = 1;
+    while (n * ATTEND_BLOCK <= last_pos)
+        n *= 2;
+    return n;
+}

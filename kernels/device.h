@@ -22,9 +22,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/dtype.h"
+#include "kernels/kv_page.h"
 #include "kernels/level_stream.h"
-#include "src/base/dtype.h"
-#include "src/base/sampling.h"
+#include "kernels/sampling.h"
 #include "src/base/status.h"
 
 typedef struct device device;
@@ -47,19 +48,16 @@ typedef struct span {
     bool is_generated; /* all of its rows are; such spans come first in a step */
 } span;
 
-/* The KV pages of one layer, and who reads and writes them in this step. Page `id` starts at pages + id *
- * page_bytes and holds k [G, page_tokens, K], then v [G, page_tokens, K], elements of the device's `kv` type.
- * Keys are kept after rope. */
+/* The KV pages of one layer, and who reads and writes them in this step. Keys are kept after rope. */
 typedef struct kv_layer {
-    void *pages;
-    size_t page_bytes; /* 2 * G * page_tokens * K * dtype_bytes(kv) */
-    int page_tokens;   /* a multiple of KV_PAGE_QUANTUM */
+    void *pages;      /* the pool of the layer (kv_page.h) */
+    kv_format format; /* elements of the device's `kv` type */
     int n_spans;
     const span *spans;
 } kv_layer;
 
 enum { DEVICE_MAX_TOP = 64, DEVICE_TOP_ROWS = 64 };
-enum { KV_PAGE_QUANTUM = 16, MEASURE_MIB = 192 };
+enum { MEASURE_MIB = 192 };
 
 /* What happens to a layer's q, k and v between their matrix and attention; NULL members are steps the model
  * lacks. */
@@ -187,7 +185,7 @@ typedef struct device_ops {
      * device; results are there after sync. All are NULL where the device's memory is the host's. A NaN
      * counts as absent.
      *
-     * choose: a token of each row, as sampler_choose (src/sampler.h) chooses it, but that the draw goes
+     * choose: a token of each row, as sampler_choose (src/model/sampler.h) chooses it, but that the draw goes
      * through the tokens left by the filters in the order of their ids. Probabilities are float32 with at
      * most 40 binary digits behind the point; their sums are exact. host_choices[n]; those of rows that want
      * no token are undefined.
@@ -242,7 +240,7 @@ const char *device_kind_name(device_kind kind);
 int device_count(device_kind kind, const char **why);
 
 /* Bytes that could be taken of device `index` of a kind now; 0: that cannot be said. What is there for the
- * CPU is the ranks' to share: mpi/memory_share.h. */
+ * CPU is the ranks' to share: mpi/placement/memory_share.h. */
 uint64_t device_free_bytes(device_kind kind, int index);
 
 /* Open device `index` of a kind, with n_threads OpenMP threads on the CPU. Refuses what is not there. */

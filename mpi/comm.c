@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #include "mpi/comm_private.h"
-#include "mpi/launcher.h"
+#include "mpi/placement/launcher.h"
 #include "src/base/clock.h"
 #include "src/base/host.h"
 #include "src/base/last_save.h"

@@ -13,7 +13,7 @@
 typedef struct comm comm;
 
 /* Start MPI. From here on status_die ends every rank, naming this rank and its host. Refuses a process that
- * was started as one of several and became a rank by itself (mpi/launcher.h). Collective. */
+ * was started as one of several and became a rank by itself (mpi/placement/launcher.h). Collective. */
 status comm_open(int *argc, char ***argv, comm **out);
 
 /* The comm of a process by itself, without MPI: for what needs no ranks, as MPI may end a process that no

@@ -14,7 +14,7 @@ typedef struct mailbox mailbox;
 
 mailbox *mailbox_open(comm *c); /* Collective */
 
-/* Every note must have been taken (asserted). Collective. NULL is fine. */
+/* Notes that were not taken are thrown away, those on their way included. Collective. NULL is fine. */
 void mailbox_close(mailbox *m);
 
 /* From any rank, 0 too. Local. */

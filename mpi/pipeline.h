@@ -4,11 +4,11 @@
  * A message is a header (host bytes that say what the step is) and the activations x of the step (float32,
  * device memory). Each rank owns a ring of slots: while one is computed in place, the next is being received
  * and the last one sent, and a thread keeps them moving while the stage computes. Headers and replies go by
- * MPI, x by a transport (mpi/transport.h), which knows when a device is done with it: a stage forwards a
- * message as soon as its operations are queued. A stage sees messages in the order in which stage 0 sent
- * them, and replies reach stage 0 in that order. A slot is free again when the next stage has one for its
- * message, so that no more than PIPELINE_SLOTS messages lie between two stages, whatever MPI buffers. With
- * one rank nothing is sent, and a reply is handed over in memory.
+ * MPI, x by a transport (mpi/transport/transport.h), which knows when a device is done with it: a stage
+ * forwards a message as soon as its operations are queued. A stage sees messages in the order in which stage
+ * 0 sent them, and replies reach stage 0 in that order. A slot is free again when the next stage has one for
+ * its message, so that no more than PIPELINE_SLOTS messages lie between two stages, whatever MPI buffers.
+ * With one rank nothing is sent, and a reply is handed over in memory.
  *
  * All functions are Local but for open and close; a wait that outlives the deadline ends all ranks
  * (status_die). */
@@ -19,7 +19,7 @@
 
 #include "kernels/device.h"
 #include "mpi/comm.h"
-#include "mpi/transport.h"
+#include "mpi/transport/transport.h"
 
 typedef struct pipeline pipeline;
 

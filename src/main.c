@@ -2,12 +2,12 @@
 #include <stdio.h>
 
 #include "mpi/comm.h"
-#include "mpi/launcher.h"
+#include "mpi/placement/launcher.h"
 #include "src/base/fault.h"
 #include "src/base/notice.h"
-#include "src/options.h"
-#include "src/run.h"
-#include "src/version.h"
+#include "src/command/options.h"
+#include "src/command/run.h"
+#include "src/command/version.h"
 
 static int run_command(comm *c, const options *o) {
     switch (o->command) {

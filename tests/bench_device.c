@@ -208,19 +208,17 @@ static double time_attention(bench *b, const work *w) {
     const int n_spans = generated ? w->rows : 1, n_rows = generated ? 1 : w->rows;
     const int H = b->model.n_heads, G = b->model.n_kv_heads, K = b->model.head_dim;
     int64_t n_pages = (w->context + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    size_t page_elements = (size_t)(2 * G * PAGE_TOKENS * K);
+    const kv_format format = kv_format_of(b->dev->kv, G, K, PAGE_TOKENS);
     size_t q_elements = (size_t)w->rows * (size_t)(H * K);
     attention a = {
         .shape = {H, G, K, 0.088388f, 0},
-        .kv = {.page_bytes = page_elements * dtype_bytes(b->dev->kv),
-               .page_tokens = PAGE_TOKENS,
-               .n_spans = n_spans},
+        .kv = {.format = format, .n_spans = n_spans},
         .spans = mem_new((size_t)n_spans, sizeof(span)),
         .page_ids = mem_new((size_t)(n_pages * n_spans), sizeof(int32_t)),
         .q = new_input(b, q_elements),
         .y = new_input(b, q_elements),
     };
-    a.kv.pages = new_input(b, page_elements * (size_t)(n_pages * n_spans));
+    a.kv.pages = new_input(b, kv_page_elements(&format) * (size_t)(n_pages * n_spans));
     a.kv.spans = a.spans;
     for (int64_t i = 0; i < n_pages * n_spans; i++)
         a.page_ids[i] = (int32_t)i;

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "io/h5.h"
-#include "io/manifest.h"
+#include "io/snapshot/manifest.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 

@@ -1,10 +1,12 @@
 #!/bin/sh
 # tests/check_layers.sh [--self-test | FOLDER]: who may include whom, and how long a file may be.
 #
-#   src/base <- kernels <- mpi <- io <- src     a file includes only from its left, by full path; tests include anything
-#   a header of a library                       only in the parts that are there to hide it (the list with `hide` below)
-#   600 lines                                   at most, but for tests and files that say in their first lines that they
-#                                               are generated
+#   layers                 a file includes only from its own and from those before it (`names` below), by full path;
+#                          tests include anything
+#   circles                no two modules include each other, not even over others; a module is NAME.h, NAME.c and
+#                          NAME_private.h
+#   a header of a library  only in the parts that are there to hide it (the list with `hide` below)
+#   600 lines              at most, but for tests and files that say in their first lines that they are generated
 # One line for each violation, and exit status 1 if there are any. --self-test makes one violation of each kind and sees
 # that each is found.
 set -eu
@@ -24,31 +26,50 @@ check_tree() { # check_tree FOLDER
     BEGIN {
         hide("^mpio?\\.h$", "^(mpi|io)/", "mpi/ and io/")
         hide("^(hdf5|hdf5_hl|H5[A-Za-z]*)\\.h$", "^io/", "io/")
-        hide("^nccl(_.*)?\\.h$", "^mpi/comm_nccl\\.c$", "mpi/comm_nccl.c")
+        hide("^nccl(_.*)?\\.h$", "^mpi/transport/comm_nccl\\.c$", "mpi/transport/comm_nccl.c")
         hide("^(cuda|cublas|curand|cusparse|nvtx|nvml|cooperative_groups|mma|cub/|cute/|cutlass/|thrust/)",
-             "^(kernels/cuda/|mpi/comm_nccl\\.c$)", "kernels/cuda/ and mpi/comm_nccl.c")
-        hide("^hwloc(\\.h$|/)", "^mpi/numa_bind\\.c$", "mpi/numa_bind.c")
-        hide("^(cjson/)?cJSON(_Utils)?\\.h$", "^(io/|src/tokenizer)", "io/ and src/tokenizer*")
-        hide("^(oniguruma|utf8proc)\\.h$", "^src/tokenizer", "src/tokenizer*")
+             "^(kernels/cuda/|mpi/transport/comm_nccl\\.c$)", "kernels/cuda/ and mpi/transport/comm_nccl.c")
+        hide("^hwloc(\\.h$|/)", "^mpi/placement/numa_bind\\.c$", "mpi/placement/numa_bind.c")
+        hide("^(cjson/)?cJSON(_Utils)?\\.h$", "^(io|src/tokenizer)/", "io/ and src/tokenizer/")
+        hide("^(oniguruma|utf8proc)\\.h$", "^src/tokenizer/", "src/tokenizer/")
         hide("^xxh(ash|3)\\.h$", "^(io|src)/", "io/ and src/")
-        split("src/base kernels mpi io src tests", names, " ")
+        n_names = split("src/base kernels mpi io src/tokenizer src/model src/timing src/engine src/checkpoint " \
+                        "src/command src/generate src/snapshot src/study src tests", names, " ")
         for (i = 1; i < ARGC; i++) exists[ARGV[i]] = 1
     }
     # The headers that match `headers` may be included by paths that match `home`.
     function hide(headers, paths, text) { home[headers] = paths; where[headers] = text }
     # From left to right; 0 for a path outside the house.
-    function layer(path) {
-        if (path ~ /^src\/base\//) return 1
-        if (path ~ /^kernels\//) return 2
-        if (path ~ /^mpi\//) return 3
-        if (path ~ /^io\//) return 4
-        if (path ~ /^src\//) return 5
-        if (path ~ /^(tests|jobs)\//) return 6
+    function layer(path,    i) {
+        if (path ~ /^jobs\//) return n_names
+        for (i = 1; i <= n_names; i++) if (index(path, names[i] "/") == 1) return i
         return 0
+    }
+    function is_ours(path) { return layer(path) < n_names }
+    function module(path) {
+        sub(/\.[a-z]+$/, "", path)
+        sub(/_private$/, "", path)
+        return path
+    }
+    # Depth first: what is met again on the way to it closes a circle, which is told once.
+    function visit(node,    i, n, next_ones, circle) {
+        on_way[++depth] = node
+        state[node] = 1
+        n = split(includes_of[node], next_ones, " ")
+        for (i = 1; i <= n; i++) {
+            if (state[next_ones[i]] == 1) {
+                circle = next_ones[i]
+                for (j = depth; on_way[j] != next_ones[i]; j--) circle = on_way[j] " -> " circle
+                printf "%s: a circle of modules: %s -> %s\n", next_ones[i], next_ones[i], circle
+                bad = 1
+            } else if (!state[next_ones[i]]) visit(next_ones[i])
+        }
+        state[node] = 2
+        depth--
     }
     function complain(what) { printf "%s:%d: %s\n", FILENAME, FNR, what; bad = 1 }
     function finish_file() {
-        if (n_lines > 600 && layer(file) < 6 && !generated) {
+        if (n_lines > 600 && is_ours(file) && !generated) {
             printf "%s:%d: %d lines: a file of more than 600 holds more than one idea\n", file, n_lines, n_lines
             bad = 1
         }
@@ -85,7 +106,7 @@ check_tree() { # check_tree FOLDER
             next
         }
         for (library in home) if (name ~ library) {
-            if (layer(FILENAME) < 6 && FILENAME !~ home[library])
+            if (is_ours(FILENAME) && FILENAME !~ home[library])
                 complain("<" name "> may be known only in " where[library] " (and in tests)")
             next
         }
@@ -99,8 +120,16 @@ check_tree() { # check_tree FOLDER
         }
         if (layer(name) > layer(FILENAME))
             complain(names[layer(FILENAME)] " must not include " names[layer(name)] ": \"" name "\"")
+        else if (is_ours(FILENAME) && module(name) != module(FILENAME)) {
+            if (!(module(FILENAME) in includes_of)) modules[++n_modules] = module(FILENAME)
+            includes_of[module(FILENAME)] = includes_of[module(FILENAME)] " " module(name)
+        }
     }
-    END { finish_file(); exit bad }' "$@"
+    END {
+        finish_file()
+        for (m = 1; m <= n_modules; m++) if (!state[modules[m]]) visit(modules[m])
+        exit bad
+    }' "$@"
 }
 
 # --- The check of the check.
@@ -108,7 +137,8 @@ check_tree() { # check_tree FOLDER
 self_test() {
     tree=$(mktemp -d)
     trap 'rm -rf "$tree"' EXIT
-    mkdir -p "$tree"/src/base "$tree"/kernels/cuda "$tree"/mpi "$tree"/io "$tree"/tests
+    mkdir -p "$tree"/src/base "$tree"/src/tokenizer "$tree"/src/model "$tree"/src/engine "$tree"/kernels/cuda \
+        "$tree"/io "$tree"/mpi/transport "$tree"/mpi/placement "$tree"/tests
     : >"$tree/expected"
 
     put() { # put FILE LINE: add a line that is right
@@ -120,31 +150,32 @@ self_test() {
     }
 
     # A tree in order, with every permission used once.
-    for header in src/base/b.h kernels/k.h mpi/m.h io/i.h src/s.h tests/t.h; do put $header '#pragma once'; done
+    for header in src/base/b.h kernels/k.h mpi/m.h io/i.h src/engine/s.h src/engine/one.h src/engine/two.h \
+        src/engine/two_private.h tests/t.h; do put $header '#pragma once'; done
     put kernels/k.h '#include "src/base/b.h"'
     put mpi/m.h '#include "kernels/k.h"'
     put io/i.h '#include "mpi/m.h"'
-    put src/s.h ' # include "io/i.h" /* indented, with a comment */'
-    put tests/t.h '#include "src/s.h"'
+    put src/engine/s.h ' # include "io/i.h" /* indented, with a comment */'
+    put tests/t.h '#include "src/engine/s.h"'
     put mpi/comm.c '#include <mpi.h>'
     put io/json.c '#include <mpi.h>'
     put io/json.c '#include <hdf5.h>'
     put io/json.c '#include <cjson/cJSON.h>'
-    put src/tokenizer_load.c '#include <cjson/cJSON.h>'
-    put src/tokenizer_load.c '#include <oniguruma.h>'
-    put src/tokenizer_load.c '#include <utf8proc.h>'
+    put src/tokenizer/load.c '#include <cjson/cJSON.h>'
+    put src/tokenizer/load.c '#include <oniguruma.h>'
+    put src/tokenizer/load.c '#include <utf8proc.h>'
     put kernels/cuda/device.cu '#include <cuda_runtime.h>'
-    put mpi/comm_nccl.c '#include <nccl.h>'
-    put mpi/comm_nccl.c '#include <cuda_runtime.h>'
-    put mpi/numa_bind.c '#include <hwloc.h>'
+    put mpi/transport/comm_nccl.c '#include <nccl.h>'
+    put mpi/transport/comm_nccl.c '#include <cuda_runtime.h>'
+    put mpi/placement/numa_bind.c '#include <hwloc.h>'
     put tests/t.c '#include <mpi.h>'
     put tests/t.c '#include <hdf5.h>'
-    put src/talk.c '/* a comment'
-    put src/talk.c '#include "nowhere.h" */ int it_ends;'
-    put src/table.c '/* Generated by a script. */'
-    awk 'BEGIN { for (i = 0; i < 700; i++) print "" }' >>"$tree/src/table.c"
-    cp "$tree/src/table.c" "$tree/tests/long.c"
-    awk 'BEGIN { for (i = 0; i < 600; i++) print "" }' >"$tree/src/just.c"
+    put src/engine/talk.c '/* a comment'
+    put src/engine/talk.c '#include "nowhere.h" */ int it_ends;'
+    put src/engine/table.c '/* Generated by a script. */'
+    awk 'BEGIN { for (i = 0; i < 700; i++) print "" }' >>"$tree/src/engine/table.c"
+    cp "$tree/src/engine/table.c" "$tree/tests/long.c"
+    awk 'BEGIN { for (i = 0; i < 600; i++) print "" }' >"$tree/src/engine/just.c"
     if ! (check_tree "$tree"); then
         echo "self-test: complained of a tree in order"
         return 1
@@ -152,30 +183,34 @@ self_test() {
 
     # One violation of each kind.
     wrong src/base/b.h '#include "kernels/k.h"' 'src/base must not include kernels'
-    wrong src/base/b.h '#include "src/s.h"' 'src/base must not include src'
+    wrong src/base/b.h '#include "src/engine/s.h"' 'src/base must not include src/engine'
     wrong kernels/k.h '#include "mpi/m.h"' 'kernels must not include mpi'
     wrong mpi/m.h '#include "io/i.h"' 'mpi must not include io'
-    wrong io/i.h '#include "src/s.h"' 'io must not include src'
-    wrong src/s.h '#include "tests/t.h"' 'src must not include tests'
-    wrong src/s.h '#include "s.h"' 'no full path'
-    wrong src/s.h '#include "src/../io/i.h"' 'no full path'
+    wrong io/i.h '#include "src/engine/s.h"' 'io must not include src/engine'
+    wrong src/engine/s.h '#include "tests/t.h"' 'src/engine must not include tests'
+    wrong src/engine/s.h '#include "s.h"' 'no full path'
+    wrong src/engine/s.h '#include "src/../io/i.h"' 'no full path'
     wrong tests/t.h '#include "t.h"' 'no full path'
-    wrong src/s.h '#include "io/absent.h"' 'no full path'
-    wrong src/s.h '#include <io/i.h>' 'angle brackets'
-    wrong src/s.h '#include HEADER' 'no plain name'
-    wrong src/s.h '/* one */ #include <mpi.h>' '<mpi.h> may be known only'
+    wrong src/engine/s.h '#include "io/absent.h"' 'no full path'
+    wrong src/engine/s.h '#include <io/i.h>' 'angle brackets'
+    wrong src/engine/s.h '#include HEADER' 'no plain name'
+    wrong src/engine/s.h '/* one */ #include <mpi.h>' '<mpi.h> may be known only'
     wrong kernels/k.h '#include "mpi.h"' '<mpi.h> may be known only'
     wrong mpi/m.h '#include <hdf5.h>' '<hdf5.h> may be known only'
-    wrong src/s.h '#include <H5Zpublic.h>' '<H5Zpublic.h> may be known only'
+    wrong src/engine/s.h '#include <H5Zpublic.h>' '<H5Zpublic.h> may be known only'
     wrong kernels/k.h '#include <cuda_runtime.h>' '<cuda_runtime.h> may be known only'
     wrong mpi/m.h '#include <cublasLt.h>' '<cublasLt.h> may be known only'
     wrong kernels/cuda/device.cu '#include <nccl.h>' '<nccl.h> may be known only'
     wrong mpi/comm.c '#include <hwloc.h>' '<hwloc.h> may be known only'
-    wrong src/s.h '#include <cjson/cJSON.h>' '<cjson/cJSON.h> may be known only'
+    wrong src/engine/s.h '#include <cjson/cJSON.h>' '<cjson/cJSON.h> may be known only'
     wrong mpi/m.h '#include <cJSON.h>' '<cJSON.h> may be known only'
     wrong io/i.h '#include <oniguruma.h>' '<oniguruma.h> may be known only'
-    wrong src/s.h '#include <utf8proc.h>' '<utf8proc.h> may be known only'
-    wrong src/just.c '' '601 lines'
+    wrong src/engine/s.h '#include <utf8proc.h>' '<utf8proc.h> may be known only'
+    wrong src/engine/just.c '' '601 lines'
+    wrong src/model/m.c '#include "src/engine/s.h"' 'src/model must not include src/engine'
+    put src/engine/one.c '#include "src/engine/two.h"'
+    put src/engine/two_private.h '#include "src/engine/one.h"'
+    printf 'src/engine/\ta circle of modules: src/engine/one -> src/engine/two -> src/engine/one\n' >>"$tree/expected"
 
     if (check_tree "$tree") >"$tree/found"; then
         echo "self-test: violations, but the exit status says that there are none"

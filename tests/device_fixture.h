@@ -153,7 +153,7 @@ static inline void check_rows_of_product(const char *isa, precision p) {
 typedef struct cache {
     kv_layer layer;
     int32_t *page_ids; /* in no order */
-    size_t bytes;
+    size_t bytes, page_bytes;
 } cache;
 
 static inline size_t kv_width(const attention_shape *s) {
@@ -162,9 +162,9 @@ static inline size_t kv_width(const attention_shape *s) {
 
 static inline cache new_cache(const attention_shape *shape, int n, int page_tokens, dtype type) {
     int n_pages = (n + page_tokens - 1) / page_tokens;
-    cache c = {.layer.page_tokens = page_tokens};
-    c.layer.page_bytes = 2 * kv_width(shape) * (size_t)page_tokens * dtype_bytes(type);
-    c.bytes = c.layer.page_bytes * (size_t)n_pages;
+    cache c = {.layer.format = kv_format_of(type, shape->n_kv_heads, shape->head_dim, page_tokens)};
+    c.page_bytes = kv_page_bytes(&c.layer.format);
+    c.bytes = c.page_bytes * (size_t)n_pages;
     c.layer.pages = new_poisoned(type, c.bytes / dtype_bytes(type));
     c.page_ids = mem_new((size_t)n_pages, sizeof *c.page_ids);
     for (int i = 0; i < n_pages; i++)
@@ -182,12 +182,12 @@ static inline void free_cache(cache *c) {
     free(c->page_ids);
 }
 
-/* By the words of device.h: k [G, page_tokens, K], then v. */
+/* By the words of kv_page.h: k [G, page_tokens, K], then v. */
 static inline char *place_in(const cache *c, const attention_shape *s, size_t type_bytes, int pos,
                              int kv_head, bool is_v) {
-    int page_tokens = c->layer.page_tokens;
+    int page_tokens = c->layer.format.page_tokens;
     size_t head = (size_t)(is_v ? s->n_kv_heads + kv_head : kv_head);
     size_t slot = head * (size_t)page_tokens + (size_t)(pos % page_tokens);
-    char *page = (char *)c->layer.pages + (size_t)c->page_ids[pos / page_tokens] * c->layer.page_bytes;
+    char *page = (char *)c->layer.pages + (size_t)c->page_ids[pos / page_tokens] * c->page_bytes;
     return page + slot * (size_t)s->head_dim * type_bytes;
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "io/manifest.h"
+#include "io/snapshot/manifest.h"
 #include "src/base/memory.h"
 
 enum { N_LAYERS = 3, N_ROWS = 150, N_HEADS = 2, HEAD_DIM = 8, VOCAB = 10, N_TOKENS = 120, N_PROMPT = 118 };

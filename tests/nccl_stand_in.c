@@ -11,7 +11,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "mpi/comm_nccl.h"
+#include "mpi/transport/comm_nccl.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 
@@ -28,7 +28,7 @@ void stand_in_fail(stand_in_fault f) {
     pthread_mutex_unlock(&lock);
 }
 
-/* ---- the module: mpi/nccl_module.c is left out ---- */
+/* ---- the module: mpi/transport/nccl_module.c is left out ---- */
 
 extern const nccl_backend kvarve_nccl_backend;
 static bool is_hidden;

@@ -1,5 +1,5 @@
-/* tests/nccl_stand_in.h: what mpi/comm_nccl.c and its test call of CUDA and NCCL, by threads and sockets: for
- * machines without GPUs.
+/* tests/nccl_stand_in.h: what mpi/transport/comm_nccl.c and its test call of CUDA and NCCL, by threads and
+ * sockets: for machines without GPUs.
  *
  * A stream is a thread; an event counts its records; device memory is host memory. A communicator of two
  * ranks is a socket. It is stricter than NCCL: what is given to a communicator that is not done with the last

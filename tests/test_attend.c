@@ -397,7 +397,7 @@ static void check_company(const char *isa, precision p) {
     size_t row_bytes = q_width(&shape) * dtype_bytes(alone->act);
     uint64_t seed = 12;
     sequence s[N_SEQUENCES];
-    cache c = {.layer.page_tokens = 64};
+    cache c = {0};
     for (int i = 0; i < N_SEQUENCES; i++) {
         s[i] = new_sequence(shape, ends[i], alone->kv, &seed);
         attend_rows(alone, &s[i], 64, rows[i], ends[i] - rows[i], ends[i], s[i].y);
@@ -409,15 +409,15 @@ static void check_company(const char *isa, precision p) {
     int row0 = 0;
     for (int i = 0; i < N_SEQUENCES; i++) {
         cache own = new_cache(&s[i].shape, ends[i], 64, alone->kv);
-        int own_pages = (int)(own.bytes / own.layer.page_bytes);
+        int own_pages = (int)(own.bytes / own.page_bytes);
         fill_cache(&own, &s[i], dtype_bytes(alone->kv), 0, ends[i]);
-        pool = mem_resize(pool, (size_t)(n_pages + own_pages), own.layer.page_bytes);
-        memcpy(pool + (size_t)n_pages * own.layer.page_bytes, own.layer.pages, own.bytes);
+        pool = mem_resize(pool, (size_t)(n_pages + own_pages), own.page_bytes);
+        memcpy(pool + (size_t)n_pages * own.page_bytes, own.layer.pages, own.bytes);
         page_ids[i] = mem_new((size_t)own_pages, sizeof **page_ids);
         for (int j = 0; j < own_pages; j++)
             page_ids[i][j] = own.page_ids[j] + n_pages;
         n_pages += own_pages;
-        c.layer.page_bytes = own.layer.page_bytes;
+        c.layer.format = own.layer.format;
         free_cache(&own);
         int first = ends[i] - rows[i];
         spans[i] = (span){row0, rows[i], first, page_ids[i], false};

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/chunk_list.h"
-#include "src/least_squares.h"
-#include "src/step_costs.h"
+#include "src/timing/chunk_list.h"
+#include "src/timing/least_squares.h"
+#include "src/timing/step_costs.h"
 #include "tests/harness.h"
 
 static bool near(double a, double b, double relative) {

@@ -191,7 +191,7 @@ bad_saving() {
     generate 1 --prompt x --save "$temp/never.kvs" --save-every often
     refused 'a time that is none' 2 '--save-every often'
     generate 1 --prompt x --save "$temp/never.kvs" --codec zip
-    refused 'unknown codec' 2 '--codec zip: expected lossless or none'
+    refused 'unknown codec' 2 '--codec zip: expected none or lossless'
     generate 1 --prompt x --device gpu
     refused 'unknown device' 2 '--device gpu: expected auto, cpu or cuda'
     for np in 1 2; do

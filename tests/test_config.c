@@ -8,8 +8,8 @@
 
 #include "io/json.h"
 #include "src/base/notice.h"
-#include "src/model_config.h"
-#include "src/rope.h"
+#include "src/model/model_config.h"
+#include "src/model/rope.h"
 #include "tests/golden/rope.h"
 #include "tests/harness.h"
 

@@ -6,8 +6,8 @@
 #include <sys/mman.h>
 #endif
 
-#include "kernels/cuda/attend_map.h"
-#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/attend/attend_map.h"
+#include "kernels/cuda/device/cuda_ops.h"
 #include "tests/device_fixture.h"
 
 /* The result is rounded to bf16, and so are the weights on their way to the tensor cores, which costs as much
@@ -103,16 +103,16 @@ static char *fill_pool(const piece *pieces, int n, int page_tokens, span *spans,
                 memcpy(place_in(&c, &p->s->shape, 2, pos, g, false), p->s->k + at, head_bytes);
                 memcpy(place_in(&c, &p->s->shape, 2, pos, g, true), p->s->v + at, head_bytes);
             }
-        int own = (int)(c.bytes / c.layer.page_bytes);
+        int own = (int)(c.bytes / c.page_bytes);
         int32_t *ids = mem_new((size_t)own, sizeof *ids);
-        pool = mem_resize(pool, (size_t)(n_pages + own), c.layer.page_bytes);
-        memcpy(pool + (size_t)n_pages * c.layer.page_bytes, c.layer.pages, c.bytes);
+        pool = mem_resize(pool, (size_t)(n_pages + own), c.page_bytes);
+        memcpy(pool + (size_t)n_pages * c.page_bytes, c.layer.pages, c.bytes);
         for (int k = 0; k < own; k++)
             ids[k] = c.page_ids[k] + n_pages;
         n_pages += own;
         spans[i] =
             (span){i ? spans[i - 1].row0 + spans[i - 1].n_rows : 0, p->n_rows, p->pos0, ids, p->is_generated};
-        *bytes = (size_t)n_pages * c.layer.page_bytes;
+        *bytes = (size_t)n_pages * c.page_bytes;
         free_cache(&c);
     }
     return pool;
@@ -129,8 +129,7 @@ static uint16_t *attend_pieces(device *dev, const piece *pieces, int n, int page
     for (int i = 0; i < n; i++)
         memcpy(q + (size_t)spans[i].row0 * width, pieces[i].s->q + (size_t)pieces[i].pos0 * width,
                (size_t)spans[i].n_rows * width * sizeof *q);
-    kv_layer layer = {.page_bytes = 2 * kv_width(shape) * (size_t)page_tokens * sizeof(uint16_t),
-                      .page_tokens = page_tokens,
+    kv_layer layer = {.format = kv_format_of(DTYPE_BF16, shape->n_kv_heads, shape->head_dim, page_tokens),
                       .n_spans = n,
                       .spans = spans};
     layer.pages = to_device(dev, pool, pool_bytes);
@@ -473,7 +472,7 @@ static void test_far(void) {
     for (int generated = 0; generated < 2; generated++) {
         uint16_t y[2 * K];
         span row = {0, 1, POS, ids, generated};
-        kv_layer layer = {pool, page_bytes, PAGE, 1, &row};
+        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, 1, K, PAGE), 1, &row};
         dev->ops->begin_step(dev, PAGE, 1, &row);
         dev->ops->attend(dev, &s.shape, &layer, s.q + (size_t)(N - 1) * 2 * K, y);
         CHECK_OK(dev->ops->sync(dev));

@@ -2,8 +2,7 @@
  * has the memory, and the banks of shared memory, which no emulation has. */
 #include <string.h>
 
-#include "kernels/cuda/attend_map.h"
-#include "kernels/cuda/pages.cuh"
+#include "kernels/cuda/attend/attend_map.h"
 #include "tests/device_fixture.h"
 
 enum { WARP = 32, BANKS = 32 };
@@ -31,15 +30,15 @@ static void check_position(const pool *p, int64_t pos, int head) {
     enum { MOST_PAGES = 1 << 17 };
     static int32_t page_ids[MOST_PAGES];
     int64_t page = pos / p->page_tokens;
-    size_t page_elements = (size_t)(2 * p->n_kv_heads * p->page_tokens) * (size_t)p->width;
+    const kv_format format = kv_format_of(DTYPE_BF16, p->n_kv_heads, p->width, p->page_tokens);
     CU_ASSERT_FATAL(page < MOST_PAGES);
     page_ids[page] = p->page_id;
     for (int is_v = 0; is_v < 2; is_v++) {
-        size_t written =
-            kv_element(page_ids, p->page_tokens, page_elements, p->n_kv_heads, p->width, pos, head, is_v);
+        size_t written = kv_pool_element(&format, page_ids, is_v ? KV_PART_V : KV_PART_K, head, pos);
         attend_place at = attend_place_of(pos / ATTEND_QUANTUM, p->page_tokens / ATTEND_QUANTUM);
-        size_t read = attend_element(page_ids, at, page_elements, p->page_tokens, head, p->width) +
-                      (is_v ? page_elements / 2 : 0) + (size_t)(pos % ATTEND_QUANTUM) * (size_t)p->width;
+        size_t read = attend_element(&format, page_ids, at, head) +
+                      (is_v ? kv_element(&format, KV_PART_V, 0, 0) : 0) +
+                      (size_t)(pos % ATTEND_QUANTUM) * (size_t)p->width;
         CHECK_CASE(written == plain_element(p, pos, head, is_v) && read == written,
                    "position %lld of head %d, %s, page %d: written to %zu, read from %zu", (long long)pos,
                    head, is_v ? "value" : "key", (int)p->page_id, written, read);

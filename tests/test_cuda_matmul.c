@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cuda/cuda_device.h"
+#include "kernels/cuda/device/cuda_ops.h"
 #include "tests/device_arrays.h"
 
 enum { GUARD = 64 };

@@ -52,11 +52,11 @@ static size_t pool_elements(const step *s) {
 }
 
 static kv_layer layer_of(const step *s, const device *dev, void *pages) {
-    size_t page_elements = pool_elements(s) / (size_t)s->n_pages;
-    return (kv_layer){pages, page_elements * dtype_bytes(dev->kv), s->page_tokens, s->n_spans, s->spans};
+    return (kv_layer){pages, kv_format_of(dev->kv, s->shape.n_kv_heads, s->shape.head_dim, s->page_tokens),
+                      s->n_spans, s->spans};
 }
 
-/* The element of the pool where k (or v) of a position begins: by the words of device.h. */
+/* The element of the pool where k (or v) of a position begins: by the words of kv_page.h. */
 static size_t place_of(const step *s, int span_index, int64_t pos, int kv_head, bool is_v) {
     size_t page = (size_t)s->spans[span_index].page_ids[pos / s->page_tokens];
     size_t head = (size_t)(is_v ? s->shape.n_kv_heads + kv_head : kv_head);

@@ -3,7 +3,7 @@
 #include <float.h>
 #include <stdio.h>
 
-#include "src/base/token_set.h"
+#include "kernels/token_set.h"
 #include "tests/device_arrays.h"
 
 enum { MANY_ROWS = DEVICE_TOP_ROWS };

@@ -2,7 +2,7 @@
  * seam and copies alone. */
 #include <stdio.h>
 
-#include "io/synthetic.h"
+#include "io/synthetic/synthetic.h"
 #include "tests/device_arrays.h"
 
 enum { GUARD = 64 }; /* numbers behind an output, which must stay NaN */

@@ -8,8 +8,8 @@
 #include <unistd.h>
 #include <vector>
 
-#include "kernels/cuda/attend_map.h"
-#include "kernels/cuda/warpgroup.cuh"
+#include "kernels/cuda/attend/attend_map.h"
+#include "kernels/cuda/device/warpgroup.cuh"
 
 static int n_failed;
 

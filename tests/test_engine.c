@@ -6,10 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/token_set.h"
 #include "mpi/comm.h"
-#include "src/base/token_set.h"
-#include "src/engine.h"
-#include "src/sampler.h"
+#include "src/engine/engine.h"
+#include "src/model/sampler.h"
 #include "tests/golden.h"
 #include "tests/harness.h"
 
@@ -36,8 +36,8 @@ static sequence sequences[N_SEQUENCES];
 
 static uint64_t n_file_bytes; /* of all tensors of the model */
 
-/* Where all is slow there is time for a tiny model only: one with heads that a GPU's own kernels take, or with a
- * layer for each of four ranks. */
+/* Where all is slow there is time for a tiny model only: one with heads that a GPU's own kernels take, or
+ * with a layer for each of four ranks. */
 static const char *model_of_test(void) {
 #ifdef KVARVE_CUDA_EMULATED
     if (kind == DEVICE_CUDA) return "tests/golden/models/llama3";
@@ -141,7 +141,7 @@ static void make_reference(void) {
     kv_cache *kv = NULL;
     void *x = NULL;
     trace t = {0};
-    kv_shape shape = {config.n_layers, config.n_kv_heads, config.head_dim, 64, kv_pages_for(LONGEST, 64), 1};
+    kv_shape shape = {config.n_layers, model_kv_format(&config, in, 64), kv_pages_for(LONGEST, 64), 1};
     slice all = {0, config.n_layers, config.n_layers};
     if (!CHECK_OK(weights_open(model_dir, &files))) return;
     n_file_bytes = 0;

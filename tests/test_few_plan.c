@@ -1,7 +1,7 @@
 /* How a product of few rows on a GPU is cut up: arithmetic of indices, which needs none. */
 #include <string.h>
 
-#include "kernels/cuda/matmul_few.cuh"
+#include "kernels/cuda/matmul/matmul_few.cuh"
 #include "tests/device_fixture.h"
 
 enum { LANES = 32 };

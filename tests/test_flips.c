@@ -7,8 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/manifest.h"
-#include "io/segment_private.h"
+#include "io/snapshot/manifest.h"
+#include "io/snapshot/segment_private.h"
 #include "src/base/memory.h"
 #include "tests/harness.h"
 

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/model.h"
+#include "src/model/model.h"
 #include "tests/golden.h"
 #include "tests/harness.h"
 
@@ -32,9 +32,8 @@ typedef struct fixture {
 
 static bool open_part(fixture *f, slice s, int64_t n_tokens, part *out) {
     kv_shape shape = {.n_layers = s.last_layer - s.first_layer,
-                      .n_kv_heads = f->config.n_kv_heads,
-                      .head_dim = f->config.head_dim,
-                      .page_tokens = PAGE_TOKENS,
+                      .format =
+                          kv_format_of(f->dev->kv, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
                       .n_pages = kv_pages_for(n_tokens, PAGE_TOKENS),
                       .n_slots = 1};
     return CHECK_OK(
@@ -105,13 +104,12 @@ static void compare(const char *what, const golden *g, const float *logits, doub
 }
 
 /* Of one layer, in host memory; released with free(). */
-static char *copy_pages(const fixture *f, const part *p, int layer, int32_t n_tokens, size_t *page_bytes) {
+static char *copy_pages(const fixture *f, const part *p, int layer, int32_t n_tokens) {
     kv_layer all = kv_cache_layer(p->kv, layer, 0, NULL);
-    size_t bytes = (size_t)kv_pages_for(n_tokens, PAGE_TOKENS) * all.page_bytes;
+    size_t bytes = (size_t)kv_pages_for(n_tokens, PAGE_TOKENS) * kv_page_bytes(&all.format);
     char *pages = malloc(bytes);
     f->dev->ops->copy_out(f->dev, pages, all.pages, bytes);
     CHECK_OK(f->dev->ops->sync(f->dev));
-    *page_bytes = all.page_bytes;
     return pages;
 }
 
@@ -119,19 +117,18 @@ static char *copy_pages(const fixture *f, const part *p, int layer, int32_t n_to
  * of the pages. */
 static void compare_caches(const fixture *f, const part *a, const part *b, int32_t n_tokens) {
     const int32_t *ids_a = kv_cache_page_ids(a->kv, 0), *ids_b = kv_cache_page_ids(b->kv, 0);
-    size_t row = (size_t)f->config.head_dim * dtype_bytes(f->dev->kv);
+    size_t element = dtype_bytes(f->dev->kv), row = (size_t)f->config.head_dim * element;
     int n_different = 0;
     for (int l = 0; l < f->config.n_layers; l++) {
-        size_t page_bytes;
-        char *x = copy_pages(f, a, l, n_tokens, &page_bytes), *y = copy_pages(f, b, l, n_tokens, &page_bytes);
-        for (int32_t pos = 0; pos < n_tokens; pos++) {
-            const char *page_x = x + (size_t)ids_a[pos / PAGE_TOKENS] * page_bytes;
-            const char *page_y = y + (size_t)ids_b[pos / PAGE_TOKENS] * page_bytes;
-            for (int head = 0; head < 2 * f->config.n_kv_heads; head++) {
-                size_t at = ((size_t)head * PAGE_TOKENS + (size_t)(pos % PAGE_TOKENS)) * row;
-                n_different += memcmp(page_x + at, page_y + at, row) != 0;
-            }
-        }
+        char *x = copy_pages(f, a, l, n_tokens), *y = copy_pages(f, b, l, n_tokens);
+        const kv_format format = kv_cache_layer(a->kv, l, 0, NULL).format;
+        for (int32_t pos = 0; pos < n_tokens; pos++)
+            for (int head = 0; head < f->config.n_kv_heads; head++)
+                for (int kv = 0; kv < N_KV_PARTS; kv++) {
+                    size_t at_x = kv_pool_element(&format, ids_a, (kv_part)kv, head, pos),
+                           at_y = kv_pool_element(&format, ids_b, (kv_part)kv, head, pos);
+                    n_different += memcmp(x + at_x * element, y + at_y * element, row) != 0;
+                }
         free(x);
         free(y);
     }

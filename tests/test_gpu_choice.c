@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "mpi/gpu_choice.h"
+#include "mpi/placement/gpu_choice.h"
 #include "src/base/host.h"
 #include "tests/harness.h"
 

@@ -7,7 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "mpi/memory_share.h"
+#include "mpi/placement/memory_share.h"
 #include "src/base/host_memory.h"
 #include "tests/harness.h"
 

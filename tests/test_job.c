@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/job.h"
+#include "src/generate/job.h"
 #include "tests/harness.h"
 
 /* marks.json has the byte tokens <0x00> to <0xFF> from 3 on, <s> is 1 and special. */

@@ -5,8 +5,8 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "io/kv_codec.h"
-#include "io/kv_lossless.h"
+#include "io/codec/kv_codec.h"
+#include "io/codec/kv_lossless.h"
 #include "tests/harness.h"
 
 enum { HEADER_BYTES = 48, CHECKSUM_BYTES = 8 };
@@ -123,7 +123,8 @@ static void test_every_value(void) {
     free(back);
 }
 
-/* ---- the format, by a decoder of its own that follows io/SNAPSHOT.md and knows nothing of blocks ---- */
+/* ---- the format, by a decoder of its own that follows io/snapshot/SNAPSHOT.md and knows nothing of blocks
+ * ---- */
 
 static uint64_t get(const uint8_t *from, int n_bytes) {
     uint64_t x = 0;
@@ -201,7 +202,7 @@ static void test_format(void) {
     CU_ASSERT(n_coded > 20 && n_based >= 2);
 }
 
-/* The example of io/SNAPSHOT.md. */
+/* The example of io/snapshot/SNAPSHOT.md. */
 static void test_example(void) {
     const kv_chunk_shape shape = {DTYPE_BF16, 4, 1, 1};
     const uint8_t payload[36] = {1, 0, 0, 1, 0, 0, 0, 0, 4, 0, 0, 0, 0x7f, 0, 0x80, 0,    4, 0,

@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "io/kv_filter.h"
+#include "io/codec/kv_filter.h"
 #include "tests/harness.h"
 
 enum { N_ROWS = 150, CHUNK_ROWS = 64, N_HEADS = 3, HEAD_DIM = 40, ROW = N_HEADS * HEAD_DIM };

@@ -16,8 +16,8 @@
 #include <unistd.h>
 
 #include "io/h5.h"
-#include "io/manifest.h"
-#include "io/manifest_private.h"
+#include "io/snapshot/manifest.h"
+#include "io/snapshot/manifest_private.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"

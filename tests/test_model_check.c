@@ -6,10 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/model_dir.h"
+#include "io/weights/model_dir.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
-#include "src/model.h"
+#include "src/model/model.h"
 #include "tests/harness.h"
 
 enum { D = 4, MLP = 6, V = 8, N_LAYERS = 2 };

@@ -8,9 +8,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "kernels/cuda/cuda_device.h"
-#include "mpi/comm_nccl.h"
+#include "kernels/cuda/device/cuda_ops.h"
 #include "mpi/pipeline.h"
+#include "mpi/transport/comm_nccl.h"
 #include "src/base/memory.h"
 #include "tests/harness.h"
 #include "tests/nccl_stand_in.h"

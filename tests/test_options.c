@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/options.h"
+#include "src/command/options.h"
 #include "tests/harness.h"
 
 enum { MAX_ARGS = 64 };
@@ -259,9 +259,9 @@ static void codecs(void) {
     CHECK_OK(parse_words("snapshot compact d --codec none", &o));
     CU_ASSERT(o.codec == KV_CODEC_NONE);
     CHECK_REFUSED(parse_words(with("generate", "codec", "gzip"), &o),
-                  "--codec gzip: expected lossless or none");
+                  "--codec gzip: expected none or lossless");
     CHECK_REFUSED(parse_words("snapshot compact d --codec None", &o),
-                  "--codec None: expected lossless or none");
+                  "--codec None: expected none or lossless");
 }
 
 static void stops(void) {
@@ -583,7 +583,7 @@ static void help(void) {
     CU_ASSERT(strstr(all, "--prompt TEXT") && strstr(all, "--ranks N") && strstr(all, "--stride N"));
     CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") &&
               strstr(all, "--precision bf16|f32") && strstr(all, "--weights bf16|int8"));
-    CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec lossless|none") &&
+    CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec none|lossless") &&
               strstr(all, "--transport auto|mpi|nccl") && strstr(all, "75 stopped early and saved"));
     for (char *line = strtok(all, "\n"); line; line = strtok(NULL, "\n"))
         CU_ASSERT(strlen(line) <= 120);

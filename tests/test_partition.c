@@ -4,8 +4,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "mpi/partition.h"
-#include "src/plan.h"
+#include "src/model/partition.h"
+#include "src/model/plan.h"
 #include "tests/harness.h"
 
 enum { MAX_LAYERS = 9 };

@@ -1,6 +1,6 @@
-/* tests/test_predicted.c: what src/simulate.h predicts beside real runs over 1 to 4 ranks: the engine, its
- * messages and its scheduler are real, and a layer takes the time that a chunk model says, most of which the
- * rank sleeps. So the ranks need no processors of their own, and are as fast as each other.
+/* tests/test_predicted.c: what src/study/simulate.h predicts beside real runs over 1 to 4 ranks: the engine,
+ * its messages and its scheduler are real, and a layer takes the time that a chunk model says, most of which
+ * the rank sleeps. So the ranks need no processors of their own, and are as fast as each other.
  *
  * Other work on the machine only makes a run longer, and then it is run again, a few times. */
 #include <math.h>
@@ -9,9 +9,9 @@
 #include <time.h>
 
 #include "src/base/clock.h"
-#include "src/engine_private.h"
-#include "src/kv_cache.h"
-#include "src/simulate.h"
+#include "src/engine/engine_private.h"
+#include "src/model/kv_cache.h"
+#include "src/study/simulate.h"
 #include "tests/harness.h"
 
 enum {
@@ -143,7 +143,7 @@ static void compare(const work *w) {
     const chunk_list *chunks = w->equal_time ? &list : NULL;
     engine *e = NULL;
     if (CHECK_OK(open_engine(w, chunks, &e))) {
-        slow_down(e->dev);
+        slow_down(e->worker.dev);
         if (comm_rank(ranks) == 0) {
             double measured = INFINITY, predicted = predicted_seconds(w, chunks);
             for (int i = 0; i < MOST_RUNS && measured > predicted / (1 - BOUND); i++)

@@ -9,10 +9,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/attempts.h"
 #include "io/json.h"
-#include "io/prompts.h"
-#include "io/results.h"
+#include "io/jsonl/prompts.h"
+#include "io/jsonl/results.h"
+#include "io/snapshot/attempts.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/base/utf8.h"

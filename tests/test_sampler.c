@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/base/token_set.h"
-#include "src/sampler.h"
+#include "kernels/token_set.h"
+#include "src/model/sampler.h"
 #include "tests/harness.h"
 
 enum { MAX_V = 1000, SET_WORDS = (MAX_V + 31) / 32 };

@@ -3,8 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/kv_cache.h"
-#include "src/schedule.h"
+#include "src/engine/schedule.h"
+#include "src/model/kv_cache.h"
 #include "tests/harness.h"
 
 enum { MAX_SEQUENCES = 256, MAX_SLOTS = 64, MAX_STEPS = 16 };

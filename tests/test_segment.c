@@ -17,7 +17,7 @@
 #include <unistd.h>
 
 #include "io/h5.h"
-#include "io/segment_private.h"
+#include "io/snapshot/segment_private.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 #include "tests/harness.h"

@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "src/simulate.h"
+#include "src/study/simulate.h"
 #include "tests/harness.h"
 
 enum { MAX_STAGES = 64 };

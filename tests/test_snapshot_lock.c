@@ -12,8 +12,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "io/lock_holder.h"
-#include "io/snapshot_lock_private.h"
+#include "io/snapshot/lock_holder.h"
+#include "io/snapshot/snapshot_lock_private.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/process.h"

@@ -1,7 +1,7 @@
 #!/bin/sh
 # tests/test_snapshot_open.sh MAKE_SNAPSHOT PLUGIN_FOLDER: h5dump and h5py read a snapshot's segments, and all of its
 # cache through the manifest, from any working directory, plain segments without our plugin; what is missing reads as
-# NaN; and they find what io/SNAPSHOT.md says where it says. Skipped (77) where there is neither program.
+# NaN; and they find what io/snapshot/SNAPSHOT.md says where it says. Skipped (77) where there is neither program.
 set -u
 make_snapshot=$1 plugins=$2
 work=$(mktemp -d)

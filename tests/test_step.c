@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "src/base/memory.h"
-#include "src/kv_cache.h"
-#include "src/step.h"
+#include "src/engine/step.h"
+#include "src/model/kv_cache.h"
 #include "tests/harness.h"
 
 enum { N_SLOTS = 7, MAX_ROWS = 50 };
@@ -161,9 +161,9 @@ static device *open_device(void) {
 static void page_arithmetic(void) {
     CU_ASSERT(kv_pages_for(0, 16) == 0 && kv_pages_for(1, 16) == 1 && kv_pages_for(16, 16) == 1);
     CU_ASSERT(kv_pages_for(17, 16) == 2 && kv_pages_for((int64_t)1 << 40, 64) == (int64_t)1 << 34);
-    kv_shape shape = {.n_kv_heads = 8, .head_dim = 128, .page_tokens = 64};
-    CU_ASSERT(kv_page_bytes(&shape, DTYPE_BF16) == 2 * 8 * 64 * 128 * 2);
-    CU_ASSERT(kv_page_bytes(&shape, DTYPE_F32) == 2 * 8 * 64 * 128 * 4);
+    kv_format bf16 = kv_format_of(DTYPE_BF16, 8, 128, 64), f32 = kv_format_of(DTYPE_F32, 8, 128, 64);
+    CU_ASSERT(kv_page_bytes(&bf16) == 2 * 8 * 64 * 128 * 2);
+    CU_ASSERT(kv_page_bytes(&f32) == 2 * 8 * 64 * 128 * 4);
 }
 
 /* Slots grow and are released in any order: every page has one owner, and keeps its place. */
@@ -171,7 +171,7 @@ static void every_page_has_one_owner(void) {
     enum { N_PAGES = 40, PAGE_TOKENS = 16 };
     uint64_t state = 4;
     device *dev = open_device();
-    kv_shape shape = {2, 2, 8, PAGE_TOKENS, N_PAGES, N_SLOTS};
+    kv_shape shape = {2, kv_format_of(DTYPE_BF16, 2, 8, PAGE_TOKENS), N_PAGES, N_SLOTS};
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
     CU_ASSERT(kv_cache_free_pages(kv) == N_PAGES);
@@ -211,16 +211,15 @@ static void every_page_has_one_owner(void) {
 /* Layers and pages do not overlap, and the pool holds them all. */
 static void layers_lie_apart(void) {
     device *dev = open_device();
-    kv_shape shape = {3, 2, 8, 32, 5, 1};
+    kv_shape shape = {3, kv_format_of(DTYPE_BF16, 2, 8, 32), 5, 1};
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
-    size_t page_bytes = kv_page_bytes(&shape, dev->kv);
+    size_t page_bytes = kv_page_bytes(&shape.format);
     char *first = kv_cache_layer(kv, 0, 0, NULL).pages;
     span spans[2] = {{0}};
     for (int l = 0; l < 3; l++) {
         kv_layer layer = kv_cache_layer(kv, l, 2, spans);
-        CU_ASSERT(layer.page_bytes == page_bytes && layer.page_tokens == 32 && layer.n_spans == 2 &&
-                  layer.spans == spans);
+        CU_ASSERT(layer.format.page_tokens == 32 && layer.n_spans == 2 && layer.spans == spans);
         CU_ASSERT((char *)layer.pages == first + (size_t)l * 5 * page_bytes);
         memset(layer.pages, l, 5 * page_bytes); /* all of it is ours */
     }
@@ -279,7 +278,7 @@ static void check_reading(kv_cache *kv, const int32_t *page_ids, const all_rows 
 static void check_rows_of(device *dev) {
     enum { PAGE_TOKENS = 16, N_PAGES = 9, PAGE = N_KV_PARTS * ROW * PAGE_TOKENS };
     uint64_t state = 6;
-    kv_shape shape = {ROW_LAYERS, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS, N_PAGES, 2};
+    kv_shape shape = {ROW_LAYERS, kv_format_of(DTYPE_BF16, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS), N_PAGES, 2};
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
     kv_cache_extend(kv, 1, PAGE_TOKENS * 2 + 1); /* so that page ids do not begin at 0 */
@@ -322,12 +321,12 @@ static void rows_move_between_layouts(void) {
 
 static void pool_that_is_too_large(void) {
     device *dev = open_device();
-    kv_shape shape = {1000, 128, 256, 1024, INT32_MAX / 1024, 4};
+    kv_shape shape = {1000, kv_format_of(DTYPE_BF16, 128, 256, 1024), INT32_MAX / 1024, 4};
     kv_cache *kv = NULL;
     CU_ASSERT(kv_cache_open(dev, &shape, &kv) == STATUS_FAILED && kv == NULL);
     char wanted[64];
     snprintf(wanted, sizeof wanted, "KV cache: out of memory: wanted %zu bytes",
-             (size_t)1000 * (INT32_MAX / 1024) * kv_page_bytes(&shape, dev->kv));
+             (size_t)1000 * (INT32_MAX / 1024) * kv_page_bytes(&shape.format));
     CU_ASSERT(strstr(status_text(), wanted) != NULL);
     dev->ops->close(dev);
 }

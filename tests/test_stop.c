@@ -9,7 +9,7 @@
 
 #include "src/base/clock.h"
 #include "src/base/last_save.h"
-#include "src/stop.h"
+#include "src/engine/stop.h"
 #include "tests/harness.h"
 
 static const stop_limits no_limits = {.max_seconds = INFINITY};

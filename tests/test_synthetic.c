@@ -10,11 +10,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/synthetic_files.h"
-#include "io/weights.h"
-#include "src/model_config.h"
-#include "src/synth_tokenizer.h"
-#include "src/tokenizer.h"
+#include "io/synthetic/synthetic_files.h"
+#include "io/weights/weights.h"
+#include "src/model/model_config.h"
+#include "src/tokenizer/synth_tokenizer.h"
+#include "src/tokenizer/tokenizer.h"
 #include "tests/harness.h"
 
 static const char *const shapes[] = {"tiny", "llama-100m", "llama-1b", "llama-8b", "llama-70b"};

@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <time.h>
 
-#include "src/tokenizer.h"
+#include "src/tokenizer/tokenizer.h"
 #include "tests/tokenizer_strings.h"
 
 /* ---- files ---- */

@@ -9,7 +9,7 @@
 #include <cjson/cJSON.h>
 
 #include "src/base/notice.h"
-#include "src/tokenizer_config.h"
+#include "src/tokenizer/config.h"
 #include "tests/harness.h"
 
 #define SPECIAL(name) "{\"SpecialToken\":{\"id\":\"" name "\",\"type_id\":0}}"

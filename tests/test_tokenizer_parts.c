@@ -4,10 +4,10 @@
 #include <string.h>
 
 #include "src/base/utf8.h"
-#include "src/tokenizer.h"
-#include "src/tokenizer_cache.h"
-#include "src/tokenizer_merge.h"
-#include "src/tokenizer_regex.h"
+#include "src/tokenizer/cache.h"
+#include "src/tokenizer/merge.h"
+#include "src/tokenizer/regex.h"
+#include "src/tokenizer/tokenizer.h"
 #include "tests/harness.h"
 
 static tokenizer *open_at(const char *name) {

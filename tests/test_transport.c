@@ -6,8 +6,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "mpi/comm_nccl.h"
 #include "mpi/pipeline.h"
+#include "mpi/transport/comm_nccl.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "tests/apart_device.h"

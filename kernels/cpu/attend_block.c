@@ -8,12 +8,10 @@
 
 /* ---- keys and values ---- */
 
-static const char *kv_at(const attend_job *job, const span *s, int64_t pos, int kv_head, bool is_v) {
+static const char *kv_at(const attend_job *job, const span *s, int64_t pos, int kv_head, kv_part part) {
     const kv_layer *kv = job->kv;
-    size_t page = (size_t)s->page_ids[pos / kv->page_tokens], slot = (size_t)(pos % kv->page_tokens);
-    size_t head = (size_t)kv_head + (is_v ? (size_t)job->shape->n_kv_heads : 0);
-    size_t element = (head * (size_t)kv->page_tokens + slot) * (size_t)job->shape->head_dim;
-    return (const char *)kv->pages + page * kv->page_bytes + element * job->type_bytes;
+    return (const char *)kv->pages +
+           kv_pool_element(&kv->format, s->page_ids, part, kv_head, pos) * job->type_bytes;
 }
 
 enum { GROUP = WEIGH_PANELS * PANEL };
@@ -32,11 +30,11 @@ typedef struct panel_rows {
 } panel_rows;
 
 static panel_rows rows_of_panel(const attend_job *job, const span *s, int kv_head, int64_t block, int panel,
-                                bool is_v) {
+                                kv_part part) {
     int64_t pos = block * ATTEND_BLOCK + panel * PANEL, left = s->pos0 + s->n_rows - pos;
-    size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
+    size_t row_bytes = (size_t)kv_part_width(&job->kv->format, part) * job->type_bytes;
     if (left <= 0) return (panel_rows){job->kv->pages, row_bytes, 0};
-    return (panel_rows){kv_at(job, s, pos, kv_head, is_v), row_bytes, left < PANEL ? (int)left : PANEL};
+    return (panel_rows){kv_at(job, s, pos, kv_head, part), row_bytes, left < PANEL ? (int)left : PANEL};
 }
 
 /* Read the keys and values of a block's panels once. With few queries memory is what they wait for, and it
@@ -48,8 +46,8 @@ static void sweep(const attend_job *job, const span *s, int kv_head, int64_t blo
         const volatile char *at[2 * PLACES];
         int n = 0;
         for (int panel = first; panel < panels.last; panel += SWEEP_PANELS) {
-            at[n++] = rows_of_panel(job, s, kv_head, block, panel, false).at;
-            at[n++] = rows_of_panel(job, s, kv_head, block, panel, true).at;
+            at[n++] = rows_of_panel(job, s, kv_head, block, panel, KV_PART_K).at;
+            at[n++] = rows_of_panel(job, s, kv_head, block, panel, KV_PART_V).at;
         }
         const size_t bytes = PANEL * (size_t)job->shape->head_dim * job->type_bytes;
         for (size_t byte = 0; byte < bytes; byte += CACHE_LINE)
@@ -66,7 +64,7 @@ static int block_words(const attend_job *job) {
 static void pack_values(const attend_job *job, const attend_work *work, const span *s, int kv_head,
                         int64_t block, int panel0, int panel1) {
     for (int panel = panel0; panel < panel1; panel++) {
-        panel_rows v = rows_of_panel(job, s, kv_head, block, panel, true);
+        panel_rows v = rows_of_panel(job, s, kv_head, block, panel, KV_PART_V);
         job->kernels->pack_values(v.at, v.row_bytes, v.n, job->shape->head_dim,
                                   work->values + panel * job->panel_words * PANEL,
                                   (size_t)block_words(job) * PANEL);
@@ -75,7 +73,7 @@ static void pack_values(const attend_job *job, const attend_work *work, const sp
 
 static void pack_keys(const attend_job *job, const attend_work *work, const span *s, int kv_head,
                       int64_t block, int panel) {
-    panel_rows k = rows_of_panel(job, s, kv_head, block, panel, false);
+    panel_rows k = rows_of_panel(job, s, kv_head, block, panel, KV_PART_K);
     job->kernels->pack_panel(k.at, k.row_bytes, k.n, job->n_words,
                              work->keys + (size_t)panel * (size_t)job->n_words * PANEL);
 }
@@ -178,7 +176,7 @@ static bool all_see_panels(const attend_job *job, const attend_tile *tile, int64
 
 /* From `panel` on, those that lie in the same page. */
 static int panels_in_page(const attend_job *job, int64_t block, int panel) {
-    const int page_panels = job->kv->page_tokens / PANEL;
+    const int page_panels = job->kv->format.page_tokens / PANEL;
     return page_panels - (int)((block * BLOCK_PANELS + panel) % page_panels);
 }
 
@@ -186,7 +184,7 @@ static void score_row(const attend_job *job, const attend_work *work, const atte
                       int64_t block, panel_range panels) {
     const size_t input_bytes = (size_t)job->n_words * job->kernels->tile.input_word_bytes;
     for (int panel = panels.first, n; panel < panels.last; panel += n) {
-        const panel_rows k = rows_of_panel(job, tile->span, kv_head, block, panel, false);
+        const panel_rows k = rows_of_panel(job, tile->span, kv_head, block, panel, KV_PART_K);
         if (k.n == 0) return;
         n = panels_in_page(job, block, panel);
         if (n > panels.last - panel) n = panels.last - panel;
@@ -216,7 +214,7 @@ static void weigh_packed(const attend_job *job, const attend_work *work, const a
 /* Those of whole groups in one page, which lie together. */
 static void weigh_as_they_lie(const attend_job *job, const attend_work *work, const attend_tile *tile,
                               int kv_head, int64_t block, panel_range panels) {
-    const panel_rows v = rows_of_panel(job, tile->span, kv_head, block, panels.first, true);
+    const panel_rows v = rows_of_panel(job, tile->span, kv_head, block, panels.first, KV_PART_V);
     const size_t at = (size_t)(panels.first * job->panel_words) * job->kernels->tile.input_word_bytes;
     for (int query = 0, n; query < tile->n_queries; query += n) {
         n = attend_queries_at_once(job, tile, query);

@@ -171,6 +171,7 @@ status cpu_device_open(precision p, int n_threads, const char *isa, device **out
     dtype type = precision_dtype(p);
     dev->base = (device){.ops = &cpu_ops, .act = type, .kv = type, .host_memory = true};
     dev->kernels = kernels;
+    dev->exact = cpu_isa_find(kernels->isa, PRECISION_F32);
     dev->precision = p;
     dev->n_threads = n_threads;
     *out = &dev->base;

@@ -7,6 +7,7 @@
 typedef struct cpu_device {
     device base;
     const cpu_kernels *kernels;
+    const cpu_kernels *exact; /* of the same instruction set, for float32 */
     precision precision;
     int n_threads;
     void *scratch; /* of one operation at a time */

@@ -93,19 +93,9 @@ static void rotate(const float *cosines, int head_dim, float *x) {
     }
 }
 
-/* Where the page table puts k (or v) of one position and kv head. */
-static char *kv_place(const kv_layer *kv, const attention_shape *shape, size_t kv_bytes, const span *s,
-                      int64_t pos, int kv_head, bool is_v) {
-    size_t page = (size_t)s->page_ids[pos / kv->page_tokens], slot = (size_t)(pos % kv->page_tokens);
-    size_t head = (size_t)kv_head + (is_v ? (size_t)shape->n_kv_heads : 0);
-    size_t element = (head * (size_t)kv->page_tokens + slot) * (size_t)shape->head_dim;
-    return (char *)kv->pages + page * kv->page_bytes + element * kv_bytes;
-}
-
 void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
     const cpu_device *dev = cpu_device_of(base);
-    const cpu_kernels *exact = cpu_isa_find(dev->kernels->isa, PRECISION_F32); /* norms stay float32 */
     int H = shape->n_heads, G = shape->n_kv_heads, K = shape->head_dim, heads = H + 2 * G;
     int T = rows_of_spans(kv->spans, kv->n_spans);
     size_t width = (size_t)K;
@@ -118,17 +108,17 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                 for (int i = 0; i < K; i++)
                     x[i] += weights->bias[(size_t)head * width + (size_t)i];
             const float *norm = head < H ? weights->q_norm : head < H + G ? weights->k_norm : NULL;
-            if (norm) exact->rmsnorm(x, norm, weights->norm_eps, K, x);
+            if (norm) dev->exact->rmsnorm(x, norm, weights->norm_eps, K, x);
             if (head < H + G) rotate(cos_sin + (size_t)t * width, K, x);
             if (head < H) {
                 size_t element = ((size_t)t * (size_t)H + (size_t)head) * width;
                 dev->kernels->store(x, K, (char *)q + element * dtype_bytes(base->act));
             } else {
                 const span *s = span_of_row(kv->spans, kv->n_spans, t);
-                bool is_v = head >= H + G;
-                dev->kernels->store(x, K,
-                                    kv_place(kv, shape, dtype_bytes(base->kv), s, s->pos0 + (t - s->row0),
-                                             (head - H) % G, is_v));
+                kv_part part = head < H + G ? KV_PART_K : KV_PART_V;
+                size_t element =
+                    kv_pool_element(&kv->format, s->page_ids, part, (head - H) % G, s->pos0 + (t - s->row0));
+                dev->kernels->store(x, K, (char *)kv->pages + element * dtype_bytes(base->kv));
             }
         }
 }

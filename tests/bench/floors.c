@@ -4,8 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "kernels/cuda/attend_map.h"
-#include "kernels/cuda/matmul_few.cuh"
+#include "kernels/cuda/attend/attend_map.h"
+#include "kernels/cuda/matmul/matmul_few.cuh"
 
 enum {
     SM = 132,

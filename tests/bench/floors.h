@@ -7,7 +7,7 @@
  * headers. */
 #pragma once
 
-#include "io/synthetic.h"
+#include "io/synthetic/synthetic.h"
 
 typedef struct gpu {
     const char *name;

@@ -1,6 +1,6 @@
-/* tests/emulation/matmul_many.cc: stands in for kernels/cuda/matmul_many.c, as there is no cuBLASLt here:
- * each sum is one chain. */
-#include "kernels/cuda/cuda_device.h"
+/* tests/emulation/matmul_many.cc: stands in for kernels/cuda/matmul/matmul_many.c, as there is no cuBLASLt
+ * here: each sum is one chain. */
+#include "kernels/cuda/device/cuda_ops.h"
 
 #include "tests/emulation/emulation.h"
 

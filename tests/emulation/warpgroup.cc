@@ -1,5 +1,5 @@
-/* What kernels/cuda/warpgroup.cuh needs of Hopper, on the CPU. Mistakes that a GPU may hide end the program,
- * or show as NaN:
+/* What kernels/cuda/device/warpgroup.cuh needs of Hopper, on the CPU. Mistakes that a GPU may hide end the
+ * program, or show as NaN:
  * - the result of a product is NaN until it was waited for;
  * - whoever writes to an operand of a product before that, in shared memory or in registers, is found out;
  * - products begin behind a fence, and the four warps of a warpgroup begin the same ones. */

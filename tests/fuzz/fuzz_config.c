@@ -2,8 +2,8 @@
 #include <math.h>
 #include <string.h>
 
-#include "src/model_config.h"
-#include "src/rope.h"
+#include "src/model/model_config.h"
+#include "src/model/rope.h"
 #include "tests/fuzz/fuzz.h"
 
 /* What the rest of the program relies on. */

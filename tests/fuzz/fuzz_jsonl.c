@@ -2,8 +2,8 @@
 #include <string.h>
 
 #include "io/json.h"
-#include "io/prompts.h"
-#include "io/results.h"
+#include "io/jsonl/prompts.h"
+#include "io/jsonl/results.h"
 #include "src/base/utf8.h"
 #include "tests/fuzz/fuzz_dir.h"
 

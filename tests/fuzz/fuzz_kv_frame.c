@@ -2,8 +2,8 @@
  * elements of a chunk. Every instruction set must do the same. */
 #include <string.h>
 
-#include "io/kv_codec.h"
-#include "io/kv_lossless.h"
+#include "io/codec/kv_codec.h"
+#include "io/codec/kv_lossless.h"
 #include "tests/fuzz/fuzz.h"
 
 enum {

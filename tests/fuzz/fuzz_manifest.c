@@ -2,7 +2,7 @@
  * "kvarve", a whole manifest file but for its digest. */
 #include <string.h>
 
-#include "io/manifest_private.h"
+#include "io/snapshot/manifest_private.h"
 #include "tests/fuzz/fuzz.h"
 
 /* What holds of every manifest that was accepted. */

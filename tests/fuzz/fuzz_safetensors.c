@@ -1,7 +1,7 @@
 /* Any bytes as model.safetensors, or, when they begin with {, as the index of one good shard. */
 #include <string.h>
 
-#include "io/weights.h"
+#include "io/weights/weights.h"
 #include "tests/fuzz/fuzz_dir.h"
 
 static const char good_header[] = "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]},"

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <xxhash.h>
 
-#include "io/segment_private.h"
+#include "io/snapshot/segment_private.h"
 #include "tests/fuzz/fuzz_dir.h"
 
 enum { HEAD_BYTES = 20, LEAVE_CHECKSUMS = 1, LEAVE_DIGEST = 2 };

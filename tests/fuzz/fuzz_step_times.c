@@ -2,7 +2,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "src/step_costs.h"
+#include "src/timing/step_costs.h"
 #include "tests/fuzz/fuzz.h"
 
 static void check_model(const chunk_model *m) {

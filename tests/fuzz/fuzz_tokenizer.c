@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "src/base/utf8.h"
-#include "src/tokenizer.h"
+#include "src/tokenizer/tokenizer.h"
 #include "tests/fuzz/fuzz.h"
 
 /* Decoded at once and token by token: the same text, in whole characters; bad bytes may take others with them

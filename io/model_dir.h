@@ -1,8 +1,0 @@
-/* io/model_dir.h: what was given as a model's directory, when a file of a model is not in it. Local. */
-#pragma once
-
-#include "src/base/status.h"
-
-/* Refuse the path for the file that is missing in it ("config.json", for the message), and say what it seems
- * to be instead (a model's name, a cache, a snapshot, an adapter, another format) and what to do. */
-status model_dir_refuse(const char *dir, const char *missing);

@@ -1,0 +1,123 @@
+#include "io/snapshot/manifest.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/files.h"
+#include "io/snapshot/manifest_private.h"
+
+/* ---- memory ---- */
+
+static void free_sequence(manifest_sequence *s) {
+    free(s->id);
+    free(s->tokens);
+    free(s->extents);
+    for (int i = 0; i < s->n_stops; i++)
+        free(s->stops[i]);
+    free(s->stop_tokens);
+    free(s->prompt_text);
+    free(s->text);
+    free(s->logprobs);
+    free(s->last_logits);
+}
+
+void manifest_free(manifest *m) {
+    char *texts[] = {m->model_name,   m->model_shape, m->rope,     m->version,
+                     m->command_line, m->host,        m->processor};
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        free(texts[i]);
+    free(m->batch.is_done);
+    for (int64_t i = 0; i < m->n_sequences; i++)
+        free_sequence(&m->sequences[i]);
+    free(m->sequences);
+    free(m->segments);
+    *m = (manifest){0};
+}
+
+int manifest_format(const manifest *m) {
+    for (int64_t i = 0; i < m->n_segments; i++)
+        if (m->segments[i].is_plain) return 2;
+    return 1;
+}
+
+int64_t manifest_kv_tokens(const manifest_sequence *s) {
+    if (s->n_extents == 0) return 0;
+    const manifest_extent *last = &s->extents[s->n_extents - 1];
+    return last->pos0 + last->n_tokens;
+}
+
+/* ---- the arrays ---- */
+
+static const struct {
+    const char *name;
+    size_t element_bytes;
+} array_table[N_MANIFEST_ARRAYS] = {
+    [MANIFEST_TOKENS] = {"/tokens", sizeof(int32_t)},
+    [MANIFEST_TEXT] = {"/text", 1},
+    [MANIFEST_LOGPROBS] = {"/logprobs", sizeof(manifest_logprob)},
+    [MANIFEST_IS_DONE] = {"/batch/is_done", 1},
+    [MANIFEST_LAST_LOGITS] = {"/last_logits", sizeof(float)},
+};
+
+const char *manifest_array_name(manifest_array a) {
+    return array_table[a].name;
+}
+
+size_t manifest_element_bytes(manifest_array a) {
+    return array_table[a].element_bytes;
+}
+
+/* ---- files ---- */
+
+char *manifest_path(const char *dir) {
+    return file_path(dir, MANIFEST_NAME);
+}
+
+/* Whatever hinders looking counts as a manifest: reading it will say what is wrong, and nobody takes its
+ * place for free. */
+bool manifest_exists(const char *dir) {
+    char *path = manifest_path(dir);
+    struct stat info;
+    bool exists = stat(path, &info) == 0 || (errno != ENOENT && errno != ENOTDIR);
+    free(path);
+    return exists;
+}
+
+static bool is_named(const manifest *m, const char *name) {
+    for (int64_t i = 0; m && i < m->n_segments; i++)
+        if (strcmp(m->segments[i].name, name) == 0) return true;
+    return false;
+}
+
+/* Is this the name of a segment while it is written, ".NAME.tmp"? */
+static bool is_temporary_segment(const char *name) {
+    static const char end[] = ".tmp";
+    const size_t n = strlen(name), n_end = sizeof end - 1;
+    char inner[SEGMENT_NAME_BYTES];
+    if (*name != '.' || n <= n_end + 1 || n - n_end > sizeof inner || strcmp(name + n - n_end, end) != 0)
+        return false;
+    memcpy(inner, name + 1, n - n_end - 1);
+    inner[n - n_end - 1] = '\0';
+    segment_info info;
+    int64_t save_number;
+    return segment_parse_name(inner, &info, &save_number);
+}
+
+void manifest_remove_unnamed_files(const char *dir, const manifest *m) {
+    DIR *d = opendir(dir);
+    if (!d) return;
+    for (struct dirent *entry; (entry = readdir(d));) {
+        segment_info info;
+        int64_t save_number;
+        const char *name = entry->d_name;
+        bool is_segment = segment_parse_name(name, &info, &save_number);
+        if ((is_segment && !is_named(m, name)) || is_temporary_segment(name) ||
+            strcmp(name, MANIFEST_TEMPORARY_NAME) == 0 || strcmp(name, MANIFEST_OLD_NAME) == 0)
+            (void)unlinkat(dirfd(d), name, 0);
+    }
+    closedir(d);
+}

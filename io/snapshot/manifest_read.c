@@ -1,0 +1,470 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/files.h"
+#include "io/json.h"
+#include "io/snapshot/manifest_private.h"
+#include "src/base/utf8.h"
+
+static const int64_t max_exact = INT64_C(1) << 53;
+static const size_t max_file_bytes = (size_t)16 << 30;
+
+/* ---- the file ---- */
+
+status manifest_read_bytes(const char *dir, char **bytes, size_t *n_bytes) {
+    char *path = manifest_path(dir), *read = NULL;
+    size_t n = 0;
+    manifest_block block;
+    status st = json_read_bytes(path, max_file_bytes, &read, &n);
+    if (st == STATUS_OK) st = manifest_block_parse(read, n, path, &block);
+    if (st == STATUS_OK) st = manifest_block_check_digest(&block, read, path);
+    free(path);
+    if (st != STATUS_OK) {
+        free(read);
+        return st;
+    }
+    *bytes = read;
+    *n_bytes = n;
+    return STATUS_OK;
+}
+
+status manifest_read(const char *dir, manifest *out) {
+    char *bytes, *path = manifest_path(dir);
+    size_t n_bytes;
+    status st = manifest_read_bytes(dir, &bytes, &n_bytes);
+    if (st == STATUS_OK) {
+        st = manifest_parse(bytes, n_bytes, path, out);
+        free(bytes);
+    }
+    free(path);
+    return st;
+}
+
+status manifest_parse(const char *bytes, size_t n_bytes, const char *name, manifest *out) {
+    manifest_block block;
+    status st = manifest_block_parse(bytes, n_bytes, name, &block);
+    if (st != STATUS_OK) return st;
+    return manifest_parse_json(bytes + block.json_offset, (size_t)block.json_bytes, bytes, n_bytes, name,
+                               out);
+}
+
+/* ---- members ---- */
+
+static char *read_text(json_object *object, const char *key) {
+    const char *text = json_text(object, key);
+    return mem_copy_text(text, strlen(text));
+}
+
+/* As put_integer writes it: a text when beyond 2^53. */
+static int64_t read_int64(json_object *object, const char *key) {
+    const cJSON *item = json_find(object, key);
+    if (!cJSON_IsString(item)) return json_int(object, key, -max_exact, max_exact);
+    char text[32];
+    const int64_t value = strtoll(item->valuestring, NULL, 10);
+    snprintf(text, sizeof text, "%" PRId64, value);
+    if (strcmp(text, item->valuestring) != 0) json_refuse(object, key, "not a whole number of 64 bits");
+    return value;
+}
+
+static void read_digest(json_object *object, const char *key, uint64_t digest[2]) {
+    const char *text = json_text(object, key);
+    char again[MANIFEST_DIGEST_BYTES];
+    if (sscanf(text, "%16" SCNx64 "%16" SCNx64, &digest[0], &digest[1]) == 2) {
+        manifest_digest_text(digest, again);
+        if (strcmp(again, text) == 0) return;
+    }
+    json_refuse(object, key, "not a digest of 32 hexadecimal digits");
+}
+
+static dtype read_dtype(json_object *object, const char *key) {
+    const char *name = json_text(object, key);
+    if (strcmp(name, dtype_name(DTYPE_F32)) == 0) return DTYPE_F32;
+    if (strcmp(name, dtype_name(DTYPE_BF16)) != 0)
+        json_refuse(object, key, "\"%.40s\" is not bf16 or f32", name);
+    return DTYPE_BF16;
+}
+
+static kv_codec read_codec(json_object *object, const char *key) {
+    const char *name = json_text(object, key);
+    for (int c = 0; c < N_KV_CODECS; c++)
+        if (strcmp(name, kv_codec_name((kv_codec)c)) == 0) return (kv_codec)c;
+    json_refuse(object, key, "\"%.40s\" is not a codec of this kvarve: use a newer one", name);
+    return KV_CODEC_NONE;
+}
+
+/* An array, and how many items it has; NULL after a failure. */
+static const cJSON *read_list(json_object *object, const char *key, int64_t *n) {
+    const cJSON *list = json_find(object, key), *item;
+    *n = 0;
+    if (cJSON_IsArray(list))
+        cJSON_ArrayForEach(item, list)++ *n;
+    else
+        json_refuse(object, key, "an array was expected");
+    return cJSON_IsArray(list) && object->st == STATUS_OK ? list : NULL;
+}
+
+/* ---- the arrays ---- */
+
+/* The elements of each array that are not taken yet: the sequences take theirs one behind the other. */
+typedef struct array_view {
+    const char *next;
+    int64_t n_taken, n_left;
+} array_view;
+
+typedef struct reader {
+    const char *file; /* its bytes, among them the arrays */
+    size_t file_bytes;
+    const char *name;
+    array_view arrays[N_MANIFEST_ARRAYS];
+    manifest *m;
+} reader;
+
+static void read_array(reader *r, json_object *arrays, manifest_array a) {
+    json_object object = json_view_member(arrays, manifest_array_name(a));
+    const int64_t offset = json_int(&object, "file_offset", 0, (int64_t)r->file_bytes);
+    const int64_t room = ((int64_t)r->file_bytes - offset) / (int64_t)manifest_element_bytes(a);
+    const int64_t n = json_int(&object, "n_elements", 0, max_exact);
+    if (object.st == STATUS_OK && n > room) json_refuse(&object, "n_elements", "more than the file holds");
+    if (object.st != STATUS_OK) arrays->st = object.st;
+    r->arrays[a] = (array_view){.next = r->file + offset, .n_left = object.st == STATUS_OK ? n : 0};
+}
+
+/* The next n elements, copied, one zeroed element behind them; `first` is where the sequence says that they
+ * are. */
+static void *take(reader *r, json_object *object, const char *key, manifest_array a, int64_t first,
+                  int64_t n) {
+    array_view *view = &r->arrays[a];
+    const size_t element_bytes = manifest_element_bytes(a);
+    if (object->st == STATUS_OK && first != view->n_taken)
+        json_refuse(object, key, "%" PRId64 " was expected, as sequences do not share elements of %s",
+                    view->n_taken, manifest_array_name(a));
+    if (object->st == STATUS_OK && n > view->n_left)
+        json_refuse(object, key, "%s has no %" PRId64 " elements from here on", manifest_array_name(a), n);
+    if (object->st != STATUS_OK) return NULL;
+    void *copy = mem_new((size_t)n + 1, element_bytes);
+    memcpy(copy, view->next, (size_t)n * element_bytes);
+    view->next += (size_t)n * element_bytes;
+    view->n_taken += n;
+    view->n_left -= n;
+    return copy;
+}
+
+static void check_all_taken(const reader *r, json_object *root) {
+    for (int a = 0; a < N_MANIFEST_ARRAYS; a++)
+        if (r->arrays[a].n_left)
+            json_refuse(root, manifest_array_name((manifest_array)a),
+                        "%" PRId64 " elements belong to nothing", r->arrays[a].n_left);
+}
+
+/* ---- what the snapshot is ---- */
+
+static void read_model(json_object *root, manifest *m) {
+    json_object o = json_view_member(root, "model");
+    m->model_name = read_text(&o, "name");
+    m->model_shape = read_text(&o, "shape");
+    m->rope = read_text(&o, "rope");
+    read_digest(&o, "digest", m->model_digest);
+    read_digest(&o, "tokenizer_digest", m->tokenizer_digest);
+    m->n_layers = (int)json_int(&o, "n_layers", 1, SEGMENT_MAX_LAYERS);
+    m->n_kv_heads = (int)json_int(&o, "n_kv_heads", 1, INT32_MAX);
+    m->head_dim = (int)json_int(&o, "head_dim", 1, INT32_MAX);
+    m->vocab_size = (int)json_int(&o, "vocab_size", 1, INT32_MAX);
+    m->type = read_dtype(&o, "kv_dtype");
+    if (strcmp(json_text_or(&o, "keys", MANIFEST_KEYS), MANIFEST_KEYS) != 0)
+        json_refuse(&o, "keys", "this program reads keys that are kept %s", MANIFEST_KEYS);
+    root->st = o.st;
+}
+
+static void read_origin(json_object *root, manifest *m) {
+    json_object o = json_view_member(root, "origin");
+    m->version = read_text(&o, "version");
+    m->command_line = read_text(&o, "command_line");
+    m->host = read_text(&o, "host");
+    m->processor = read_text(&o, "processor");
+    m->n_ranks = (int)json_int(&o, "n_ranks", 0, INT32_MAX);
+    m->unix_time = json_int(&o, "unix_time", -max_exact, max_exact);
+    m->seconds_computed = json_number(&o, "seconds_computed", 0, 1e18);
+    root->st = o.st;
+}
+
+static void read_batch(reader *r, json_object *root) {
+    if (!json_find(root, "batch")) return;
+    manifest_batch *b = &r->m->batch;
+    json_object o = json_view_member(root, "batch");
+    read_digest(&o, "digest", b->digest);
+    read_digest(&o, "output_digest", b->output_digest);
+    b->output_bytes = json_int(&o, "output_bytes", -1, max_exact);
+    const int64_t n_lines = json_int(&o, "n_lines", 1, max_exact);
+    const unsigned char *bytes = take(r, &o, "n_lines", MANIFEST_IS_DONE, 0, n_lines);
+    root->st = o.st;
+    if (!bytes) return;
+    b->n_lines = n_lines;
+    b->is_done = mem_new((size_t)n_lines, sizeof *b->is_done);
+    for (int64_t i = 0; i < n_lines; i++) {
+        if (bytes[i] > 1) json_refuse(root, "batch", "/batch/is_done[%" PRId64 "] is not 0 or 1", i);
+        b->is_done[i] = bytes[i];
+    }
+    free((void *)bytes);
+}
+
+static void read_root(reader *r, json_object *root) {
+    manifest *m = r->m;
+    m->save_number = json_int(root, "save_number", 1, max_exact);
+    m->n_rows = json_int(root, "n_rows", 0, max_exact);
+    m->codec = read_codec(root, "codec");
+    m->page_tokens = (int)json_int(root, "page_tokens", 1, INT32_MAX);
+    if (root->st == STATUS_OK) read_model(root, m);
+    if (root->st == STATUS_OK) read_origin(root, m);
+    json_object arrays = {0};
+    if (root->st == STATUS_OK) {
+        arrays = json_view_member(root, "arrays");
+        for (int a = 0; a < N_MANIFEST_ARRAYS && arrays.st == STATUS_OK; a++)
+            read_array(r, &arrays, (manifest_array)a);
+        root->st = arrays.st;
+    }
+    if (root->st == STATUS_OK) read_batch(r, root);
+}
+
+/* ---- segments ---- */
+
+static status read_segment(const reader *r, const cJSON *item, int64_t i, segment_info *out) {
+    char label[STATUS_TEXT_BYTES / 2];
+    snprintf(label, sizeof label, "%.400s: segments[%" PRId64 "]", r->name, i);
+    json_object o = json_view(item, label);
+    const manifest *m = r->m;
+    segment_info s = {0};
+    int64_t save_number = 0;
+    const char *name = json_text(&o, "file");
+    if (o.st == STATUS_OK && !segment_parse_name(name, &s, &save_number))
+        json_refuse(&o, "file", "\"%.100s\" is not the name of a segment", name);
+    if (o.st == STATUS_OK && (s.last_layer > m->n_layers || s.row0 > m->n_rows ||
+                              s.n_rows > m->n_rows - s.row0 || save_number > m->save_number))
+        json_refuse(&o, "file", "%.100s is beyond the layers, rows or saves of this snapshot", name);
+    s.type = m->type;
+    s.n_kv_heads = m->n_kv_heads;
+    s.head_dim = m->head_dim;
+    s.codec = read_codec(&o, "codec");
+    s.is_plain = json_bool_or(&o, "plain", false);
+    s.chunk_tokens = (int)json_int(&o, "chunk_tokens", 1, INT32_MAX);
+    s.file_bytes = json_int(&o, "file_bytes", 0, max_exact);
+    s.index_offset = json_int(&o, "index_offset", 0, max_exact);
+    read_digest(&o, "digest", s.digest);
+    if (o.st == STATUS_OK) o.st = segment_check(&s, label);
+    if (o.st == STATUS_OK) *out = s;
+    return o.st;
+}
+
+static status read_segments(reader *r, json_object *root) {
+    int64_t n;
+    const cJSON *list = read_list(root, "segments", &n), *item;
+    if (!list) return root->st;
+    r->m->segments = mem_new((size_t)n, sizeof *r->m->segments);
+    cJSON_ArrayForEach(item, list) {
+        status st = read_segment(r, item, r->m->n_segments, &r->m->segments[r->m->n_segments]);
+        if (st != STATUS_OK) return st;
+        r->m->n_segments++;
+    }
+    return STATUS_OK;
+}
+
+/* ---- sequences ---- */
+
+/* An id that goes into results as it is must be what it says. */
+static void read_id(json_object *o, manifest_sequence *s) {
+    s->id = read_text(o, "id");
+    s->id_is_json = json_bool_or(o, "id_is_integer", false);
+    if (s->id_is_json && !json_is_value(s->id, strlen(s->id)))
+        json_refuse(o, "id", "\"%.40s\" is not a value of JSON", s->id);
+}
+
+static void read_sampling(json_object *sequence, sampling_options *s) {
+    json_object o = json_view_member(sequence, "sampling");
+    s->temperature = json_number(&o, "temperature", 0, 1e9);
+    s->top_k = json_int(&o, "top_k", 0, max_exact);
+    s->top_p = json_number(&o, "top_p", 0, 1);
+    s->min_p = json_number(&o, "min_p", 0, 1);
+    s->repetition_penalty = json_number(&o, "repetition_penalty", 0, 1e9);
+    s->seed = read_int64(&o, "seed");
+    s->max_tokens = json_int(&o, "max_tokens", 0, max_exact);
+    s->n_logprobs = json_int(&o, "logprobs", 0, max_exact);
+    s->ignore_eos = json_bool_or(&o, "ignore_eos", false);
+    if (o.st == STATUS_OK) o.st = status_at(sampling_check(s), "%s: sampling", o.file);
+    sequence->st = o.st;
+}
+
+static void read_extents(json_object *o, const manifest *m, manifest_sequence *s) {
+    int64_t n, pos = 0;
+    const cJSON *list = read_list(o, "extents", &n), *item;
+    s->extents = mem_new((size_t)n, sizeof *s->extents);
+    if (!list) return;
+    cJSON_ArrayForEach(item, list) {
+        manifest_extent *e = &s->extents[s->n_extents++];
+        const bool good = cJSON_IsArray(item) && cJSON_GetArraySize(item) == 3 &&
+                          json_item_is_int(item->child, pos, pos, &e->pos0) &&
+                          json_item_is_int(item->child->next, 1, s->n_tokens - pos, &e->n_tokens) &&
+                          json_item_is_int(item->child->next->next, 0, m->n_rows, &e->row0) &&
+                          e->n_tokens <= m->n_rows - e->row0;
+        if (!good) {
+            json_refuse(o, "extents",
+                        "item %" PRId64 " is not [%" PRId64 ", tokens, row] within tokens and rows",
+                        s->n_extents - 1, pos);
+            return;
+        }
+        pos += e->n_tokens;
+    }
+}
+
+static void read_stops(json_object *o, manifest_sequence *s) {
+    int64_t n;
+    const cJSON *list = read_list(o, "stop", &n), *item;
+    if (list && n > MANIFEST_MAX_STOPS) json_refuse(o, "stop", "more than %d texts", MANIFEST_MAX_STOPS);
+    if (!list || n > MANIFEST_MAX_STOPS) return;
+    cJSON_ArrayForEach(item, list) {
+        if (!cJSON_IsString(item)) json_refuse(o, "stop", "not an array of texts");
+        if (o->st != STATUS_OK) return;
+        s->stops[s->n_stops++] = mem_copy_text(item->valuestring, strlen(item->valuestring));
+    }
+}
+
+static void read_stop_tokens(json_object *o, int vocab_size, manifest_sequence *s) {
+    int64_t n, id;
+    if (!json_find(o, "stop_token_ids")) return;
+    const cJSON *list = read_list(o, "stop_token_ids", &n), *item;
+    if (!list) return;
+    s->stop_tokens = mem_new((size_t)n, sizeof *s->stop_tokens);
+    cJSON_ArrayForEach(item, list) {
+        if (!json_item_is_int(item, 0, vocab_size - 1, &id))
+            json_refuse(o, "stop_token_ids", "not an array of tokens");
+        if (o->st != STATUS_OK) return;
+        s->stop_tokens[s->n_stop_tokens++] = (int32_t)id;
+    }
+}
+
+static void read_finish(json_object *o, manifest_sequence *s) {
+    const char *name = json_text_or(o, "finish_reason", NULL);
+    if (!name) return;
+    for (int f = FINISH_EOS; f <= FINISH_ERROR; f++)
+        if (strcmp(name, finish_reason_name((finish_reason)f)) == 0) {
+            s->is_over = true;
+            s->finish = (finish_reason)f;
+        }
+    if (!s->is_over) json_refuse(o, "finish_reason", "\"%.40s\" is none", name);
+}
+
+static void read_tokens(reader *r, json_object *o, manifest_sequence *s) {
+    const int64_t first = json_int(o, "first_token", 0, max_exact);
+    const int64_t n = json_int(o, "n_tokens", 0, max_exact);
+    s->n_prompt = json_int(o, "n_prompt", 0, n);
+    s->tokens = take(r, o, "first_token", MANIFEST_TOKENS, first, n);
+    if (!s->tokens) return;
+    s->n_tokens = n;
+    for (int64_t i = 0; i < n; i++)
+        if (s->tokens[i] < 0 || s->tokens[i] >= r->m->vocab_size) {
+            json_refuse(o, "first_token", "token %" PRId64 " is %" PRId32 ", which is not in the vocabulary",
+                        i, s->tokens[i]);
+            return;
+        }
+}
+
+static void read_texts(reader *r, json_object *o, manifest_sequence *s) {
+    const int64_t first = json_int(o, "first_text_byte", 0, max_exact);
+    const int64_t n_prompt = json_int(o, "prompt_text_bytes", 0, max_exact);
+    const int64_t n_text = json_int(o, "text_bytes", 0, max_exact);
+    s->prompt_text = take(r, o, "first_text_byte", MANIFEST_TEXT, first, n_prompt);
+    s->text = take(r, o, "first_text_byte", MANIFEST_TEXT, first + n_prompt, n_text);
+    if (o->st != STATUS_OK) return;
+    s->n_prompt_text = n_prompt;
+    s->n_text = n_text;
+    if (utf8_count_valid(s->prompt_text, (size_t)n_prompt) < (size_t)n_prompt ||
+        utf8_count_valid(s->text, (size_t)n_text) < (size_t)n_text)
+        json_refuse(o, "first_text_byte", "a text that is not UTF-8");
+}
+
+static void read_logprobs(reader *r, json_object *o, manifest_sequence *s) {
+    const int64_t first = json_int(o, "first_logprob", 0, max_exact);
+    const int64_t per_token = json_int(o, "logprobs_per_token", 0, SAMPLING_MAX_LOGPROBS + 1);
+    const int64_t n = (s->n_tokens - s->n_prompt) * per_token;
+    manifest_logprob *logprobs = take(r, o, "first_logprob", MANIFEST_LOGPROBS, first, n);
+    for (int64_t i = 0; logprobs && i < n; i++)
+        if (logprobs[i].token < -1 || logprobs[i].token >= r->m->vocab_size)
+            json_refuse(o, "first_logprob", "entry %" PRId64 " is of token %" PRId32 ", which is none", i,
+                        logprobs[i].token);
+    if (per_token && o->st == STATUS_OK) {
+        s->logprobs = logprobs;
+        s->n_logprobs = per_token;
+    } else {
+        free(logprobs);
+    }
+}
+
+static void read_last_logits(reader *r, json_object *o, manifest_sequence *s) {
+    const int64_t row = json_int(o, "last_logits_row", -1, max_exact);
+    const int64_t n = r->m->vocab_size;
+    if (row < 0 || o->st != STATUS_OK) return;
+    if (row > r->arrays[MANIFEST_LAST_LOGITS].n_taken / n)
+        json_refuse(o, "last_logits_row", "not the next row");
+    s->last_logits = take(r, o, "last_logits_row", MANIFEST_LAST_LOGITS, row * n, n);
+}
+
+static status read_sequence(reader *r, const cJSON *item, int64_t i, manifest_sequence *s) {
+    char label[STATUS_TEXT_BYTES / 2];
+    snprintf(label, sizeof label, "%.400s: sequences[%" PRId64 "]", r->name, i);
+    json_object o = json_view(item, label);
+    read_id(&o, s);
+    s->line = json_int(&o, "line", -1, r->m->batch.n_lines - 1);
+    s->sequence_id = read_int64(&o, "sequence_id");
+    read_tokens(r, &o, s);
+    read_texts(r, &o, s);
+    read_logprobs(r, &o, s);
+    read_last_logits(r, &o, s);
+    read_extents(&o, r->m, s);
+    read_stops(&o, s);
+    read_stop_tokens(&o, r->m->vocab_size, s);
+    read_finish(&o, s);
+    read_sampling(&o, &s->sampling);
+    return o.st;
+}
+
+static status read_sequences(reader *r, json_object *root) {
+    int64_t n;
+    const cJSON *list = read_list(root, "sequences", &n), *item;
+    if (!list) return root->st;
+    r->m->sequences = mem_new((size_t)n, sizeof *r->m->sequences);
+    cJSON_ArrayForEach(item, list) {
+        int64_t i = r->m->n_sequences++;
+        status st = read_sequence(r, item, i, &r->m->sequences[i]);
+        if (st != STATUS_OK) return st;
+    }
+    return STATUS_OK;
+}
+
+/* ---- all of it ---- */
+
+status manifest_parse_json(const char *json, size_t n_json, const char *file, size_t file_bytes,
+                           const char *name, manifest *out) {
+    char label[STATUS_TEXT_BYTES / 2];
+    snprintf(label, sizeof label, "%.400s: /manifest", name);
+    cJSON *document = NULL;
+    status st = json_parse(json, n_json, label, &document);
+    if (st != STATUS_OK) return st;
+    manifest m = {0};
+    reader r = {.file = file, .file_bytes = file_bytes, .name = name, .m = &m};
+    json_object root = json_view(document, label);
+    read_root(&r, &root);
+    st = root.st;
+    if (st == STATUS_OK) st = read_segments(&r, &root);
+    if (st == STATUS_OK) st = read_sequences(&r, &root);
+    if (st == STATUS_OK) {
+        check_all_taken(&r, &root);
+        st = root.st;
+    }
+    if (st == STATUS_OK) st = manifest_check_rows(&m, name);
+    cJSON_Delete(document);
+    if (st == STATUS_OK)
+        *out = m;
+    else
+        manifest_free(&m);
+    return st;
+}

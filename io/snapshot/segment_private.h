@@ -1,0 +1,37 @@
+/* io/snapshot/segment_private.h: what the writer and the reader of segments share, and what a fuzzer needs of
+ * them. */
+#pragma once
+
+#include "io/snapshot/segment.h"
+
+/* An entry of /index, as in the file: what a chunk takes there. 64 bits each, little-endian. */
+typedef struct segment_entry {
+    uint64_t offset, n_bytes, checksum;
+} segment_entry;
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "files are little-endian, and are read as they are");
+
+/* Chunks of one dataset, and entries of the whole segment. Entry i of a segment belongs to layer
+ * first_layer + i / n_chunks / 2, part i / n_chunks % 2, chunk i % n_chunks. */
+int64_t segment_count_chunks(const segment_info *info);
+int64_t segment_count_entries(const segment_info *info);
+
+/* Rows [*row0, *row0 + shape.n_tokens) of a chunk. */
+kv_chunk_shape segment_chunk_shape(const segment_info *info, int64_t chunk, int64_t *row0);
+
+/* The most bytes that a chunk takes in the file, and the checksum of its bytes there. */
+size_t segment_chunk_max_bytes(const segment_info *info, const kv_chunk_shape *shape);
+uint64_t segment_chunk_checksum(const segment_info *info, const void *bytes, size_t n_bytes);
+
+/* Refuses entries that do not lie within the file, one beside the other, and beside /index. */
+status segment_check_index(const segment_info *info, const segment_entry *entries, const char *path);
+
+/* The digest of the file's bytes outside of the chunks, whose entries have been checked. */
+status segment_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+                      uint64_t digest[2]);
+
+/* segment_open in its two steps, of a file that is open already; the caller keeps `fd`, and releases the
+ * entries with free(). */
+status segment_read_index(int fd, const segment_info *info, const char *path, segment_entry **entries);
+status segment_check_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path);

@@ -1,0 +1,259 @@
+/* kernels/cuda/attend/attend.cuh: what the attention kernels share: their arguments, tiles in shared memory
+ * as operands of the tensor cores, softmax, and partial results.
+ *
+ * Scores are kept in units of log2: a weight is 2^(score * scale - max), where scale has the factor log2(e)
+ * and is positive. Weights go to the tensor cores as bf16, and their sum is that of the rounded ones (the
+ * tensor cores' product with a column of ones), so that what rounding does to them cancels where values
+ * agree. A position that a row does not see has the weight 0, exactly. */
+#pragma once
+
+#include "kernels/cuda/attend/attend_map.h"
+#include "kernels/cuda/device/warp.cuh"
+
+typedef struct attend_job {
+    step_tables step;
+    int first_row, n_rows; /* of the spans that are attended to */
+    const uint16_t *pages; /* bf16 */
+    kv_format format;
+    int quanta_per_page, n_heads, n_kv_heads, group;
+    float scale;
+    int64_t window;
+    const uint16_t *q;
+    uint16_t *y;
+    float *results; /* partial results of ATTEND_RESULT + head_dim floats each */
+} attend_job;
+
+/* A partial result in memory: the values, then maximum, sum and two floats of padding. */
+enum { ATTEND_RESULT = 4 };
+
+static inline attend_job attend_job_of(const cuda_device *dev, const attention_shape *shape,
+                                       const kv_layer *kv, int first_span, int last_span, const void *q,
+                                       void *y) {
+    const span *first = &dev->step.host_spans[first_span], *last = &dev->step.host_spans[last_span - 1];
+    attend_job job = {};
+    job.step = dev->step;
+    job.first_row = first->row0;
+    job.n_rows = last->row0 + last->n_rows - first->row0;
+    job.pages = static_cast<const uint16_t *>(kv->pages);
+    job.format = kv->format;
+    job.quanta_per_page = kv->format.page_tokens / ATTEND_QUANTUM;
+    job.n_heads = shape->n_heads;
+    job.n_kv_heads = shape->n_kv_heads;
+    job.group = shape->n_heads / shape->n_kv_heads;
+    job.scale = shape->scale * 1.44269504f;
+    job.window = shape->window;
+    job.q = static_cast<const uint16_t *>(q);
+    job.y = static_cast<uint16_t *>(y);
+    return job;
+}
+
+/* ---- numbers ---- */
+
+__device__ __forceinline__ float attend_exp2(float x) {
+#ifdef KVARVE_CUDA_EMULATED
+    return exp2f(x);
+#else
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); /* 1 for 0, and 0 for -inf */
+    return y;
+#endif
+}
+
+/* Two numbers as bf16, the first in the lower half. */
+__device__ __forceinline__ uint32_t attend_pack(float low, float high) {
+    __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    uint32_t bits;
+    memcpy(&bits, &pair, sizeof bits);
+    return bits;
+}
+
+/* ---- tiles in shared memory, rows attend_stride(WIDTH) apart, as operands of warp_mma ---- */
+
+/* 16 queries by 16 elements from `tile` on: a. */
+template <int WIDTH>
+__device__ __forceinline__ void attend_load_queries(uint32_t a[4], const uint16_t *tile) {
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    warp_load_matrices(a, tile + attend_lane_element(WIDTH, lane));
+}
+
+/* 16 positions by 16 elements of keys: b of the first 8 positions, and b of the others. */
+template <int WIDTH> __device__ __forceinline__ void attend_load_keys(uint32_t b[4], const uint16_t *tile) {
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    warp_load_matrices(b, tile + attend_lane_key(WIDTH, lane));
+}
+
+/* 16 positions by 16 elements of values: b of the first 8 elements, and b of the others. */
+template <int WIDTH> __device__ __forceinline__ void attend_load_values(uint32_t b[4], const uint16_t *tile) {
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    warp_load_matrices_transposed(b, tile + attend_lane_element(WIDTH, lane));
+}
+
+/* ---- softmax of a warp's 16 queries; layout of c of warp_mma ---- */
+
+/* Scores of queries group (half 0) and group + 8 (half 1) outside of their ranges of columns become -inf. */
+template <int N> __device__ __forceinline__ void attend_mask(float s[N][4], int half, int first, int last) {
+    int place = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) {
+            int column = 8 * n + 2 * place + i;
+            if (column < first || column >= last) s[n][2 * half + i] = -INFINITY;
+        }
+}
+
+/* The largest scaled score of a query, or `max` where that is larger. */
+template <int N>
+__device__ __forceinline__ float attend_max(const float s[N][4], int half, float scale, float max) {
+    float top = fmaxf(s[0][2 * half], s[0][2 * half + 1]);
+#pragma unroll
+    for (int n = 1; n < N; n++)
+        top = fmaxf(top, fmaxf(s[n][2 * half], s[n][2 * half + 1]));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+    return fmaxf(top * scale, max);
+}
+
+/* What is subtracted from scores: no difference of infinities where nothing is seen. */
+__device__ __forceinline__ float attend_shift(float max) {
+    return max == -INFINITY ? 0.0f : max;
+}
+
+template <int N>
+__device__ __forceinline__ void attend_weigh(float s[N][4], int half, float scale, float shift) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+            s[n][2 * half + i] = attend_exp2(fmaf(s[n][2 * half + i], scale, -shift));
+}
+
+/* Weights of 16 positions, s[0] and s[1], as a of warp_mma. */
+__device__ __forceinline__ void attend_pack_weights(uint32_t a[4], const float s[2][4]) {
+    a[0] = attend_pack(s[0][0], s[0][1]);
+    a[1] = attend_pack(s[0][2], s[0][3]);
+    a[2] = attend_pack(s[1][0], s[1][1]);
+    a[3] = attend_pack(s[1][2], s[1][3]);
+}
+
+/* ---- partial results of one query, its values spread over the lanes of a warp: v[i] is value lane + 32 i
+ * ---- */
+
+template <int WIDTH> struct attend_partial { float max, sum, v[attend_per_lane(WIDTH)]; };
+
+template <int WIDTH> __device__ __forceinline__ attend_partial<WIDTH> attend_neutral() {
+    attend_partial<WIDTH> p;
+    p.max = -INFINITY;
+    p.sum = 0;
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        p.v[i] = 0;
+    return p;
+}
+
+__device__ __forceinline__ float attend_factor(float max, float larger) {
+    return max == larger ? 1.0f : attend_exp2(max - larger);
+}
+
+/* x times f of the earlier, y times g of the later: one rounding order wherever partial results merge. */
+__device__ __forceinline__ float attend_blend(float x, float f, float y, float g) {
+    return fmaf(x, f, __fmul_rn(y, g));
+}
+
+template <int WIDTH>
+__device__ __forceinline__ attend_partial<WIDTH> attend_merge(const attend_partial<WIDTH> &earlier,
+                                                              const attend_partial<WIDTH> &later) {
+    if (earlier.max == -INFINITY) return later;
+    if (later.max == -INFINITY) return earlier;
+    attend_partial<WIDTH> p;
+    p.max = fmaxf(earlier.max, later.max);
+    float f = attend_factor(earlier.max, p.max), g = attend_factor(later.max, p.max);
+    p.sum = attend_blend(earlier.sum, f, later.sum, g);
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        p.v[i] = attend_blend(earlier.v[i], f, later.v[i], g);
+    return p;
+}
+
+/* From and to memory: WIDTH values, maximum, sum. */
+template <int WIDTH> __device__ __forceinline__ attend_partial<WIDTH> attend_get(const float *at) {
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    attend_partial<WIDTH> p;
+    p.max = at[WIDTH];
+    p.sum = at[WIDTH + 1];
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        p.v[i] = WIDTH % WARP == 0 || lane + WARP * i < WIDTH ? at[lane + WARP * i] : 0;
+    return p;
+}
+
+template <int WIDTH> __device__ __forceinline__ void attend_put(float *at, const attend_partial<WIDTH> &p) {
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    if (lane == 0) at[WIDTH] = p.max, at[WIDTH + 1] = p.sum;
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        if (WIDTH % WARP == 0 || lane + WARP * i < WIDTH) at[lane + WARP * i] = p.v[i];
+}
+
+/* The query's result. */
+template <int WIDTH>
+__device__ __forceinline__ void attend_finish(uint16_t *y, const attend_partial<WIDTH> &p) {
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    float inverse = 1.0f / p.sum;
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        if (WIDTH % WARP == 0 || lane + WARP * i < WIDTH)
+            y[lane + WARP * i] = static_cast<uint16_t>(attend_pack(p.v[i] * inverse, 0));
+}
+
+/* ---- the tree of kernels/attend_blocks.h: what waits at each level, every lane for itself ---- */
+
+template <int WIDTH> __device__ __forceinline__ float *attend_level(float *levels, int level) {
+    return levels + level * attend_level_floats(WIDTH) + static_cast<int>(threadIdx.x) % WARP;
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void attend_put_level(float *levels, int level, const attend_partial<WIDTH> &p) {
+    float *at = attend_level<WIDTH>(levels, level);
+    at[0] = p.max;
+    at[WARP] = p.sum;
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        at[(i + 2) * WARP] = p.v[i];
+}
+
+template <int WIDTH>
+__device__ __forceinline__ attend_partial<WIDTH> attend_get_level(float *levels, int level) {
+    const float *at = attend_level<WIDTH>(levels, level);
+    attend_partial<WIDTH> p;
+    p.max = at[0];
+    p.sum = at[WARP];
+#pragma unroll
+    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+        p.v[i] = at[(i + 2) * WARP];
+    return p;
+}
+
+/* A walk that starts behind `count` leaves that are not seen. */
+template <int WIDTH> __device__ __forceinline__ void attend_skip_leaves(float *levels, int count) {
+    for (int level = 0; count >> level; level++)
+        if (count >> level & 1) attend_put_level<WIDTH>(levels, level, attend_neutral<WIDTH>());
+}
+
+/* Add a leaf to a walk that has seen `count` leaves. */
+template <int WIDTH>
+__device__ __forceinline__ void attend_add_leaf(float *levels, int count, attend_partial<WIDTH> leaf) {
+    int level = 0;
+    for (; count >> level & 1; level++)
+        leaf = attend_merge<WIDTH>(attend_get_level<WIDTH>(levels, level), leaf);
+    attend_put_level<WIDTH>(levels, level, leaf);
+}
+
+/* All of a walk of `count` leaves, and one more, the last. */
+template <int WIDTH>
+__device__ __forceinline__ attend_partial<WIDTH> attend_last_leaf(float *levels, int count,
+                                                                  attend_partial<WIDTH> leaf) {
+    for (int level = 0; count >> level; level++)
+        if (count >> level & 1) leaf = attend_merge<WIDTH>(attend_get_level<WIDTH>(levels, level), leaf);
+    return leaf;
+}

@@ -1,0 +1,375 @@
+/* Attention of generated rows: few queries for many keys and values, so that the memory's bandwidth is what
+ * counts.
+ *
+ * A task is a row, a kv head and up to ATTEND_HEADS of its query heads, which are the rows of the tensor
+ * cores' matrices. A CTA has a unit of one task: an aligned range of 2^level blocks of positions. Each of its
+ * four warps has a quarter of every block, and brings the keys and values of that to shared memory itself: a
+ * ring of quanta of 16 positions, several of them under way at any time, without a wait for other warps.
+ * Behind each block the four partial results merge, and enter the tree of kernels/attend_blocks.h, of which
+ * quarters are the lowest two levels. The units' results are leaves of the same tree's upper part, which a
+ * second kernel merges. So a row's bits do not depend on the level.
+ *
+ * A row's position is read from the step's tables on the GPU. The grid knows only an upper bound, a power of
+ * two: units behind the position end at once, and a recorded step can be replayed while rows move on. */
+#include "kernels/cuda/attend/attend.cuh"
+#include "kernels/cuda/device/cuda_ops.h"
+
+enum {
+    QUARTER = ATTEND_BLOCK / ATTEND_WARPS,
+    QUANTA = QUARTER / ATTEND_QUANTUM, /* of a quarter */
+    COPIES = 2 * QUANTA,               /* of quanta, in a quarter: its keys, then its values */
+    UNIT_LEVELS = 3,
+};
+
+typedef struct generated_task {
+    int row, head0, n_queries; /* its first query head, and how many */
+    int kv_head;
+    int64_t pos;
+    const int32_t *page_ids;
+} generated_task;
+
+__device__ __forceinline__ generated_task find_task(const attend_job &job) {
+    int parts = (job.group + ATTEND_HEADS - 1) / ATTEND_HEADS, number = static_cast<int>(blockIdx.x);
+    int part = number % parts;
+    generated_task task;
+    task.kv_head = number / parts % job.n_kv_heads;
+    task.row = job.first_row + number / parts / job.n_kv_heads;
+    task.head0 = task.kv_head * job.group + part * ATTEND_HEADS;
+    task.n_queries = min(job.group - part * ATTEND_HEADS, static_cast<int>(ATTEND_HEADS));
+    task.pos = job.step.row_pos[task.row];
+    task.page_ids = job.step.page_ids + job.step.span_page0[job.step.row_span[task.row]];
+    return task;
+}
+
+/* The element of q and y where a query begins; divided by the width, its number among results. */
+__device__ __forceinline__ size_t query_element(const attend_job &job, const generated_task &task, int query,
+                                                int width) {
+    return (static_cast<size_t>(task.row) * static_cast<size_t>(job.n_heads) +
+            static_cast<size_t>(task.head0 + query)) *
+           static_cast<size_t>(width);
+}
+
+/* ---- copies ---- */
+
+/* What a warp copies of a block: the range that the row sees of it, and, in lane i, where quantum i % QUANTA
+ * of its quarter begins in the pages. */
+typedef struct block_source {
+    attend_range range;
+    size_t element;
+} block_source;
+
+/* An empty range for a block at `end` or behind it. */
+template <int WIDTH>
+__device__ __forceinline__ block_source find_block(const attend_job &job, const generated_task &task,
+                                                   int64_t block, int64_t end) {
+    int slot = static_cast<int>(threadIdx.x) / WARP * QUARTER +
+               static_cast<int>(threadIdx.x) % QUANTA * ATTEND_QUANTUM;
+    block_source source = {{0, 0}, 0};
+    if (block < end) source.range = attend_range_in(task.pos, job.window, block);
+    if (slot < source.range.last && slot + ATTEND_QUANTUM > source.range.first) {
+        attend_place at =
+            attend_place_of((block * ATTEND_BLOCK + slot) / ATTEND_QUANTUM, job.quanta_per_page);
+        source.element = attend_element(&job.format, task.page_ids, at, task.kv_head);
+    }
+    return source;
+}
+
+/* Start copy `number` of COPIES of a block. Zeros for positions that the row does not see. */
+template <int WIDTH>
+__device__ __forceinline__ void start_copy(const attend_job &job, const block_source &source, int number,
+                                           uint16_t *ring) {
+    const int chunks = WIDTH / 8, slots = attend_slots(WIDTH), quantum = number % QUANTA;
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    int first = static_cast<int>(threadIdx.x) / WARP * QUARTER + quantum * ATTEND_QUANTUM;
+    const uint16_t *from = job.pages + __shfl_sync(0xffffffffu, source.element, quantum) +
+                           kv_element(&job.format, number < QUANTA ? KV_PART_K : KV_PART_V, 0, 0);
+    uint16_t *to = ring + number % slots * ATTEND_QUANTUM * attend_stride(WIDTH);
+#pragma unroll 4
+    for (int i = 0; i < ATTEND_QUANTUM * chunks / WARP; i++) {
+        int index = lane + WARP * i, row = index / chunks, chunk = index % chunks;
+        copy_16_async(to + row * attend_stride(WIDTH) + 8 * chunk, from + row * WIDTH + 8 * chunk,
+                      first + row >= source.range.first && first + row < source.range.last);
+    }
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void copy_queries(const attend_job &job, const generated_task &task,
+                                             uint16_t *to) {
+    const int chunks = WIDTH / 8;
+    for (int i = static_cast<int>(threadIdx.x); i < ATTEND_HEADS * chunks; i += ATTEND_THREADS) {
+        int query = i / chunks, chunk = i % chunks;
+        bool valid = query < task.n_queries;
+        copy_16_async(to + query * attend_stride(WIDTH) + 8 * chunk,
+                      job.q + query_element(job, task, valid ? query : 0, WIDTH) + 8 * chunk, valid);
+    }
+}
+
+/* ---- a quarter of a block ---- */
+
+template <int WIDTH> struct quarter_state { float o[WIDTH / 8][4], sum[4], max[2]; };
+
+template <int WIDTH>
+__device__ __forceinline__ void multiply_keys(float s[2][4], const uint16_t *q, const uint16_t *k) {
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        s[0][e] = s[1][e] = 0;
+#pragma unroll
+    for (int d = 0; d < WIDTH; d += 16) {
+        uint32_t a[4], b[4];
+        attend_load_queries<WIDTH>(a, q + d);
+        attend_load_keys<WIDTH>(b, k + d);
+        warp_mma(s[0], a, b);
+        warp_mma(s[1], a, b + 2);
+    }
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void add_values(const float s[2][4], const uint16_t *v,
+                                           quarter_state<WIDTH> &state) {
+    const uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
+    uint32_t a[4];
+    attend_pack_weights(a, s);
+    warp_mma(state.sum, a, ones);
+#pragma unroll
+    for (int d = 0; d < WIDTH; d += 16) {
+        uint32_t b[4];
+        attend_load_values<WIDTH>(b, v + d);
+        warp_mma(state.o[d / 8], a, b);
+        warp_mma(state.o[d / 8 + 1], a, b + 2);
+    }
+}
+
+/* Scores of the quarter become weights. All of its scores are there, so nothing is scaled afterwards. */
+template <int WIDTH>
+__device__ __forceinline__ void soften(float scale, attend_range range, float s[QUARTER / 8][4],
+                                       quarter_state<WIDTH> &state) {
+    int start = static_cast<int>(threadIdx.x) / WARP * QUARTER;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        if (range.first > start || range.last < start + QUARTER)
+            attend_mask<QUARTER / 8>(s, half, range.first - start, range.last - start);
+        state.max[half] = attend_max<QUARTER / 8>(s, half, scale, -INFINITY);
+        attend_weigh<QUARTER / 8>(s, half, scale, attend_shift(state.max[half]));
+    }
+}
+
+/* Wait for the oldest copy of the warp, work(its number, where it lies), and start another in its place. */
+template <int WIDTH, typename Work>
+__device__ __forceinline__ void with_copy(const attend_job &job, const block_source &now,
+                                          const block_source &next, int number, uint16_t *ring, Work work) {
+    const int slots = attend_slots(WIDTH), another = number + slots;
+    copy_async_wait<attend_slots(WIDTH) - 1>();
+    __syncwarp();
+    work(ring + number % slots * ATTEND_QUANTUM * attend_stride(WIDTH));
+    __syncwarp();
+    start_copy<WIDTH>(job, another < COPIES ? now : next, another % COPIES, ring);
+    copy_async_commit();
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void attend_quarter(const attend_job &job, const block_source &now,
+                                               const block_source &next, const uint16_t *q, uint16_t *ring,
+                                               quarter_state<WIDTH> &state) {
+    float s[QUARTER / 8][4];
+#pragma unroll
+    for (int i = 0; i < QUANTA; i++)
+        with_copy<WIDTH>(job, now, next, i, ring,
+                         [&](const uint16_t *k) { multiply_keys<WIDTH>(&s[2 * i], q, k); });
+    soften<WIDTH>(job.scale, now.range, s, state);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        state.sum[e] = 0;
+#pragma unroll
+        for (int n = 0; n < WIDTH / 8; n++)
+            state.o[n][e] = 0;
+    }
+#pragma unroll
+    for (int i = 0; i < QUANTA; i++)
+        with_copy<WIDTH>(job, now, next, QUANTA + i, ring,
+                         [&](const uint16_t *v) { add_values<WIDTH>(&s[2 * i], v, state); });
+}
+
+/* ---- partial results ---- */
+
+/* To shared memory [query][attend_stride]: values, maximum, sum. */
+template <int WIDTH>
+__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, int n_queries,
+                                            float *partials) {
+    int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+        int query = 8 * half + lane / 4;
+        if (query >= n_queries) continue;
+        float *at = partials + (warp * n_queries + query) * attend_stride(WIDTH);
+        if (lane % 4 == 0) at[WIDTH] = state.max[half], at[WIDTH + 1] = state.sum[2 * half];
+#pragma unroll
+        for (int n = 0; n < WIDTH / 8; n++)
+            *reinterpret_cast<float2 *>(at + 8 * n + lane % 4 * 2) =
+                make_float2(state.o[n][2 * half], state.o[n][2 * half + 1]);
+    }
+}
+
+template <int WIDTH>
+__device__ __forceinline__ attend_partial<WIDTH> merge_quarters(const float *partials, int n_queries,
+                                                                int query) {
+    const float *at = partials + query * attend_stride(WIDTH);
+    int quarter = n_queries * attend_stride(WIDTH);
+    return attend_merge<WIDTH>(
+        attend_merge<WIDTH>(attend_get<WIDTH>(at), attend_get<WIDTH>(at + quarter)),
+        attend_merge<WIDTH>(attend_get<WIDTH>(at + 2 * quarter), attend_get<WIDTH>(at + 3 * quarter)));
+}
+
+/* The result of a unit, or of all where there is only one. */
+template <int WIDTH>
+__device__ __forceinline__ void put_unit(const attend_job &job, size_t element, int unit, int n_units,
+                                         const attend_partial<WIDTH> &p) {
+    if (n_units == 1) {
+        attend_finish<WIDTH>(job.y + element, p);
+    } else {
+        size_t number = element / WIDTH * static_cast<size_t>(n_units) + static_cast<size_t>(unit);
+        attend_put<WIDTH>(job.results + number * (WIDTH + ATTEND_RESULT), p);
+    }
+}
+
+/* ---- kernels ---- */
+
+template <int WIDTH>
+__global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const attend_job job, int level) {
+    constexpr int stride = attend_stride(WIDTH), slots = attend_slots(WIDTH);
+    const int warp = static_cast<int>(threadIdx.x) / WARP;
+    const generated_task task = find_task(job);
+    const attend_blocks blocks = attend_blocks_of(task.pos, job.window, blockIdx.y, level);
+    if (blocks.first >= blocks.last) return;
+    uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory());
+    uint16_t *ring = q + ATTEND_HEADS * stride,
+             *ring_end = ring + ATTEND_WARPS * slots * ATTEND_QUANTUM * stride;
+    float *partials = reinterpret_cast<float *>(ring_end);
+    float *levels = partials + ATTEND_WARPS * task.n_queries * stride;
+    ring += warp * slots * ATTEND_QUANTUM * stride;
+
+    block_source now = find_block<WIDTH>(job, task, blocks.first, blocks.last);
+    block_source next = find_block<WIDTH>(job, task, blocks.first + 1, blocks.last);
+    copy_queries<WIDTH>(job, task, q); /* in one group with the first keys */
+#pragma unroll
+    for (int i = 0; i < slots; i++) {
+        start_copy<WIDTH>(job, now, i, ring);
+        copy_async_commit();
+    }
+    int count =
+        static_cast<int>(blocks.first - (static_cast<int64_t>(blockIdx.y) << level)); /* that are not seen */
+    for (int query = warp; query < task.n_queries; query += ATTEND_WARPS)
+        attend_skip_leaves<WIDTH>(levels + query * level * attend_level_floats(WIDTH), count);
+    copy_async_wait<attend_slots(WIDTH) - 1>();
+    __syncthreads(); /* the queries are there */
+
+    for (int64_t block = blocks.first; block < blocks.last; block++, count++) {
+        quarter_state<WIDTH> state;
+        attend_quarter<WIDTH>(job, now, next, q, ring, state);
+        now = next;
+        next = find_block<WIDTH>(job, task, block + 2, blocks.last); /* known when it is needed */
+        __syncthreads(); /* the partial results before were read */
+        put_quarter<WIDTH>(state, task.n_queries, partials);
+        __syncthreads();
+        for (int query = warp; query < task.n_queries; query += ATTEND_WARPS) {
+            float *own = levels + query * level * attend_level_floats(WIDTH);
+            attend_partial<WIDTH> p = merge_quarters<WIDTH>(partials, task.n_queries, query);
+            if (block + 1 < blocks.last)
+                attend_add_leaf<WIDTH>(own, count, p);
+            else
+                put_unit<WIDTH>(job, query_element(job, task, query, WIDTH), static_cast<int>(blockIdx.y),
+                                static_cast<int>(gridDim.y), attend_last_leaf<WIDTH>(own, count, p));
+        }
+    }
+}
+
+/* Units [first, first + 4) of those that the row sees, [begin, end), as one subtree. */
+template <int WIDTH>
+__device__ __forceinline__ attend_partial<WIDTH> merge_four(const float *results, int64_t first,
+                                                            int64_t begin, int64_t end) {
+    attend_partial<WIDTH> p[4];
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+        p[i] = first + i >= begin && first + i < end
+                   ? attend_get<WIDTH>(results + (first + i) * (WIDTH + ATTEND_RESULT))
+                   : attend_neutral<WIDTH>();
+    return attend_merge<WIDTH>(attend_merge<WIDTH>(p[0], p[1]), attend_merge<WIDTH>(p[2], p[3]));
+}
+
+/* A CTA merges the units of one query: each warp an aligned quarter of them, n_each, a power of two. */
+template <int WIDTH>
+__global__ void __launch_bounds__(ATTEND_THREADS)
+    attend_units_kernel(const attend_job job, int level, int n_units, int n_each) {
+    float *shared = reinterpret_cast<float *>(cuda_shared_memory());
+    int warp = static_cast<int>(threadIdx.x) / WARP, n_levels = attend_levels(n_each / 4);
+    int64_t query = static_cast<int64_t>(job.first_row) * job.n_heads + blockIdx.x;
+    int64_t pos = job.step.row_pos[query / job.n_heads];
+    int64_t begin = attend_block_of(attend_first_position(pos, job.window)) >> level;
+    int64_t start = static_cast<int64_t>(warp) * n_each, end = (attend_block_of(pos) >> level) + 1;
+    end = min(end, start + n_each);
+    const float *results = job.results + query * n_units * (WIDTH + ATTEND_RESULT);
+    float *levels =
+        shared + ATTEND_WARPS * attend_stride(WIDTH) + warp * n_levels * attend_level_floats(WIDTH);
+
+    attend_partial<WIDTH> p = attend_neutral<WIDTH>();
+    int count = static_cast<int>(max(begin - start, static_cast<int64_t>(0)) / 4);
+    if (max(begin, start) < end) {
+        attend_skip_leaves<WIDTH>(levels, count);
+        for (; start + 4 * (count + 1) < end; count++)
+            attend_add_leaf<WIDTH>(levels, count, merge_four<WIDTH>(results, start + 4 * count, begin, end));
+        p = attend_last_leaf<WIDTH>(levels, count, merge_four<WIDTH>(results, start + 4 * count, begin, end));
+    }
+    attend_put<WIDTH>(shared + warp * attend_stride(WIDTH), p);
+    __syncthreads();
+    if (warp == 0) attend_finish<WIDTH>(job.y + query * WIDTH, merge_quarters<WIDTH>(shared, 1, 0));
+}
+
+/* ---- launching ---- */
+
+template <int WIDTH>
+static void launch_units(cuda_device *dev, const attend_job &job, int level, int n_units) {
+    int n_each = n_units < ATTEND_WARPS ? 1 : n_units / ATTEND_WARPS;
+    int floats =
+        ATTEND_WARPS * (attend_stride(WIDTH) + attend_levels(n_each / 4) * attend_level_floats(WIDTH));
+    int64_t n_queries = static_cast<int64_t>(job.n_rows) * job.n_heads;
+    cuda_launch(dev, "attend", attend_units_kernel<WIDTH>, dim3(static_cast<unsigned>(n_queries)),
+                dim3(ATTEND_THREADS), static_cast<size_t>(floats) * sizeof(float), job, level, n_units,
+                n_each);
+}
+
+template <int WIDTH> static void launch_generated(cuda_device *dev, attend_job job) {
+    int n_queries = job.group < ATTEND_HEADS ? job.group : static_cast<int>(ATTEND_HEADS);
+    int64_t parts = (job.group + ATTEND_HEADS - 1) / ATTEND_HEADS,
+            n_tasks = job.n_rows * job.n_kv_heads * parts;
+    int64_t n_blocks = attend_rounded_blocks(dev->step.last_pos);
+    int level = attend_level_of(n_blocks, n_tasks, 4 * dev->n_multiprocessors,
+                                attend_levels_that_fit(WIDTH, n_queries, dev->max_shared_bytes, UNIT_LEVELS));
+    int n_units = static_cast<int>(n_blocks >> level);
+    if (n_units > 1) {
+        size_t floats = static_cast<size_t>(job.n_rows) * static_cast<size_t>(job.n_heads) *
+                        static_cast<size_t>(n_units) * (WIDTH + ATTEND_RESULT);
+        job.results = static_cast<float *>(cuda_device_scratch(dev, floats * sizeof(float)));
+        if (!job.results) return;
+    }
+    cuda_launch(dev, "attend", attend_generated_kernel<WIDTH>,
+                dim3(static_cast<unsigned>(n_tasks), static_cast<unsigned>(n_units)), dim3(ATTEND_THREADS),
+                attend_generated_bytes(WIDTH, n_queries, level), job, level);
+    if (n_units > 1) launch_units<WIDTH>(dev, job, level, n_units);
+}
+
+void cuda_attend_generated(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
+                           int last_span, const void *q, void *y) {
+    if (first_span >= last_span) return;
+    attend_job job = attend_job_of(dev, shape, kv, first_span, last_span, q, y);
+    switch (shape->head_dim) {
+    case 64:
+        return launch_generated<64>(dev, job);
+    case 80:
+        return launch_generated<80>(dev, job);
+    case 96:
+        return launch_generated<96>(dev, job);
+    case 128:
+        return launch_generated<128>(dev, job);
+    case 256:
+        return launch_generated<256>(dev, job);
+    }
+}

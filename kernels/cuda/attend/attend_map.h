@@ -1,0 +1,193 @@
+/* kernels/cuda/attend/attend_map.h: which block of a grid attends to what. Pure arithmetic, for kernels, for
+ * the host that sizes grids, and for host tests.
+ *
+ * A query is one head of one row. The queries of a kv head in a span are numbered row by row: query = row *
+ * group + head within the group, so that those which see the same keys lie together. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels/attend_blocks.h"
+#include "kernels/kv_page.h"
+
+/* ---- prompt rows: tiles ---- */
+
+/* A tile is up to tile_queries queries of one span. The tiles of all spans are numbered one span behind the
+ * other; the first of a span that begins at row0 is a function of row0 and the span's number alone, so that
+ * no table is needed. Every span has at least the tiles that it needs, and may have one too many, which is
+ * empty: floor(a + n) - floor(a) + 1 >= ceil(n). */
+ATTEND_FUNCTION int attend_first_tile(int span, int row0, int group, int tile_queries) {
+    return span + (int)((int64_t)row0 * group / tile_queries);
+}
+
+typedef struct attend_tile {
+    int span, query0; /* beyond the queries of the span in an empty tile */
+} attend_tile;
+
+/* Number `tile` counts from the first tile of first_span; span_row0 as in step_tables. */
+ATTEND_FUNCTION attend_tile attend_find_tile(int tile, const int32_t *span_row0, int first_span,
+                                             int last_span, int group, int tile_queries) {
+    int low = first_span, high = last_span; /* it is in [low, high) */
+    tile += attend_first_tile(first_span, span_row0[first_span], group, tile_queries);
+    while (high - low > 1) {
+        int middle = low + (high - low) / 2;
+        if (attend_first_tile(middle, span_row0[middle], group, tile_queries) <= tile)
+            low = middle;
+        else
+            high = middle;
+    }
+    int first = attend_first_tile(low, span_row0[low], group, tile_queries);
+    attend_tile found = {low, (tile - first) * tile_queries};
+    return found;
+}
+
+/* ---- generated rows: units ---- */
+
+/* The level of the units of n_tasks rows and kv heads with up to n_blocks each (a power of two), so that
+ * about n_wanted thread blocks have work; at most max_level. */
+ATTEND_FUNCTION int attend_level_of(int64_t n_blocks, int64_t n_tasks, int64_t n_wanted, int max_level) {
+    int64_t n_units = (n_wanted + n_tasks - 1) / n_tasks;
+    int level = attend_unit_level(n_blocks, n_units > 1 ? n_units : 1);
+    return level < max_level ? level : max_level;
+}
+
+/* Numbers [first, last) of the blocks of a unit that the row at pos sees; empty when first >= last. */
+typedef struct attend_blocks {
+    int64_t first, last;
+} attend_blocks;
+
+ATTEND_FUNCTION attend_blocks attend_blocks_of(int64_t pos, int64_t window, int64_t unit, int level) {
+    int64_t first = attend_block_of(attend_first_position(pos, window)), last = attend_block_of(pos) + 1;
+    int64_t start = unit << level, end = start + ((int64_t)1 << level);
+    attend_blocks blocks = {first > start ? first : start, last < end ? last : end};
+    return blocks;
+}
+
+/* ---- pages ---- */
+
+/* Sixteen positions from a multiple of sixteen on, a quantum, lie in one page. */
+enum { ATTEND_QUANTUM = KV_PAGE_QUANTUM };
+
+typedef struct attend_place {
+    int page, slot; /* which of the sequence's pages, and the position in it */
+} attend_place;
+
+ATTEND_FUNCTION attend_place attend_place_of(int64_t quantum, int quanta_per_page) {
+    unsigned page = (unsigned)quantum / (unsigned)quanta_per_page; /* 2^31 quanta are positions enough */
+    attend_place place = {(int)page,
+                          (int)((unsigned)quantum - page * (unsigned)quanta_per_page) * ATTEND_QUANTUM};
+    return place;
+}
+
+/* The element of the pool where a quantum's keys for a kv head begin. */
+ATTEND_FUNCTION size_t attend_element(const kv_format *format, const int32_t *page_ids, attend_place at,
+                                      int kv_head) {
+    return (size_t)page_ids[at.page] * kv_page_elements(format) +
+           kv_element(format, KV_PART_K, kv_head, at.slot);
+}
+
+/* ---- shared memory ---- */
+
+/* Keys, values and queries lie in rows with 16 bytes behind each: then a row is an odd number of 16-byte
+ * pieces, and the eight that a matrix load takes at once lie in different banks. */
+ATTEND_FUNCTION int attend_stride(int width) {
+    return width + 8;
+}
+
+/* What a lane gives the address of when a warp loads matrices (warp.cuh), as an element of a tile: of 16
+ * queries, or 16 positions of values, by 16 elements. */
+ATTEND_FUNCTION int attend_lane_element(int width, int lane) {
+    return lane % 16 * attend_stride(width) + lane / 16 * 8;
+}
+
+/* Of 16 positions of keys, which come as columns. */
+ATTEND_FUNCTION int attend_lane_key(int width, int lane) {
+    return (lane % 8 + lane / 16 * 8) * attend_stride(width) + lane / 8 % 2 * 8;
+}
+
+/* Of a CTA (a block of threads): warps, the positions of one of its tiles of keys and values, and the queries
+ * of a warp in steps of 16. */
+enum {
+    ATTEND_WARPS = 4,
+    ATTEND_THREADS = 32 * ATTEND_WARPS,
+    ATTEND_HEADS = 16,
+    ATTEND_PLACE_BYTES = 128,
+    ATTEND_PARTS = 4
+};
+
+ATTEND_FUNCTION int attend_prompt_positions(int width) {
+    return width > 128 ? 32 : 64;
+}
+
+ATTEND_FUNCTION int attend_prompt_queries(int sixteens) {
+    return 16 * sixteens * ATTEND_WARPS;
+}
+
+/* What a CTA works on, the queries, and two tiles of keys and of values. */
+ATTEND_FUNCTION size_t attend_prompt_bytes(int width, int sixteens) {
+    size_t rows = (size_t)(attend_prompt_queries(sixteens) + 4 * attend_prompt_positions(width));
+    return ATTEND_PLACE_BYTES + rows * (size_t)attend_stride(width) * sizeof(uint16_t);
+}
+
+/* Hopper's products read tiles of 64 elements a row, 128 bytes, of which row r has its 16-byte chunk c in
+ * place c ^ r % 8 (PTX ISA, "128-byte swizzling"); wider keys and values lie in several such tiles. */
+enum { ATTEND_SWIZZLED_ROWS = 64, ATTEND_SWIZZLED_WIDTH = 64, ATTEND_SWIZZLED_ALIGNMENT = 1024 };
+
+ATTEND_FUNCTION int attend_swizzled_element(int row, int chunk) {
+    const int chunks = ATTEND_SWIZZLED_WIDTH / 8;
+    return (chunk / chunks * ATTEND_SWIZZLED_ROWS + row) * ATTEND_SWIZZLED_WIDTH +
+           8 * ((chunk ^ row) % chunks);
+}
+
+/* Head widths that attend_hopper.cu was compiled for. */
+ATTEND_FUNCTION bool attend_has_hopper(int width) {
+    return width == 64 || width == 128;
+}
+
+/* Tiles of keys and values that are under way, or are being worked on; the copies of so many are under way at
+ * most. */
+enum { ATTEND_STAGES = 4, ATTEND_COPIES = 2 };
+
+/* The place and the stages' barriers; the stages, wherever the next alignment is. */
+ATTEND_FUNCTION size_t attend_hopper_bytes(int width) {
+    size_t stage = 2 * ATTEND_SWIZZLED_ROWS * (size_t)width * sizeof(uint16_t);
+    return 2 * ATTEND_SWIZZLED_ALIGNMENT + ATTEND_STAGES * stage;
+}
+
+/* Generated rows: quanta of keys or values that are on their way to one warp. A divisor of 8. */
+ATTEND_FUNCTION int attend_slots(int width) {
+    return width <= 64 ? 8 : width <= 128 ? 4 : 2;
+}
+
+/* Numbers that a lane holds of the values of one query. */
+ATTEND_FUNCTION int attend_per_lane(int width) {
+    return (width + 31) / 32;
+}
+
+/* Of one query at one level of the tree: the values, maximum and sum of each lane. */
+ATTEND_FUNCTION int attend_level_floats(int width) {
+    return (attend_per_lane(width) + 2) * 32;
+}
+
+/* The queries, what is on its way, a partial result of n_queries from each warp, and the tree's levels. */
+ATTEND_FUNCTION size_t attend_generated_bytes(int width, int n_queries, int n_levels) {
+    size_t rows = (size_t)(ATTEND_HEADS + ATTEND_WARPS * attend_slots(width) * ATTEND_QUANTUM);
+    size_t partials = (size_t)(ATTEND_WARPS * n_queries * attend_stride(width));
+    size_t levels = (size_t)(n_queries * n_levels * attend_level_floats(width));
+    return rows * (size_t)attend_stride(width) * sizeof(uint16_t) + (partials + levels) * sizeof(float);
+}
+
+/* The tree's levels, at most `most`, that leave place for two CTAs in a multiprocessor, of which the larger
+ * part of the memory is max_bytes; or else for one; -1: not even without any. */
+ATTEND_FUNCTION int attend_levels_that_fit(int width, int n_queries, size_t max_bytes, int most) {
+    const size_t reserved = 1024; /* by the system, of each CTA */
+    const size_t half = (max_bytes + reserved) / 2 - reserved;
+    int levels = most;
+    while (levels > 0 && attend_generated_bytes(width, n_queries, levels) > half)
+        levels--;
+    if (levels > 0) return levels;
+    for (levels = most; levels >= 0 && attend_generated_bytes(width, n_queries, levels) > max_bytes;)
+        levels--;
+    return levels;
+}

@@ -1,0 +1,237 @@
+/* Attention of prompt rows: flash attention (Dao et al., arXiv 2205.14135), its softmax on line over tiles of
+ * positions.
+ *
+ * A CTA has a tile of queries (attend_map.h) of one kv head, and reads every key and value once for all of
+ * them: tiles of positions, aligned to position 0, come by asynchronous copies while the one before is in the
+ * tensor cores. Each warp has its own queries, and shares nothing but the tiles with the others.
+ *
+ * A row's bits depend only on its own queries and on what it sees. The products of a query are a row of the
+ * tensor cores' matrices, and rows do not mix. A tile of positions that a query does not see, but others of
+ * its warp do, leaves its state: weights 0, and a factor of 1 (or of 0 on a state of zeros). */
+#include "kernels/cuda/attend/attend_prompt.cuh"
+#include "kernels/cuda/device/cuda_ops.h"
+
+/* ---- copies ---- */
+
+template <int WIDTH>
+__device__ void copy_queries(const attend_job &job, const prompt_place &place, int n, uint16_t *to) {
+    const int chunks = WIDTH / 8;
+    for (int i = static_cast<int>(threadIdx.x); i < n * chunks; i += ATTEND_THREADS) {
+        int row = i / chunks, chunk = i % chunks, query = place.query0 + row;
+        bool valid = query < place.n_queries;
+        size_t from = query_element(job, place, valid ? query : place.query0, WIDTH);
+        copy_16_async(to + row * attend_stride(WIDTH) + 8 * chunk, job.q + from + 8 * chunk, valid);
+    }
+}
+
+/* Two tiles of keys, and two of values. */
+template <int WIDTH>
+__device__ __forceinline__ void copy_padded_tile(const attend_job &job, const prompt_place &place, int tile,
+                                                 uint16_t *tiles) {
+    const int tile_elements = attend_prompt_positions(WIDTH) * attend_stride(WIDTH);
+    uint16_t *k = tiles + tile % 2 * tile_elements;
+    copy_tile<WIDTH>(job, place, tile, static_cast<int>(threadIdx.x), k, k + 2 * tile_elements,
+                     [](int row, int chunk) { return row * attend_stride(WIDTH) + 8 * chunk; });
+}
+
+/* ---- one tile of positions ---- */
+
+template <int WIDTH, int SIXTEENS, int N>
+__device__ __forceinline__ void multiply_keys(float s[SIXTEENS][N][4], const uint16_t *q, const uint16_t *k) {
+#pragma unroll
+    for (int i = 0; i < SIXTEENS; i++)
+#pragma unroll
+        for (int n = 0; n < N; n++)
+            s[i][n][0] = s[i][n][1] = s[i][n][2] = s[i][n][3] = 0;
+#pragma unroll
+    for (int d = 0; d < WIDTH; d += 16) {
+        uint32_t a[SIXTEENS][4];
+#pragma unroll
+        for (int i = 0; i < SIXTEENS; i++)
+            attend_load_queries<WIDTH>(a[i], q + 16 * i * attend_stride(WIDTH) + d);
+#pragma unroll
+        for (int n = 0; n < N; n += 2) {
+            uint32_t b[4];
+            attend_load_keys<WIDTH>(b, k + 8 * n * attend_stride(WIDTH) + d);
+#pragma unroll
+            for (int i = 0; i < SIXTEENS; i++) {
+                warp_mma(s[i][n], a[i], b);
+                warp_mma(s[i][n + 1], a[i], b + 2);
+            }
+        }
+    }
+}
+
+template <int WIDTH, int SIXTEENS, int N>
+__device__ __forceinline__ void add_values(const float s[SIXTEENS][N][4], const uint16_t *v,
+                                           prompt_state<WIDTH, SIXTEENS> &state) {
+    const uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
+#pragma unroll
+    for (int n = 0; n < N; n += 2) {
+        uint32_t a[SIXTEENS][4];
+#pragma unroll
+        for (int i = 0; i < SIXTEENS; i++) {
+            attend_pack_weights(a[i], &s[i][n]);
+            warp_mma(state.sum[i], a[i], ones);
+        }
+#pragma unroll
+        for (int d = 0; d < WIDTH; d += 16) {
+            uint32_t b[4];
+            attend_load_values<WIDTH>(b, v + 8 * n * attend_stride(WIDTH) + d);
+#pragma unroll
+            for (int i = 0; i < SIXTEENS; i++) {
+                warp_mma(state.o[i][d / 8], a[i], b);
+                warp_mma(state.o[i][d / 8 + 1], a[i], b + 2);
+            }
+        }
+    }
+}
+
+/* ---- kernels ---- */
+
+template <int WIDTH, int SIXTEENS>
+__global__ void __launch_bounds__(ATTEND_THREADS)
+    attend_prompt_kernel(const attend_job job, int first_span, int last_span) {
+    constexpr int positions = attend_prompt_positions(WIDTH), n_queries = attend_prompt_queries(SIXTEENS);
+    constexpr int N = positions / 8, tile_elements = positions * attend_stride(WIDTH);
+    static_assert(sizeof(prompt_place) <= ATTEND_PLACE_BYTES, "the place has its place");
+    int warp = static_cast<int>(threadIdx.x) / WARP;
+    prompt_place &place = *reinterpret_cast<prompt_place *>(cuda_shared_memory());
+    uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory() + ATTEND_PLACE_BYTES);
+    uint16_t *k = q + n_queries * attend_stride(WIDTH); /* two tiles, and two of values */
+    bool any = threadIdx.x == 0 &&
+               find_place(job, first_span, last_span, n_queries, ATTEND_WARPS, positions, &place);
+    if (!__syncthreads_or(any)) return;
+    int tile = place.tile;
+    copy_queries<WIDTH>(job, place, n_queries, q);
+    copy_padded_tile<WIDTH>(job, place, tile, k);
+    copy_async_commit();
+    q += 16 * SIXTEENS * attend_stride(WIDTH) * warp;
+
+    prompt_state<WIDTH, SIXTEENS> state;
+    clear_state<WIDTH, SIXTEENS>(state);
+    for (; tile <= place.last_tile; tile++) {
+        copy_async_wait<0>();
+        __syncthreads(); /* the tile is there, and no warp reads the one before any more */
+        if (tile < place.last_tile) copy_padded_tile<WIDTH>(job, place, tile + 1, k);
+        copy_async_commit();
+        if (tile >= place.parts[warp].first && tile <= place.parts[warp].last) {
+            float s[SIXTEENS][N][4];
+            multiply_keys<WIDTH, SIXTEENS, N>(s, q, k + tile % 2 * tile_elements);
+            if (tile < place.parts[warp].first_full || tile > place.parts[warp].last_full)
+                mask_tile<SIXTEENS, N>(job, place, tile, s);
+            float factor[SIXTEENS][2];
+            soften<WIDTH, SIXTEENS, N>(job.scale, s, state, factor);
+            scale_state<WIDTH, SIXTEENS>(factor, state);
+            add_values<WIDTH, SIXTEENS, N>(s, k + (2 + tile % 2) * tile_elements, state);
+        }
+        if ((tile + 1) % (ATTEND_SEGMENT / positions) == 0 || tile == place.last_tile) {
+            end_segment<WIDTH, SIXTEENS>(job, place, tile / (ATTEND_SEGMENT / positions), state);
+            clear_state<WIDTH, SIXTEENS>(state);
+        }
+    }
+}
+
+/* A warp merges the segments of one query, in order. */
+template <int WIDTH>
+__global__ void __launch_bounds__(ATTEND_THREADS) attend_segments_kernel(const attend_job job) {
+    int warp = static_cast<int>(threadIdx.x) / WARP;
+    int64_t query = static_cast<int64_t>(blockIdx.x) * ATTEND_WARPS + warp;
+    if (query >= static_cast<int64_t>(job.n_rows) * job.n_heads) return;
+    int64_t pos = job.step.row_pos[job.first_row + query / job.n_heads];
+    size_t element = static_cast<size_t>(static_cast<int64_t>(job.first_row) * job.n_heads + query) * WIDTH;
+    int64_t last = pos / ATTEND_SEGMENT;
+    attend_partial<WIDTH> p = attend_neutral<WIDTH>();
+#pragma unroll 4
+    for (int64_t i = attend_first_position(pos, job.window) / ATTEND_SEGMENT; i <= last; i++)
+        p = attend_merge<WIDTH>(p, attend_get<WIDTH>(result_of(job, static_cast<size_t>(i), element, WIDTH)));
+    attend_finish<WIDTH>(job.y + element, p);
+}
+
+/* ---- launching ---- */
+
+/* How a step's prompt rows are cut. None of it changes a bit of the results. */
+typedef struct prompt_plan {
+    int sixteens, n_tiles; /* 16s of queries of a warp */
+    int n_segments;        /* of the longest span */
+    bool split;            /* a CTA for each segment */
+    size_t result_bytes;
+} prompt_plan;
+
+static int tiles_of(const cuda_device *dev, const attend_job *job, int first_span, int last_span,
+                    int n_queries) {
+    const span *last = &dev->step.host_spans[last_span - 1];
+    return attend_first_tile(last_span, last->row0 + last->n_rows, job->group, n_queries) -
+           attend_first_tile(first_span, job->first_row, job->group, n_queries);
+}
+
+static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, int first_span, int last_span,
+                               int width) {
+    const size_t most_split_bytes = static_cast<size_t>(256) << 20;
+    const int64_t wanted = 2 * dev->n_multiprocessors;
+    prompt_plan plan = {};
+    int64_t end = 0;
+    for (int i = first_span; i < last_span; i++) {
+        const span *s = &dev->step.host_spans[i];
+        end = s->pos0 + s->n_rows > end ? s->pos0 + s->n_rows : end;
+    }
+    plan.n_segments = static_cast<int>((end + ATTEND_SEGMENT - 1) / ATTEND_SEGMENT);
+    plan.sixteens = width > 128 || attend_prompt_bytes(width, 2) > dev->max_shared_bytes ? 1 : 2;
+    plan.n_tiles = tiles_of(dev, job, first_span, last_span, attend_prompt_queries(plan.sixteens));
+    if (plan.sixteens == 2 && static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted) {
+        plan.sixteens = 1;
+        plan.n_tiles = tiles_of(dev, job, first_span, last_span, attend_prompt_queries(1));
+    }
+    size_t slot_bytes = static_cast<size_t>(job->n_rows) * static_cast<size_t>(job->n_heads) *
+                        static_cast<size_t>(width + ATTEND_RESULT) * sizeof(float);
+    plan.split = plan.n_segments > 1 && static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted &&
+                 slot_bytes * static_cast<size_t>(plan.n_segments) <= most_split_bytes;
+    plan.result_bytes =
+        plan.n_segments == 1 ? 0 : slot_bytes * static_cast<size_t>(plan.split ? plan.n_segments : 2);
+    return plan;
+}
+
+template <int WIDTH>
+static void launch_prompt(cuda_device *dev, attend_job job, int first_span, int last_span) {
+    prompt_plan plan = plan_prompt(dev, &job, first_span, last_span, WIDTH);
+    if (plan.n_tiles < 1) return;
+    if (plan.result_bytes) {
+        job.results = static_cast<float *>(cuda_device_scratch(dev, plan.result_bytes));
+        if (!job.results) return;
+    }
+    dim3 grid(static_cast<unsigned>(plan.n_tiles), static_cast<unsigned>(job.n_kv_heads),
+              plan.split ? static_cast<unsigned>(plan.n_segments) : 1);
+    size_t bytes = attend_prompt_bytes(WIDTH, plan.sixteens);
+    if (attend_has_hopper(WIDTH) && dev->has_warpgroup_products)
+        attend_launch_hopper(dev, job, first_span, last_span, WIDTH, grid,
+                             attend_prompt_queries(plan.sixteens));
+    else if (plan.sixteens == 1)
+        cuda_launch(dev, "attend", attend_prompt_kernel<WIDTH, 1>, grid, dim3(ATTEND_THREADS), bytes, job,
+                    first_span, last_span);
+    else
+        cuda_launch(dev, "attend", attend_prompt_kernel < WIDTH, WIDTH <= 128 ? 2 : 1 >, grid,
+                    dim3(ATTEND_THREADS), bytes, job, first_span, last_span);
+    if (!plan.split) return;
+    int64_t n_queries = static_cast<int64_t>(job.n_rows) * job.n_heads;
+    cuda_launch(dev, "attend", attend_segments_kernel<WIDTH>,
+                dim3(static_cast<unsigned>((n_queries + ATTEND_WARPS - 1) / ATTEND_WARPS)),
+                dim3(ATTEND_THREADS), 0, job);
+}
+
+void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
+                        int last_span, const void *q, void *y) {
+    if (first_span >= last_span) return;
+    attend_job job = attend_job_of(dev, shape, kv, first_span, last_span, q, y);
+    switch (shape->head_dim) {
+    case 64:
+        return launch_prompt<64>(dev, job, first_span, last_span);
+    case 80:
+        return launch_prompt<80>(dev, job, first_span, last_span);
+    case 96:
+        return launch_prompt<96>(dev, job, first_span, last_span);
+    case 128:
+        return launch_prompt<128>(dev, job, first_span, last_span);
+    case 256:
+        return launch_prompt<256>(dev, job, first_span, last_span);
+    }
+}

@@ -1,0 +1,39 @@
+/* kernels/cuda/device/launch.cuh: how a .cu file starts its kernels, and gets at a block's dynamic shared
+ * memory: on the GPU, or in the emulation of tests/emulation. */
+#pragma once
+
+#include "kernels/cuda/device/cuda_device.h"
+
+#ifdef KVARVE_CUDA_EMULATED
+#include <emulation.h>
+#endif
+
+/* Start a kernel on the device's stream; the failure of a launch is recorded under the name of the operation.
+ */
+template <typename... Parameters, typename... Arguments>
+void cuda_launch(cuda_device *dev, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                 size_t shared_bytes, Arguments... arguments) {
+#ifdef KVARVE_CUDA_EMULATED
+    emulation_launch(grid, block, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
+    (void)dev, (void)name;
+#else
+    const size_t always = 48 << 10;
+    if (shared_bytes > always)
+        cuda_device_check(dev,
+                          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               static_cast<int>(shared_bytes)),
+                          name);
+    kernel<<<grid, block, shared_bytes, dev->stream>>>(static_cast<Parameters>(arguments)...);
+    cuda_device_check(dev, cudaGetLastError(), name);
+#endif
+}
+
+/* The dynamic shared memory of the block. */
+__device__ __forceinline__ unsigned char *cuda_shared_memory() {
+#ifdef KVARVE_CUDA_EMULATED
+    return emulation_shared_memory();
+#else
+    extern __shared__ __align__(128) unsigned char cuda_dynamic_shared[];
+    return cuda_dynamic_shared;
+#endif
+}

@@ -1,0 +1,14 @@
+/* kernels/dtype.h: element types of tensors in files and on devices. */
+#pragma once
+
+#include <stddef.h>
+
+typedef enum dtype { DTYPE_F32, DTYPE_BF16, DTYPE_F16 } dtype;
+
+static inline size_t dtype_bytes(dtype type) {
+    return type == DTYPE_F32 ? 4 : 2;
+}
+
+static inline const char *dtype_name(dtype type) {
+    return type == DTYPE_F32 ? "f32" : type == DTYPE_BF16 ? "bf16" : "f16";
+}

@@ -1,0 +1,93 @@
+/* src/command/options.h: the command line: one table of all options of all commands. Local; the same on every
+ * rank.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "io/codec/kv_codec.h"
+#include "kernels/device.h"
+#include "mpi/transport/transport.h"
+#include "src/base/status.h"
+
+typedef enum command {
+    COMMAND_GENERATE,
+    COMMAND_PERPLEXITY,
+    COMMAND_TOKENIZE,
+    COMMAND_PLAN,
+    COMMAND_BENCH,
+    COMMAND_SYNTH,
+    COMMAND_SNAPSHOT,
+    N_COMMANDS
+} command;
+
+/* kvarve snapshot ACTION DIR */
+typedef enum snapshot_action {
+    SNAPSHOT_INFO,
+    SNAPSHOT_VERIFY,
+    SNAPSHOT_COMPACT,
+    SNAPSHOT_TEXT,
+    N_SNAPSHOT_ACTIONS
+} snapshot_action;
+
+typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
+
+enum { OPTIONS_MAX_STOPS = 16 };
+
+/* Values as given or the table's defaults. Texts are borrowed from argv. */
+typedef struct options {
+    command command;
+    snapshot_action action; /* of COMMAND_SNAPSHOT; N_SNAPSHOT_ACTIONS: only its help is asked for */
+    bool help, version;
+
+    const char *model, *shape, *report; /* NULL: not given, as all texts */
+    const char *prompt, *prompt_file, *text, *input, *output, *file;
+    const char *layers_per_rank, *prefill, *depths, *decode_depths, *batch_depths;
+    const char *save, *resume, *stop_file;
+    const char *measure, *measured, *chunk_model, *link, *node_link;
+    const char *dir, *id; /* of COMMAND_SNAPSHOT; dir also of COMMAND_SYNTH */
+    const char *fail_at;  /* only where KVARVE_FAULTS is defined */
+    const char *stops[OPTIONS_MAX_STOPS];
+    int64_t n_stops;
+
+    int64_t max_tokens, top_k, seed, logprobs;            /* OPTION_UNSET: not given */
+    double temperature, top_p, min_p, repetition_penalty; /* NaN: not given */
+    bool ignore_eos, echo, predict, add_bos;
+
+    int64_t context; /* OPTION_UNSET: the model's */
+    int64_t stride;  /* OPTION_UNSET: the context */
+    int64_t vocab;   /* OPTION_UNSET: the shape's */
+    int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
+    int64_t nodes;                      /* OPTION_UNSET: 1 */
+    int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
+    double peer_timeout;
+    double save_every_seconds; /* NaN: not given */
+    int64_t save_every_tokens; /* OPTION_UNSET: not given; one of both at most */
+    double max_time_seconds;   /* NaN: not given */
+    device_kind device;
+    precision precision;  /* what --precision and --weights mean together */
+    weights_kind weights; /* as given */
+    transport_kind transport;
+    kv_codec codec;
+} options;
+
+#define OPTION_UNSET INT64_MIN
+
+/* Read argv. Refuses, naming the option, what it got and what it takes; a misspelt one with the nearest right
+ * one. */
+status options_parse(int argc, char **argv, options *out);
+
+/* The table of a command's options (all commands when `help` came before any), on `to`. */
+void options_print_help(const options *o, FILE *to);
+
+/* "--name value ..." of all that was given or has a default, for logs and reports, with snapshot's action and
+ * directory before it; released with free(). */
+char *options_effective(const options *o);
+
+/* How the command (and action) may be called, with all options that matter: its help shows it. */
+const char *options_example(const options *o);
+
+const char *options_command_name(command c);
+const char *options_action_name(snapshot_action a);

@@ -1,0 +1,310 @@
+#include "src/command/report.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/files.h"
+#include "io/json.h"
+#include "src/base/memory.h"
+#include "src/base/notice.h"
+
+static const double giga = 1e9, mib = 1024.0 * 1024;
+
+/* All that the table and the JSON tell. */
+typedef struct run_figures {
+    int n_ranks;
+    rank_report *ranks;
+    engine_times times;
+    yardstick machine;
+    run_summary summary;
+    double bytes_read_per_second, flops;
+} run_figures;
+
+status report_check_path(const options *o) {
+    struct stat info;
+    if (!o->report) return STATUS_OK;
+    bool is_new = stat(o->report, &info) != 0;
+    FILE *f = fopen(o->report, "a");
+    if (!f) return status_refuse("--report %s: %s", o->report, strerror(errno));
+    fclose(f);
+    if (is_new) unlink(o->report); /* a run that is refused leaves nothing */
+    return STATUS_OK;
+}
+
+/* ---- the table ---- */
+
+static double total_seconds(const rank_report *r) {
+    double sum = 0;
+    for (int i = 0; i < N_REGIONS; i++)
+        sum += r->trace.seconds[i];
+    return sum;
+}
+
+static void print_row(const run_figures *f, const char *name, double (*value)(const rank_report *, int),
+                      int which) {
+    double min = value(&f->ranks[0], which), max = min, sum = 0, all = 0;
+    int slowest = 0;
+    for (int i = 0; i < f->n_ranks; i++) {
+        double v = value(&f->ranks[i], which);
+        if (v < min) min = v;
+        if (v > max) {
+            max = v;
+            slowest = i;
+        }
+        sum += v;
+        all += total_seconds(&f->ranks[i]);
+    }
+    fprintf(stderr, "  %-24s %10.3f %10.3f %10.3f %6d %7.1f%%\n", name, min, sum / f->n_ranks, max, slowest,
+            all > 0 ? 100 * sum / all : 0);
+}
+
+static double region_seconds(const rank_report *r, int which) {
+    return r->trace.seconds[which];
+}
+
+static double all_seconds(const rank_report *r, int which) {
+    (void)which;
+    return total_seconds(r);
+}
+
+static bool anyone_was_there(const run_figures *f, int which) {
+    for (int i = 0; i < f->n_ranks; i++)
+        if (f->ranks[i].trace.seconds[which] > 0) return true;
+    return false;
+}
+
+static double per_second(double n, double seconds) {
+    return seconds > 0 ? n / seconds : 0;
+}
+
+/* K and V of a token, over all layers. */
+static double kv_token_bytes(const engine *e) {
+    const model_config *c = engine_config(e);
+    return 2.0 * c->n_layers * c->n_kv_heads * c->head_dim * (double)dtype_bytes(engine_device(e)->kv);
+}
+
+static void print_table(const run_figures *f, const options *o) {
+    const engine_times *t = &f->times;
+    fprintf(stderr, "\n  %-24s %10s %10s %10s %6s %8s\n", "region, seconds", "min", "avg", "max", "rank",
+            "share");
+    for (int r = REGION_REST + 1; r < N_REGIONS; r++)
+        if (anyone_was_there(f, r)) print_row(f, region_name((region)r), region_seconds, r);
+    print_row(f, region_name(REGION_REST), region_seconds, REGION_REST);
+    print_row(f, "all", all_seconds, 0);
+    fprintf(stderr, "\n  prefill %lld tokens, %.1f tokens/s; decode %lld tokens, %.1f tokens/s",
+            (long long)t->prompt_tokens, per_second((double)t->prompt_tokens, t->prefill_seconds),
+            (long long)(t->decode_tokens + t->mixed_tokens),
+            per_second((double)t->decode_tokens, t->decode_seconds));
+    if (t->mixed_tokens) fprintf(stderr, " (%lld came during prefill)", (long long)t->mixed_tokens);
+    if (f->summary.first_token_seconds > 0)
+        fprintf(stderr, "\n  time to first token %.3f s", f->summary.first_token_seconds);
+    fprintf(stderr, "\n  %.2f GB/s of weights and KV read", f->bytes_read_per_second / giga);
+    if (f->machine.read_bytes_per_second > 0)
+        fprintf(stderr, " (memory reads here: %.2f GB/s)", f->machine.read_bytes_per_second / giga);
+    fprintf(stderr, ", %.1f GFLOP/s", f->flops / giga);
+    double sent = 0, file = 0;
+    for (int i = 0; i < f->n_ranks; i++) {
+        sent += f->ranks[i].bytes_sent;
+        file += (double)f->ranks[i].file_bytes;
+    }
+    fprintf(stderr, "\n  %.1f MiB sent between ranks; %.1f MiB of weights %s in %.2f s\n", sent / mib,
+            file / mib, o->shape ? "made" : "read", f->ranks[0].load_seconds);
+}
+
+static double most_seconds(const run_figures *f, region r) {
+    double most = 0;
+    for (int i = 0; i < f->n_ranks; i++)
+        if (f->ranks[i].trace.seconds[r] > most) most = f->ranks[i].trace.seconds[r];
+    return most;
+}
+
+/* What snapshots cost: the time of the save itself, and how long the run stood still for it. */
+static void print_snapshots(const run_figures *f, const options *o, const engine *e) {
+    const checkpoint_stats *s = &f->summary.saves;
+    double load = most_seconds(f, REGION_LOAD), save = most_seconds(f, REGION_SAVE);
+    if (f->summary.reused_tokens > 0)
+        fprintf(stderr, "  %s: %lld tokens were not computed but loaded, in %.3f s (%.2f GB/s of K and V)\n",
+                o->resume, (long long)f->summary.reused_tokens, load,
+                per_second((double)f->summary.reused_tokens * kv_token_bytes(e), load) / giga);
+    if (s->n_saves > 0)
+        fprintf(stderr,
+                "  %s: %d save%s of %lld tokens, %.1f MiB in %.1f MiB of files (%.2fx) in %.3f s; the run "
+                "stood still for %.3f s, and %.3f s at its end\n",
+                o->save, s->n_saves, s->n_saves == 1 ? "" : "s", (long long)s->n_tokens, s->raw_bytes / mib,
+                (double)s->file_bytes / mib, per_second(s->raw_bytes, (double)s->file_bytes), s->seconds,
+                save - f->summary.end_save_seconds, f->summary.end_save_seconds);
+    if (s->beside_seconds > 0 && s->alone_seconds > 0)
+        fprintf(stderr, "  with a save beside it the run did %.1f tokens/s, without one %.1f\n",
+                per_second((double)s->beside_tokens, s->beside_seconds),
+                per_second((double)s->alone_tokens, s->alone_seconds));
+}
+
+/* ---- advice ---- */
+
+static double share_of(const run_figures *f, region r, int rank) {
+    double all = total_seconds(&f->ranks[rank]);
+    return all > 0 ? f->ranks[rank].trace.seconds[r] / all : 0;
+}
+
+static double mean_share(const run_figures *f, region r) {
+    double sum = 0;
+    for (int i = 0; i < f->n_ranks; i++)
+        sum += share_of(f, r, i);
+    return sum / f->n_ranks;
+}
+
+static void note_waiting(const run_figures *f, const options *o) {
+    if (f->n_ranks == 1) return;
+    double waits = mean_share(f, REGION_SEND_WAIT) + mean_share(f, REGION_RECEIVE_WAIT) +
+                   mean_share(f, REGION_REPLY_WAIT);
+    if (waits < 0.2) return;
+    fprintf(stderr, "NOTE: the ranks waited for each other %.0f%% of the time.", 100 * waits);
+    if (f->summary.n_requests < f->n_ranks && f->times.decode_seconds > f->times.prefill_seconds)
+        fprintf(stderr,
+                " %lld sequence(s) cannot keep %d ranks busy in decode: give at least %d prompts with "
+                "--input, or "
+                "use fewer ranks.\n",
+                (long long)f->summary.n_requests, f->n_ranks, f->n_ranks);
+    else if (f->times.prefill_seconds > f->times.decode_seconds)
+        fprintf(stderr, " Smaller chunks fill the pipeline sooner: try --chunk-tokens %lld.\n",
+                (long long)(o->chunk_tokens > 64 ? o->chunk_tokens / 2 : 32));
+    else
+        fprintf(stderr, "\n");
+}
+
+static void print_notes(const run_figures *f, const options *o, const engine *e) {
+    notice_print_new(stderr);
+    note_waiting(f, o);
+    int64_t most = engine_plan(e)->n_pages * o->page_tokens;
+    if (f->summary.clipped_context)
+        fprintf(stderr, "NOTE: the context ends before --max-tokens for some prompts: raise --context.\n");
+    if (o->context != OPTION_UNSET && o->context > engine_config(e)->max_positions)
+        fprintf(stderr,
+                "NOTE: --context %lld is beyond the %lld positions that the model was made for: expect worse "
+                "text.\n",
+                (long long)o->context, (long long)engine_config(e)->max_positions);
+    if (o->kv_memory && f->summary.n_requests > 1)
+        fprintf(stderr,
+                "NOTE: the KV cache holds %lld tokens at once; more --kv-memory lets more sequences run "
+                "together.\n",
+                (long long)most);
+    if (o->precision == PRECISION_F32)
+        fprintf(
+            stderr,
+            "NOTE: --precision f32 is for checking: bf16 halves the memory and is several times as fast.\n");
+}
+
+/* ---- JSON ---- */
+
+static void add_rank(cJSON *list, const rank_report *r, int rank) {
+    cJSON *item = cJSON_CreateObject(), *regions = cJSON_CreateObject();
+    cJSON_AddNumberToObject(item, "rank", rank);
+    cJSON_AddNumberToObject(item, "first_layer", r->slice.first_layer);
+    cJSON_AddNumberToObject(item, "last_layer", r->slice.last_layer);
+    cJSON_AddNumberToObject(item, "weight_bytes", (double)r->weight_bytes);
+    cJSON_AddNumberToObject(item, "kv_bytes", (double)r->kv_bytes);
+    cJSON_AddNumberToObject(item, "planned_bytes", (double)r->total_bytes);
+    cJSON_AddNumberToObject(item, "file_bytes_read", (double)r->file_bytes);
+    cJSON_AddNumberToObject(item, "load_seconds", r->load_seconds);
+    cJSON_AddNumberToObject(item, "steps", (double)r->stage.n_steps);
+    cJSON_AddNumberToObject(item, "rows", (double)r->stage.n_rows);
+    cJSON_AddNumberToObject(item, "bytes_sent", r->bytes_sent);
+    for (int i = 0; i < N_REGIONS; i++)
+        cJSON_AddNumberToObject(regions, region_name((region)i), r->trace.seconds[i]);
+    cJSON_AddItemToObject(item, "region_seconds", regions);
+    cJSON_AddItemToArray(list, item);
+}
+
+static void add_snapshots(cJSON *root, const run_figures *f) {
+    const checkpoint_stats *s = &f->summary.saves;
+    cJSON_AddNumberToObject(root, "reused_tokens", (double)f->summary.reused_tokens);
+    cJSON_AddNumberToObject(root, "load_kv_seconds", most_seconds(f, REGION_LOAD));
+    cJSON_AddNumberToObject(root, "saves", s->n_saves);
+    cJSON_AddNumberToObject(root, "failed_saves", s->n_failed);
+    cJSON_AddNumberToObject(root, "saved_tokens", (double)s->n_tokens);
+    cJSON_AddNumberToObject(root, "saved_kv_bytes", s->raw_bytes);
+    cJSON_AddNumberToObject(root, "saved_file_bytes", (double)s->file_bytes);
+    cJSON_AddNumberToObject(root, "save_seconds", s->seconds);
+    cJSON_AddNumberToObject(root, "save_stall_seconds", most_seconds(f, REGION_SAVE));
+    cJSON_AddNumberToObject(root, "save_end_seconds", f->summary.end_save_seconds);
+    cJSON_AddNumberToObject(root, "tokens_per_second_while_saving",
+                            per_second((double)s->beside_tokens, s->beside_seconds));
+    cJSON_AddNumberToObject(root, "tokens_per_second_otherwise",
+                            per_second((double)s->alone_tokens, s->alone_seconds));
+}
+
+static cJSON *make_json(const run_figures *f, const options *o, const engine *e) {
+    cJSON *root = cJSON_CreateObject(), *ranks = cJSON_CreateArray(), *notes = cJSON_CreateArray();
+    char shape[256], *effective = options_effective(o);
+    model_config_describe(engine_config(e), shape, sizeof shape);
+    cJSON_AddStringToObject(root, "command", options_command_name(o->command));
+    cJSON_AddStringToObject(root, "options", effective);
+    free(effective);
+    cJSON_AddStringToObject(root, "model", shape);
+    cJSON_AddNumberToObject(root, "ranks", f->n_ranks);
+    cJSON_AddNumberToObject(root, "requests", (double)f->summary.n_requests);
+    cJSON_AddNumberToObject(root, "seconds", f->times.seconds);
+    cJSON_AddNumberToObject(root, "prefill_seconds", f->times.prefill_seconds);
+    cJSON_AddNumberToObject(root, "decode_seconds", f->times.decode_seconds);
+    cJSON_AddNumberToObject(root, "prompt_tokens", (double)f->times.prompt_tokens);
+    cJSON_AddNumberToObject(root, "generated_tokens",
+                            (double)(f->times.decode_tokens + f->times.mixed_tokens));
+    cJSON_AddNumberToObject(root, "prefill_tokens_per_second",
+                            per_second((double)f->times.prompt_tokens, f->times.prefill_seconds));
+    cJSON_AddNumberToObject(root, "decode_tokens_per_second",
+                            per_second((double)f->times.decode_tokens, f->times.decode_seconds));
+    cJSON_AddNumberToObject(root, "first_token_seconds", f->summary.first_token_seconds);
+    cJSON_AddNumberToObject(root, "read_bytes_per_second", f->bytes_read_per_second);
+    cJSON_AddNumberToObject(root, "machine_read_bytes_per_second", f->machine.read_bytes_per_second);
+    cJSON_AddNumberToObject(root, "flops", f->flops);
+    add_snapshots(root, f);
+    for (int i = 0; i < notice_count(); i++)
+        cJSON_AddItemToArray(notes, cJSON_CreateString(notice_text(i)));
+    cJSON_AddItemToObject(root, "notes", notes);
+    if (f->summary.n_scored) {
+        cJSON_AddNumberToObject(root, "scored_tokens", (double)f->summary.n_scored);
+        cJSON_AddNumberToObject(root, "nll", f->summary.nll);
+        cJSON_AddNumberToObject(root, "perplexity", f->summary.perplexity);
+    }
+    for (int i = 0; i < f->n_ranks; i++)
+        add_rank(ranks, &f->ranks[i], i);
+    cJSON_AddItemToObject(root, "per_rank", ranks);
+    return root;
+}
+
+static status write_json(const run_figures *f, const options *o, const engine *e) {
+    cJSON *root = make_json(f, o, e);
+    char *text = cJSON_Print(root);
+    cJSON_Delete(root);
+    status st = file_write_text(o->report, text);
+    free(text);
+    return st;
+}
+
+status report_run(comm *c, engine *e, const options *o, const run_summary *summary) {
+    int n = comm_size(c);
+    run_figures f = {.n_ranks = n, .ranks = mem_new((size_t)n, sizeof(rank_report))};
+    f.times = engine_get_times(e);
+    engine_gather_reports(e, f.ranks);
+    f.machine = yardstick_measure(c, e, false);
+    status st = STATUS_OK;
+    if (comm_rank(c) == 0) {
+        f.summary = *summary;
+        double busy = f.times.prefill_seconds + f.times.decode_seconds, bytes = 0, flops = 0;
+        for (int i = 0; i < n; i++) {
+            bytes += f.ranks[i].stage.weight_bytes + f.ranks[i].stage.kv_bytes;
+            flops += f.ranks[i].stage.flops;
+        }
+        f.bytes_read_per_second = per_second(bytes, busy);
+        f.flops = per_second(flops, busy);
+        print_table(&f, o);
+        print_snapshots(&f, o, e);
+        print_notes(&f, o, e);
+        if (o->report) st = write_json(&f, o, e);
+    }
+    free(f.ranks);
+    return st;
+}

@@ -1,0 +1,28 @@
+/* src/command/report.h: what the user sees at the end of a run: the table of times, speeds, and advice; and
+ * the same as JSON. */
+#pragma once
+
+#include "mpi/comm.h"
+#include "src/checkpoint/checkpoint.h"
+#include "src/command/options.h"
+#include "src/command/yardstick.h"
+#include "src/engine/engine.h"
+
+/* What the command knows beside the engine. Rank 0's counts. */
+typedef struct run_summary {
+    int64_t n_requests;
+    double first_token_seconds; /* mean over requests, from their submission; 0: no token */
+    bool clipped_context;       /* some request could not get all its max_tokens */
+    double perplexity, nll;     /* of COMMAND_PERPLEXITY */
+    int64_t n_scored;
+    int64_t reused_tokens;   /* that came from a snapshot */
+    checkpoint_stats saves;  /* zeroed: nothing was to be saved */
+    double end_save_seconds; /* the run stood still when it had nothing more to do */
+} run_summary;
+
+/* The table and notes on stderr, the JSON file where --report asks for one. Collective; `summary` counts on
+ * rank 0. Fails when the file cannot be written. */
+status report_run(comm *c, engine *e, const options *o, const run_summary *summary);
+
+/* Refuse a --report path that cannot be written: before the model loads. Local. */
+status report_check_path(const options *o);

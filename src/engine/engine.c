@@ -1,0 +1,376 @@
+/* The run of stage 0: steps are made from requests, and events from the replies. */
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "src/base/clock.h"
+#include "src/base/memory.h"
+#include "src/engine/engine_private.h"
+#include "src/engine/stop.h"
+
+void engine_serve(engine *e) {
+    worker_serve(&e->worker);
+}
+
+void engine_submit(engine *e, const request *r) {
+    assert(r->n_tokens > 0 && r->n_tokens + r->max_tokens <= e->options.longest_tokens);
+    int64_t n = schedule_add(e->schedule, &(schedule_request){
+                                              .n_prompt = r->n_tokens,
+                                              .n_generated = r->n_generated,
+                                              .n_all = r->n_tokens + r->max_tokens,
+                                              .n_cached = r->n_cached,
+                                          });
+    if (n >= e->n_active_capacity) {
+        int64_t capacity = 2 * e->n_active_capacity + 16;
+        e->active = mem_resize(e->active, (size_t)capacity, sizeof *e->active);
+        memset(e->active + e->n_active_capacity, 0,
+               (size_t)(capacity - e->n_active_capacity) * sizeof *e->active);
+        e->n_active_capacity = capacity;
+    }
+    active *a = &e->active[n];
+    e->n_unloaded += r->n_cached > 0;
+    *a = (active){
+        .id = r->id,
+        .sequence_id = r->sequence_id,
+        .n_prompt = r->n_tokens,
+        .max_tokens = r->max_tokens,
+        .score_from = r->score_from,
+        .sampling = r->sampling,
+        .n_cached = r->n_cached,
+        .source = r->source,
+        .is_kept = r->is_kept,
+        .prompt = mem_new((size_t)r->n_tokens, sizeof(int32_t)),
+    };
+    memcpy(a->prompt, r->tokens, (size_t)r->n_tokens * sizeof(int32_t));
+}
+
+void engine_finish(engine *e, int64_t handle) {
+    if (e->to_continue == handle) e->to_continue = -1;
+    if (e->active[handle].is_kept)
+        schedule_hold(e->schedule, handle);
+    else
+        engine_release(e, handle);
+}
+
+void engine_release(engine *e, int64_t handle) {
+    int slot = schedule_finish(e->schedule, handle);
+    if (slot >= 0) e->releases[e->n_releases++] = slot;
+    free(e->active[handle].prompt);
+    e->active[handle].prompt = NULL;
+}
+
+static span_want wanted_of(const active *a, const planned_span *s) {
+    if (a->score_from >= 0) return WANT_SCORES;
+    if (!s->ends_prompt) return WANT_NOTHING;
+    if (a->max_tokens > 0) return WANT_TOKEN;
+    return a->is_kept ? WANT_LOGITS : WANT_NOTHING;
+}
+
+/* Append the rows of a span to the step that is being made. */
+static void add_span(engine *e, const planned_span *s) {
+    const active *a = &e->active[s->sequence];
+    step *t = &e->worker.step;
+    if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, a->sequence_id, a->sampling};
+    t->spans[t->n_spans++] = (step_span){s->slot, s->n_rows, wanted_of(a, s), s->pos0, s->is_generated};
+    for (int i = 0; i < s->n_rows; i++) {
+        int64_t pos = s->pos0 + i, next = pos + 1;
+        bool scored = a->score_from >= 0 && next >= a->score_from && next < a->n_prompt;
+        t->tokens[t->n_rows] = pos < a->n_prompt ? a->prompt[pos] : a->next_token;
+        t->targets[t->n_rows] = scored ? a->prompt[next] : NO_TARGET;
+        t->n_rows++;
+    }
+}
+
+static int count_prompt_rows(const engine *e, const issued_step *s) {
+    int n = 0;
+    for (int i = 0; i < s->n_spans; i++)
+        if (s->spans[i].pos0 < e->active[s->spans[i].sequence].n_prompt) n += s->spans[i].n_rows;
+    return n;
+}
+
+/* Time since the last change belongs to prefill while prompt rows are on their way, else to decode. */
+static void account_phase(engine *e) {
+    double now = clock_seconds(), past = now - e->phase_begin;
+    if (e->prompt_steps_in_flight > 0)
+        e->times.prefill_seconds += past;
+    else if (e->n_issued > 0)
+        e->times.decode_seconds += past;
+    e->phase_begin = now;
+}
+
+/* Begin a step of this kind, with what was released since the last one. */
+static void begin_step(engine *e, step_kind kind) {
+    step_clear(&e->worker.step);
+    e->worker.step.kind = kind;
+    for (int i = 0; i < e->n_releases; i++)
+        e->worker.step.releases[e->worker.step.n_releases++] = e->releases[i];
+    e->n_releases = 0;
+}
+
+/* Send the step through the stages, this one first. */
+static void send_step(engine *e) {
+    region before = trace_enter(&e->worker.trace, REGION_SEND_WAIT);
+    pipeline_slot *slot = pipeline_begin(e->worker.pipe);
+    trace_enter(&e->worker.trace, before);
+    slot->n_header_bytes = step_write(&e->worker.step, slot->header);
+    slot->n_x_floats = (size_t)e->worker.step.n_rows * (size_t)e->config.d_model;
+    e->last_sent = clock_seconds();
+    worker_run_step(&e->worker, slot);
+}
+
+/* Make the next step, run stage 0 on it and send it on; false when nothing is ready. */
+static bool issue_step(engine *e) {
+    if (e->n_issued == e->max_in_flight) return false;
+    issued_step *s = &e->issued[(e->first_issued + e->n_issued) % e->max_in_flight];
+    s->n_spans = schedule_next(e->schedule, s->spans);
+    if (s->n_spans == 0) return false;
+
+    begin_step(e, STEP_ROWS);
+    for (int i = 0; i < s->n_spans; i++)
+        add_span(e, &s->spans[i]);
+    s->n_prompt_rows = count_prompt_rows(e, s);
+
+    account_phase(e);
+    e->n_issued++;
+    e->prompt_steps_in_flight += s->n_prompt_rows > 0;
+    send_step(e);
+    return true;
+}
+
+/* The oldest step's reply is at hand: its events are to be told. */
+static bool take_reply(engine *e, bool wait) {
+    region before = trace_enter(&e->worker.trace, wait ? REGION_REPLY_WAIT : e->worker.trace.current);
+    const void *bytes = pipeline_take_reply(e->worker.pipe, wait);
+    trace_enter(&e->worker.trace, before);
+    if (!bytes) return false;
+    step_reply_read(bytes, &e->worker.reply);
+    const issued_step *s = &e->issued[e->first_issued];
+    account_phase(e);
+    e->prompt_steps_in_flight -= s->n_prompt_rows > 0;
+    e->times.prompt_tokens += s->n_prompt_rows;
+    e->has_reply = true;
+    e->told_any = false;
+    e->next_span = e->next_choice = e->next_score = 0;
+    return true;
+}
+
+/* Scores that this span of the reply holds. */
+static int64_t count_scores(const active *a, const planned_span *s) {
+    int64_t first = s->pos0 + 1 > a->score_from ? s->pos0 + 1 : a->score_from;
+    int64_t end = s->pos0 + s->n_rows + 1 < a->n_prompt ? s->pos0 + s->n_rows + 1 : a->n_prompt;
+    return end > first ? end - first : 0;
+}
+
+static void tell_token(engine *e, active *a, event *out) {
+    out->kind = EVENT_TOKEN;
+    out->choice = e->worker.reply.choices[e->next_choice++];
+    a->next_token = out->choice.token;
+    a->n_generated++;
+    out->is_last = a->n_generated == a->max_tokens;
+    if (e->prompt_steps_in_flight > 0 || e->issued[e->first_issued].n_prompt_rows > 0)
+        e->times.mixed_tokens++;
+    else
+        e->times.decode_tokens++;
+    if (e->times.first_token_seconds == 0) e->times.first_token_seconds = clock_seconds() - e->clock_begin;
+}
+
+/* The next event of the reply in hand; false when it has no more. */
+static bool tell_event(engine *e, event *out) {
+    const issued_step *s = &e->issued[e->first_issued];
+    while (e->next_span < s->n_spans) {
+        const planned_span *told = &s->spans[e->next_span++];
+        active *a = &e->active[told->sequence];
+        *out = (event){.id = a->id, .handle = told->sequence};
+        switch (wanted_of(a, told)) {
+        case WANT_TOKEN:
+            tell_token(e, a, out);
+            break;
+        case WANT_SCORES:
+            out->kind = EVENT_SCORES;
+            out->scores = e->worker.reply.scores + e->next_score;
+            out->n_scores = count_scores(a, told);
+            out->is_last = told->ends_prompt;
+            e->next_score += (int)out->n_scores;
+            break;
+        case WANT_NOTHING:
+        case WANT_LOGITS:
+            if (!told->ends_prompt) continue;
+            out->kind = EVENT_READ;
+            out->is_last = true;
+            break;
+        }
+        if (out->is_last)
+            engine_finish(e, told->sequence);
+        else if (out->kind == EVENT_TOKEN)
+            e->to_continue = told->sequence;
+        e->told_any = true;
+        return true;
+    }
+    e->has_reply = false;
+    e->first_issued = (e->first_issued + 1) % e->max_in_flight;
+    account_phase(e);
+    e->n_issued--;
+    *out = (event){.kind = EVENT_STEP, .id = -1, .handle = -1};
+    return !e->told_any;
+}
+
+bool engine_is_between_steps(const engine *e) {
+    const issued_step *s = &e->issued[e->first_issued];
+    for (int i = e->next_span; e->has_reply && i < s->n_spans; i++)
+        if (s->spans[i].ends_prompt ||
+            wanted_of(&e->active[s->spans[i].sequence], &s->spans[i]) == WANT_SCORES)
+            return false;
+    return true;
+}
+
+/* Have every stage load what just entered with cached positions; false when nothing did. */
+static bool issue_loads(engine *e) {
+    slot_tokens q;
+    if (!schedule_next_load(e->schedule, &q)) return false;
+    begin_step(e, STEP_LOAD);
+    do {
+        const active *a = &e->active[q.sequence];
+        e->worker.step.starts[e->worker.step.n_starts++] = (step_start){q.slot, a->sequence_id, a->sampling};
+        e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, a->source};
+        e->loads[q.slot] = (slot_load){q.sequence, comm_size(e->worker.comm), false};
+        e->n_loading++;
+    } while (schedule_next_load(e->schedule, &q));
+    send_step(e);
+    return true;
+}
+
+/* A rank loaded its part, or could not: the first failure of a run is kept for engine_next. */
+static void take_load(engine *e, const note *n, int rank) {
+    slot_load *load = &e->loads[n->number];
+    if (n->st != STATUS_OK) {
+        status_adopt(n->st, n->text);
+        if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+        if (!e->load_failure) e->load_failure = mem_copy_text(status_text(), strlen(status_text()));
+        e->failed_load = load->sequence;
+        load->failed = true;
+    }
+    if (--load->n_left > 0) return;
+    e->n_loading--;
+    e->n_unloaded--;
+    if (!load->failed) schedule_loaded(e->schedule, load->sequence);
+}
+
+/* Sort what came: loads and signals are the engine's, the rest waits for engine_take_note. */
+static void take_notes(engine *e) {
+    size_t n_bytes;
+    int rank;
+    for (note *n; (n = mailbox_take(e->worker.notes, &n_bytes, &rank));) {
+        if (n->kind == NOTE_SEGMENT || n->kind == NOTE_LOGITS) {
+            e->waiting_notes = mem_resize(e->waiting_notes, (size_t)e->n_waiting_notes + 1, sizeof(note *));
+            e->waiting_notes[e->n_waiting_notes++] = n;
+            continue;
+        }
+        e->stop_wanted = e->stop_wanted || n->kind == NOTE_STOP;
+        if (n->kind == NOTE_LOADED) take_load(e, n, rank);
+        free(n);
+    }
+}
+
+/* Tell, once, that what is cached could not be loaded. */
+static bool tell_load_failure(engine *e, event *out) {
+    if (!e->load_failure || e->told_load_failure) return false;
+    e->told_load_failure = true;
+    status_adopt(STATUS_REFUSED, e->load_failure);
+    *out = (event){.kind = EVENT_LOAD_FAILED, .id = e->active[e->failed_load].id, .handle = e->failed_load};
+    return true;
+}
+
+/* A moment in which nothing is computed. */
+static void wait_for_loads(engine *e) {
+    region before = trace_enter(&e->worker.trace, REGION_LOAD);
+    nanosleep(&(struct timespec){0, 100 * 1000}, NULL);
+    trace_enter(&e->worker.trace, before);
+    engine_keep_alive(e);
+}
+
+bool engine_next(engine *e, event *out) {
+    if (e->to_continue >= 0) schedule_continue(e->schedule, e->to_continue);
+    e->to_continue = -1;
+    for (;;) {
+        take_notes(e);
+        if (tell_load_failure(e, out)) return true;
+        if (e->has_reply && tell_event(e, out)) return true;
+        if (e->n_issued > 0 && take_reply(e, false)) continue;
+        if (!e->is_paused && (issue_loads(e) || issue_step(e))) continue;
+        if (e->n_issued > 0)
+            take_reply(e, true);
+        else if (e->n_loading > 0)
+            wait_for_loads(e);
+        else
+            return false;
+    }
+}
+
+void engine_pause(engine *e) {
+    e->is_paused = true;
+}
+
+bool engine_stop_wanted(engine *e) {
+    return e->stop_wanted || stop_was_signalled();
+}
+
+void engine_stop(engine *e) {
+    assert(e->n_issued == 0);
+    begin_step(e, STEP_STOP);
+    send_step(e);
+}
+
+/* ---- saving ---- */
+
+bool engine_cached_at(const engine *e, int i, engine_cached *out) {
+    slot_tokens q;
+    if (!schedule_running(e->schedule, i, &q)) return false;
+    *out = (engine_cached){e->active[q.sequence].id, q.sequence, q.slot, q.n_tokens};
+    return true;
+}
+
+void engine_begin_save(engine *e, const step_save *save, const step_extent *extents, int n_extents) {
+    begin_step(e, STEP_SAVE);
+    e->worker.step.save = *save;
+    e->worker.step.n_extents = n_extents;
+    memcpy(e->worker.step.extents, extents, (size_t)n_extents * sizeof *extents);
+    send_step(e);
+}
+
+void engine_hurry_save(engine *e) {
+    begin_step(e, STEP_HURRY);
+    send_step(e);
+}
+
+void engine_keep_alive(engine *e) {
+    if (comm_size(e->worker.comm) == 1 || clock_seconds() - e->last_sent < e->options.deadline_seconds / 4)
+        return;
+    begin_step(e, STEP_WAIT);
+    send_step(e);
+}
+
+note *engine_take_note(engine *e) {
+    take_notes(e);
+    if (e->n_waiting_notes == 0) return NULL;
+    note *first = e->waiting_notes[0];
+    e->n_waiting_notes--;
+    memmove(e->waiting_notes, e->waiting_notes + 1, (size_t)e->n_waiting_notes * sizeof *e->waiting_notes);
+    return first;
+}
+
+bool engine_has_waiting(const engine *e) {
+    return schedule_has_waiting(e->schedule);
+}
+
+int64_t engine_n_unloaded(const engine *e) {
+    return e->n_unloaded;
+}
+
+int64_t engine_chunk_rows(const engine *e, int64_t pos) {
+    return schedule_chunk_rows(e->schedule, pos);
+}
+
+int engine_n_slots(const engine *e) {
+    return e->options.n_sequences + e->options.n_held;
+}

@@ -1,0 +1,215 @@
+/* src/engine/engine.h: a model over all ranks, and the sequences that run through it.
+ *
+ * Rank 0 submits requests and takes events, one at a time, until there are none; the other ranks serve until
+ * rank 0 stops them:
+ *
+ *     engine_open(...)                                  all ranks
+ *     rank 0:  engine_submit(...) ...                   others:  engine_serve(e)
+ *              while (engine_next(e, &ev)) ...
+ *              engine_stop(e)
+ *     engine_report(...), engine_close(e)               all ranks
+ *
+ * An error in a running engine (a lost rank, a device failure) ends all ranks. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "io/snapshot/segment.h"
+#include "io/synthetic/synthetic.h"
+#include "mpi/comm.h"
+#include "mpi/transport/transport.h"
+#include "src/base/trace.h"
+#include "src/engine/notes.h"
+#include "src/engine/stage.h"
+#include "src/engine/step.h"
+#include "src/engine/step_log.h"
+#include "src/model/model_config.h"
+#include "src/model/plan.h"
+#include "src/timing/chunk_list.h"
+
+typedef struct engine engine;
+
+typedef struct engine_options {
+    const char *model_dir;
+    synthetic_model made; /* instead of what model_dir holds, where it has a name */
+    device_kind device;
+    precision precision;
+    int n_threads;
+    int chunk_tokens, page_tokens;
+    const chunk_list *chunks; /* where prompts are cut, of at most chunk_tokens each; NULL: by chunk_tokens */
+    bool times_steps;         /* keep a log of them, for engine_gather_steps */
+    int n_sequences;          /* at once */
+    int n_held;               /* as far as there is room: more that are over and wait for a save ... */
+    double held_pages;        /* ... each of so many pages */
+    int64_t longest_tokens;   /* of any sequence, prompt and generated */
+    int64_t wanted_pages;     /* for all that would run at once if there were room */
+    uint64_t kv_bytes_per_rank;  /* 0: as wanted, as far as the memory goes */
+    uint64_t bytes_per_rank;     /* 0: this rank's share of what its host or GPU has free */
+    double head_share;           /* see plan.h */
+    const char *layers_per_rank; /* NULL: the best partition */
+    double deadline_seconds;     /* of any wait for another rank */
+    transport_kind transport;    /* of activations between ranks */
+    bool quiet;                  /* no line that says what is loaded */
+    const char *save_dir;        /* the snapshot that is written to; NULL: none */
+    kv_codec codec;              /* of what is written */
+    const char *load_dir;        /* the snapshot that requests refer to; NULL: none */
+    const char *manifest;        /* the n_manifest bytes of its manifest */
+    size_t n_manifest;
+} engine_options;
+
+/* Load the model, each rank its slice. `config` and `options` count on rank 0 only. Nothing runs
+ * yet, so that every failure is a refusal: of what plan_make, weights_open and loader_open refuse, and of
+ * memory that the system does not grant, with the rank and the bytes. Collective. */
+status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out);
+void engine_close(engine *e); /* Collective. NULL is fine */
+
+typedef struct request {
+    int64_t id;            /* the caller's: in the events of this request */
+    int64_t sequence_id;   /* keys the sampler with options.seed */
+    const int32_t *tokens; /* the prompt, n_tokens > 0; copied */
+    int64_t n_tokens;
+    int64_t max_tokens; /* to generate, >= 0; 0: the prompt is only read */
+    sampling_options sampling;
+    int64_t score_from;  /* >= 0: score the prompt's tokens from this index (at least 1) on; -1: none */
+    int64_t n_generated; /* the prompt's last tokens, which an earlier run generated */
+    int64_t n_cached;    /* the prompt's first tokens, less than all, whose K and V are loaded ... */
+    int64_t source;      /* ... from this sequence of the manifest */
+    bool is_kept;        /* when it is over, its K and V stay until engine_release */
+} request;
+
+typedef enum event_kind {
+    EVENT_TOKEN,       /* a token was chosen */
+    EVENT_SCORES,      /* -log p of some of the prompt's tokens, in order */
+    EVENT_READ,        /* the whole prompt was read, and nothing is to be generated */
+    EVENT_STEP,        /* a step of prompts came back, and there is nothing to tell of any request */
+    EVENT_LOAD_FAILED, /* what is cached could not be loaded: status_text() says why. The request stands still
+                        */
+} event_kind;
+
+typedef struct event {
+    event_kind kind;
+    int64_t id;            /* the request's */
+    int64_t handle;        /* for engine_finish */
+    bool is_last;          /* the request is over */
+    sampler_choice choice; /* EVENT_TOKEN */
+    int64_t n_scores;      /* EVENT_SCORES */
+    const float *scores;   /* owned by the engine, until the next call */
+} event;
+
+/* Queue a request whose prompt and max_tokens together are at most longest_tokens. Rank 0. Local. */
+void engine_submit(engine *e, const request *r);
+
+/* The next event; false when nothing is left. Runs stage 0 meanwhile. Rank 0, while the others serve. */
+bool engine_next(engine *e, event *out);
+
+/* The request of an EVENT_TOKEN that was just returned is over before its max_tokens. Rank 0. Local. */
+void engine_finish(engine *e, int64_t handle);
+
+/* Was the last event the last one of its step? Rank 0. Local. */
+bool engine_is_between_steps(const engine *e);
+
+/* No more steps are made: engine_next tells what is on its way, then returns false. Rank 0. Local. */
+void engine_pause(engine *e);
+
+/* Did a signal ask any rank to end the run? Rank 0. Local. */
+bool engine_stop_wanted(engine *e);
+
+/* ---- saving, on rank 0: src/checkpoint/checkpoint.h does it ---- */
+
+/* A request whose K and V are in the cache, on every rank, once all steps so far are through. */
+typedef struct engine_cached {
+    int64_t id, handle;
+    int slot;
+    int64_t n_tokens; /* positions [0, n_tokens) */
+} engine_cached;
+
+/* The i-th of them; false when there are no more. Local. */
+bool engine_cached_at(const engine *e, int i, engine_cached *out);
+
+/* Every rank writes these positions as a segment; each tells the end of it by a NOTE_SEGMENT. Sequences that
+ * are in the list must not be released before all did. */
+void engine_begin_save(engine *e, const step_save *save, const step_extent *extents, int n_extents);
+
+/* The save on its way need not spare the run any more: it is waited for. Local. */
+void engine_hurry_save(engine *e);
+
+/* While rank 0 waits for saves or loads only: now and then, let the others know that it is there. Local. */
+void engine_keep_alive(engine *e);
+
+/* The next NOTE_SEGMENT or NOTE_LOGITS, released with free(); NULL when none has come. Local. */
+note *engine_take_note(engine *e);
+
+/* The K and V of a kept request that is over may go. Local. */
+void engine_release(engine *e, int64_t handle);
+
+/* Is a request waiting for a slot, or for pages? Local. */
+bool engine_has_waiting(const engine *e);
+
+/* Requests with cached tokens that are not loaded yet. Local. */
+int64_t engine_n_unloaded(const engine *e);
+
+/* Sequences in the cache at most, those that are over too. Local. */
+int engine_n_slots(const engine *e);
+
+/* Run this rank's stage until rank 0 stops the engine. Ranks > 0. */
+void engine_serve(engine *e);
+
+/* Let the others leave engine_serve. Rank 0, with nothing left. */
+void engine_stop(engine *e);
+
+/* How the run went, for the table and the report. */
+typedef struct engine_times {
+    double seconds;             /* since the clocks were started */
+    double prefill_seconds;     /* while prompt rows were on their way */
+    double decode_seconds;      /* while only decode rows were */
+    int64_t prompt_tokens;      /* read */
+    int64_t decode_tokens;      /* came within decode_seconds */
+    int64_t mixed_tokens;       /* came within prefill_seconds */
+    double first_token_seconds; /* the first of all; 0 before */
+} engine_times;
+
+/* What a rank tells of itself. */
+typedef struct rank_report {
+    trace trace;
+    double seconds;
+    stage_stats stage;
+    uint64_t weight_bytes, kv_bytes, total_bytes, file_bytes;
+    double load_seconds;
+    double bytes_sent;
+    slice slice;
+} rank_report;
+
+/* Start the clocks of trace and times from zero. Local, on every rank. */
+void engine_reset_clocks(engine *e);
+
+/* Times so far. Rank 0. Local. */
+engine_times engine_get_times(const engine *e);
+
+/* Rank 0's all[n_ranks] (NULL elsewhere) is filled. Collective. */
+void engine_gather_reports(engine *e, rank_report *all);
+
+/* Where options.times_steps: what every rank's steps took since the clocks were started, on rank 0; to be
+ * released with free(steps). Collective. */
+step_log engine_gather_steps(engine *e);
+
+/* The most rows of a prompt that a step takes from this position on. Rank 0. Local. */
+int64_t engine_chunk_rows(const engine *e, int64_t pos);
+
+/* The clock regions of this rank, to enter REGION_TEXT from outside. */
+trace *engine_trace(engine *e);
+
+/* XXH3, 128 bits (high, low), of the config and all weights; rank 0, where a snapshot was asked for. */
+const uint64_t *engine_model_digest(const engine *e);
+
+const plan *engine_plan(const engine *e);
+const plan_bound *engine_bound(const engine *e); /* of each rank */
+const model_config *engine_config(const engine *e);
+device *engine_device(const engine *e);
+const char *engine_processor(const engine *e); /* what computes */
+
+/* Host, GPU and processors of a rank, for people; NULL where the CPU computes. Rank 0. */
+const char *engine_rank_place(const engine *e, int rank);
+
+int engine_threads(const engine *e);
+const char *engine_transport(const engine *e); /* for people; NULL with one rank */

@@ -1,0 +1,399 @@
+/* The begin and the end of an engine: plan, weights, cache and pipeline, agreed by all ranks; and its
+ * figures. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "mpi/placement/gpu_choice.h"
+#include "src/base/clock.h"
+#include "src/base/memory.h"
+#include "src/base/notice.h"
+#include "src/engine/engine_private.h"
+
+/* All ranks compute on devices of one kind: GPUs if they are asked for, or if every rank sees one. The ranks
+ * of a host share its GPUs out among them. */
+static status choose_device(engine *e) {
+    const char *why = NULL;
+    int n = e->options.device == DEVICE_CPU ? 0 : device_count(e->options.device, &why);
+    if (e->options.device == DEVICE_AUTO)
+        e->options.device = comm_min(e->worker.comm, n) > 0 ? DEVICE_CUDA : DEVICE_CPU;
+    e->device_ranks = comm_node_size(e->worker.comm);
+    if (e->options.device == DEVICE_CPU) return STATUS_OK;
+    int local_rank = gpu_choice_local_rank(e->worker.comm);
+    if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
+    e->device_ranks = (e->device_ranks + n - 1) / n;
+    return gpu_choice_index(local_rank, n, &e->device_index);
+}
+
+/* Threads that feed a GPU run best on processors near it. */
+static status open_device(engine *e) {
+    const engine_options *o = &e->options;
+    status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->worker.dev);
+    if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
+    e->worker.trace.mark = e->worker.dev->ops->mark;
+    return STATUS_OK;
+}
+
+/* Once all ranks have their GPUs: bind this rank near its own, and let rank 0 know where all are. */
+static void take_places(engine *e) {
+    char host[64] = "", bound[128];
+    const char *gpu = e->worker.dev->ops->bus_id(e->worker.dev);
+    rank_place mine;
+    if (e->options.device != DEVICE_CUDA) return;
+    gethostname(host, sizeof host - 1);
+    gpu_choice_bind_near(gpu, bound, sizeof bound);
+    snprintf(mine.text, sizeof mine.text, "%s, GPU %s, %s", host, gpu, bound);
+    if (comm_rank(e->worker.comm) == 0)
+        e->places = mem_new((size_t)comm_size(e->worker.comm), sizeof *e->places);
+    comm_gather(e->worker.comm, &mine, sizeof mine, e->places);
+}
+
+/* Ranks may see more or less memory: the smallest share counts, so that all plans are the same. */
+static plan_bound bound_here(engine *e) {
+    if (e->options.device == DEVICE_CPU) {
+        memory_share share = memory_share_find(e->worker.comm);
+        return plan_bound_of_host(&share);
+    }
+    uint64_t free_bytes = device_free_bytes(e->options.device, e->device_index);
+    plan_bound bound = plan_bound_of_gpu(free_bytes, e->device_ranks);
+    int64_t least = comm_min(e->worker.comm, bound.bytes ? (int64_t)bound.bytes : INT64_MAX);
+    bound.bytes = least == INT64_MAX ? 0 : (uint64_t)least;
+    return bound;
+}
+
+/* What is asked for counts, be it there or not. */
+static void find_bound(engine *e) {
+    uint64_t asked = e->options.bytes_per_rank;
+    e->bound = bound_here(e);
+    if (!asked) return;
+    if (e->bound.bytes && asked > e->bound.bytes && comm_rank(e->worker.comm) == 0)
+        notice_add("--memory-per-rank: %.1f MiB are more than %.1f MiB, %s", mem_mib(asked),
+                   mem_mib(e->bound.bytes), e->bound.by);
+    e->bound = plan_bound_asked(asked);
+}
+
+/* Sequences that are over find room only where it is of no use to those that run. */
+static status make_plan(engine *e) {
+    engine_options *o = &e->options;
+    find_bound(e);
+    for (;; o->n_held /= 2) {
+        plan_request asked = {
+            .config = &e->config,
+            .precision = o->precision,
+            .n_ranks = comm_size(e->worker.comm),
+            .chunk_tokens = o->chunk_tokens,
+            .page_tokens = o->page_tokens,
+            .n_sequences = engine_n_slots(e),
+            .saves = o->save_dir != NULL,
+            .longest_tokens = o->longest_tokens,
+            .wanted_pages = o->wanted_pages + (int64_t)(o->held_pages * o->n_held),
+            .kv_bytes_per_rank = o->kv_bytes_per_rank,
+            .bytes_per_rank = e->bound.bytes,
+            .bound_by = e->bound.by,
+            .head_share = o->head_share,
+            .layers_per_rank = o->layers_per_rank,
+        };
+        status st = plan_make(&asked, &e->plan);
+        bool fits = st == STATUS_OK && e->plan.n_pages >= asked.wanted_pages;
+        if (fits || o->n_held == 0) return st;
+        plan_free(&e->plan);
+    }
+}
+
+/* A copy of rank 0's n bytes on every rank, released with free(); NULL stays NULL. */
+static char *share_bytes(comm *c, const char *bytes, size_t n) {
+    bool here = comm_rank(c) == 0, is_there = here && bytes;
+    comm_broadcast(c, &is_there, sizeof is_there, 0);
+    if (!is_there) return NULL;
+    comm_broadcast(c, &n, sizeof n, 0);
+    char *copy = mem_new(n, 1);
+    if (here) memcpy(copy, bytes, n);
+    comm_broadcast(c, copy, n, 0);
+    return copy;
+}
+
+static char *share_text(comm *c, const char *text) {
+    return share_bytes(c, text, comm_rank(c) == 0 && text ? strlen(text) + 1 : 0);
+}
+
+/* Rank 0's options and config to all; what they point to is needed only while the engine opens. */
+static void share_options(engine *e) {
+    engine_options *o = &e->options;
+    comm_broadcast(e->worker.comm, o, sizeof *o, 0);
+    comm_broadcast(e->worker.comm, &e->config, sizeof e->config, 0);
+    if (comm_rank(e->worker.comm) > 0) o->chunks = NULL; /* stage 0 cuts */
+    o->model_dir = share_text(e->worker.comm, o->model_dir);
+    o->layers_per_rank = share_text(e->worker.comm, o->layers_per_rank);
+    o->save_dir = share_text(e->worker.comm, o->save_dir);
+    o->load_dir = share_text(e->worker.comm, o->load_dir);
+    o->manifest = share_bytes(e->worker.comm, o->manifest, o->n_manifest);
+}
+
+static void forget_shared_options(engine *e) {
+    engine_options *o = &e->options;
+    const char **shared[] = {&o->model_dir, &o->layers_per_rank, &o->save_dir, &o->load_dir, &o->manifest};
+    for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
+        free((void *)*shared[i]);
+        *shared[i] = NULL;
+    }
+}
+
+/* Every rank opens the files; the first compares them with the config, which it may mend. */
+static status open_weights(engine *e) {
+    const engine_options *o = &e->options;
+    status st = STATUS_OK;
+    if (*o->made.name)
+        e->worker.files = weights_open_synthetic(&o->made, o->n_threads);
+    else
+        st = weights_open(o->model_dir, &e->worker.files);
+    if (st == STATUS_OK && comm_rank(e->worker.comm) == 0)
+        st = model_check_files(&e->config, o->precision, e->worker.files);
+    if (comm_any_failed(e->worker.comm, &st)) return st;
+    comm_broadcast(e->worker.comm, &e->config, sizeof e->config, 0);
+    return STATUS_OK;
+}
+
+static status open_slice(engine *e) {
+    const engine_options *o = &e->options;
+    const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
+    status st =
+        model_open(&e->config, mine->slice, o->chunk_tokens, e->worker.files, e->worker.dev, &e->worker.trace,
+                   o->save_dir || o->load_dir ? e->model_digest : NULL, &e->worker.model);
+    kv_shape shape = {
+        .n_layers = mine->slice.last_layer - mine->slice.first_layer,
+        .format = model_kv_format(&e->config, o->precision, o->page_tokens),
+        .n_pages = e->plan.n_pages,
+        .n_slots = engine_n_slots(e),
+    };
+    if (st == STATUS_OK) st = kv_cache_open(e->worker.dev, &shape, &e->worker.kv);
+    return st;
+}
+
+static void open_stage_0(engine *e) {
+    schedule_limits limits = {
+        .n_stages = comm_size(e->worker.comm),
+        .n_slots = engine_n_slots(e),
+        .chunk_tokens = e->options.chunk_tokens,
+        .page_tokens = e->options.page_tokens,
+        .n_pages = e->plan.n_pages,
+    };
+    size_t slots = (size_t)limits.n_slots;
+    e->schedule = schedule_open(&limits);
+    schedule_keep_for_held(e->schedule, e->options.n_held);
+    if (e->options.chunks) schedule_use_chunks(e->schedule, e->options.chunks);
+    e->options.chunks = NULL;
+    e->planned = mem_new(slots, sizeof *e->planned);
+    e->releases = mem_new(slots, sizeof *e->releases);
+    e->issued = mem_new((size_t)e->max_in_flight, sizeof *e->issued);
+    for (int i = 0; i < e->max_in_flight; i++)
+        e->issued[i].spans = mem_new(slots, sizeof(planned_span));
+    e->loads = mem_new(slots, sizeof *e->loads);
+    e->to_continue = -1;
+}
+
+static status open_pipeline(engine *e) {
+    int n_slots = engine_n_slots(e), rows = e->options.chunk_tokens;
+    /* One step in each stage, and one on its way. */
+    e->max_in_flight = comm_size(e->worker.comm) == 1 ? 1 : comm_size(e->worker.comm) + 1;
+    pipeline_sizes sizes = {
+        .header_bytes = step_max_bytes(n_slots, rows),
+        .x_floats = (size_t)rows * (size_t)e->config.d_model,
+        .reply_bytes = step_reply_max_bytes(n_slots, rows),
+        .n_replies = e->max_in_flight,
+    };
+    e->worker.step = step_new(n_slots, rows);
+    e->worker.reply = step_reply_new(n_slots, rows);
+    e->worker.reply_bytes = mem_new(1, sizes.reply_bytes);
+    return pipeline_open(e->worker.comm, e->worker.dev, &sizes, e->options.transport,
+                         e->options.deadline_seconds, &e->worker.pipe);
+}
+
+/* Ranks digest the tensors that they own; the sum does not depend on who owned which. */
+static void add_up_digests(engine *e) {
+    uint64_t(*all)[2] = mem_new((size_t)comm_size(e->worker.comm), sizeof *all);
+    comm_gather(e->worker.comm, e->model_digest, sizeof e->model_digest, all);
+    e->model_digest[0] = e->model_digest[1] = 0;
+    for (int i = 0; comm_rank(e->worker.comm) == 0 && i < comm_size(e->worker.comm); i++) {
+        e->model_digest[0] += all[i][0];
+        e->model_digest[1] += all[i][1];
+    }
+    for (int k = 0; k < 2 && e->options.precision == PRECISION_INT8; k++)
+        e->model_digest[k] += model_int8_digest[k];
+    free(all);
+}
+
+/* The ends of the snapshots that this rank writes to and reads from. */
+static status open_snapshots(engine *e) {
+    const engine_options *o = &e->options;
+    slice s = e->plan.ranks[comm_rank(e->worker.comm)].slice;
+    if (o->save_dir || o->load_dir) add_up_digests(e);
+    if (o->save_dir) {
+        e->worker.saver = saver_open(o->save_dir, o->codec, s, &e->config, e->worker.dev->kv, o->n_threads,
+                                     e->worker.kv, e->worker.stage, e->worker.notes);
+        status st = slice_has_head(s) ? stage_keep_logits(e->worker.stage) : STATUS_OK;
+        if (st != STATUS_OK) return st;
+    }
+    if (!o->load_dir) return STATUS_OK;
+    return loader_open(o->load_dir, o->manifest, o->n_manifest, s, o->n_threads, e->worker.kv,
+                       e->worker.notes, &e->worker.loader);
+}
+
+/* Each part in turn, agreed by all ranks before anyone goes on. */
+static status open_parts(engine *e) {
+    double begin = clock_seconds();
+    status st = choose_device(e);
+    if (comm_any_failed(e->worker.comm, &st)) return st;
+    st = open_weights(e);
+    if (st != STATUS_OK) return st;
+    st = make_plan(e);
+    if (comm_any_failed(e->worker.comm, &st)) return st;
+    st = open_device(e);
+    if (comm_any_failed(e->worker.comm, &st)) return st;
+    take_places(e);
+    st = open_pipeline(e); /* before the weights: a transport that cannot be is refused at once */
+    if (st != STATUS_OK) return st;
+    st = open_slice(e);
+    if (comm_any_failed(e->worker.comm, &st)) return st;
+    const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
+    e->worker.stage = stage_open(&e->config, mine->slice, e->worker.model, e->worker.kv, mine->weight_bytes,
+                                 engine_n_slots(e), e->options.chunk_tokens, &e->worker.trace);
+    e->worker.times_steps = e->options.times_steps;
+    if (e->options.times_steps) stage_time_steps(e->worker.stage, &e->worker.seconds);
+    e->worker.notes = mailbox_open(e->worker.comm);
+    st = open_snapshots(e);
+    if (comm_any_failed(e->worker.comm, &st)) return st;
+    if (comm_rank(e->worker.comm) == 0) open_stage_0(e);
+    e->load_seconds = clock_seconds() - begin;
+    engine_reset_clocks(e);
+    return STATUS_OK;
+}
+
+status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out) {
+    engine *e = mem_new(1, sizeof *e);
+    e->worker.comm = c;
+    if (comm_rank(c) == 0) {
+        e->options = *options;
+        e->config = *config;
+    }
+    share_options(e);
+    status st = open_parts(e);
+    forget_shared_options(e);
+    if (st != STATUS_OK) {
+        engine_close(e);
+        return STATUS_REFUSED;
+    }
+    *out = e;
+    return STATUS_OK;
+}
+
+void engine_close(engine *e) {
+    if (!e) return;
+    saver_close(e->worker.saver);
+    loader_close(e->worker.loader);
+    pipeline_close(e->worker.pipe);
+    mailbox_close(e->worker.notes);
+    for (int i = 0; i < e->n_waiting_notes; i++)
+        free(e->waiting_notes[i]);
+    stage_close(e->worker.stage);
+    kv_cache_close(e->worker.kv);
+    model_close(e->worker.model);
+    if (e->worker.dev) e->worker.dev->ops->close(e->worker.dev);
+    weights_close(e->worker.files);
+    for (int i = 0; e->issued && i < e->max_in_flight; i++)
+        free(e->issued[i].spans);
+    for (int64_t i = 0; i < e->n_active_capacity; i++)
+        free(e->active[i].prompt);
+    free(e->active);
+    free(e->worker.log.steps);
+    free(e->loads);
+    free(e->waiting_notes);
+    free(e->load_failure);
+    free(e->issued);
+    free(e->places);
+    free(e->planned);
+    free(e->releases);
+    schedule_close(e->schedule);
+    step_free(&e->worker.step);
+    step_reply_free(&e->worker.reply);
+    free(e->worker.reply_bytes);
+    plan_free(&e->plan);
+    free(e);
+}
+
+/* ---- what the run was like ---- */
+
+void engine_reset_clocks(engine *e) {
+    trace_begin(&e->worker.trace);
+    e->times = (engine_times){0};
+    e->worker.log.n = 0;
+    e->clock_begin = e->phase_begin = clock_seconds();
+}
+
+engine_times engine_get_times(const engine *e) {
+    engine_times times = e->times;
+    times.seconds = clock_seconds() - e->clock_begin;
+    return times;
+}
+
+void engine_gather_reports(engine *e, rank_report *all) {
+    trace_enter(&e->worker.trace, REGION_REST);
+    const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
+    rank_report report = {
+        .trace = e->worker.trace,
+        .seconds = clock_seconds() - e->clock_begin,
+        .stage = stage_get_stats(e->worker.stage),
+        .weight_bytes = mine->weight_bytes,
+        .kv_bytes = mine->kv_bytes,
+        .total_bytes = mine->total_bytes,
+        .file_bytes = weights_bytes_read(e->worker.files),
+        .load_seconds = e->load_seconds,
+        .bytes_sent = pipeline_get_stats(e->worker.pipe).bytes_sent,
+        .slice = mine->slice,
+    };
+    comm_gather(e->worker.comm, &report, sizeof report, all);
+}
+
+step_log engine_gather_steps(engine *e) {
+    return step_log_gather(e->worker.comm, &e->worker.log);
+}
+
+trace *engine_trace(engine *e) {
+    return &e->worker.trace;
+}
+
+const uint64_t *engine_model_digest(const engine *e) {
+    return e->model_digest;
+}
+
+const char *engine_rank_place(const engine *e, int rank) {
+    return e->places ? e->places[rank].text : NULL;
+}
+
+const char *engine_processor(const engine *e) {
+    return e->worker.dev->ops->processor(e->worker.dev);
+}
+
+const plan *engine_plan(const engine *e) {
+    return &e->plan;
+}
+
+const plan_bound *engine_bound(const engine *e) {
+    return &e->bound;
+}
+
+const model_config *engine_config(const engine *e) {
+    return &e->config;
+}
+
+device *engine_device(const engine *e) {
+    return e->worker.dev;
+}
+
+const char *engine_transport(const engine *e) {
+    return pipeline_transport(e->worker.pipe);
+}
+
+int engine_threads(const engine *e) {
+    return e->options.n_threads;
+}

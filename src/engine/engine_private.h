@@ -1,0 +1,73 @@
+/* src/engine/engine_private.h: what engine.c (the run) and engine_open.c (begin and end) share. */
+#pragma once
+
+#include "src/engine/engine.h"
+#include "src/engine/schedule.h"
+#include "src/engine/worker.h"
+
+/* A request that is not over. */
+typedef struct active {
+    int64_t id, sequence_id, n_prompt, max_tokens, n_generated, score_from;
+    sampling_options sampling;
+    int32_t *prompt;
+    int64_t n_cached, source;
+    int32_t next_token; /* to feed, when it decodes */
+    bool is_kept;
+} active;
+
+/* A slot that is being loaded: how many ranks did not tell yet. */
+typedef struct slot_load {
+    int64_t sequence;
+    int n_left;
+    bool failed;
+} slot_load;
+
+/* A step on its way: what to do when its reply comes. */
+typedef struct issued_step {
+    planned_span *spans;
+    int n_spans, n_prompt_rows;
+} issued_step;
+
+/* Where a rank computes, for people: "node07, GPU 0000:17:00.0, bound to 16 processors of NUMA node 1". */
+typedef struct rank_place {
+    char text[256];
+} rank_place;
+
+struct engine {
+    worker worker;
+    engine_options options;
+    model_config config;
+    plan plan;
+    plan_bound bound; /* of each rank; 0: none is known */
+    int max_in_flight;
+    int device_index, device_ranks; /* of this rank's device, and how many ranks share it */
+    rank_place *places;             /* of all ranks, on rank 0; NULL: no GPUs */
+    double load_seconds, clock_begin;
+
+    /* Stage 0 only. */
+    schedule *schedule;
+    active *active; /* by the schedule's sequence number */
+    int64_t n_active_capacity;
+    planned_span *planned;
+    issued_step *issued; /* a ring of max_in_flight */
+    int first_issued, n_issued;
+    int32_t *releases; /* slots to name in the next step */
+    int n_releases;
+    int next_span, next_score; /* of the reply in hand: what events were not told yet */
+    int next_choice;
+    bool has_reply, told_any; /* of it */
+    int64_t to_continue;      /* the sequence of the event just told, -1: none */
+    slot_load *loads;         /* by slot */
+    int n_loading;            /* slots */
+    int64_t n_unloaded;       /* requests */
+    char *load_failure;
+    int64_t failed_load; /* the sequence it was */
+    bool told_load_failure;
+    note **waiting_notes;
+    int n_waiting_notes;
+    bool is_paused, stop_wanted;
+    uint64_t model_digest[2];
+    int prompt_steps_in_flight;
+    double phase_begin, last_sent;
+    engine_times times;
+};

@@ -1,0 +1,41 @@
+/* src/engine/loader.h: K and V of a rank's layers out of a snapshot, saved by any number of ranks, into its
+ * pages.
+ *
+ * The saver's twin: loads are begun and go on beside the run, in their order, and the end of each is told to
+ * rank 0 by a note. Until then nothing may read the slot's positions. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "io/snapshot/manifest.h"
+#include "mpi/mailbox.h"
+#include "src/engine/step.h"
+#include "src/model/kv_cache.h"
+#include "src/model/model.h"
+
+typedef struct loader loader;
+
+/* Read the manifest (the bytes of its file, the same on every rank) and check that the segments of this slice
+ * are there and whole, but for the content of their frames. Borrows kv and notes. Local. */
+status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s, int n_threads,
+                   kv_cache *kv, mailbox *notes, loader **out);
+
+/* What is being loaded is given up. NULL is fine. Local. */
+void loader_close(loader *l);
+
+/* Take the order of a STEP_LOAD: fill each extent's slot from position 0 on, from the manifest's sequence
+ * `source`, which has that many positions. What does not match its checksum is refused by the note, which
+ * names the file and the object. Local. */
+void loader_begin(loader *l, const step *order);
+
+/* Is there a load that is not over? Local. */
+bool loader_is_busy(loader *l);
+
+/* Wait until nothing is loaded into this slot any more: before its pages are released. Local. */
+void loader_settle(loader *l, int slot);
+
+/* The tokens of a sequence of the manifest. Local. */
+const int32_t *loader_tokens(const loader *l, int64_t source);
+
+/* Behind the text of a refusal: what the user can do about a snapshot that cannot be read. Local. */
+status loader_advise(status st);

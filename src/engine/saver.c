@@ -1,0 +1,199 @@
+#include "src/engine/saver.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "src/base/clock.h"
+#include "src/base/fault.h"
+#include "src/base/host.h"
+#include "src/base/memory.h"
+#include "src/engine/notes.h"
+
+/* Beside a run that computes on the processors, the saving thread works at most this share of the time: what
+ * it takes from the run's caches and processors is then a few percent, however many of them are idle. */
+static const double duty = 1.0 / 32, longest_rest_seconds = 0.25;
+
+/* Positions of one sequence that are written, and where its pages were when the save began. */
+typedef struct saved_rows {
+    int64_t row0, pos0, n_tokens;
+    int32_t *page_ids;
+} saved_rows;
+
+typedef struct save_order {
+    step_save save;
+    int64_t n_rows;
+    int n_extents;
+    saved_rows *extents;
+} save_order;
+
+struct saver {
+    char *dir;
+    kv_codec codec;
+    slice slice;
+    const model_config *config;
+    dtype type;
+    int n_threads;
+    kv_cache *kv;
+    const stage *logits;
+    mailbox *notes;
+    save_order order;
+    pthread_t thread;
+    atomic_bool hurries; /* nothing else runs */
+    bool has_thread;
+    double worked_seconds; /* of the saving thread, until its last rest */
+    double rested_seconds; /* of this save */
+};
+
+saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *config, dtype type,
+                  int n_threads, kv_cache *kv, const stage *logits, mailbox *notes) {
+    saver *v = mem_new(1, sizeof *v);
+    *v = (saver){
+        .dir = mem_copy_text(dir, strlen(dir)),
+        .codec = codec,
+        .slice = s,
+        .config = config,
+        .type = type,
+        .n_threads = n_threads,
+        .kv = kv,
+        .logits = logits,
+        .notes = notes,
+    };
+    return v;
+}
+
+static void free_order(save_order *o) {
+    for (int i = 0; i < o->n_extents; i++)
+        free(o->extents[i].page_ids);
+    free(o->extents);
+    *o = (save_order){0};
+}
+
+static void join(saver *v) {
+    if (v->has_thread) pthread_join(v->thread, NULL);
+    v->has_thread = false;
+    free_order(&v->order);
+}
+
+void saver_close(saver *v) {
+    if (!v) return;
+    join(v);
+    free(v->dir);
+    free(v);
+}
+
+static void rest(saver *v) {
+    double worked = clock_thread_seconds(), begin = clock_seconds();
+    double pause = (worked - v->worked_seconds) * (1 / duty - 1);
+    if (pause > longest_rest_seconds) pause = longest_rest_seconds;
+    nanosleep(&(struct timespec){0, (long)(pause * 1e9)}, NULL);
+    v->worked_seconds = worked;
+    v->rested_seconds += clock_seconds() - begin;
+}
+
+/* A segment's source: rows of the save are positions of its sequences, one after the other. */
+static status read_rows(void *context, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out) {
+    saver *v = context;
+    if (!atomic_load(&v->hurries)) rest(v);
+    size_t row_bytes = (size_t)v->config->n_kv_heads * (size_t)v->config->head_dim * dtype_bytes(v->type);
+    int64_t end = row0 + n_rows;
+    for (int i = 0; i < v->order.n_extents; i++) {
+        const saved_rows *x = &v->order.extents[i];
+        int64_t a = row0 > x->row0 ? row0 : x->row0, b = x->row0 + x->n_tokens;
+        if (b > end) b = end;
+        if (a >= b) continue;
+        status st =
+            kv_cache_read(v->kv, x->page_ids, layer - v->slice.first_layer, part, x->pos0 + (a - x->row0),
+                          b - a, (char *)out + (size_t)(a - row0) * row_bytes);
+        if (st != STATUS_OK) return st;
+    }
+    return STATUS_OK;
+}
+
+static void write_segment(saver *v, int n_threads) {
+    const save_order *o = &v->order;
+    double begin = clock_seconds();
+    v->worked_seconds = clock_thread_seconds();
+    v->rested_seconds = 0;
+    note told = {.kind = NOTE_SEGMENT, .number = o->save.number};
+    told.segment = (segment_info){
+        .first_layer = v->slice.first_layer,
+        .last_layer = v->slice.last_layer,
+        .row0 = o->save.row0,
+        .n_rows = o->n_rows,
+        .n_kv_heads = v->config->n_kv_heads,
+        .head_dim = v->config->head_dim,
+        .type = v->type,
+        .codec = v->codec,
+        .chunk_tokens = segment_chunk_tokens(v->type, v->config->n_kv_heads, v->config->head_dim, o->n_rows),
+    };
+    segment_make_name(&told.segment, o->save.number);
+    const segment_source source = {read_rows, v};
+    told.st = segment_write(v->dir, &told.segment, &source, n_threads);
+    if (told.st == STATUS_OK) told.st = fault_at("save-note");
+    if (told.st != STATUS_OK) memcpy(told.text, status_text(), sizeof told.text);
+    told.seconds = clock_seconds() - begin - v->rested_seconds;
+    mailbox_send(v->notes, &told, sizeof told);
+}
+
+static void *write_beside(void *arg) {
+    const saver *v = arg;
+    if (!v->order.save.is_last) host_yield_to_others();
+    write_segment(arg, v->order.save.is_last ? v->n_threads : 1);
+    return NULL;
+}
+
+/* The last positions' logits go to rank 0, which puts them into the manifest. */
+static status send_logits(const saver *v, const step *order) {
+    status st = STATUS_OK;
+    size_t bytes = (size_t)v->config->vocab_size * sizeof(float);
+    note *told = mem_new(1, sizeof *told + bytes);
+    for (int i = 0; st == STATUS_OK && i < order->n_extents; i++) {
+        const step_extent *x = &order->extents[i];
+        if (!stage_has_logits(v->logits, x->slot, x->pos0 + x->n_tokens - 1)) continue;
+        *told = (note){.kind = NOTE_LOGITS, .number = order->save.number, .extent = i};
+        st = stage_read_logits(v->logits, x->slot, (float *)(told + 1));
+        if (st == STATUS_OK) mailbox_send(v->notes, told, sizeof *told + bytes);
+    }
+    free(told);
+    return st;
+}
+
+static saved_rows copy_extent(const saver *v, const step_extent *x, int64_t row0) {
+    saved_rows rows = {.row0 = row0, .pos0 = x->pos0, .n_tokens = x->n_tokens};
+    int64_t n_pages = kv_pages_for(x->pos0 + x->n_tokens, kv_cache_page_tokens(v->kv));
+    rows.page_ids = mem_new((size_t)n_pages, sizeof(int32_t));
+    memcpy(rows.page_ids, kv_cache_page_ids(v->kv, x->slot), (size_t)n_pages * sizeof(int32_t));
+    return rows;
+}
+
+status saver_begin(saver *v, const step *order) {
+    join(v);
+    status st = slice_has_head(v->slice) ? send_logits(v, order) : STATUS_OK;
+    if (st != STATUS_OK) return st;
+    v->order = (save_order){
+        .save = order->save,
+        .n_extents = order->n_extents,
+        .extents = mem_new((size_t)order->n_extents, sizeof(saved_rows)),
+    };
+    for (int i = 0; i < order->n_extents; i++) {
+        v->order.extents[i] = copy_extent(v, &order->extents[i], order->save.row0 + v->order.n_rows);
+        v->order.n_rows += order->extents[i].n_tokens;
+    }
+    atomic_store(&v->hurries, order->save.is_last);
+    if (v->order.n_rows == 0) {
+        note told = {.kind = NOTE_SEGMENT, .number = order->save.number};
+        mailbox_send(v->notes, &told, sizeof told);
+        return STATUS_OK;
+    }
+    v->has_thread = pthread_create(&v->thread, NULL, write_beside, v) == 0;
+    if (!v->has_thread) write_segment(v, v->n_threads);
+    return STATUS_OK;
+}
+
+void saver_hurry(saver *v) {
+    atomic_store(&v->hurries, true);
+}

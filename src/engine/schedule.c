@@ -1,0 +1,253 @@
+#include "src/engine/schedule.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "src/base/memory.h"
+#include "src/model/kv_cache.h"
+
+typedef enum sequence_state {
+    WAITING,
+    TO_LOAD, /* entered, and its load was not told yet */
+    LOADING,
+    PREFILLING,
+    AWAITING, /* the reply to its last row */
+    READY,    /* for a decode row */
+    HELD,
+    OVER,
+} sequence_state;
+
+typedef struct sequence {
+    sequence_state state;
+    int slot;
+    int64_t n_prompt, n_given, n_cached, n_pages;
+    int64_t n_issued; /* rows that were put into steps, or loaded */
+    int64_t step;     /* the last of those */
+} sequence;
+
+struct schedule {
+    schedule_limits limits;
+    sequence *sequences;
+    int64_t n, capacity;
+    int64_t first_waiting; /* all before have entered */
+    int64_t n_left;
+    int64_t free_pages;
+    int *free_slots;
+    int n_free_slots;
+    int64_t *running;      /* sequences in slots, in the order in which they entered */
+    int n_running, n_held; /* of them */
+    int n_for_held;        /* slots that only held ones can fill */
+    int64_t n_steps;       /* made so far */
+    chunk_list chunks;     /* empty: chunk_tokens everywhere */
+};
+
+schedule *schedule_open(const schedule_limits *limits) {
+    schedule *s = mem_new(1, sizeof *s);
+    s->limits = *limits;
+    s->free_pages = limits->n_pages;
+    s->free_slots = mem_new((size_t)limits->n_slots, sizeof *s->free_slots);
+    s->running = mem_new((size_t)limits->n_slots, sizeof *s->running);
+    for (int slot = limits->n_slots - 1; slot >= 0; slot--)
+        s->free_slots[s->n_free_slots++] = slot;
+    return s;
+}
+
+void schedule_close(schedule *s) {
+    if (!s) return;
+    free(s->sequences);
+    free(s->free_slots);
+    free(s->running);
+    chunk_list_free(&s->chunks);
+    free(s);
+}
+
+void schedule_use_chunks(schedule *s, const chunk_list *chunks) {
+    assert(s->n_steps == 0 && s->chunks.n == 0);
+    for (int64_t i = 0, begin = 0; i < chunks->n; begin = chunks->ends[i++]) {
+        assert(chunks->ends[i] - begin <= s->limits.chunk_tokens);
+        chunk_list_append(&s->chunks, chunks->ends[i] - begin);
+    }
+}
+
+void schedule_keep_for_held(schedule *s, int n_slots) {
+    assert(s->n_steps == 0 && n_slots < s->limits.n_slots);
+    s->n_for_held = n_slots;
+}
+
+int64_t schedule_chunk_rows(const schedule *s, int64_t pos) {
+    return s->chunks.n > 0 ? chunk_list_rows_at(&s->chunks, pos) : s->limits.chunk_tokens;
+}
+
+bool schedule_fits(const schedule *s, int64_t n_tokens) {
+    return kv_pages_for(n_tokens, s->limits.page_tokens) <= s->limits.n_pages;
+}
+
+int64_t schedule_add(schedule *s, const schedule_request *r) {
+    assert(r->n_cached >= 0 && r->n_cached < r->n_prompt);
+    assert(r->n_generated >= 0 && r->n_generated < r->n_prompt);
+    assert(r->n_all >= r->n_prompt && schedule_fits(s, r->n_all));
+    if (s->n == s->capacity) {
+        s->capacity = 2 * s->capacity + 16;
+        s->sequences = mem_resize(s->sequences, (size_t)s->capacity, sizeof *s->sequences);
+    }
+    s->sequences[s->n] = (sequence){
+        .slot = -1,
+        .n_prompt = r->n_prompt,
+        .n_given = r->n_prompt - r->n_generated,
+        .n_cached = r->n_cached,
+        .n_pages = kv_pages_for(r->n_all, s->limits.page_tokens),
+    };
+    s->n_left++;
+    return s->n++;
+}
+
+static void admit_waiting(schedule *s) {
+    for (; s->first_waiting < s->n; s->first_waiting++) {
+        sequence *q = &s->sequences[s->first_waiting];
+        if (q->state == OVER) continue;
+        if (s->n_running - s->n_held >= s->limits.n_slots - s->n_for_held) return;
+        if (s->n_free_slots == 0 || q->n_pages > s->free_pages) return;
+        q->slot = s->free_slots[--s->n_free_slots];
+        s->free_pages -= q->n_pages;
+        q->state = q->n_cached > 0 ? TO_LOAD : PREFILLING;
+        s->running[s->n_running++] = s->first_waiting;
+    }
+}
+
+bool schedule_next_load(schedule *s, slot_tokens *out) {
+    admit_waiting(s);
+    for (int i = 0; i < s->n_running; i++) {
+        sequence *q = &s->sequences[s->running[i]];
+        if (q->state != TO_LOAD) continue;
+        q->state = LOADING;
+        *out = (slot_tokens){s->running[i], q->slot, q->n_cached};
+        return true;
+    }
+    return false;
+}
+
+void schedule_loaded(schedule *s, int64_t id) {
+    sequence *q = &s->sequences[id];
+    assert(q->state == LOADING);
+    q->state = PREFILLING;
+    q->n_issued = q->n_cached;
+}
+
+static int divide_up(int a, int b) {
+    return (a + b - 1) / b;
+}
+
+/* Decode rows for the next step: what is ready, spread over the stages that no step on its way is for. Where
+ * there is none, and no prompt to go with, what is ready waits for the rest of a stage's share: in a step of
+ * its own it would have every stage read its weights once more. */
+static int decode_share(const schedule *s) {
+    int n_ready = 0, n_decoding = 0, n_stages = s->limits.n_stages;
+    bool has_prompt = false;
+    int64_t oldest = s->n_steps; /* whose reply is awaited */
+    for (int i = 0; i < s->n_running; i++) {
+        const sequence *q = &s->sequences[s->running[i]];
+        n_ready += q->state == READY;
+        n_decoding += q->state == READY || q->state == AWAITING;
+        has_prompt |= q->state == PREFILLING;
+        if (q->state == AWAITING && q->step < oldest) oldest = q->step;
+    }
+    int64_t n_on_their_way = s->n_steps - oldest;
+    int n_idle = n_on_their_way < n_stages ? n_stages - (int)n_on_their_way : 1;
+    int share = divide_up(n_ready, n_idle), most = divide_up(n_decoding, n_stages);
+    if (most > s->limits.chunk_tokens) most = s->limits.chunk_tokens;
+    if (share >= most) return most;
+    return n_on_their_way >= n_stages && !has_prompt ? 0 : share;
+}
+
+static planned_span issue(schedule *s, int64_t id, int n_rows) {
+    sequence *q = &s->sequences[id];
+    planned_span planned = {
+        .sequence = id,
+        .slot = q->slot,
+        .pos0 = q->n_issued,
+        .n_rows = n_rows,
+        .starts = q->n_issued == 0,
+        .ends_prompt = q->n_issued + n_rows >= q->n_prompt,
+        .is_generated = q->n_issued >= q->n_given,
+    };
+    q->n_issued += n_rows;
+    q->step = s->n_steps;
+    if (planned.ends_prompt) q->state = AWAITING;
+    return planned;
+}
+
+/* Rows of prompts, or of what was generated behind prompts, for the next step; the number of spans. *n_used
+ * of the step's chunk_tokens are used already: a row in a chunk of half as many rows counts twice. */
+static int issue_known(schedule *s, bool generated, int *n_used, planned_span *spans) {
+    int n_spans = 0, all = s->limits.chunk_tokens;
+    for (int i = 0; i < s->n_running && *n_used < all; i++) {
+        const sequence *q = &s->sequences[s->running[i]];
+        if (q->state != PREFILLING || (q->n_issued >= q->n_given) != generated) continue;
+        int64_t left = (generated ? q->n_prompt : q->n_given) - q->n_issued;
+        int64_t size = schedule_chunk_rows(s, q->n_issued), room = (all - *n_used) * size / all;
+        if (room < 1) room = 1;
+        int n = (int)(left < room ? left : room);
+        spans[n_spans++] = issue(s, s->running[i], n);
+        *n_used += (int)((n * (int64_t)all + size - 1) / size);
+    }
+    return n_spans;
+}
+
+int schedule_next(schedule *s, planned_span *spans) {
+    admit_waiting(s);
+    int n_spans = 0, n_used = 0, share = decode_share(s);
+    for (int i = 0; i < s->n_running && n_used < share; i++) {
+        if (s->sequences[s->running[i]].state != READY) continue;
+        spans[n_spans++] = issue(s, s->running[i], 1);
+        n_used++;
+    }
+    n_spans += issue_known(s, true, &n_used, spans + n_spans);
+    n_spans += issue_known(s, false, &n_used, spans + n_spans);
+    s->n_steps += n_spans > 0;
+    return n_spans;
+}
+
+void schedule_continue(schedule *s, int64_t id) {
+    assert(s->sequences[id].state == AWAITING);
+    s->sequences[id].state = READY;
+}
+
+void schedule_hold(schedule *s, int64_t id) {
+    assert(s->sequences[id].state == AWAITING);
+    s->sequences[id].state = HELD;
+    s->n_held++;
+}
+
+int schedule_finish(schedule *s, int64_t id) {
+    sequence *q = &s->sequences[id];
+    assert(q->state != OVER);
+    int slot = q->slot;
+    if (slot >= 0) {
+        s->free_slots[s->n_free_slots++] = slot;
+        s->free_pages += q->n_pages;
+        int at = 0;
+        while (s->running[at] != id)
+            at++;
+        for (s->n_running--; at < s->n_running; at++)
+            s->running[at] = s->running[at + 1];
+    }
+    s->n_held -= q->state == HELD;
+    q->state = OVER;
+    s->n_left--;
+    return slot;
+}
+
+int64_t schedule_n_left(const schedule *s) {
+    return s->n_left;
+}
+
+bool schedule_has_waiting(const schedule *s) {
+    return s->n_left > s->n_running;
+}
+
+bool schedule_running(const schedule *s, int i, slot_tokens *out) {
+    if (i >= s->n_running) return false;
+    const sequence *q = &s->sequences[s->running[i]];
+    *out = (slot_tokens){s->running[i], q->slot, q->n_issued};
+    return true;
+}

@@ -1,0 +1,65 @@
+#include "src/engine/worker.h"
+
+#include "src/engine/notes.h"
+#include "src/engine/stop.h"
+
+static void run_rows(worker *w, pipeline_slot *slot) {
+    status st = stage_run(w->stage, &w->step, slot->x, &w->reply);
+    if (st != STATUS_OK) status_die("%s", status_text());
+    if (w->times_steps) step_log_add(&w->log, comm_rank(w->comm), &w->step, &w->seconds);
+    bool is_last = comm_rank(w->comm) == comm_size(w->comm) - 1;
+    if (is_last) pipeline_reply(w->pipe, w->reply_bytes, step_reply_write(&w->reply, w->reply_bytes));
+    region before = trace_enter(&w->trace, REGION_SEND_WAIT);
+    pipeline_forward(w->pipe, slot);
+    trace_enter(&w->trace, before);
+}
+
+/* What is sampled goes on from the cached tokens; their K and V come meanwhile. */
+static void begin_loads(worker *w) {
+    for (int i = 0; i < w->step.n_extents; i++) {
+        const step_extent *x = &w->step.extents[i];
+        stage_start_cached(w->stage, &w->step.starts[i], loader_tokens(w->loader, x->source), x->n_tokens);
+    }
+    loader_begin(w->loader, &w->step);
+}
+
+/* Loads and saves go on to the next stage before they are done here, so that all stages do them at once. */
+bool worker_run_step(worker *w, pipeline_slot *slot) {
+    for (int i = 0; w->loader && i < w->step.n_releases; i++)
+        loader_settle(w->loader, w->step.releases[i]);
+    stage_release(w->stage, &w->step);
+    if (w->step.kind == STEP_ROWS) {
+        run_rows(w, slot);
+        return true;
+    }
+    pipeline_forward(w->pipe, slot);
+    if (w->step.kind == STEP_LOAD) begin_loads(w);
+    if (w->step.kind == STEP_HURRY) saver_hurry(w->saver);
+    if (w->step.kind == STEP_SAVE) {
+        region before = trace_enter(&w->trace, REGION_SAVE);
+        status st = model_sync(w->model); /* positions are final then */
+        if (st == STATUS_OK) st = saver_begin(w->saver, &w->step);
+        if (st != STATUS_OK) status_die("%s", status_text());
+        trace_enter(&w->trace, before);
+    }
+    return w->step.kind != STEP_STOP;
+}
+
+static void tell_signal(worker *w) {
+    if (w->told_stop || !stop_was_signalled()) return;
+    note told = {.kind = NOTE_STOP};
+    mailbox_send(w->notes, &told, sizeof told);
+    w->told_stop = true;
+}
+
+void worker_serve(worker *w) {
+    for (bool more = true; more;) {
+        bool is_loading = w->loader && loader_is_busy(w->loader);
+        trace_enter(&w->trace, is_loading ? REGION_LOAD : REGION_RECEIVE_WAIT);
+        pipeline_slot *slot = pipeline_receive(w->pipe);
+        trace_enter(&w->trace, REGION_REST);
+        step_read(slot->header, slot->n_header_bytes, &w->step);
+        more = worker_run_step(w, slot);
+        if (more) tell_signal(w);
+    }
+}

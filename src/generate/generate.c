@@ -1,0 +1,342 @@
+/* kvarve generate: continue one prompt to stdout, or a file of prompts to a file of results. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "io/files.h"
+#include "src/base/clock.h"
+#include "src/base/last_save.h"
+#include "src/base/memory.h"
+#include "src/command/progress.h"
+#include "src/command/run.h"
+#include "src/generate/generation.h"
+
+/* ---- before the model is loaded ---- */
+
+static status read_model(generation *g) {
+    const options *o = g->options;
+    status st = run_read_model(o, &g->config, &g->tok);
+    if (st != STATUS_OK || (!o->save && !o->resume)) return st;
+    text_buffer file = {0};
+    st = run_read_tokenizer(o, &file);
+    XXH128_hash_t digest = XXH3_128bits(file.data, file.n);
+    g->tokenizer_digest[0] = digest.high64;
+    g->tokenizer_digest[1] = digest.low64;
+    free(file.data);
+    return st;
+}
+
+static status open_results(generation *g) {
+    const options *o = g->options;
+    const char *path = o->output ? o->output : "/dev/stdout";
+    const manifest_batch *b = &g->past.batch;
+    if (!o->input) return STATUS_OK;
+    if (g->continues_batch) return results_reopen(path, o->input, b->output_bytes, b->output_digest, &g->out);
+    return results_open(path, o->input, &g->out);
+}
+
+/* An older file keeps its content until there is text. */
+static status open_text(generation *g) {
+    const char *path = g->options->text;
+    struct stat info;
+    g->text = stdout;
+    if (!path) return STATUS_OK;
+    if (file_is_same(path, g->options->prompt_file) && stat(path, &info) == 0 && S_ISREG(info.st_mode))
+        return status_refuse("--text %s: this is also the file of the prompt: choose another name", path);
+    g->text_is_new = stat(path, &info) != 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) return status_refuse("--text %s: cannot be written: %s", path, strerror(errno));
+    g->text = fdopen(fd, "w");
+    return STATUS_OK;
+}
+
+static status prepare(generation *g) {
+    status st = report_check_path(g->options);
+    if (st == STATUS_OK) st = open_text(g);
+    if (st == STATUS_OK && !g->options->resume) st = open_results(g);
+    if (st == STATUS_OK) st = read_model(g);
+    if (st == STATUS_OK) st = generate_open_save(g);
+    if (st == STATUS_OK) st = generate_read_past(g);
+    if (st == STATUS_OK) st = generate_read_prompts(g);
+    if (st != STATUS_OK) return st;
+    generate_match_past(g);
+    generate_add_up(g);
+    generate_plan_held(g);
+    return g->options->resume ? open_results(g) : STATUS_OK;
+}
+
+/* ---- the run ---- */
+
+/* What is known of a job, generated tokens too, is its prompt for the engine. */
+static void submit(generation *g, engine *e, int64_t i) {
+    job *j = &g->jobs[i];
+    int64_t n_tokens;
+    int32_t *tokens = job_tokens(j, &n_tokens);
+    engine_submit(e, &(request){
+                         .id = i,
+                         .sequence_id = j->sequence_id,
+                         .tokens = tokens,
+                         .n_tokens = n_tokens,
+                         .n_generated = (int64_t)j->generated.n,
+                         .max_tokens = j->max_tokens - (int64_t)j->generated.n,
+                         .sampling = j->sampling,
+                         .score_from = -1,
+                         .n_cached = j->n_cached,
+                         .source = j->n_cached ? g->matches[i].source : -1,
+                         .is_kept = g->save != NULL,
+                     });
+    free(tokens);
+}
+
+/* The job is over: its line is written, and what it held is released. */
+static void end_job(generation *g, job *j) {
+    j->is_over = true;
+    if (!g->out) {
+        job_print_text(j, g->text);
+        if (j->text.n == 0 || j->text.data[j->text.n - 1] != '\n') fputc('\n', g->text);
+        fflush(g->text);
+        if (j->error) {
+            fprintf(stderr, "kvarve: error: %s\n", j->error);
+            g->n_failed++;
+        }
+        return;
+    }
+    if (j->error) g->n_failed++;
+    if (job_write_result(j, g->out) != STATUS_OK) status_die("%s", status_text());
+    j->was_written = true;
+    if (!j->is_kept || !g->save) job_empty(j);
+}
+
+/* Jobs that need no run: refused ones, and what a snapshot knew the end of. */
+static void end_idle_jobs(generation *g) {
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        job *j = &g->jobs[i];
+        if (!j->was_written && (j->error || j->is_over)) end_job(g, j);
+    }
+}
+
+static void take_token(generation *g, engine *e, job *j, const event *ev) {
+    if (j->generated.n == 0) g->summary.first_token_seconds += clock_seconds() - g->begin;
+    g->decode_done++;
+    bool over = job_take_token(j, g->tok, &g->config, &ev->choice, ev->is_last);
+    if (over && !ev->is_last) engine_finish(e, ev->handle);
+    if (over)
+        end_job(g, j);
+    else if (!g->out)
+        job_print_text(j, g->text);
+}
+
+/* What is known of a single prompt's text before this run generates any: not before it is sure that it runs.
+ */
+static void begin_text(generation *g) {
+    if (g->out || g->has_begun_text) return;
+    g->has_begun_text = true;
+    if (g->text != stdout) (void)ftruncate(fileno(g->text), 0); /* a pipe has no old content */
+    if (g->jobs[0].echo.n) fwrite(g->jobs[0].echo.data, 1, g->jobs[0].echo.n, g->text);
+    job_print_text(&g->jobs[0], g->text);
+}
+
+/* False when the run cannot go on. */
+static bool take_event(generation *g, engine *e, const event *ev) {
+    if (ev->kind == EVENT_LOAD_FAILED) {
+        status_at(STATUS_REFUSED, "--resume %s", g->options->resume);
+        return false;
+    }
+    begin_text(g);
+    if (ev->kind == EVENT_STEP) return true;
+    job *j = &g->jobs[ev->id];
+    j->handle = ev->handle;
+    if (ev->kind == EVENT_READ) {
+        j->finish = FINISH_LENGTH;
+        end_job(g, j);
+    } else {
+        take_token(g, e, j, ev);
+    }
+    if (j->is_over) generate_let_go(g, e, j);
+    return true;
+}
+
+/* Events until nothing is left, or the run must end early; a failure is one to read what is cached. */
+static status run_events(generation *g, engine *e) {
+    status st = STATUS_OK;
+    progress bar = progress_begin(g->known_tokens - g->reused_tokens, g->max_new_tokens);
+    for (event ev;;) {
+        if (!engine_next(e, &ev)) {
+            if (!g->stop_reason && st == STATUS_OK && generate_make_room(g, e)) continue;
+            break;
+        }
+        region before = trace_enter(engine_trace(e), REGION_TEXT);
+        progress_update(&bar, engine_get_times(e).prompt_tokens, g->decode_done);
+        if (!g->out && ev.kind == EVENT_TOKEN) progress_end(&bar);
+        if (!take_event(g, e, &ev)) {
+            st = STATUS_REFUSED;
+            engine_pause(e);
+        }
+        trace_enter(engine_trace(e), before);
+        if (!engine_is_between_steps(e)) continue;
+        generate_look_after_saves(g, e);
+        if (!g->stop_reason && (g->stop_reason = generate_stop_reason(g, e))) engine_pause(e);
+    }
+    progress_end(&bar);
+    return st;
+}
+
+static void print_reuse(const generation *g) {
+    if (g->reused_tokens == 0) return;
+    fprintf(stderr, "kvarve: %s holds %lld of %lld tokens of %lld prompts\n", g->options->resume,
+            (long long)g->reused_tokens, (long long)g->known_tokens, (long long)g->n_runnable);
+}
+
+/* Was all of --text written? stdout is looked at when the program ends. */
+static status check_text(const generation *g) {
+    if (!g->text || g->text == stdout || !ferror(g->text)) return STATUS_OK;
+    return status_fail("--text %s: not all of the text could be written", g->options->text);
+}
+
+static status run_stage_0(generation *g, engine *e) {
+    g->begin = clock_seconds();
+    print_reuse(g);
+    end_idle_jobs(g);
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        if (!g->jobs[i].is_over && !g->jobs[i].error) submit(g, e, i);
+    status st = run_events(g, e);
+    double before = engine_trace(e)->seconds[REGION_SAVE];
+    if (st == STATUS_OK) st = generate_last_save(g, e);
+    g->summary.end_save_seconds = engine_trace(e)->seconds[REGION_SAVE] - before;
+    if (st == STATUS_OK) st = check_text(g);
+    engine_stop(e);
+    g->summary.n_requests = g->n_runnable;
+    g->summary.reused_tokens = g->reused_tokens;
+    if (g->n_runnable) g->summary.first_token_seconds /= (double)g->n_runnable;
+    return st;
+}
+
+/* ---- the end ---- */
+
+static int64_t count_jobs_left(const generation *g) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        n += !g->jobs[i].is_over && !g->jobs[i].error;
+    return n;
+}
+
+/* The exit code of a run that went as it should: to its end, or to the end of its time. */
+static int conclude(const generation *g) {
+    int64_t n_left = count_jobs_left(g);
+    if (g->stop_reason && n_left > 0) {
+        fprintf(stderr,
+                "kvarve: stopped early (%s) and saved; %lld of %lld prompts are not done: go on with "
+                "--resume %s\n",
+                g->stop_reason, (long long)n_left, (long long)g->n_jobs, g->options->save);
+        return EXIT_CODE_MORE;
+    }
+    if (g->n_failed)
+        fprintf(stderr, "kvarve: %lld of %lld prompts were refused; their results say why\n",
+                (long long)g->n_failed, (long long)g->n_jobs);
+    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
+}
+
+static void close_generation(generation *g) {
+    checkpoint_close(g->save);
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        job_free(&g->jobs[i]);
+    free(g->jobs);
+    free(g->matches);
+    free(g->to_release);
+    free(g->past_bytes);
+    manifest_free(&g->past);
+    results_close(g->out);
+    if (g->text && g->text != stdout) fclose(g->text);
+    if (g->text_is_new && !g->has_begun_text) unlink(g->options->text);
+    tokenizer_close(g->tok);
+}
+
+static status open_engine(generation *g, comm *c, engine **out) {
+    const options *o = g->options;
+    engine_options wanted = run_engine_options(c, o);
+    wanted.n_sequences = (int)(g->n_runnable < o->sequences ? g->n_runnable : o->sequences);
+    wanted.n_held = g->n_held;
+    wanted.held_pages = g->held_pages;
+    wanted.longest_tokens = g->longest_tokens;
+    wanted.wanted_pages = g->wanted_pages;
+    wanted.head_share = run_head_share(g->prompt_tokens, g->max_new_tokens);
+    wanted.save_dir = o->save;
+    wanted.codec = o->codec;
+    wanted.load_dir = g->past_bytes ? o->resume : NULL;
+    wanted.manifest = g->past_bytes;
+    wanted.n_manifest = g->n_past_bytes;
+    return run_open_engine(c, o, &g->config, &wanted, out);
+}
+
+/* A run that had begun did not come to its end: what it leaves is said with why. */
+static int say_end(const comm *c, status st) {
+    int code = run_say_failure(c, st);
+    if (comm_rank(c) == 0) last_save_say();
+    return code;
+}
+
+/* Nothing is left to run: results are written without loading the model. */
+static int end_without_run(generation *g, const comm *c) {
+    if (g->save_goes_on) manifest_remove_unnamed_files(g->options->save, &g->past);
+    begin_text(g);
+    end_idle_jobs(g);
+    if (check_text(g) != STATUS_OK) return run_say_failure(c, STATUS_FAILED);
+    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
+}
+
+static int run(generation *g, comm *c, engine *e) {
+    bool is_first = comm_rank(c) == 0;
+    status st = is_first ? generate_check_weights(g, e) : STATUS_OK;
+    if (comm_any_failed(c, &st)) return run_say_failure(c, st);
+    if (is_first) {
+        char *effective = options_effective(g->options);
+        run_print_begin(c, e, g->options);
+        generate_start_save(g, e, effective);
+        free(effective);
+        st = run_stage_0(g, e);
+    } else {
+        if (g->options->save) stop_watch_signals();
+        engine_serve(e);
+    }
+    if (is_first && g->save) g->summary.saves = checkpoint_get_stats(g->save);
+    status reported = report_run(c, e, g->options, &g->summary);
+    if (st == STATUS_OK) st = reported;
+    if (comm_any_failed(c, &st)) /* what is refused is the snapshot, which is damaged */
+        return st == STATUS_REFUSED ? run_say_failure(c, st) : say_end(c, st);
+    int code = is_first ? conclude(g) : 0;
+    comm_broadcast(c, &code, sizeof code, 0);
+    return code;
+}
+
+/* Rank 0 speaks for all, and if it is lost itself, rank 1. */
+static void watch_last_save(const comm *c, const char *dir) {
+    char *path = manifest_path(dir);
+    last_save_watch(dir, path, comm_rank(c) <= 1);
+    free(path);
+}
+
+int command_generate(comm *c, const options *o) {
+    generation g = {.options = o};
+    bool is_first = comm_rank(c) == 0;
+    int code;
+    engine *e = NULL;
+    if (o->save) watch_last_save(c, o->save);
+    status st = is_first ? prepare(&g) : STATUS_OK;
+    if (comm_any_failed(c, &st)) {
+        code = run_say_failure(c, st);
+    } else if (comm_broadcast(c, &g.n_runnable, sizeof g.n_runnable, 0), g.n_runnable == 0) {
+        code = is_first ? end_without_run(&g, c) : 0;
+        comm_broadcast(c, &code, sizeof code, 0);
+    } else {
+        st = open_engine(&g, c, &e);
+        code = st == STATUS_OK ? run(&g, c, e) : say_end(c, st);
+    }
+    engine_close(e);
+    close_generation(&g);
+    return code;
+}

@@ -1,0 +1,255 @@
+/* --resume: what a snapshot knows of the prompts of this run. A prompt that the snapshot holds goes on where
+ * it stopped; one that only begins like something in it takes over the common part. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <xxhash.h>
+
+#include "src/base/memory.h"
+#include "src/command/run.h"
+#include "src/engine/loader.h"
+#include "src/generate/generation.h"
+
+/* Fewer tokens are computed again sooner than their chunk is read. */
+enum { LEAST_REUSED_TOKENS = 32 };
+
+/* ---- is it a snapshot of this model? ---- */
+
+static bool same_digest(const uint64_t a[2], const uint64_t b[2]) {
+    return a[0] == b[0] && a[1] == b[1];
+}
+
+static status check_past(const generation *g) {
+    const manifest *m = &g->past;
+    const model_config *c = &g->config;
+    const char *dir = g->options->resume;
+    dtype type = precision_dtype(g->options->precision);
+    if (m->n_layers != c->n_layers || m->n_kv_heads != c->n_kv_heads || m->head_dim != c->head_dim ||
+        m->vocab_size != c->vocab_size)
+        return status_refuse("%s: of another model: %d layers, %d kv heads of %d, %d tokens, but %s has %d "
+                             "layers, %d kv heads of %d, %d tokens: give the model that it was made with",
+                             dir, m->n_layers, m->n_kv_heads, m->head_dim, m->vocab_size,
+                             run_model_name(g->options), c->n_layers, c->n_kv_heads, c->head_dim,
+                             c->vocab_size);
+    if (!same_digest(m->tokenizer_digest, g->tokenizer_digest))
+        return status_refuse("%s: made with another tokenizer than that of %s (another digest): "
+                             "give the model directory that it was made with",
+                             dir, run_model_name(g->options));
+    if (m->type != type)
+        return status_refuse("%s: holds keys and values in %s: run with --precision %s", dir,
+                             dtype_name(m->type), dtype_name(m->type));
+    return STATUS_OK;
+}
+
+/* Of the same model, but one of both with its weights rounded to int8? */
+static bool differs_by_int8(const uint64_t past[2], const uint64_t now[2], bool is_int8) {
+    const uint64_t *with = is_int8 ? now : past, *without = is_int8 ? past : now;
+    return with[0] - without[0] == model_int8_digest[0] && with[1] - without[1] == model_int8_digest[1];
+}
+
+status generate_check_weights(const generation *g, const engine *e) {
+    if (!g->past_bytes) return STATUS_OK;
+    bool is_int8 = g->options->precision == PRECISION_INT8;
+    if (differs_by_int8(g->past.model_digest, engine_model_digest(e), is_int8))
+        return status_refuse("%s: made with weights in %s: run with --weights %s", g->options->resume,
+                             is_int8 ? "bf16" : "int8", is_int8 ? "bf16" : "int8");
+    if (!same_digest(g->past.model_digest, engine_model_digest(e)))
+        return status_refuse(
+            "%s: of another model: the shape is the same, but weights or rope are not those of "
+            "%s (another digest): give the model that it was made with",
+            g->options->resume, run_model_name(g->options));
+    const char *processor = engine_processor(e);
+    if (strcmp(g->past.processor, processor) != 0)
+        fprintf(
+            stderr,
+            "kvarve: NOTE: %s was computed with %s, and this run uses %s: the text goes on, but not bit for "
+            "bit as there\n",
+            g->options->resume, g->past.processor, processor);
+    return STATUS_OK;
+}
+
+status generate_read_past(generation *g) {
+    const char *dir = g->options->resume;
+    struct stat info;
+    if (!dir) return STATUS_OK;
+    if (stat(dir, &info) != 0 || (S_ISDIR(info.st_mode) && !manifest_exists(dir))) {
+        fprintf(stderr, "kvarve: --resume %s: there is no snapshot yet: starting afresh\n", dir);
+        return STATUS_OK;
+    }
+    if (!S_ISDIR(info.st_mode))
+        return status_refuse("--resume %s: a file, but a snapshot is a directory: name that", dir);
+    status st = manifest_read_bytes(dir, &g->past_bytes, &g->n_past_bytes);
+    if (st == STATUS_OK) st = manifest_parse(g->past_bytes, g->n_past_bytes, dir, &g->past);
+    return st == STATUS_OK ? check_past(g) : loader_advise(st);
+}
+
+/* ---- without a prompt ---- */
+
+static void take_stops(job *j, const manifest_sequence *q) {
+    for (j->n_stops = 0; j->n_stops < q->n_stops; j->n_stops++)
+        j->stops[j->n_stops] = mem_copy_text(q->stops[j->n_stops], strlen(q->stops[j->n_stops]));
+    for (int64_t i = 0; i < q->n_stop_tokens; i++)
+        token_list_append(&j->stop_tokens, q->stop_tokens[i]);
+}
+
+status generate_take_past_prompt(generation *g) {
+    const manifest_sequence *q = NULL;
+    if (!g->past_bytes)
+        return status_refuse(
+            "kvarve generate needs one of --prompt, --prompt-file and --input, as --resume %s holds "
+            "nothing yet",
+            g->options->resume);
+    for (int64_t i = 0; i < g->past.n_sequences; i++)
+        if (g->past.sequences[i].line < 0) q = &g->past.sequences[i];
+    if (!q)
+        return status_refuse("--resume %s: it was made with --input: give that file again",
+                             g->options->resume);
+    job *j = generate_add_job(g);
+    j->id = mem_copy_text(q->id, strlen(q->id));
+    j->id_is_json = q->id_is_json;
+    j->sampling = generate_override_sampling(g->options, q->sampling);
+    take_stops(j, q);
+    if (g->options->echo) text_append(&j->echo, q->prompt_text, (size_t)q->n_prompt_text);
+    for (int64_t i = 0; i < q->n_prompt; i++)
+        token_list_append(&j->prompt, q->tokens[i]);
+    return generate_check_job(g, j);
+}
+
+/* ---- which sequence is whose ---- */
+
+static void digest_batch(generation *g) {
+    XXH3_state_t *hash = XXH3_createState();
+    XXH3_128bits_reset(hash);
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        const job *j = &g->jobs[i];
+        const sampling_options *s = &j->sampling;
+        const double reals[] = {s->temperature, s->top_p, s->min_p, s->repetition_penalty};
+        const int64_t integers[] = {s->top_k,      s->seed,    j->max_tokens,        s->n_logprobs,
+                                    s->ignore_eos, j->n_stops, (int64_t)j->prompt.n, j->error != NULL};
+        XXH3_128bits_update(hash, j->id, strlen(j->id) + 1);
+        XXH3_128bits_update(hash, reals, sizeof reals);
+        XXH3_128bits_update(hash, integers, sizeof integers);
+        for (int k = 0; k < j->n_stops; k++)
+            XXH3_128bits_update(hash, j->stops[k], strlen(j->stops[k]) + 1);
+        XXH3_128bits_update(hash, j->stop_tokens.ids, j->stop_tokens.n * sizeof *j->stop_tokens.ids);
+        if (j->prompt.n) XXH3_128bits_update(hash, j->prompt.ids, j->prompt.n * sizeof *j->prompt.ids);
+    }
+    XXH128_hash_t digest = XXH3_128bits_digest(hash);
+    g->batch_digest[0] = digest.high64;
+    g->batch_digest[1] = digest.low64;
+    XXH3_freeState(hash);
+}
+
+static bool same_draws(const sampling_options *a, const sampling_options *b) {
+    return a->temperature == b->temperature && a->top_k == b->top_k && a->top_p == b->top_p &&
+           a->min_p == b->min_p && a->repetition_penalty == b->repetition_penalty && a->seed == b->seed &&
+           a->n_logprobs == b->n_logprobs && a->ignore_eos == b->ignore_eos;
+}
+
+static bool same_tokens(const int32_t *tokens, int64_t n, const token_list *list) {
+    return (size_t)n == list->n && (n == 0 || memcmp(tokens, list->ids, list->n * sizeof *tokens) == 0);
+}
+
+/* Is q what this very prompt, drawn the same way, had become? */
+static bool is_continuation(const generation *g, const job *j, const manifest_sequence *q) {
+    bool same_place = j->line < 0 ? q->line < 0 : g->continues_batch && q->line == j->line;
+    bool without_prompt = !g->options->prompt && !g->options->prompt_file && !g->options->input;
+    if (!same_place || q->n_stops != j->n_stops) return false;
+    if (!without_prompt && !same_draws(&j->sampling, &q->sampling)) return false;
+    if (j->sampling.n_logprobs != q->sampling.n_logprobs) return false;
+    for (int i = 0; i < q->n_stops; i++)
+        if (strcmp(q->stops[i], j->stops[i]) != 0) return false;
+    if (!same_tokens(q->stop_tokens, q->n_stop_tokens, &j->stop_tokens)) return false;
+    return same_tokens(q->tokens, q->n_prompt, &j->prompt);
+}
+
+/* Let the job live again through what was generated for it. */
+static void replay(generation *g, job *j, const manifest_sequence *q) {
+    for (int64_t i = q->n_prompt; i < q->n_tokens && !j->is_over; i++) {
+        sampler_choice choice = {.token = q->tokens[i]};
+        const manifest_logprob *l = q->n_logprobs ? &q->logprobs[(i - q->n_prompt) * q->n_logprobs] : NULL;
+        if (l) choice.logprob = l[0].logprob;
+        for (int64_t k = 1; k < q->n_logprobs && l[k].token >= 0; k++) {
+            choice.top_tokens[choice.n_top] = l[k].token;
+            choice.top_logprobs[choice.n_top++] = l[k].logprob;
+        }
+        if ((int64_t)j->generated.n == j->max_tokens) break;
+        job_take_token(j, g->tok, &g->config, &choice, (int64_t)j->generated.n + 1 == j->max_tokens);
+    }
+}
+
+static int64_t common_tokens(const job *j, const manifest_sequence *q) {
+    int64_t n = q->n_tokens < (int64_t)j->prompt.n ? q->n_tokens : (int64_t)j->prompt.n, i = 0;
+    while (i < n && j->prompt.ids[i] == q->tokens[i])
+        i++;
+    int64_t saved = manifest_kv_tokens(q);
+    return i < saved ? i : saved;
+}
+
+/* The saved sequence that this prompt has most in common with. */
+static int64_t find_beginning(const generation *g, const job *j, int64_t *n_tokens) {
+    int64_t best = -1;
+    *n_tokens = 0;
+    for (int64_t i = 0; i < g->past.n_sequences; i++) {
+        int64_t n = common_tokens(j, &g->past.sequences[i]);
+        if (n <= *n_tokens) continue;
+        *n_tokens = n;
+        best = i;
+    }
+    return best;
+}
+
+/* The last row is always computed: its logits choose the next token. */
+static void reuse(generation *g, int64_t index, past_match match) {
+    job *j = &g->jobs[index];
+    int64_t n_known = (int64_t)(j->prompt.n + j->generated.n);
+    j->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
+    if (j->n_cached < LEAST_REUSED_TOKENS) j->n_cached = 0;
+    g->matches[index] = match;
+}
+
+static void match_job(generation *g, int64_t index) {
+    job *j = &g->jobs[index];
+    for (int64_t i = g->past.n_sequences - 1; i >= 0; i--) {
+        const manifest_sequence *q = &g->past.sequences[i];
+        if (!is_continuation(g, j, q)) continue;
+        j->sequence_id = q->sequence_id;
+        replay(g, j, q);
+        reuse(g, index, (past_match){i, manifest_kv_tokens(q), true});
+        return;
+    }
+    int64_t n_tokens, source = find_beginning(g, j, &n_tokens);
+    if (source < 0 || n_tokens < LEAST_REUSED_TOKENS) return;
+    bool is_all = n_tokens == g->past.sequences[source].n_tokens;
+    reuse(g, index, (past_match){source, n_tokens, j->is_kept && is_all});
+}
+
+/* The same prompts as the snapshot's, and its results are where this run would write. With no results there,
+ * all lines are done again. */
+static bool continues_batch(const generation *g) {
+    const manifest_batch *b = &g->past.batch;
+    const options *o = g->options;
+    if (!o->input || b->n_lines != g->n_jobs || !same_digest(b->digest, g->batch_digest)) return false;
+    if (b->output_bytes <= 0 || !o->output || !results_are_missing(o->output)) return true;
+    fprintf(stderr, "kvarve: --output %s: holds no results: all lines are done again\n", o->output);
+    return false;
+}
+
+void generate_match_past(generation *g) {
+    g->matches = mem_new((size_t)g->n_jobs, sizeof *g->matches);
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        g->matches[i].source = -1;
+    if (g->options->input) digest_batch(g);
+    if (!g->past_bytes) return;
+    const manifest_batch *b = &g->past.batch;
+    g->continues_batch = continues_batch(g);
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        job *j = &g->jobs[i];
+        if (g->continues_batch && b->is_done[i]) {
+            j->is_over = j->was_written = true;
+            g->n_failed += j->error != NULL;
+        } else if (!j->error) {
+            match_job(g, i);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+#include "src/model/model.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "src/model/model_private.h"
+#include "src/model/rope.h"
+
+uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, int max_rows) {
+    uint64_t act = dtype_bytes(precision_dtype(prec)), rows = (uint64_t)max_rows;
+    model_widths w = model_get_widths(c);
+    uint64_t floats = rows * (uint64_t)(w.wide + c->head_dim);
+    uint64_t acts = rows * (uint64_t)(w.act + w.narrow);
+    if (slice_has_head(s)) floats += (uint64_t)HEAD_ROWS * (uint64_t)(c->vocab_size + c->d_model);
+    return floats * sizeof(float) + acts * act;
+}
+
+model_cost model_rows_cost(const model_config *c, slice s, precision prec, int64_t history, int64_t n_rows) {
+    double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
+    double n = (double)n_rows, element = (double)dtype_bytes(precision_dtype(prec));
+    model_cost cost = {.head_flops = 2.0 * c->d_model * c->vocab_size};
+    for (int l = s.first_layer; l < s.last_layer; l++) {
+        int64_t window = model_config_window(c, l);
+        double seen = (double)(window > 0 && history > window ? window : history);
+        cost.layer_flops += 2 * n * layer_elements(c) + 4 * q * n * (seen + (n + 1) / 2);
+        cost.kv_bytes += (seen + n) * 2 * kv * element;
+    }
+    return cost;
+}
+
+/* Device memory for n items, or NULL and *st set; nothing when *st is a failure already. */
+static void *take(model *m, size_t n, size_t item_bytes, status *st) {
+    void *memory = NULL;
+    if (*st == STATUS_OK)
+        *st = status_at(m->dev->ops->alloc(m->dev, n * item_bytes, &memory), "workspace of a step");
+    return memory;
+}
+
+status model_take_workspace(model *m) {
+    size_t rows = (size_t)m->max_rows, act = dtype_bytes(m->dev->act);
+    model_widths w = model_get_widths(&m->config);
+    status st = STATUS_OK;
+    m->wide = take(m, rows * (size_t)w.wide, sizeof(float), &st);
+    m->cos_sin = take(m, rows * (size_t)m->config.head_dim, sizeof(float), &st);
+    m->act = take(m, rows * (size_t)w.act, act, &st);
+    m->narrow = take(m, rows * (size_t)w.narrow, act, &st);
+    if (slice_has_head(m->slice)) {
+        size_t n_logits = (size_t)HEAD_ROWS * (size_t)m->config.vocab_size;
+        m->head_rows = take(m, (size_t)HEAD_ROWS * (size_t)m->config.d_model, sizeof(float), &st);
+        m->logits = take(m, n_logits, sizeof(float), &st);
+        void *answer = NULL;
+        if (st == STATUS_OK && m->dev->ops->choose)
+            st = m->dev->ops->alloc_host(m->dev, sizeof *m->answer, &answer);
+        m->answer = answer;
+    }
+    return st;
+}
+
+void model_embed(model *m, const int32_t *tokens, int T, float *x) {
+    region before = trace_enter(m->trace, REGION_EMBED);
+    m->dev->ops->embed(m->dev, m->embedding, tokens, T, x);
+    trace_enter(m->trace, before);
+}
+
+/* x += o(attend(rope(qkv(norm(x))))) */
+static void attention_block(model *m, const layer *l, const attention_shape *shape, const kv_layer *kv, int T,
+                            int T_few, float *x) {
+    const device_ops *op = m->dev->ops;
+    const model_config *c = &m->config;
+    const qkv_weights finish = {l->qkv_bias, l->q_norm, l->k_norm, c->rms_norm_eps};
+
+    trace_enter(m->trace, REGION_NORM);
+    op->rmsnorm(m->dev, x, l->attention_norm, c->rms_norm_eps, T, c->d_model, m->act);
+    trace_enter(m->trace, REGION_QKV);
+    op->matmul(m->dev, l->qkv, m->act, T, T_few, m->wide);
+    trace_enter(m->trace, REGION_ROPE_APPEND);
+    op->kv_append(m->dev, shape, &finish, m->cos_sin, kv, m->wide, m->narrow);
+    trace_enter(m->trace, REGION_ATTEND);
+    op->attend(m->dev, shape, kv, m->narrow, m->act);
+    trace_enter(m->trace, REGION_OUTPUT);
+    op->matmul_add(m->dev, l->output, m->act, T, T_few, x);
+    if (l->output_bias) op->add_bias(m->dev, l->output_bias, T, c->d_model, x);
+}
+
+/* x += down(silu(gate(norm(x))) * up(norm(x))) */
+static void mlp_block(model *m, const layer *l, int T, int T_few, float *x) {
+    const device_ops *op = m->dev->ops;
+    const model_config *c = &m->config;
+
+    trace_enter(m->trace, REGION_NORM);
+    op->rmsnorm(m->dev, x, l->mlp_norm, c->rms_norm_eps, T, c->d_model, m->narrow);
+    trace_enter(m->trace, REGION_MLP);
+    op->matmul_swiglu(m->dev, l->gate_up, m->narrow, T, T_few, m->wide, m->act);
+    op->matmul_add(m->dev, l->down, m->act, T, T_few, x);
+}
+
+void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans, int T, float *x) {
+    const model_config *c = &m->config;
+    region before = trace_enter(m->trace, REGION_ROPE_APPEND);
+    int T_few = 0;
+    for (int i = 0; i < n_spans && spans[i].is_generated; i++)
+        T_few += spans[i].n_rows;
+    m->dev->ops->begin_step(m->dev, kv_cache_page_tokens(kv), n_spans, spans);
+    m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, n_spans, spans,
+                            m->cos_sin);
+    if (m->dev->ops->replay(m->dev, x)) {
+        trace_enter(m->trace, before);
+        return;
+    }
+    for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
+        attention_shape shape = {
+            .n_heads = c->n_heads,
+            .n_kv_heads = c->n_kv_heads,
+            .head_dim = c->head_dim,
+            .scale = 1 / sqrtf((float)c->head_dim),
+            .window = model_config_window(c, m->slice.first_layer + i),
+        };
+        kv_layer pages = kv_cache_layer(kv, i, n_spans, spans);
+        attention_block(m, &m->layers[i], &shape, &pages, T, T_few, x);
+        mlp_block(m, &m->layers[i], T, T_few, x);
+    }
+    m->dev->ops->record_end(m->dev);
+    trace_enter(m->trace, before);
+}
+
+status model_sync(model *m) {
+    return m->dev->ops->sync(m->dev);
+}
+
+status model_check(model *m) {
+    return m->dev->ops->check(m->dev);
+}
+
+precision model_precision(const model *m) {
+    return m->dev->kv == DTYPE_F32 ? PRECISION_F32 : PRECISION_BF16;
+}

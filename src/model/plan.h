@@ -1,0 +1,64 @@
+/* src/model/plan.h: what each rank will own and how many bytes that takes, before anything is loaded. Pure
+ * arithmetic. Local.
+ *
+ * `kvarve plan` prints it; a real run uses the same numbers to refuse what cannot fit. */
+#pragma once
+
+#include <stdint.h>
+
+#include "kernels/device.h"
+#include "mpi/placement/memory_share.h"
+#include "src/model/model.h"
+#include "src/model/model_config.h"
+
+/* MPI, libraries, buffers for reading and text: what a rank takes beside the model (measured with Open
+ * MPI 4.1). */
+enum { PLAN_PROCESS_MIB = 64 };
+
+typedef struct plan_request {
+    const model_config *config;
+    precision precision;
+    int n_ranks;
+    int chunk_tokens, page_tokens;
+    int n_sequences;             /* in the cache at once */
+    bool saves;                  /* so that the last logits of each are kept */
+    int64_t longest_tokens;      /* the longest sequence: its pages must fit */
+    int64_t wanted_pages;        /* for all that should be there at once; the pool takes no more */
+    uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
+    uint64_t bytes_per_rank;     /* the bound; 0: none */
+    const char *bound_by;        /* where there is one, for people: "as --memory-per-rank says" */
+    double head_share;           /* of the rows, weighted by time, that pass the head: 0 to 1 */
+    const char *layers_per_rank; /* NULL: the best partition */
+} plan_request;
+
+typedef struct plan_rank {
+    slice slice;
+    uint64_t weight_bytes, kv_bytes, workspace_bytes, transfer_bytes, total_bytes;
+    double cost; /* relative to the mean over ranks */
+} plan_rank;
+
+typedef struct plan {
+    int n_ranks;
+    plan_rank *ranks;
+    int64_t n_pages;      /* of every rank's pool: as many as are wanted, or as there is room for */
+    int64_t n_room_pages; /* that there is room for beside all else; INT32_MAX: no bound */
+} plan;
+
+/* What a rank may take (0: no bound is known) and by what: bytes_per_rank and bound_by. */
+typedef struct plan_bound {
+    uint64_t bytes;
+    char by[700];
+} plan_bound;
+
+/* Of what is asked for by --memory-per-rank; of a GPU with so many free bytes that n_ranks share; and of a
+ * rank's share of its host. */
+plan_bound plan_bound_asked(uint64_t bytes);
+plan_bound plan_bound_of_gpu(uint64_t free_bytes, int n_ranks);
+plan_bound plan_bound_of_host(const memory_share *share);
+
+/* Refuses what cannot fit, saying what would make it fit. Release with plan_free. */
+status plan_make(const plan_request *request, plan *out);
+void plan_free(plan *p);
+
+/* Sizes of the messages of a step, for plans and for the engine. */
+size_t plan_transfer_bytes(const plan_request *request);

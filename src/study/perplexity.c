@@ -1,0 +1,188 @@
+/* kvarve perplexity: negative log-likelihood per token of a long text, in windows. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+#include "src/command/progress.h"
+#include "src/command/report.h"
+#include "src/command/run.h"
+
+enum { DEFAULT_CONTEXT = 2048 };
+
+/* Rank 0's view. Window i holds tokens [i * stride, i * stride + span); those that the window before held are
+ * context only, and so is the first token of the text. With --add-bos the begin token stands before each
+ * window and is context only, so that the span is one token less than the context, and every token is scored.
+ */
+typedef struct scoring {
+    const options *options;
+    model_config config;
+    tokenizer *tok;
+    token_list text;
+    size_t n_bytes;
+    int32_t begin_token; /* -1: none stands before the windows */
+    int64_t context, span, stride, n_windows;
+    double *window_sums; /* by window, so that the sum has one order */
+    double *window_squares;
+    int64_t n_scored;
+} scoring;
+
+static status read_text(scoring *s) {
+    const char *path = s->options->file;
+    text_buffer text = {0};
+    status st = run_read_prompt("--file", path, &text);
+    s->n_bytes = text.n;
+    if (st == STATUS_OK) st = tokenizer_encode(s->tok, text.data ? text.data : "", text.n, false, &s->text);
+    free(text.data);
+    if (st == STATUS_OK && s->text.n < 2)
+        st = status_refuse("--file %s: has %zu tokens, and needs two", path, s->text.n);
+    for (size_t i = 0; st == STATUS_OK && i < s->text.n; i++)
+        if (s->text.ids[i] >= s->config.vocab_size)
+            st = status_refuse("--file %s: token %d is not among the model's %d", path, s->text.ids[i],
+                               s->config.vocab_size);
+    return st;
+}
+
+/* --add-bos: what the tokenizer puts before texts; else what the config names. */
+static status choose_begin_token(scoring *s) {
+    s->begin_token = -1;
+    if (!s->options->add_bos) return STATUS_OK;
+    int32_t id = tokenizer_begin_token(s->tok);
+    s->begin_token = id >= 0 ? id : s->config.begin_token;
+    if (s->begin_token >= 0 && s->begin_token < s->config.vocab_size) return STATUS_OK;
+    return status_refuse("--add-bos: %s has no begin token: tokenizer.json puts none before texts, and "
+                         "config.json names no bos_token_id",
+                         run_model_name(s->options));
+}
+
+static int64_t window_end(const scoring *s, int64_t window) {
+    int64_t end = window * s->stride + s->span, n = (int64_t)s->text.n;
+    return end < n ? end : n;
+}
+
+/* The first scored token of a window, counted from the window's begin, or from the begin token before it. */
+static int64_t score_from(const scoring *s, int64_t window) {
+    int64_t known = window ? window_end(s, window - 1) - window * s->stride : 0;
+    if (s->begin_token >= 0) return known + 1;
+    return known > 1 ? known : 1;
+}
+
+static status prepare(scoring *s) {
+    const options *o = s->options;
+    status st = report_check_path(o);
+    if (st == STATUS_OK) st = run_read_model(o, &s->config, &s->tok);
+    if (st == STATUS_OK) st = choose_begin_token(s);
+    if (st == STATUS_OK) st = read_text(s);
+    if (st != STATUS_OK) return st;
+    int64_t fallback = s->config.max_positions < DEFAULT_CONTEXT ? s->config.max_positions : DEFAULT_CONTEXT;
+    s->context = o->context != OPTION_UNSET ? o->context : fallback;
+    s->span = s->context - (s->begin_token >= 0);
+    s->stride = o->stride != OPTION_UNSET ? o->stride : s->span;
+    if (s->context < 2) return status_refuse("--context %lld: expected at least 2", (long long)s->context);
+    if (s->stride > s->span)
+        return status_refuse("--stride %lld: expected at most the context%s, %lld", (long long)s->stride,
+                             s->begin_token >= 0 ? " without the begin token" : "", (long long)s->span);
+    /* The last window that scores something. */
+    while (s->n_windows * s->stride + (s->begin_token < 0) < (int64_t)s->text.n &&
+           (s->n_windows == 0 || window_end(s, s->n_windows - 1) < (int64_t)s->text.n))
+        s->n_windows++;
+    s->window_sums = mem_new((size_t)s->n_windows, sizeof(double));
+    s->window_squares = mem_new((size_t)s->n_windows, sizeof(double));
+    return STATUS_OK;
+}
+
+static void submit_windows(const scoring *s, engine *e) {
+    token_list window = {0};
+    for (int64_t i = 0; i < s->n_windows; i++) {
+        window.n = 0;
+        if (s->begin_token >= 0) token_list_append(&window, s->begin_token);
+        for (int64_t k = i * s->stride; k < window_end(s, i); k++)
+            token_list_append(&window, s->text.ids[k]);
+        engine_submit(e, &(request){
+                             .id = i,
+                             .tokens = window.ids,
+                             .n_tokens = (int64_t)window.n,
+                             .sampling = sampling_defaults(),
+                             .score_from = score_from(s, i),
+                         });
+    }
+    free(window.ids);
+}
+
+static void run_stage_0(scoring *s, engine *e) {
+    int64_t all = 0;
+    for (int64_t i = 0; i < s->n_windows; i++)
+        all += window_end(s, i) - i * s->stride + (s->begin_token >= 0);
+    submit_windows(s, e);
+    progress bar = progress_begin(all, 0);
+    for (event ev; engine_next(e, &ev);) {
+        for (int64_t i = 0; i < ev.n_scores; i++) {
+            double nll = (double)ev.scores[i];
+            s->window_sums[ev.id] += nll;
+            s->window_squares[ev.id] += nll * nll;
+        }
+        s->n_scored += ev.n_scores;
+        progress_update(&bar, engine_get_times(e).prompt_tokens, 0);
+    }
+    progress_end(&bar);
+    engine_stop(e);
+}
+
+static void print_result(const scoring *s, run_summary *summary) {
+    double sum = 0, squares = 0, n = (double)s->n_scored;
+    for (int64_t i = 0; i < s->n_windows; i++) {
+        sum += s->window_sums[i];
+        squares += s->window_squares[i];
+    }
+    double nll = sum / n, deviation = sqrt(fmax(0, squares / n - nll * nll) / n);
+    summary->n_requests = s->n_windows;
+    summary->n_scored = s->n_scored;
+    summary->nll = nll;
+    summary->perplexity = exp(nll);
+    printf("text            %s\n", s->options->file);
+    printf("tokens          %zu in %zu bytes, %lld scored\n", s->text.n, s->n_bytes, (long long)s->n_scored);
+    printf("windows         %lld of %lld tokens, stride %lld\n", (long long)s->n_windows,
+           (long long)s->context, (long long)s->stride);
+    if (s->begin_token >= 0)
+        printf("begin token     %d before each window, not scored\n", s->begin_token);
+    else
+        printf("begin token     none (--add-bos begins each window with the model's)\n");
+    printf("nll per token   %.6f +- %.6f\n", nll, deviation);
+    printf("perplexity      %.4f +- %.4f\n", exp(nll), exp(nll) * deviation);
+    printf("bits per byte   %.4f\n", sum / log(2) / (double)s->n_bytes * ((double)s->text.n / n));
+    fflush(stdout);
+}
+
+int command_perplexity(comm *c, const options *o) {
+    scoring s = {.options = o};
+    run_summary summary = {0};
+    bool is_first = comm_rank(c) == 0;
+    engine *e = NULL;
+    status st = is_first ? prepare(&s) : STATUS_OK;
+    if (!comm_any_failed(c, &st)) {
+        engine_options wanted = run_engine_options(c, o);
+        wanted.n_sequences = (int)(s.n_windows < o->sequences ? s.n_windows : o->sequences);
+        wanted.longest_tokens = s.context;
+        wanted.wanted_pages = wanted.n_sequences * kv_pages_for(s.context, (int)o->page_tokens);
+        wanted.head_share = 1;
+        st = run_open_engine(c, o, &s.config, &wanted, &e);
+    }
+    if (st == STATUS_OK) {
+        if (is_first) run_print_begin(c, e, o);
+        if (is_first)
+            run_stage_0(&s, e);
+        else
+            engine_serve(e);
+        if (is_first) print_result(&s, &summary);
+        st = report_run(c, e, o, &summary);
+        comm_any_failed(c, &st);
+    }
+    int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
+    engine_close(e);
+    tokenizer_close(s.tok);
+    free(s.text.ids);
+    free(s.window_sums);
+    free(s.window_squares);
+    return code;
+}

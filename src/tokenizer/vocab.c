@@ -1,0 +1,100 @@
+#include "src/tokenizer/vocab.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/tokenizer/json.h"
+
+static uint64_t mix(uint64_t h, uint64_t word) {
+    h = (h ^ word) * 0x9E3779B97F4A7C15u;
+    return h ^ (h >> 29);
+}
+
+static uint64_t hash_bytes(const char *bytes, size_t n) {
+    uint64_t h = n, word = 0;
+    for (; n >= 8; n -= 8, bytes += 8) {
+        memcpy(&word, bytes, 8);
+        h = mix(h, word);
+    }
+    word = 0;
+    if (n) memcpy(&word, bytes, n);
+    return mix(mix(h, word), 0);
+}
+
+/* The slot with this content, or the empty one where it would go. */
+static size_t slot_of(const vocab *voc, const char *content, size_t n) {
+    size_t slot = hash_bytes(content, n) & (voc->n_slots - 1);
+    for (; voc->slots[slot] >= 0; slot = (slot + 1) & (voc->n_slots - 1)) {
+        const vocab_entry *entry = &voc->entries[voc->slots[slot]];
+        if ((size_t)entry->n == n && !memcmp(voc->text.data + entry->at, content, n)) break;
+    }
+    return slot;
+}
+
+static status vocab_add(vocab *voc, const char *content, int32_t id) {
+    size_t n = strlen(content);
+    size_t slot = slot_of(voc, content, n);
+    if (voc->slots[slot] >= 0)
+        return status_refuse("%s is there twice", tokenizer_json_quote_text(content).text);
+    vocab_entry *entry = &voc->entries[id];
+    if (entry->n >= 0)
+        return status_refuse("%s has the id %d of another token", tokenizer_json_quote_text(content).text,
+                             id);
+    *entry = (vocab_entry){.at = voc->text.n, .n = (int32_t)n};
+    text_append(&voc->text, content, n);
+    voc->slots[slot] = id;
+    return STATUS_OK;
+}
+
+/* Ids may have gaps, but not so wide that a small file asks for much memory. */
+static status count_ids(const cJSON *json, int32_t *n_tokens, int32_t *n_ids) {
+    int64_t n = cJSON_GetArraySize(json), limit = 2 * n + 65536;
+    *n_ids = 0;
+    const cJSON *item;
+    cJSON_ArrayForEach(item, json) {
+        int32_t id;
+        if (!tokenizer_json_is_id(item, &id) || id >= limit)
+            return status_refuse("the id of %s must be a whole number below %lld",
+                                 tokenizer_json_quote_text(item->string).text, (long long)limit);
+        if (id >= *n_ids) *n_ids = id + 1;
+    }
+    *n_tokens = (int32_t)n;
+    return STATUS_OK;
+}
+
+status vocab_parse(vocab *voc, const cJSON *json) {
+    status st = count_ids(json, &voc->n_tokens, &voc->n_ids);
+    if (st) return st;
+    voc->entries = mem_new((size_t)voc->n_ids, sizeof *voc->entries);
+    for (int32_t id = 0; id < voc->n_ids; id++)
+        voc->entries[id].n = -1;
+    voc->n_slots = 16;
+    while (voc->n_slots < 2 * (size_t)voc->n_tokens)
+        voc->n_slots *= 2;
+    voc->slots = mem_new(voc->n_slots, sizeof *voc->slots);
+    memset(voc->slots, -1, voc->n_slots * sizeof *voc->slots);
+    text_append(&voc->text, "", 0);
+    const cJSON *item;
+    cJSON_ArrayForEach(item, json) {
+        st = vocab_add(voc, item->string, item->valueint);
+        if (st) return st;
+    }
+    return STATUS_OK;
+}
+
+void vocab_free(vocab *voc) {
+    free(voc->text.data);
+    free(voc->entries);
+    free(voc->slots);
+    *voc = (vocab){0};
+}
+
+int32_t vocab_find(const vocab *voc, const char *content, size_t n) {
+    return voc->slots[slot_of(voc, content, n)];
+}
+
+const char *vocab_content(const vocab *voc, int32_t id, size_t *n) {
+    if (id < 0 || id >= voc->n_ids || voc->entries[id].n < 0) return NULL;
+    *n = (size_t)voc->entries[id].n;
+    return voc->text.data + voc->entries[id].at;
+}
