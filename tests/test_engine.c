@@ -36,8 +36,8 @@ static sequence sequences[N_SEQUENCES];
 
 static uint64_t n_file_bytes; /* of all tensors of the model */
 
-/* Where all is slow there is time for a tiny model only: one with heads that a GPU's own kernels take, or with a
- * layer for each of four ranks. */
+/* Where all is slow there is time for a tiny model only: one with heads that a GPU's own kernels take, or
+ * with a layer for each of four ranks. */
 static const char *model_of_test(void) {
 #ifdef KVARVE_CUDA_EMULATED
     if (kind == DEVICE_CUDA) return "tests/golden/models/llama3";
