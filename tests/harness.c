@@ -113,7 +113,11 @@ const char *harness_shared_dir(void) {
 }
 
 bool harness_is_slow(void) {
-    return getenv("KVARVE_SLOW") && !getenv("KVARVE_LONG");
+    return getenv("KVARVE_SLOW") && !harness_is_long();
+}
+
+bool harness_is_long(void) {
+    return getenv("KVARVE_LONG") != NULL;
 }
 
 const char *harness_temp_dir(void) {

@@ -33,6 +33,9 @@ const char *harness_shared_dir(void);
  * only compares more numbers in the same way is left to that one then, but with KVARVE_LONG there too. */
 bool harness_is_slow(void);
 
+/* Is there time for all, as KVARVE_LONG says? */
+bool harness_is_long(void);
+
 /* A fresh directory of this rank, removed with its files at the end. */
 const char *harness_temp_dir(void);
 

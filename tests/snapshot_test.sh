@@ -5,14 +5,6 @@
 
 # ---- runs ----
 
-# at_once COMMAND...: a run that loses a rank on purpose. mpirun leaves the others no time then, where it would be two
-# seconds; and it does not wait for the last of them.
-at_once() {
-    export OMPI_MCA_odls_base_sigkill_timeout=0
-    "$@"
-    unset OMPI_MCA_odls_base_sigkill_timeout
-}
-
 # ends_as NAME STATUS FILE: the last run ended so, with this text on stdout.
 ends_as() {
     expect "$1" "$2" || return

@@ -283,6 +283,10 @@ bad_paths() {
     refused 'output that cannot be written' 2 "$temp/no/dir/out"
     run 1 generate --model "$temp/nowhere" --prompt x --report "$temp/no/dir/report"
     refused 'report that cannot be written' 2 "$temp/no/dir/report"
+    for name in input output; do
+        generate 1 --input "$temp/input" --output "$temp/output" --report "$temp/$name"
+        refused "report over --$name" 2 "--report $temp/$name" "the file of --$name"
+    done
     generate 1 --input "$temp/prompts.jsonl" --output "$temp/prompts.jsonl"
     refused 'output over the input' 2 'prompts.jsonl'
     run 1 generate --model "$temp/nowhere" --input "$temp/prompts.jsonl" --output "$temp/never" \

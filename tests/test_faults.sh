@@ -54,7 +54,7 @@ goes_on() {
 
 # Killed ranks are said by mpiexec, each in its own way; none of them can end with a text and 0.
 was_killed() {
-    wait_for 10 is_gone "$dir" && [ "$status" -ne 0 ] && [ "$status" -ne 124 ] && ! grep -q '^kvarve: error' "$temp/err"
+    [ "$status" -ne 0 ] && [ "$status" -ne 124 ] && ! grep -q '^kvarve: error' "$temp/err"
 }
 
 save_fails() { # save_fails SITE RANK
@@ -78,7 +78,7 @@ save_fails() { # save_fails SITE RANK
 # nothing in it for a slow program.
 save_is_killed() {
     ! is_slow || return 0
-    at_once save_on "$1:$2:kill"
+    save_on "$1:$2:kill"
     check "$1:$2:kill" 'nothing was killed' was_killed
     case $1 in
     manifest-directory-flush | save-clean) ;; # there is a newer one
@@ -157,7 +157,7 @@ fail_at_compaction() {
         check "compact $fault: files" 'not those before' is_older
     done
     for fault in segment-rename:1:kill manifest-rename:0:kill manifest-directory-flush:0:kill; do
-        at_once compact_on "$fault"
+        compact_on "$fault"
         check "compact $fault" 'nothing was killed' was_killed
         check "compact $fault: verify" 'the snapshot is damaged' is_verified "$dir"
         run 1 snapshot compact "$dir" --threads 1

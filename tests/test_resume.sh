@@ -76,10 +76,7 @@ killed() {
     what=$1 state=$2
     shift 2
     rm -rf "${folder:?}/$what"
-    for _ in 1 2 3; do
-        at_once generate 2 "$@" --save "$folder/$what" --resume "$folder/$what" --fail-at save-clean:0:kill
-        wait_for 10 is_gone "$folder/$what"
-    done
+    for _ in 1 2 3; do generate 2 "$@" --save "$folder/$what" --resume "$folder/$what" --fail-at save-clean:0:kill; done
     if [ "$status" -eq 0 ]; then
         failed "$what" 'the run was not killed'
     else

@@ -129,7 +129,7 @@ stops_in_decode() {
 
 stops_in_batch() {
     stop_by USR1-to-one batch 3 2
-    stop_by max-time batch 2 1
+    stop_by max-time batch 3 1
     is_long || return
     stop_by USR1-to-all batch 2 3
     stop_by stop-file batch 2 1
