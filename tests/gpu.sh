@@ -32,7 +32,12 @@ cd "$(dirname "$0")/.." || exit 1
 top=$(pwd)
 case $build in /*) ;; *) build=$top/$build ;; esac
 tests=$build/tests job='' temp=$(mktemp -d) || exit 1
-trap 'rm -rf "$temp"; [ -z "$job" ] || kill "$job"' EXIT
+# A shell that has just begun a child, and a `timeout` that has just begun its own, can lose a signal: once more.
+stop() {
+    rm -rf "$temp"
+    [ -z "$job" ] || { kill "$!" && sleep 0.2 && kill -- "-$!"; } 2>/dev/null
+}
+trap stop EXIT
 trap 'exit 1' INT TERM HUP
 [ -n "$results" ] || results=$temp/results.md
 export KVARVE_TEST_SOURCE="$top"
@@ -130,9 +135,9 @@ attempt() {
     [ $limit -le $left ] || limit=$left
     : >"$temp/errors"
     if [ "$limit" -ge 1 ]; then
+        job=begun
         timeout -k 2 "$limit" env LD_LIBRARY_PATH="$libraries" "$@" >>"$out" 2>"$temp/errors" &
-        job=$!
-        wait $job
+        wait $!
         status=$? job=''
     fi
     seconds=$(($(date +%s) - start))
