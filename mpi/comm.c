@@ -19,10 +19,13 @@ static const double eager_seconds = 0.05; /* a wait turns round and round at fir
 static const comm *die_comm;
 
 static void die_on_all_ranks(const char *text) {
-    fprintf(stderr, "kvarve: error: rank %d on %s: %s\n", die_comm->rank, die_comm->host, text);
+    if (die_comm->size > 1)
+        fprintf(stderr, "kvarve: error: rank %d on %s: %s\n", die_comm->rank, die_comm->host, text);
+    else
+        fprintf(stderr, "kvarve: error: %s\n", text);
     last_save_say();
     fflush(NULL);
-    MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED);
+    if (die_comm->size > 1) MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED); /* prints a page about it */
     _Exit(EXIT_CODE_FAILED);
 }
 

@@ -6,6 +6,7 @@
 #include "src/base/fault.h"
 #include "src/base/notice.h"
 #include "src/command/options.h"
+#include "src/command/paths.h"
 #include "src/command/run.h"
 #include "src/command/version.h"
 
@@ -66,10 +67,13 @@ static bool uses_ranks(const options *o) {
 
 /* All that follows the command line; the exit code. */
 static int run_options(comm *c, const options *o) {
-    status st = run_check_stdin(c, o);
+    status st = paths_check_stdin(c, o);
     if (st == STATUS_OK && o->fail_at) st = fault_arm(o->fail_at, comm_rank(c));
     if (st != STATUS_OK) return run_say_failure(c, st);
-    if (!o->help && !o->version) return run_command(c, o);
+    if (!o->help && !o->version) {
+        if (comm_rank(c) == 0) st = paths_check_written(o);
+        return comm_any_failed(c, &st) ? run_say_failure(c, st) : run_command(c, o);
+    }
     if (o->help)
         options_print_help(o, stdout);
     else

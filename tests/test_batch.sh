@@ -62,7 +62,7 @@ END_OF_LINES
     refused 'a prompt in UTF-16' 2 'iconv -f UTF-16 -t UTF-8'
     cp "$temp/one.jsonl" "$temp/same.jsonl"
     generate 1 --input - --output "$temp/same.jsonl" <"$temp/same.jsonl"
-    refused 'results over the prompts on stdin' 2 'this is also the file of the prompts'
+    refused 'results over the prompts on stdin' 2 'this is also the file of --input'
 }
 
 # ---- the text of one prompt, in a file ----
@@ -81,7 +81,7 @@ text_file() {
     kill "$job"
     wait_job
     generate 1 --prompt-file "$temp/text.txt" --text "$temp/text.txt"
-    refused '--text over the prompt' 2 'this is also the file of the prompt'
+    refused '--text over the prompt' 2 'this is also the file of --prompt-file'
     generate 1 --prompt '' --text "$temp/never"
     check '--text of a refused run' 'a file is left' [ ! -e "$temp/never" ]
     generate 1 --input "$temp/text.txt" --text "$temp/never"

@@ -114,10 +114,10 @@ good_results() {
 }
 
 good_others() {
-    for words in --help -h help 'plan --help' 'generate --help'; do
+    for words in --help -h help 'plan --help' 'generate -h'; do
         # shellcheck disable=SC2086
         run 1 $words
-        check "kvarve $words" 'no table of options' grep -q -- '--model TEXT' "$temp/out"
+        check "kvarve $words" 'no table of options' grep -q -- '--model PATH' "$temp/out"
     done
     for words in 'snapshot --help' 'snapshot text --help'; do
         # shellcheck disable=SC2086
@@ -268,10 +268,91 @@ END
         check "bad lines, $np ranks: said on stderr" 'it is not' grep -q '7 of 9 prompts were refused' "$temp/err"
     done
     check 'results of bad lines are JSON' 'they are not' is_json_lines "$temp/mixed"
-    sed -n 2,3p "$temp/bad.jsonl" >"$temp/all_bad.jsonl"
+    sed -n 4,5p "$temp/bad.jsonl" >"$temp/all_bad.jsonl"
     generate 2 --input "$temp/all_bad.jsonl" --output "$temp/mixed"
     n=$(wc -l <"$temp/mixed")
     check 'only bad lines' "exit status $status, $n results" [ "$status" -eq 3 -a "$n" -eq 2 ]
+    check 'only bad lines: said on stderr' 'not the first' \
+        grep -q '2 of 2 prompts.*line 1: prompt: it is empty' "$temp/err"
+}
+
+# What is no file of prompts at all is one refusal.
+bad_formats() {
+    echo '{"prompt": "The sea"}' >"$temp/one.jsonl"
+    gzip -c "$temp/one.jsonl" >"$temp/packed"
+    printf 'id,prompt\n1,The sea\n' >"$temp/table"
+    printf '{\n  "prompt": "The sea"\n}\n' >"$temp/indented"
+    printf '[\n{"prompt": "The sea"},\n{"prompt": "The sky"}\n]\n' >"$temp/array"
+    generate 2 --input "$temp/packed" --output "$temp/never"
+    refused 'input: packed' 2 "$temp/packed: is compressed"
+    for name in array indented; do
+        generate 1 --input "$temp/$name" --output "$temp/never"
+        refused "input: $name" 2 "$temp/$name: is JSON over several lines" 'jq -c'
+    done
+    check 'input of another format: no results' 'there are' [ ! -e "$temp/never" ]
+    generate 1 --input "$temp/table"
+    check 'input: table' "exit status $status" [ "$status" -eq 3 ]
+    check 'input: table: said on stderr' 'it is not' grep -q '2 of 2 prompts.*line 1: not valid JSON' "$temp/err"
+    printf '{"prompt": "The sea", "id": null}\n{"prompt": "The sky", "id": null, "custom_id": "z"}\n' >"$temp/null"
+    generate 1 --input "$temp/null" --max-tokens 1
+    sed 's/, "text".*//' "$temp/out" | tr '\n' ' ' >"$temp/ids"
+    check 'null is an id' "$(cat "$temp/ids")" [ "$(cat "$temp/ids")" = '{"id": null {"id": "z" ' ]
+}
+
+# Bytes that are not UTF-8 are told wherever they come from.
+not_utf8() {
+    printf 'The \377sea' >"$temp/bytes"
+    generate 1 --prompt-file "$temp/bytes" --max-tokens 1
+    check 'not UTF-8: --prompt-file' 'not told' grep -q 'NOTE: --prompt-file .*not UTF-8.* behind 4 others' "$temp/err"
+    generate 1 --prompt "$(cat "$temp/bytes")" --max-tokens 1
+    check 'not UTF-8: --prompt' 'not told' grep -q 'NOTE: --prompt: .*not UTF-8' "$temp/err"
+    run 1 tokenize --model "$model" --prompt-file "$temp/bytes"
+    check 'not UTF-8: tokenize' 'not told' grep -q 'NOTE: --prompt-file .*not UTF-8' "$temp/err"
+    # shellcheck disable=SC2086 # several words
+    run 1 perplexity --model "$model" --file "$temp/bytes" $run_options
+    check 'not UTF-8: perplexity' 'not told' grep -q 'NOTE: --file .*not UTF-8' "$temp/err"
+    generate 1 --prompt x --max-tokens 1
+    check 'UTF-8' 'a note' eval '! grep -q "not UTF-8" "$temp/err"'
+    generate 1 --prompt x --stop "$(printf '\377')"
+    refused 'stop that is not UTF-8' 2 'expected a text in UTF-8'
+}
+
+# What is written over what is read, or over what else is written.
+over_others() {
+    mkdir "$temp/empty" "$temp/full"
+    ln -s "$model/config.json" "$temp/link"
+    cp "$temp/prompts.jsonl" "$temp/full/prompts.jsonl"
+    ln "$temp/prompts.jsonl" "$temp/hard"
+    for name in input output; do
+        generate 1 --input "$temp/input" --output "$temp/output" --report "$temp/$name"
+        refused "report over --$name" 2 "--report $temp/$name" "the file of --$name"
+    done
+    generate 1 --input "$temp/prompts.jsonl" --output "$temp/hard"
+    refused 'output over the input' 2 "--output $temp/hard" 'the file of --input'
+    generate 1 --input - --output "$temp/prompts.jsonl" <"$temp/prompts.jsonl"
+    refused 'output over stdin' 2 'the file of --input'
+    cp "$temp/prompts.jsonl" "$temp/both"
+    "$kvarve" generate --model "$model" --input "$temp/both" >>"$temp/both" 2>"$temp/err"
+    check 'stdout behind the input' 'it is written' cmp "$temp/both" "$temp/prompts.jsonl"
+    generate 1 --prompt-file "$temp/prompts.jsonl" --text "$temp/prompts.jsonl"
+    refused 'text over the prompt' 2 '--text ' 'the file of --prompt-file'
+    touch "$temp/figures"
+    run 1 bench --shape tiny --measure "$temp/figures" --report "$temp/empty/../figures"
+    refused 'report over the figures' 2 'the file of --measure'
+    run 1 bench --shape tiny --measure "$temp/new" --report "$temp/new"
+    refused 'report over figures that come' 2 'the file of --measure'
+    run 1 perplexity --model "$model" --file "$temp/both" --report "$temp/both"
+    refused 'report over a text' 2 'the file of --file'
+    generate 2 --prompt x --report "$temp/link"
+    refused 'report over the model' 2 "--report $temp/link: this is a file of the model"
+    generate 1 --prompt x --save "$temp/empty" --report "$temp/empty/manifest.h5"
+    refused 'report over a snapshot' 2 "this is a part of the snapshot $temp/empty"
+    keep "$temp/full"
+    generate 2 --prompt x --save "$temp/full"
+    refused 'save into a directory of others' 2 "$temp/full: is no snapshot" 'prompts.jsonl'
+    kept=''
+    generate 1 --prompt x --max-tokens 1 --save "$temp/empty"
+    expect 'save into an empty directory' 0
 }
 
 bad_paths() {
@@ -283,12 +364,7 @@ bad_paths() {
     refused 'output that cannot be written' 2 "$temp/no/dir/out"
     run 1 generate --model "$temp/nowhere" --prompt x --report "$temp/no/dir/report"
     refused 'report that cannot be written' 2 "$temp/no/dir/report"
-    for name in input output; do
-        generate 1 --input "$temp/input" --output "$temp/output" --report "$temp/$name"
-        refused "report over --$name" 2 "--report $temp/$name" "the file of --$name"
-    done
-    generate 1 --input "$temp/prompts.jsonl" --output "$temp/prompts.jsonl"
-    refused 'output over the input' 2 'prompts.jsonl'
+    over_others
     run 1 generate --model "$temp/nowhere" --input "$temp/prompts.jsonl" --output "$temp/never" \
         --report "$temp/never.json"
     check 'a refused run leaves no file' 'it does' [ ! -e "$temp/never" -a ! -e "$temp/never.json" ]
@@ -299,6 +375,8 @@ bad_paths() {
         generate 2 --input "$temp/prompts.jsonl" --output /dev/full
         check 'full disk' "exit status $status" [ "$status" -ne 0 -a "$status" -ne 124 ]
         check 'full disk is told' 'it is not' grep -q '^kvarve: error:.*/dev/full' "$temp/err"
+        generate 1 --input "$temp/prompts.jsonl" --output /dev/full
+        check 'full disk, alone' 'not the last line' eval 'tail -n 1 "$temp/err" | grep -q "^kvarve: error: /dev/full"'
         "$kvarve" generate --model "$model" --prompt x --max-tokens 2 >/dev/full 2>"$temp/err"
         check 'full disk behind stdout' 'no failure' [ $? -eq 1 ]
     else
@@ -574,7 +652,7 @@ without_mpi() {
 }
 
 run_chain good_runs bad_options bad_saving bad_memory &
-run_chain good_results good_others bad_prompts bad_paths &
+run_chain good_results good_others bad_prompts bad_formats not_utf8 bad_paths &
 run_chain synthetic without_mpi &
 is_slow || run_chain bad_configs bad_weights measured & # parts that have tests of their own
 wait

@@ -94,6 +94,39 @@ other_models() {
     given_model=$model
 }
 
+# A snapshot that holds all that is asked for is looked at like any other.
+nothing_left() {
+    copy_snapshot
+    generate 2 --prompt-file "$page" --max-tokens 40 --ignore-eos --resume "$copy"
+    expect 'nothing left' 0 && check 'nothing left' 'it is not said' grep -q 'nothing is left to compute' "$temp/err"
+    cp "$temp/out" "$temp/text"
+    generate 1 --prompt-file "$page" --max-tokens 60 --ignore-eos --resume "$copy"
+    text=$(head -c "$(wc -c <"$temp/text")" "$temp/out" | head -c -1)
+    check 'nothing left: the text' 'another' [ "$text" = "$(cat "$temp/text")" ]
+    printf '{"prompt": "It was", "max_tokens": 2}\n' >"$temp/lines"
+    generate 1 --input "$temp/lines" --output "$temp/results" --save "$temp/batch.kvs"
+    expect 'a batch' 0
+
+    given_model=$temp/model
+    own_file model model.safetensors
+    flip "$given_model/model.safetensors" $(($(tensor_offset model.layers.7.mlp.down_proj.weight) + 1000))
+    keep "$copy"
+    for np in 1 2; do
+        resume $np --max-tokens 40
+        refused "nothing left, another model, $np ranks" 2 copy.kvs 'of another model'
+        generate $np --input "$temp/lines" --output "$temp/results" --resume "$temp/batch.kvs" --model "$given_model"
+        refused "nothing left of a batch, another model, $np ranks" 2 batch.kvs 'of another model'
+    done
+    given_model=$model
+    resume 1 --max-tokens 40 --weights int8
+    refused 'nothing left, int8 weights' 2 copy.kvs 'weights in bf16'
+    kept=''
+    truncate -s -8 "$copy/$plain_a"
+    keep "$copy"
+    resume 2 --max-tokens 40
+    refused 'nothing left, a file that is cut' 2 "copy.kvs/$plain_a" 'truncated'
+}
+
 other_runs() {
     copy_snapshot
     keep "$copy"
@@ -340,7 +373,7 @@ run_chain make_snapshots
 run_chain two_jobs look_at_batch killed_job lost_lock &
 run_chain flipped_segments &
 run_chain other_models other_runs &
-run_chain damaged_manifests &
+run_chain damaged_manifests nothing_left &
 run_chain damaged_segments other_batches &
 wait
 end_test

@@ -144,23 +144,15 @@ static void refuse_unknown_keys(json_object *o) {
     }
 }
 
-static bool find_id(const char *text, size_t n, const char *key, const char **id, size_t *n_id) {
-    const char *found;
-    size_t n_found;
-    if (!json_find_written(text, n, key, &found, &n_found)) return false;
-    if (n_found == 4 && memcmp(found, "null", 4) == 0) return false;
-    *id = found;
-    *n_id = n_found;
-    return true;
-}
-
-/* Also of a line that will be refused: false when it has none. A text that our texts cannot hold stays as it
- * was written. */
+/* Also of a line that will be refused: false when it has none. Any value of JSON is an id, but null counts
+ * less than a "custom_id". A text that our texts cannot hold stays as it was written. */
 static bool read_id(const char *text, size_t n, prompt_line *out) {
     char number[32];
     const char *id = number;
     size_t n_id = (size_t)snprintf(number, sizeof number, "%lld", (long long)out->line);
-    bool found = find_id(text, n, "id", &id, &n_id) || find_id(text, n, "custom_id", &id, &n_id);
+    bool found = json_find_written(text, n, "id", &id, &n_id);
+    if (!found || (n_id == 4 && !memcmp(id, "null", 4)))
+        found = json_find_written(text, n, "custom_id", &id, &n_id) || found;
     cJSON *item = NULL;
     text_buffer written = {0};
     out->id_is_json = *id != '"' || json_parse(id, n_id, "id", &item) != STATUS_OK;
@@ -303,13 +295,29 @@ static void fill_line(prompts *p, bool too_long, const sampling_options *default
     if (st != STATUS_OK) out->error = mem_copy_text(status_text(), strlen(status_text()));
 }
 
-/* Is it a file of lines that can be read at all? */
-static status check_encoding(const prompts *p) {
-    const char *found = utf8_other_encoding(p->data + p->begin, p->end - p->begin, true);
-    if (!found) return STATUS_OK;
-    return status_refuse(
-        "%s: is in %s, but prompts are read as UTF-8: convert it first, with iconv -f %s -t UTF-8", p->path,
-        found, found);
+static bool is_compressed(const char *data, size_t n) {
+    return (n >= 2 && !memcmp(data, "\x1F\x8B", 2)) || (n >= 4 && !memcmp(data, "\x28\xB5\x2F\xFD", 4));
+}
+
+/* Does the line say that the file is of another format? One refusal tells more than one for each line. */
+static status check_first_line(const prompts *p) {
+    const char *data = p->data + p->begin, *found = utf8_other_encoding(data, p->end - p->begin, true);
+    size_t n = p->line_end - p->begin;
+    if (found)
+        return status_refuse(
+            "%s: is in %s, but prompts are read as UTF-8: convert it first, with iconv -f %s -t UTF-8",
+            p->path, found, found);
+    if (is_compressed(data, p->end - p->begin))
+        return status_refuse("%s: is compressed: unpack it first, as with zcat or zstdcat, into --input -",
+                             p->path);
+    for (; n > 0 && is_blank(data + n - 1, 1); n--)
+        continue;
+    if (n > 0 && ((data[0] == '[' && data[n - 1] != ']') || (data[0] == '{' && n == 1)))
+        return status_refuse(
+            "%s: is JSON over several lines, but prompts are one JSON object a line: convert it "
+            "first, with jq -c %s",
+            p->path, data[0] == '[' ? "'.[]'" : ".");
+    return STATUS_OK;
 }
 
 static void tell_remarks(prompts *p) {
@@ -324,10 +332,11 @@ status prompts_next(prompts *p, const sampling_options *defaults, prompt_line *o
     for (;;) {
         bool too_long, found;
         status st = read_line(p, &found, &too_long);
-        if (st == STATUS_OK && found && p->line == 1) st = check_encoding(p);
+        if (st != STATUS_OK) return st;
+        if (found && !too_long) trim_line(p);
+        if (found && p->line == 1) st = check_first_line(p);
         if (st != STATUS_OK) return st;
         if (!found) tell_remarks(p);
-        if (found && !too_long) trim_line(p);
         if (found && !too_long && is_blank(p->data + p->begin, p->line_end - p->begin)) continue;
         *more = found;
         if (found) fill_line(p, too_long, defaults, out);

@@ -57,6 +57,7 @@ const char *prompts_name(const prompts *p); /* for messages; owned by p */
 void prompts_close(prompts *p);             /* NULL is fine */
 
 /* The next line that is not blank; *more is false at the end, and *out is not set then. Fails only when the
- * file cannot be read, or is in another encoding than UTF-8. Release the line with prompt_line_free. */
+ * file cannot be read, or its first line shows that it is in another encoding or format. Release the line
+ * with prompt_line_free. */
 status prompts_next(prompts *p, const sampling_options *defaults, prompt_line *out, bool *more);
 void prompt_line_free(prompt_line *line);

@@ -25,13 +25,6 @@ struct results {
 
 /* ---- the file ---- */
 
-/* The path of the prompts: "-" is standard input. */
-static bool same_file(const char *path, const struct stat *info) {
-    struct stat other;
-    if (!path || (strcmp(path, "-") ? stat(path, &other) : fstat(STDIN_FILENO, &other)) != 0) return false;
-    return other.st_dev == info->st_dev && other.st_ino == info->st_ino && S_ISREG(other.st_mode);
-}
-
 /* Standard output is taken as it is, perhaps in the middle of a file that others write too. */
 static int open_path(const char *path, bool *is_new, bool *is_ours) {
     *is_ours = strcmp(path, "/dev/stdout") != 0 && strcmp(path, "-") != 0;
@@ -42,7 +35,7 @@ static int open_path(const char *path, bool *is_new, bool *is_ours) {
     return fd < 0 && errno == EEXIST ? open(path, O_WRONLY | O_CLOEXEC) : fd;
 }
 
-status results_open(const char *path, const char *input_path, results **out) {
+status results_open(const char *path, results **out) {
     bool is_new, is_ours;
     int fd = open_path(path, &is_new, &is_ours);
     struct stat info;
@@ -50,11 +43,6 @@ status results_open(const char *path, const char *input_path, results **out) {
         status st = status_refuse("%s: cannot be written: %s", path, strerror(errno));
         if (fd >= 0) close(fd);
         return st;
-    }
-    if (same_file(input_path, &info)) {
-        close(fd);
-        return status_refuse("%s: this is also the file of the prompts: choose another name for the output",
-                             path);
     }
     bool is_regular = is_ours && S_ISREG(info.st_mode);
     /* Locked first and looked at then: a run that ends without results removes its file. */
@@ -89,10 +77,9 @@ static bool digest_file(results *r, int64_t n) {
     return got > 0;
 }
 
-status results_reopen(const char *path, const char *input_path, int64_t n_bytes, const uint64_t digest[2],
-                      results **out) {
+status results_reopen(const char *path, int64_t n_bytes, const uint64_t digest[2], results **out) {
     results *r;
-    status st = results_open(path, input_path, &r);
+    status st = results_open(path, &r);
     if (st != STATUS_OK || n_bytes < 0 || !r->is_regular) {
         if (st == STATUS_OK) *out = r;
         return st;

@@ -46,16 +46,15 @@ typedef struct result {
     const result_logprob *logprobs; /* [n_tokens], or NULL */
 } result;
 
-/* Be ready to write; done before the model loads, so that a path that cannot be written is refused early, and
- * so is the file that the prompts come from (input_path, or NULL). An older file keeps its content until the
- * first line is written over it. No other run can have it open, until results_close, where the file system
- * has advisory locks. /dev/stdout and - are standard output, which is appended to. */
-status results_open(const char *path, const char *input_path, results **out);
+/* Be ready to write; done before the model loads, so that a path that cannot be written is refused early. An
+ * older file keeps its content until the first line is written over it. No other run can have it open, until
+ * results_close, where the file system has advisory locks. /dev/stdout and - are standard output, which is
+ * appended to. */
+status results_open(const char *path, results **out);
 
 /* Go on with a file of which an earlier run wrote n_bytes with this digest (XXH3, 128 bits: high, low); what
  * follows them is cut off. Refuses a file that does not begin with them. */
-status results_reopen(const char *path, const char *input_path, int64_t n_bytes, const uint64_t digest[2],
-                      results **out);
+status results_reopen(const char *path, int64_t n_bytes, const uint64_t digest[2], results **out);
 
 /* Is there no file at path, or an empty one? */
 bool results_are_missing(const char *path);

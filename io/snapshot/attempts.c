@@ -8,7 +8,7 @@
 enum { PATH_BYTES = 4096, MOST = 1000 };
 
 static int path_of(const char *dir, char path[PATH_BYTES]) {
-    int n = snprintf(path, PATH_BYTES, "%s/attempts", dir);
+    int n = snprintf(path, PATH_BYTES, "%s/" ATTEMPTS_NAME, dir);
     return n > 0 && n < PATH_BYTES;
 }
 

@@ -5,6 +5,8 @@
  * end. Under the snapshot's lock. All functions are Local. */
 #pragma once
 
+#define ATTEMPTS_NAME "attempts"
+
 /* A run begins: how many before it, in a row, came to nothing. 0 where the file cannot be written. */
 int attempts_begin(const char *dir);
 

@@ -8,7 +8,9 @@
 #include <unistd.h>
 
 #include "io/files.h"
+#include "io/snapshot/attempts.h"
 #include "io/snapshot/manifest_private.h"
+#include "io/snapshot/snapshot_lock.h"
 
 /* ---- memory ---- */
 
@@ -105,6 +107,34 @@ static bool is_temporary_segment(const char *name) {
     segment_info info;
     int64_t save_number;
     return segment_parse_name(inner, &info, &save_number);
+}
+
+bool manifest_is_part(const char *name) {
+    segment_info info;
+    int64_t save_number;
+    return segment_parse_name(name, &info, &save_number) || is_temporary_segment(name) ||
+           !strcmp(name, MANIFEST_NAME) || !strcmp(name, MANIFEST_TEMPORARY_NAME) ||
+           !strcmp(name, MANIFEST_OLD_NAME) || !strcmp(name, ATTEMPTS_NAME) || snapshot_lock_is_name(name);
+}
+
+/* What file systems have of their own. */
+static bool is_of_the_system(const char *name) {
+    return !strcmp(name, ".") || !strcmp(name, "..") || !strncmp(name, ".nfs", 4) ||
+           !strcmp(name, "lost+found");
+}
+
+status manifest_check_dir(const char *dir) {
+    DIR *d = manifest_exists(dir) ? NULL : opendir(dir);
+    status st = STATUS_OK;
+    if (!d) return st;
+    for (struct dirent *entry; st == STATUS_OK && (entry = readdir(d));)
+        if (!manifest_is_part(entry->d_name) && !is_of_the_system(entry->d_name))
+            st = status_refuse(
+                "%s: is no snapshot, but a directory that holds other files (%s): choose the name "
+                "of a new one",
+                dir, entry->d_name);
+    closedir(d);
+    return st;
 }
 
 void manifest_remove_unnamed_files(const char *dir, const manifest *m) {

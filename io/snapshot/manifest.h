@@ -115,6 +115,13 @@ char *manifest_path(const char *dir);
 /* Does dir hold a manifest? */
 bool manifest_exists(const char *dir);
 
+/* Is it the name of a file of a snapshot, a temporary one too? */
+bool manifest_is_part(const char *name);
+
+/* Refuses a directory that is none of a snapshot: no manifest is in it, but something that is no part of one.
+ */
+status manifest_check_dir(const char *dir);
+
 /* Replace dir/manifest.h5: a temporary, flushed, renamed, and the directory flushed. A failure leaves the old
  * one and no temporary. Fails also when manifest_parse would refuse its rows. */
 status manifest_write(const char *dir, const manifest *m);

@@ -291,16 +291,22 @@ static void *touch_regularly(void *arg) {
     return NULL;
 }
 
+static bool is_beside(const char *name) {
+    size_t n = strlen(name);
+    return n > 9 && !strncmp(name, "lock.", 5) && !strcmp(name + n - 4, ".tmp");
+}
+
+bool snapshot_lock_is_name(const char *name) {
+    return !strcmp(name, "lock") || is_beside(name);
+}
+
 /* Files beside the lock of processes that were killed while they made them. One that is being made at this
  * moment goes too, and who makes it sees that the lock is taken. */
 static void remove_leftovers(const snapshot_lock *l) {
     DIR *dir = opendir(l->dir);
     if (!dir) return;
-    for (struct dirent *e; (e = readdir(dir));) {
-        size_t n = strlen(e->d_name);
-        bool is_ours = n > 9 && !strncmp(e->d_name, "lock.", 5) && !strcmp(e->d_name + n - 4, ".tmp");
-        if (is_ours) unlinkat(dirfd(dir), e->d_name, 0);
-    }
+    for (struct dirent *e; (e = readdir(dir));)
+        if (is_beside(e->d_name)) unlinkat(dirfd(dir), e->d_name, 0);
     closedir(dir);
 }
 

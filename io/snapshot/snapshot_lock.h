@@ -6,6 +6,8 @@
  * beside and linked, or renamed over a dead one. Rank 0 holds it. All functions are Local. */
 #pragma once
 
+#include <stdbool.h>
+
 #include "src/base/status.h"
 
 typedef struct snapshot_lock snapshot_lock;
@@ -15,6 +17,9 @@ typedef struct snapshot_lock snapshot_lock;
  * while (this waits and watches it). Refuses with the holder's host, pid and time, and what cannot be
  * written. */
 status snapshot_lock_take(const char *dir, snapshot_lock **out);
+
+/* Is it the lock's name in its directory, or that of a file beside it? */
+bool snapshot_lock_is_name(const char *name);
 
 /* Fails when the lock is no longer ours: the directory was removed, or this process slept so long that
  * another took over. Ask before what is in the snapshot is replaced. */

@@ -24,6 +24,21 @@ static bool find(const char *dir, const char *pattern, char *found) {
     return is_there;
 }
 
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), n_end = strlen(end);
+    return n >= n_end && strcmp(text + n - n_end, end) == 0;
+}
+
+bool model_dir_is_name(const char *name) {
+    static const char *const names[] = {
+        "config.json",     "generation_config.json",       "tokenizer.json",     "tokenizer_config.json",
+        "tokenizer.model", "special_tokens_map.json",      "added_tokens.json",  "vocab.json",
+        "merges.txt",      "model.safetensors.index.json", "chat_template.jinja"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!strcmp(name, names[i])) return true;
+    return ends_with(name, ".safetensors");
+}
+
 /* Like "org/name": what hubs call a model. */
 static bool is_hub_name(const char *text) {
     const char *slash = strchr(text, '/');
@@ -37,11 +52,6 @@ static status refuse_path(const char *path) {
             "with \"hf download %s --local-dir DIR\", and give DIR",
             path, path);
     return status_refuse("%s: no such model directory", path);
-}
-
-static bool ends_with(const char *text, const char *end) {
-    size_t n = strlen(text), n_end = strlen(end);
-    return n >= n_end && strcmp(text + n - n_end, end) == 0;
 }
 
 static const char gguf_advice[] = "GGUF files are not read: take the model in its safetensors form";
@@ -108,5 +118,10 @@ status model_dir_refuse(const char *dir, const char *missing) {
                 "%s: %s is missing. Of pickled weights (%s) nothing is read: convert the model with "
                 "transformers (from_pretrained, then save_pretrained)",
                 dir, missing, strrchr(found, '/') + 1);
+    if (find(dir, "*/config.json", found)) {
+        *strrchr(found, '/') = '\0';
+        return status_refuse("%s: %s is missing, but there is a model in %s: give that directory", dir,
+                             missing, found);
+    }
     return status_refuse("%s: %s is missing", dir, missing);
 }

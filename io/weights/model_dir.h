@@ -2,7 +2,12 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include "src/base/status.h"
+
+/* Is it the name of a file that makes a directory that of a model? */
+bool model_dir_is_name(const char *name);
 
 /* Refuse the path for the file that is missing in it ("config.json", for the message), and say what it seems
  * to be instead (a model's name, a cache, a snapshot, an adapter, another format) and what to do. */

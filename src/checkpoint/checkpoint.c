@@ -71,7 +71,8 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
     checkpoint *c = mem_new(1, sizeof *c);
     c->dir = mem_copy_text(dir, strlen(dir));
     c->run = *run;
-    status st = snapshot_lock_take(dir, &c->lock);
+    status st = manifest_check_dir(dir);
+    if (st == STATUS_OK) st = snapshot_lock_take(dir, &c->lock);
     int n_vain = st == STATUS_OK ? attempts_begin(dir) : 0;
     if (n_vain >= MOST_VAIN_RUNS)
         st = status_refuse(

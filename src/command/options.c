@@ -223,9 +223,13 @@ static status parse_words(options *o, int argc, char **argv) {
     }
     opterr = 0;
     optind = 0; /* from the beginning, also after an earlier call that refused */
-    for (int at = 1, c; (c = getopt_long(argc, argv, "-:", longs, NULL)) != -1; at = optind) {
+    for (int at = 1, c; (c = getopt_long(argc, argv, "-:h", longs, NULL)) != -1; at = optind) {
         if (c == ':') return status_refuse("%s needs a value; see kvarve --help", argv[at]);
         if (c == '?') return unknown_option(o, argv[at]);
+        if (c == 'h') {
+            o->help = true;
+            continue;
+        }
         status st = c == 1
                         ? take_word(o, optarg)
                         : options_table[c - FIRST_CODE].type->set(o, &options_table[c - FIRST_CODE], optarg);
@@ -254,7 +258,8 @@ status options_parse(int argc, char **argv, options *out) {
     }
     int n_verbs = 1;
     status st = find_command(argv[1], &o.command);
-    if (st == STATUS_OK && o.command == COMMAND_SNAPSHOT && !(argc > 2 && !strcmp(argv[2], "--help"))) {
+    bool is_help = argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"));
+    if (st == STATUS_OK && o.command == COMMAND_SNAPSHOT && !is_help) {
         n_verbs = 2;
         st = find_action(argc > 2 ? argv[2] : NULL, &o.action);
     }

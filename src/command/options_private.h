@@ -27,8 +27,9 @@ typedef struct option_type {
 
 extern const option_type option_flag;
 extern const option_type option_text;
-extern const option_type option_texts; /* may be given again */
-extern const option_type option_path;  /* a text that is not empty */
+extern const option_type option_texts;                /* may be given again */
+extern const option_type option_path;                 /* a text that is not empty */
+extern const option_type option_input, option_output; /* files that are read and written: paths.c compares */
 extern const option_type option_integer, option_real;
 extern const option_type option_bytes; /* with K, M, G or T, powers of 1024 */
 extern const option_type option_time;  /* 90s, 30m, 12h or [D-]HH:MM:SS */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/utf8.h"
 #include "src/command/options_private.h"
 
 static void *field(options *o, const option_spec *spec) {
@@ -91,10 +92,13 @@ static status set_path(options *o, const option_spec *spec, const char *text) {
 }
 
 const option_type option_path = {.takes = "PATH", .set = set_path, .append = append_text};
+const option_type option_input = {.takes = "FILE", .set = set_path, .append = append_text};
+const option_type option_output = {.takes = "FILE", .set = set_path, .append = append_text};
 
 static status add_text(options *o, const option_spec *spec, const char *text) {
     if (o->n_stops == OPTIONS_MAX_STOPS) return bad_value(spec, text, "at most 16 of these");
     if (!*text) return bad_value(spec, "''", "a text that is not empty");
+    if (utf8_count_valid(text, strlen(text)) < strlen(text)) return bad_value(spec, text, "a text in UTF-8");
     o->stops[o->n_stops++] = text;
     return STATUS_OK;
 }

@@ -23,26 +23,6 @@ typedef struct run_figures {
     double bytes_read_per_second, flops;
 } run_figures;
 
-status report_check_path(const options *o) {
-    struct stat info;
-    if (!o->report) return STATUS_OK;
-    const char *const others[][2] = {
-        {"prompt-file", o->prompt_file}, {"input", o->input}, {"file", o->file},
-        {"output", o->output},           {"text", o->text},   {"measured", o->measured}};
-    bool is_new = stat(o->report, &info) != 0, is_device = !is_new && !S_ISREG(info.st_mode);
-    for (size_t i = 0; !is_device && i < sizeof others / sizeof *others; i++) {
-        const char *other = others[i][1];
-        if (other && (file_is_same(o->report, other) || !strcmp(o->report, other)))
-            return status_refuse("--report %s: this is also the file of --%s: choose another name", o->report,
-                                 others[i][0]);
-    }
-    FILE *f = fopen(o->report, "a");
-    if (!f) return status_refuse("--report %s: %s", o->report, strerror(errno));
-    fclose(f);
-    if (is_new) unlink(o->report); /* a run that is refused leaves nothing */
-    return STATUS_OK;
-}
-
 /* ---- the table ---- */
 
 static double total_seconds(const rank_report *r) {

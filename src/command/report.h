@@ -23,6 +23,3 @@ typedef struct run_summary {
 /* The table and notes on stderr, the JSON file where --report asks for one. Collective; `summary` counts on
  * rank 0. Fails when the file cannot be written. */
 status report_run(comm *c, engine *e, const options *o, const run_summary *summary);
-
-/* Refuse a --report path that cannot be written: before the model loads. Local. */
-status report_check_path(const options *o);

@@ -88,25 +88,6 @@ status run_read_model(const options *o, model_config *config, tokenizer **out_to
     return st == STATUS_OK && out_tokenizer ? run_open_tokenizer(o, out_tokenizer) : st;
 }
 
-static bool names_stdin(const char *path) {
-    static const char *const names[] = {"-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"};
-    for (size_t i = 0; path && i < sizeof names / sizeof *names; i++)
-        if (!strcmp(path, names[i])) return true;
-    return false;
-}
-
-status run_check_stdin(const comm *c, const options *o) {
-    const char *const read[][2] = {
-        {"prompt-file", o->prompt_file}, {"input", o->input}, {"file", o->file}, {"measured", o->measured}};
-    for (size_t i = 0; comm_size(c) > 1 && i < sizeof read / sizeof *read; i++)
-        if (names_stdin(read[i][1]))
-            return status_refuse(
-                "--%s %s: standard input does not come whole through every launcher: a file, "
-                "with mpirun; or one rank, without it",
-                read[i][0], read[i][1]);
-    return STATUS_OK;
-}
-
 status run_read_text(const char *option, const char *path, text_buffer *out) {
     enum { MAX_BYTES = 1 << 30 };
     bool is_stdin = !strcmp(path, "-");
@@ -127,6 +108,15 @@ status run_read_text(const char *option, const char *path, text_buffer *out) {
     return STATUS_OK;
 }
 
+static void note_invalid(const char *option, const char *path, const text_buffer *text) {
+    size_t n_valid = text->n ? utf8_count_valid(text->data, text->n) : 0;
+    if (n_valid == text->n) return;
+    notice_add(
+        "%s%s%s: bytes that are not UTF-8 are read as U+FFFD, the first of them behind %zu others; iconv "
+        "converts other encodings",
+        option, *path ? " " : "", path, n_valid);
+}
+
 status run_read_prompt(const char *option, const char *path, text_buffer *out) {
     text_buffer text = {0};
     status st = run_read_text(option, path, &text);
@@ -134,7 +124,15 @@ status run_read_prompt(const char *option, const char *path, text_buffer *out) {
     bool has_mark = text.n >= 3 && !memcmp(data, "\xEF\xBB\xBF", 3);
     if (st == STATUS_OK) text_append(out, data + (has_mark ? 3 : 0), text.n - (has_mark ? 3 : 0));
     free(text.data);
+    if (st == STATUS_OK) note_invalid(option, path, out);
     return st;
+}
+
+status run_take_prompt(const options *o, text_buffer *out) {
+    if (o->prompt_file) return run_read_prompt("--prompt-file", o->prompt_file, out);
+    text_append(out, o->prompt, strlen(o->prompt));
+    note_invalid("--prompt", "", out);
+    return STATUS_OK;
 }
 
 int run_threads(const comm *c, const options *o) {

@@ -37,17 +37,16 @@ status run_read_model(const options *o, model_config *config, tokenizer **out_to
 /* Its tokenizer. Local. */
 status run_open_tokenizer(const options *o, tokenizer **out);
 
-/* Refuses options that read stdin when there are several ranks: not all launchers pass it on whole, some not
- * its end. Local, with the same result on every rank. */
-status run_check_stdin(const comm *c, const options *o);
-
 /* Append the whole file to out, at most 1 GiB; "-" is stdin. Refuses, naming the option that gave the path.
  * Local. */
 status run_read_text(const char *option, const char *path, text_buffer *out);
 
-/* The same for a text to be tokenized: a byte order mark is dropped, and that of UTF-16 or UTF-32 is refused.
- * Local. */
+/* The same for a text to be tokenized: a byte order mark is dropped, that of UTF-16 or UTF-32 is refused, and
+ * bytes that are not UTF-8 are told. Local. */
 status run_read_prompt(const char *option, const char *path, text_buffer *out);
+
+/* --prompt, or all of --prompt-file: one of both is given. Local. */
+status run_take_prompt(const options *o, text_buffer *out);
 
 /* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. Local. */
 int run_threads(const comm *c, const options *o);

@@ -9,6 +9,7 @@
 
 #include "io/files.h"
 #include "io/synthetic/synthetic_files.h"
+#include "io/weights/model_dir.h"
 #include "src/base/clock.h"
 #include "src/command/run.h"
 #include "src/tokenizer/synth_tokenizer.h"
@@ -21,22 +22,13 @@ static const char config_name[] = "config.json", tokenizer_name[] = "tokenizer.j
 
 /* ---- the directory ---- */
 
-static bool is_of_a_model(const char *name) {
-    const char *const names[] = {config_name, tokenizer_name, tokenizer_config_name,
-                                 "model.safetensors.index.json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(name, names[i])) return true;
-    const char *end = strrchr(name, '.');
-    return end && !strcmp(end, ".safetensors");
-}
-
 /* Nothing of a model may be there: neither ours nor anybody's is overwritten. */
 static status check_empty(const char *dir) {
     DIR *d = opendir(dir);
     if (!d) return status_refuse("%s: %s", dir, strerror(errno));
     status st = STATUS_OK;
     for (struct dirent *item; st == STATUS_OK && (item = readdir(d));)
-        if (is_of_a_model(item->d_name))
+        if (model_dir_is_name(item->d_name))
             st = status_refuse("%s: it holds a model already (%s is there): give another directory, or "
                                "remove that one",
                                dir, item->d_name);

@@ -42,8 +42,7 @@ static status tokenize(const options *o) {
     tokenizer *tok = NULL;
     token_list ids = {0};
     text_buffer text = {0};
-    if (o->prompt) text_append(&text, o->prompt, strlen(o->prompt));
-    status st = o->prompt_file ? run_read_prompt("--prompt-file", o->prompt_file, &text) : STATUS_OK;
+    status st = run_take_prompt(o, &text);
     if (st == STATUS_OK) st = run_open_tokenizer(o, &tok);
     if (st == STATUS_OK) st = tokenizer_encode_prompt(tok, text.n ? text.data : "", text.n, &ids);
     if (st == STATUS_OK) {

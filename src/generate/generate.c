@@ -12,6 +12,7 @@
 #include "src/base/clock.h"
 #include "src/base/last_save.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/command/progress.h"
 #include "src/command/run.h"
 #include "src/generate/generation.h"
@@ -36,8 +37,8 @@ static status open_results(generation *g) {
     const char *path = o->output ? o->output : "/dev/stdout";
     const manifest_batch *b = &g->past.batch;
     if (!o->input) return STATUS_OK;
-    if (g->continues_batch) return results_reopen(path, o->input, b->output_bytes, b->output_digest, &g->out);
-    return results_open(path, o->input, &g->out);
+    if (g->continues_batch) return results_reopen(path, b->output_bytes, b->output_digest, &g->out);
+    return results_open(path, &g->out);
 }
 
 /* An older file keeps its content until there is text. */
@@ -46,8 +47,6 @@ static status open_text(generation *g) {
     struct stat info;
     g->text = stdout;
     if (!path) return STATUS_OK;
-    if (file_is_same(path, g->options->prompt_file) && stat(path, &info) == 0 && S_ISREG(info.st_mode))
-        return status_refuse("--text %s: this is also the file of the prompt: choose another name", path);
     g->text_is_new = stat(path, &info) != 0;
     int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     if (fd < 0) return status_refuse("--text %s: cannot be written: %s", path, strerror(errno));
@@ -56,8 +55,7 @@ static status open_text(generation *g) {
 }
 
 static status prepare(generation *g) {
-    status st = report_check_path(g->options);
-    if (st == STATUS_OK) st = open_text(g);
+    status st = open_text(g);
     if (st == STATUS_OK && !g->options->resume) st = open_results(g);
     if (st == STATUS_OK) st = read_model(g);
     if (st == STATUS_OK) st = generate_open_save(g);
@@ -93,20 +91,21 @@ static void submit(generation *g, engine *e, int64_t i) {
     free(tokens);
 }
 
+void generate_count_failure(generation *g, const job *j) {
+    if (j->error && g->n_failed++ == 0) snprintf(g->first_failure, sizeof g->first_failure, "%s", j->error);
+}
+
 /* The job is over: its line is written, and what it held is released. */
 static void end_job(generation *g, job *j) {
     j->is_over = true;
+    generate_count_failure(g, j);
     if (!g->out) {
         job_print_text(j, g->text);
         if (j->text.n == 0 || j->text.data[j->text.n - 1] != '\n') fputc('\n', g->text);
         fflush(g->text);
-        if (j->error) {
-            fprintf(stderr, "kvarve: error: %s\n", j->error);
-            g->n_failed++;
-        }
+        if (j->error) fprintf(stderr, "kvarve: error: %s\n", j->error);
         return;
     }
-    if (j->error) g->n_failed++;
     if (job_write_result(j, g->out) != STATUS_OK) status_die("%s", status_text());
     j->was_written = true;
     if (!j->is_kept || !g->save) job_empty(j);
@@ -225,6 +224,14 @@ static int64_t count_jobs_left(const generation *g) {
     return n;
 }
 
+/* Lines that were refused; the code for them. */
+static int say_refused(const generation *g) {
+    if (g->n_failed && g->out)
+        fprintf(stderr, "kvarve: %lld of %lld prompts were refused; their results say why (the first: %s)\n",
+                (long long)g->n_failed, (long long)g->n_jobs, g->first_failure);
+    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
+}
+
 /* The exit code of a run that went as it should: to its end, or to the end of its time. */
 static int conclude(const generation *g) {
     int64_t n_left = count_jobs_left(g);
@@ -235,10 +242,7 @@ static int conclude(const generation *g) {
                 g->stop_reason, (long long)n_left, (long long)g->n_jobs, g->options->save);
         return EXIT_CODE_MORE;
     }
-    if (g->n_failed)
-        fprintf(stderr, "kvarve: %lld of %lld prompts were refused; their results say why\n",
-                (long long)g->n_failed, (long long)g->n_jobs);
-    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
+    return say_refused(g);
 }
 
 static void close_generation(generation *g) {
@@ -260,9 +264,10 @@ static status open_engine(generation *g, comm *c, engine **out) {
     const options *o = g->options;
     engine_options wanted = run_engine_options(c, o);
     wanted.n_sequences = (int)(g->n_runnable < o->sequences ? g->n_runnable : o->sequences);
+    if (wanted.n_sequences == 0) wanted.n_sequences = 1; /* of one token, to see whose snapshot it is */
     wanted.n_held = g->n_held;
     wanted.held_pages = g->held_pages;
-    wanted.longest_tokens = g->longest_tokens;
+    wanted.longest_tokens = g->longest_tokens > 0 ? g->longest_tokens : 1;
     wanted.wanted_pages = g->wanted_pages;
     wanted.head_share = run_head_share(g->prompt_tokens, g->max_new_tokens);
     wanted.save_dir = o->save;
@@ -280,19 +285,23 @@ static int say_end(const comm *c, status st) {
     return code;
 }
 
-/* Nothing is left to run: results are written without loading the model. */
+/* Nothing is left to run: what is known is written. */
 static int end_without_run(generation *g, const comm *c) {
-    if (g->save_goes_on) manifest_remove_unnamed_files(g->options->save, &g->past);
+    const options *o = g->options;
+    if (g->past_bytes) fprintf(stderr, "kvarve: %s holds all of it: nothing is left to compute\n", o->resume);
+    if (g->save_goes_on)
+        manifest_remove_unnamed_files(o->save, &g->past);
+    else if (o->save)
+        notice_add("--save %s: nothing was computed, so nothing is saved", o->save);
+    if (o->report) notice_add("--report %s: nothing was computed, so there is nothing to report", o->report);
     begin_text(g);
     end_idle_jobs(g);
-    if (check_text(g) != STATUS_OK) return run_say_failure(c, STATUS_FAILED);
-    return g->n_failed ? EXIT_CODE_SOME_FAILED : EXIT_CODE_OK;
+    return check_text(g) == STATUS_OK ? say_refused(g) : run_say_failure(c, STATUS_FAILED);
 }
 
 static int run(generation *g, comm *c, engine *e) {
+    status st = STATUS_OK;
     bool is_first = comm_rank(c) == 0;
-    status st = is_first ? generate_check_weights(g, e) : STATUS_OK;
-    if (comm_any_failed(c, &st)) return run_say_failure(c, st);
     if (is_first) {
         char *effective = options_effective(g->options);
         run_print_begin(c, e, g->options);
@@ -320,23 +329,36 @@ static void watch_last_save(const comm *c, const char *dir) {
     free(path);
 }
 
-int command_generate(comm *c, const options *o) {
-    generation g = {.options = o};
-    bool is_first = comm_rank(c) == 0;
-    int code;
+/* Of a snapshot even a text that needs nothing more is told only when model and files are seen to be its own.
+ */
+static int run_or_end(generation *g, comm *c) {
+    struct {
+        int64_t n_runnable;
+        bool has_past;
+    } all = {g->n_runnable, g->past_bytes != NULL};
     engine *e = NULL;
-    if (o->save) watch_last_save(c, o->save);
-    status st = is_first ? prepare(&g) : STATUS_OK;
+    int code;
+    comm_broadcast(c, &all, sizeof all, 0);
+    status st = all.n_runnable > 0 || all.has_past ? open_engine(g, c, &e) : STATUS_OK;
+    if (st != STATUS_OK) return say_end(c, st);
+    if (e && comm_rank(c) == 0) st = generate_check_weights(g, e);
     if (comm_any_failed(c, &st)) {
         code = run_say_failure(c, st);
-    } else if (comm_broadcast(c, &g.n_runnable, sizeof g.n_runnable, 0), g.n_runnable == 0) {
-        code = is_first ? end_without_run(&g, c) : 0;
-        comm_broadcast(c, &code, sizeof code, 0);
+    } else if (all.n_runnable > 0) {
+        code = run(g, c, e);
     } else {
-        st = open_engine(&g, c, &e);
-        code = st == STATUS_OK ? run(&g, c, e) : say_end(c, st);
+        code = comm_rank(c) == 0 ? end_without_run(g, c) : 0;
+        comm_broadcast(c, &code, sizeof code, 0);
     }
     engine_close(e);
+    return code;
+}
+
+int command_generate(comm *c, const options *o) {
+    generation g = {.options = o};
+    if (o->save) watch_last_save(c, o->save);
+    status st = comm_rank(c) == 0 ? prepare(&g) : STATUS_OK;
+    int code = comm_any_failed(c, &st) ? run_say_failure(c, st) : run_or_end(&g, c);
     close_generation(&g);
     return code;
 }

@@ -27,6 +27,7 @@ typedef struct generation {
     bool text_is_new; /* there was no such file */
     job *jobs;
     int64_t n_jobs, n_failed;
+    char first_failure[STATUS_TEXT_BYTES];
     int64_t context, longest_tokens, wanted_pages, prompt_tokens, max_new_tokens;
     int64_t n_runnable;
     run_summary summary;
@@ -71,6 +72,9 @@ job *generate_add_job(generation *g);
 
 /* Options that were given on the command line replace those of s. Local. */
 sampling_options generate_override_sampling(const options *o, sampling_options s);
+
+/* A line that was refused, if it was. Local. */
+void generate_count_failure(generation *g, const job *j);
 
 /* Does the job's prompt fit the model and the context? How many tokens may follow? Local. */
 status generate_check_job(generation *g, job *j);

@@ -176,8 +176,7 @@ status generate_check_job(generation *g, job *j) {
 static status read_single(generation *g) {
     const options *o = g->options;
     text_buffer text = {0};
-    if (o->prompt) text_append(&text, o->prompt, strlen(o->prompt));
-    status st = o->prompt_file ? run_read_prompt("--prompt-file", o->prompt_file, &text) : STATUS_OK;
+    status st = run_take_prompt(o, &text);
     if (st == STATUS_OK && text.n == 0) st = status_refuse("the prompt is empty");
     if (st == STATUS_OK) {
         job *j = generate_add_job(g);

@@ -247,7 +247,7 @@ void generate_match_past(generation *g) {
         job *j = &g->jobs[i];
         if (g->continues_batch && b->is_done[i]) {
             j->is_over = j->was_written = true;
-            g->n_failed += j->error != NULL;
+            generate_count_failure(g, j);
         } else if (!j->error) {
             match_job(g, i);
         }

@@ -145,17 +145,19 @@ static void time_decode(bench *b, int64_t depth, int64_t n, double *seconds, pro
 
 /* ---- the tables ---- */
 
-/* What was not measured is shown as 0%. */
-static double percent_of(double rate, double machine_rate) {
-    return machine_rate > 0 ? 100 * rate / machine_rate : 0;
+/* As a cell of the table. */
+static const char *percent_of(double rate, double machine_rate, char text[16]) {
+    if (machine_rate <= 0) return "-";
+    snprintf(text, 16, "%.1f%%", 100 * rate / machine_rate);
+    return text;
 }
 
 static void print_row(const bench *b, const char *what, int64_t depth, int64_t n_tokens, double seconds,
                       double bytes, double flops) {
-    printf("%-22s %8lld %12.1f %9.2f %6.1f%% %10.1f %6.1f%%\n", what, (long long)depth,
-           (double)n_tokens / seconds, bytes / seconds / 1e9,
-           percent_of(bytes / seconds, b->machine.read_bytes_per_second), flops / seconds / 1e9,
-           percent_of(flops / seconds, b->machine.matmul_flops));
+    char reads[16], products[16];
+    printf("%-22s %8lld %12.1f %9.2f %7s %10.1f %7s\n", what, (long long)depth, (double)n_tokens / seconds,
+           bytes / seconds / 1e9, percent_of(bytes / seconds, b->machine.read_bytes_per_second, reads),
+           flops / seconds / 1e9, percent_of(flops / seconds, b->machine.matmul_flops, products));
     fflush(stdout);
 }
 
@@ -236,9 +238,13 @@ static void run_stage_0(bench *b) {
     profile unused = {0};
     printf("weights: %s, %.2f GB\n", precision_weights(b->options->precision),
            (double)all_weight_bytes(b) / 1e9);
-    printf("machine: %.2f GB/s memory reads, %.1f GFLOP/s matrix product of 512 x 2048 x 2048, all ranks "
-           "together\n\n",
-           b->machine.read_bytes_per_second / 1e9, b->machine.matmul_flops / 1e9);
+    if (b->machine.read_bytes_per_second > 0 && b->machine.matmul_flops > 0)
+        printf("machine: %.2f GB/s memory reads, %.1f GFLOP/s matrix product of 512 x 2048 x 2048, all ranks "
+               "together\n\n",
+               b->machine.read_bytes_per_second / 1e9, b->machine.matmul_flops / 1e9);
+    else
+        printf("machine: not measured: that takes %d MiB beside the run, more than a rank may take\n\n",
+               MEASURE_MIB);
     printf("%-22s %8s %12s %9s %7s %10s %7s\n", "what", "context", "tokens/s", "GB/s", "", "GFLOP/s", "");
     time_prefill(b, WARM_UP_TOKENS, 0, &unused); /* the first pass touches all memory */
     for (int i = 0; i < b->depths.n; i++)
@@ -262,8 +268,7 @@ static status make_chunks(bench *b) {
 }
 
 static status prepare(bench *b) {
-    status st = report_check_path(b->options);
-    if (st == STATUS_OK) st = run_read_model(b->options, &b->config, NULL);
+    status st = run_read_model(b->options, &b->config, NULL);
     if (st == STATUS_OK) st = numbers_parse("prefill", b->options->prefill, 1, &b->prefills);
     if (st == STATUS_OK) st = numbers_parse("depths", b->options->depths, 0, &b->depths);
     if (st == STATUS_OK) st = make_chunks(b);

@@ -84,7 +84,6 @@ static status check_path(const char *path) {
 static status prepare(measurement *m) {
     const options *o = m->options;
     status st = check_path(o->measure);
-    if (st == STATUS_OK) st = report_check_path(o);
     if (st == STATUS_OK) st = run_read_model(o, &m->config, NULL);
     if (st == STATUS_OK) st = numbers_parse("depths", o->depths, 0, &m->depths);
     if (st == STATUS_OK) st = numbers_parse("batch-depths", o->batch_depths, 0, &m->batch_depths);

@@ -70,8 +70,7 @@ static int64_t score_from(const scoring *s, int64_t window) {
 
 static status prepare(scoring *s) {
     const options *o = s->options;
-    status st = report_check_path(o);
-    if (st == STATUS_OK) st = run_read_model(o, &s->config, &s->tok);
+    status st = run_read_model(o, &s->config, &s->tok);
     if (st == STATUS_OK) st = choose_begin_token(s);
     if (st == STATUS_OK) st = read_text(s);
     if (st != STATUS_OK) return st;
