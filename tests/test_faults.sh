@@ -138,6 +138,11 @@ fail_at_loads() {
     done
     save_is_killed load 0
     save_is_killed load 1
+    for rank in 0 1; do
+        # shellcheck disable=SC2086
+        generate 2 $options --resume "$older" --fail-at load:$rank:slow --peer-timeout 2
+        ends_as "a load that is longer than --peer-timeout, rank $rank" 0 "$all/text"
+    done
 }
 
 # ---- snapshot compact and verify ----

@@ -145,6 +145,19 @@ static void opened_again(void) {
     }
 }
 
+/* What nobody took hinders neither the end, though large notes wait for their receiver, nor the next mailbox.
+ */
+static void not_taken(void) {
+    for (int round = 0; round < 3; round++) {
+        mailbox *m = mailbox_open(ranks);
+        seen s = {0};
+        for (int i = 0; i < 10; i++) /* number 7 is large */
+            send_note(m, (stamp){comm_rank(ranks), 0, i});
+        if (comm_rank(ranks) == 0) take_until(m, &s, round * comm_size(ranks));
+        mailbox_close(m);
+    }
+}
+
 static void two_at_once(void) {
     enum { N = 100 };
     mailbox *even = mailbox_open(ranks), *odd = mailbox_open(ranks);
@@ -259,6 +272,7 @@ int main(int argc, char **argv) {
         {"many notes", many_notes},
         {"smallest notes", smallest_notes},
         {"opened again", opened_again},
+        {"not taken", not_taken},
         {"two at once", two_at_once},
         {"from threads", from_threads},
         {"beside a pipeline", beside_a_pipeline},

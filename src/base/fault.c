@@ -105,7 +105,7 @@ status fault_at(const char *site) {
     if (visit < armed_visit || (visit > armed_visit && armed_kind != FAULT_ALWAYS)) return STATUS_OK;
     if (armed_kind == FAULT_KILL) kill(getpid(), SIGKILL);
     if (armed_kind == FAULT_SLOW) {
-        nanosleep(&(struct timespec){.tv_sec = 1}, NULL);
+        nanosleep(&(struct timespec){.tv_sec = FAULT_SLOW_SECONDS}, NULL);
         return STATUS_OK;
     }
     return status_fail("failed on demand at %s, visit %ld (--fail-at)", site, visit);

@@ -2,13 +2,15 @@
  *
  * Code that may fail asks at its sites; a site costs nothing where KVARVE_FAULTS is not defined. Without RANK
  * (or with an empty one) it is every rank. WHAT is `fail` (the default: once), `always`, `kill` (SIGKILL to
- * itself) or `slow` (one second, once), and may have a count before it: `3fail` fails at the third visit of
- * the site, `3always` from there on. Local. */
+ * itself) or `slow` (three seconds, once), and may have a count before it: `3fail` fails at the third visit
+ * of the site, `3always` from there on. Local. */
 #pragma once
 
 #include <stdbool.h>
 
 #include "src/base/status.h"
+
+enum { FAULT_SLOW_SECONDS = 3 };
 
 #ifdef KVARVE_FAULTS
 
