@@ -1,5 +1,7 @@
 #include "mpi/comm.h"
 
+#include <assert.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -193,6 +195,7 @@ void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all) {
         memcpy(all, mine, n_bytes);
         return;
     }
+    assert(n_bytes <= INT_MAX);
     pthread_mutex_lock(&c->lock);
     MPI_Igather(mine, (int)n_bytes, MPI_BYTE, all, (int)n_bytes, MPI_BYTE, 0, c->world, &request);
     finish(c, &request);

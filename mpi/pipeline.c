@@ -1,6 +1,7 @@
 #include "mpi/pipeline.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -355,6 +356,16 @@ static void open_replies(pipeline *p) {
     }
 }
 
+/* MPI counts what a message holds in an int. */
+static status check_sizes(const pipeline_sizes *s) {
+    size_t most = s->x_floats > s->reply_bytes ? s->x_floats : s->reply_bytes;
+    if (s->header_bytes + sizeof(message_head) > most) most = s->header_bytes + sizeof(message_head);
+    if (most <= INT_MAX) return STATUS_OK;
+    return status_refuse(
+        "a step would send %zu numbers in one message, and MPI takes %d: lower --chunk-tokens", most,
+        INT_MAX);
+}
+
 status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transport_kind wanted,
                      double deadline_seconds, pipeline **out) {
     pipeline *p = mem_new(1, sizeof *p);
@@ -365,6 +376,7 @@ status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transpor
                     .stage = c->rank,
                     .n_stages = c->size};
     status st = open_slots(p);
+    if (st == STATUS_OK && p->n_stages > 1) st = check_sizes(sizes);
     if (!comm_any_failed(c, &st)) st = open_transport(p, wanted);
     if (st != STATUS_OK) {
         p->n_stages = 1; /* nothing is on its way */

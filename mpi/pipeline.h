@@ -41,8 +41,8 @@ enum { PIPELINE_SLOTS = 3 };
 /* Bytes that a pipeline takes on the device of a rank: for plans. */
 size_t pipeline_device_bytes(const pipeline_sizes *sizes);
 
-/* Borrows c and dev until close. Refuses when memory runs out, and a transport that cannot be
- * (transport_choose). Collective. */
+/* Borrows c and dev until close. Refuses when memory runs out, messages that MPI cannot send, and a transport
+ * that cannot be (transport_choose). Collective. */
 status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transport_kind wanted,
                      double deadline_seconds, pipeline **out);
 

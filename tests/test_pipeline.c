@@ -172,6 +172,15 @@ static void refused_by_one_rank(void) {
     CU_ASSERT((strstr(status_text(), who) != NULL) == (comm_size(ranks) > 1));
 }
 
+static void too_large_for_mpi(void) {
+    pipeline_sizes large = limits;
+    pipeline *p = NULL;
+    large.reply_bytes = (size_t)1 << 31;
+    if (comm_size(ranks) > 1)
+        CHECK_REFUSED(pipeline_open(ranks, dev, &large, TRANSPORT_AUTO, 60, &p), "lower --chunk-tokens");
+    CU_ASSERT(p == NULL);
+}
+
 /* Large messages through stages that each take a while: the time is near that of a pipeline, (n + P - 1)
  * steps, and far from n * P. Sleeping stages leave the processors to MPI, as many fewer processors than ranks
  * would not. */
@@ -270,6 +279,7 @@ int main(int argc, char **argv) {
         {"messages arrive in order and intact", messages_arrive_in_order_and_intact},
         {"opened again", opened_again},
         {"refused by one rank", refused_by_one_rank},
+        {"too large for MPI", too_large_for_mpi},
         {"transfers overlap with compute", transfers_overlap_with_compute},
         {"waits end with the deadline", waits_end_with_the_deadline},
         CU_TEST_INFO_NULL,

@@ -190,7 +190,9 @@ status saver_begin(saver *v, const step *order) {
         return STATUS_OK;
     }
     v->has_thread = pthread_create(&v->thread, NULL, write_beside, v) == 0;
-    if (!v->has_thread) write_segment(v, v->n_threads);
+    if (v->has_thread) return STATUS_OK;
+    atomic_store(&v->hurries, true); /* then here, with nothing beside it that would need rests */
+    write_segment(v, v->n_threads);
     return STATUS_OK;
 }
 
