@@ -116,6 +116,8 @@ static void test_process(void) {
     new_tree("process");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct rlimit before, low;
+        /* AddressSanitizer has terabytes of addresses: below such a limit it can map nothing, and ends. */
+        if (rows[i].resource == RLIMIT_AS && harness_is_slow()) continue;
         getrlimit(rows[i].resource, &before);
         low = before;
         low.rlim_cur = 7000 * mib;
@@ -318,6 +320,7 @@ static void test_who_shares(void) {
 
 /* Only the last rank has one: its share is everybody's, and whole. */
 static void test_own_limit(void) {
+    const uint64_t room = (harness_is_slow() ? 1024 : 64) * mib; /* a sanitizer may need some at any time */
     struct rlimit before, low;
     unsigned long data = 0;
     FILE *f = fopen("/proc/self/statm", "r");
@@ -325,17 +328,17 @@ static void test_own_limit(void) {
     if (f) fclose(f);
     getrlimit(RLIMIT_DATA, &before);
     low = before;
-    low.rlim_cur = data * (uint64_t)sysconf(_SC_PAGESIZE) + 64 * mib;
+    low.rlim_cur = data * (uint64_t)sysconf(_SC_PAGESIZE) + room;
     bool is_last = comm_rank(ranks) == comm_size(ranks) - 1;
-    int64_t is_possible = n_read == 1 && memory_share_of_host(comm_size(ranks)).bytes > 64 * mib;
+    int64_t is_possible = n_read == 1 && memory_share_of_host(comm_size(ranks)).bytes > room;
     if (comm_min(ranks, is_possible) == 0) {
-        harness_skip("less than 64 MiB a rank are left here");
+        harness_skip("too little memory is left here");
         return;
     }
     if (is_last) setrlimit(RLIMIT_DATA, &low);
     memory_share share = memory_share_find(ranks);
     if (is_last) setrlimit(RLIMIT_DATA, &before);
-    CU_ASSERT(share.bytes > 32 * mib && share.bytes <= 64 * mib);
+    CU_ASSERT(share.bytes > room / 2 && share.bytes <= room);
     CU_ASSERT(strstr(share.text, "ulimit -d") && strstr(share.text, " leaves a rank"));
 }
 
