@@ -21,6 +21,8 @@
 
 static const snapshot_lock_rules usual_rules = {.touch_seconds = 5, .watch_seconds = 15};
 
+#define LOCK_NAME "lock"
+
 enum { ATTEMPTS = 1000 }; /* while others take, release and remove it */
 
 struct snapshot_lock {
@@ -293,11 +295,11 @@ static void *touch_regularly(void *arg) {
 
 static bool is_beside(const char *name) {
     size_t n = strlen(name);
-    return n > 9 && !strncmp(name, "lock.", 5) && !strcmp(name + n - 4, ".tmp");
+    return n > 9 && !strncmp(name, LOCK_NAME ".", sizeof LOCK_NAME) && !strcmp(name + n - 4, ".tmp");
 }
 
 bool snapshot_lock_is_name(const char *name) {
-    return !strcmp(name, "lock") || is_beside(name);
+    return !strcmp(name, LOCK_NAME) || is_beside(name);
 }
 
 /* Files beside the lock of processes that were killed while they made them. One that is being made at this
@@ -340,10 +342,8 @@ static outcome make_directory(const char *dir, bool *was_made, status *st) {
 status snapshot_lock_take_within(const char *dir, const snapshot_lock_rules *rules, snapshot_lock **out) {
     snapshot_lock *l = mem_new(1, sizeof *l);
     *l = (snapshot_lock){.rules = *rules, .self = lock_holder_self(), .fd = -1};
-    size_t n = strlen(dir);
-    l->dir = mem_copy_text(dir, n);
-    l->path = mem_new(n + sizeof "/lock", 1);
-    snprintf(l->path, n + sizeof "/lock", "%s/lock", dir);
+    l->dir = mem_copy_text(dir, strlen(dir));
+    l->path = file_path(dir, LOCK_NAME);
     if (rules->host) snprintf(l->self.host, sizeof l->self.host, "%s", rules->host);
 
     status st = STATUS_OK;
