@@ -31,10 +31,12 @@ start_saved() {
 }
 
 by_signals() {
-    # Other launchers than Open MPI kill the others outright, who then say nothing: the first save has said it.
+    # Other launchers than Open MPI kill the others outright, who then say nothing: the first save has said it. And
+    # only that of Open MPI 4 passes on what ranks say after it got SIGTERM (findings/openmpi_5_drops_last_words.sh).
+    every='--save-every 100' every_of_term=$every
     case $("$mpiexec" --version 2>&1) in
+    *OpenRTE*) every= every_of_term= ;;
     *Open*) every= ;;
-    *) every='--save-every 100' ;;
     esac
     for victim in first last; do
         # shellcheck disable=SC2086
@@ -54,11 +56,18 @@ by_signals() {
     check 'a rank has a bug' "exit status $status" [ "$status" -ne 0 -a "$status" -ne 75 ]
     is_said 'a rank has a bug'
     # To the launcher, which may kill in a quarter of a second.
-    start_saved 2
+    # shellcheck disable=SC2086
+    start_saved 2 $every_of_term
+    [ -z "$every_of_term" ] || wait_for 60 grep -q 'the last good save is' "$started/err"
     kill -TERM "$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$rank_0/status")"
     wait_job
     check 'SIGTERM to all' "exit status $status" [ "$status" -ne 0 ]
-    check 'SIGTERM to all: said at once' 'it is not' grep -qx 'kvarve: SIGTERM: ending with a save, if .*' "$temp/err"
+    if [ -z "$every_of_term" ]; then
+        check 'SIGTERM to all: said at once' 'it is not' \
+            grep -qx 'kvarve: SIGTERM: ending with a save, if .*' "$temp/err"
+    else
+        skipped 'SIGTERM to all: said at once' 'this launcher may drop it'
+    fi
     is_said 'SIGTERM to all'
     start_saved 1
     kill -INT "$rank_0"
