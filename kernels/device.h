@@ -39,22 +39,29 @@ typedef struct attention_shape {
     int64_t window;                    /* a row at p sees positions > p - window; 0: all up to p */
 } attention_shape;
 
-/* Rows [row0, row0 + n_rows) of a step: consecutive positions from pos0 of one sequence, whose pages are
- * page_ids[0 .. ceil((pos0 + n_rows) / page_tokens)), host memory. Spans tile the step's rows in order. */
+/* Rows [row0, row0 + n_rows) of a step: consecutive positions from pos0 of the sequence in a slot of the
+ * cache. Spans tile the step's rows in order. */
 typedef struct span {
     int row0, n_rows;
     int64_t pos0;
-    const int32_t *page_ids;
+    int slot;
     bool is_generated; /* all of its rows are; such spans come first in a step */
 } span;
 
-/* The KV pages of one layer, and who reads and writes them in this step. Keys are kept after rope. */
+/* The KV pages of one layer. Keys are kept after rope. Entry i of a slot's table is the page of the positions
+ * [i * page_tokens, (i + 1) * page_tokens) of the sequence there; entries that no row of the step sees any
+ * part of may hold anything. */
 typedef struct kv_layer {
-    void *pages;      /* the pool of the layer (kv_page.h) */
-    kv_format format; /* elements of the device's `kv` type */
-    int n_spans;
-    const span *spans;
+    void *pages;           /* the pool of the layer (kv_page.h) */
+    kv_format format;      /* elements of the device's `kv` type */
+    const int32_t *tables; /* [n_slots, table_pages], the device's memory */
+    int table_pages;
 } kv_layer;
+
+/* The table of a slot. */
+KV_FUNCTION const int32_t *kv_layer_table(const kv_layer *kv, int slot) {
+    return kv->tables + (size_t)slot * (size_t)kv->table_pages;
+}
 
 enum { DEVICE_MAX_TOP = 64, DEVICE_TOP_ROWS = 64 };
 enum { MEASURE_MIB = 192 };
@@ -158,9 +165,8 @@ typedef struct device_ops {
     /* y[T, N] += bias[N]. */
     void (*add_bias)(device *dev, const float *bias, int T, int N, float *y);
 
-    /* The spans that the operations below work on, until the next call; before any of them. All that the
-     * device needs to know of them is taken before it returns. */
-    void (*begin_step)(device *dev, int page_tokens, int n_spans, const span *spans);
+    /* The spans that the operations below work on, until the next call; before any of them. Borrowed. */
+    void (*begin_step)(device *dev, int n_spans, const span *spans);
 
     /* Begin the operations of a step that depend on nothing but its spans and x. True: the device knew them
      * from a step like this one and has queued them, so that they must not be called; otherwise they are
@@ -169,8 +175,7 @@ typedef struct device_ops {
     void (*record_end)(device *dev);
 
     /* cos_sin[T, K]: K/2 cosines, then K/2 sines of (float)(pos * host_inv_freq[K/2]), each times factor. */
-    void (*rope_table)(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
-                       const span *spans, float *cos_sin);
+    void (*rope_table)(device *dev, const float *host_inv_freq, float factor, int head_dim, float *cos_sin);
 
     /* qkv[T, (H + 2G) K] is q heads, then k heads, then v heads: add bias, norm q and k, rotate q and k
      * (pairs i and i + K/2), write q[T, H K] (act) and append k and v to the pages. Overwrites qkv. */

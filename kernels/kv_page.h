@@ -53,10 +53,11 @@ KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int pl
     return keys + (size_t)(head * f->page_tokens + place) * (size_t)kv_part_width(f, part);
 }
 
-/* The same counted from the begin of the layer's pool, for a position of a sequence with these pages. */
-KV_FUNCTION size_t kv_pool_element(const kv_format *f, const int32_t *page_ids, kv_part part, int head,
+/* The same counted from the begin of the layer's pool, for a position of the sequence with this table of
+ * pages. */
+KV_FUNCTION size_t kv_pool_element(const kv_format *f, const int32_t *table, kv_part part, int head,
                                    int64_t pos) {
-    size_t page = (size_t)page_ids[pos / f->page_tokens];
+    size_t page = (size_t)table[pos / f->page_tokens];
     return page * kv_page_elements(f) + kv_element(f, part, head, (int)(pos % f->page_tokens));
 }
 

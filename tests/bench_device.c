@@ -194,7 +194,6 @@ typedef struct attention {
     attention_shape shape;
     kv_layer kv;
     span *spans;
-    int32_t *page_ids;
     void *q, *y;
 } attention;
 
@@ -212,25 +211,30 @@ static double time_attention(bench *b, const work *w) {
     size_t q_elements = (size_t)w->rows * (size_t)(H * K);
     attention a = {
         .shape = {H, G, K, 0.088388f, 0},
-        .kv = {.format = format, .n_spans = n_spans},
+        .kv = {.format = format, .table_pages = (int)n_pages},
         .spans = mem_new((size_t)n_spans, sizeof(span)),
-        .page_ids = mem_new((size_t)(n_pages * n_spans), sizeof(int32_t)),
         .q = new_input(b, q_elements),
         .y = new_input(b, q_elements),
     };
     a.kv.pages = new_input(b, kv_page_elements(&format) * (size_t)(n_pages * n_spans));
-    a.kv.spans = a.spans;
+    const size_t table_bytes = (size_t)(n_pages * n_spans) * sizeof(int32_t);
+    int32_t *host_tables = mem_new(1, table_bytes);
+    void *tables = NULL;
     for (int64_t i = 0; i < n_pages * n_spans; i++)
-        a.page_ids[i] = (int32_t)i;
+        host_tables[i] = (int32_t)i;
+    check(b->dev->ops->alloc(b->dev, table_bytes, &tables));
+    b->dev->ops->copy_in(b->dev, tables, host_tables, table_bytes);
+    a.kv.tables = tables;
     for (int i = 0; i < n_spans; i++)
-        a.spans[i] = (span){i * n_rows, n_rows, w->context - n_rows, a.page_ids + i * n_pages, generated};
-    b->dev->ops->begin_step(b->dev, PAGE_TOKENS, n_spans, a.spans);
+        a.spans[i] = (span){i * n_rows, n_rows, w->context - n_rows, i, generated};
+    b->dev->ops->begin_step(b->dev, n_spans, a.spans);
     double seconds = measure(b, run_attention, &a);
     b->dev->ops->release(b->dev, a.q);
     b->dev->ops->release(b->dev, a.y);
     b->dev->ops->release(b->dev, a.kv.pages);
+    b->dev->ops->release(b->dev, tables);
     free(a.spans);
-    free(a.page_ids);
+    free(host_tables);
     return seconds;
 }
 

@@ -152,7 +152,7 @@ static inline void check_rows_of_product(const char *isa, precision p) {
 /* One layer's pages, all poisoned, for one sequence of up to n positions. */
 typedef struct cache {
     kv_layer layer;
-    int32_t *page_ids; /* in no order */
+    int32_t *page_ids; /* in no order: the table of slot 0, in host memory */
     size_t bytes, page_bytes;
 } cache;
 
@@ -174,6 +174,8 @@ static inline cache new_cache(const attention_shape *shape, int n, int page_toke
         c.page_ids[i] = c.page_ids[i + 3];
         c.page_ids[i + 3] = id;
     }
+    c.layer.tables = c.page_ids;
+    c.layer.table_pages = n_pages;
     return c;
 }
 

@@ -56,10 +56,9 @@ static void attend_rows(device *dev, const sequence *s, int page_tokens, int chu
     cache c = new_cache(&s->shape, s->n, page_tokens, dev->kv);
     fill_cache(&c, s, type_bytes, 0, first);
     for (int pos = first; pos < last; pos += chunk) {
-        span whole = {0, last - pos < chunk ? last - pos : chunk, pos, c.page_ids, false};
+        span whole = {0, last - pos < chunk ? last - pos : chunk, pos, 0, false};
         fill_cache(&c, s, type_bytes, pos, pos + whole.n_rows);
-        c.layer.n_spans = 1;
-        c.layer.spans = &whole;
+        dev->ops->begin_step(dev, 1, &whole);
         dev->ops->attend(dev, &s->shape, &c.layer, s->q + (size_t)pos * row_bytes,
                          y + (size_t)pos * row_bytes);
     }
@@ -93,11 +92,12 @@ static void test_blocks(void) {
 static void check_rope_table(const char *isa, precision p) {
     enum { K = 10, HALF = K / 2 };
     const float inv_freq[HALF] = {1, 0.31622776f, 0.1f, 0.0123f, 1e-5f};
-    const span spans[] = {{0, 3, 0, NULL, false}, {3, 1, 100000, NULL, true}, {4, 2, 7, NULL, false}};
+    const span spans[] = {{0, 3, 0, 0, false}, {3, 1, 100000, 1, true}, {4, 2, 7, 2, false}};
     const int64_t positions[] = {0, 1, 2, 100000, 7, 8};
     device *dev = open_device(isa, p, 2);
     float *table = new_poisoned(DTYPE_F32, 6 * K + 1);
-    dev->ops->rope_table(dev, inv_freq, 1.25f, K, 3, spans, table);
+    dev->ops->begin_step(dev, 3, spans);
+    dev->ops->rope_table(dev, inv_freq, 1.25f, K, table);
     for (int t = 0; t < 6; t++)
         for (int i = 0; i < HALF; i++) {
             double angle = (double)((float)positions[t] * inv_freq[i]);
@@ -160,16 +160,14 @@ static void check_append_case(device *dev, const append_case *c) {
     cache one = new_cache(&c->shape, POS0 + T, c->page_tokens, dev->kv);
 
     memcpy(work, qkv, n * sizeof *work);
-    span spans[] = {{0, 13, POS0, all.page_ids, false}, {13, T - 13, POS0 + 13, all.page_ids, false}};
-    all.layer.n_spans = 2;
-    all.layer.spans = spans;
+    span spans[] = {{0, 13, POS0, 0, false}, {13, T - 13, POS0 + 13, 0, false}};
+    dev->ops->begin_step(dev, 2, spans);
     dev->ops->kv_append(dev, &c->shape, &weights, cos_sin, &all.layer, work, q);
 
     memcpy(work, qkv, n * sizeof *work); /* the same, row by row */
     for (int t = 0; t < T; t++) {
-        span row = {0, 1, POS0 + t, one.page_ids, true};
-        one.layer.n_spans = 1;
-        one.layer.spans = &row;
+        span row = {0, 1, POS0 + t, 0, true};
+        dev->ops->begin_step(dev, 1, &row);
         dev->ops->kv_append(dev, &c->shape, &weights, cos_sin + t * K, &one.layer, work + t * heads * K,
                             q_decode + (size_t)(t * H * K) * type_bytes);
     }
@@ -403,7 +401,7 @@ static void check_company(const char *isa, precision p) {
         attend_rows(alone, &s[i], 64, rows[i], ends[i] - rows[i], ends[i], s[i].y);
     }
     /* All pages in one pool: each sequence's cache, copied behind the others'. */
-    int32_t *page_ids[N_SEQUENCES], n_pages = 0;
+    int32_t *tables = NULL, n_pages = 0;
     span spans[N_SEQUENCES];
     char *q = mem_new(ROWS, row_bytes), *y = mem_new(ROWS, row_bytes), *pool = NULL;
     int row0 = 0;
@@ -413,24 +411,25 @@ static void check_company(const char *isa, precision p) {
         fill_cache(&own, &s[i], dtype_bytes(alone->kv), 0, ends[i]);
         pool = mem_resize(pool, (size_t)(n_pages + own_pages), own.page_bytes);
         memcpy(pool + (size_t)n_pages * own.page_bytes, own.layer.pages, own.bytes);
-        page_ids[i] = mem_new((size_t)own_pages, sizeof **page_ids);
+        if (i == 0) c.layer.table_pages = own_pages; /* the longest */
+        if (i == 0) tables = mem_new((size_t)(N_SEQUENCES * own_pages), sizeof *tables);
         for (int j = 0; j < own_pages; j++)
-            page_ids[i][j] = own.page_ids[j] + n_pages;
+            tables[i * c.layer.table_pages + j] = own.page_ids[j] + n_pages;
         n_pages += own_pages;
         c.layer.format = own.layer.format;
         free_cache(&own);
         int first = ends[i] - rows[i];
-        spans[i] = (span){row0, rows[i], first, page_ids[i], false};
+        spans[i] = (span){row0, rows[i], first, i, false};
         memcpy(q + (size_t)row0 * row_bytes, s[i].q + (size_t)first * row_bytes, (size_t)rows[i] * row_bytes);
         row0 += rows[i];
     }
     c.layer.pages = pool;
-    c.layer.n_spans = N_SEQUENCES;
-    c.layer.spans = spans;
+    c.layer.tables = tables;
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
         device *dev = open_device(isa, p, n_threads);
         char *long_y = mem_new((size_t)ends[0], row_bytes);
         memset(y, 0xff, ROWS * row_bytes);
+        dev->ops->begin_step(dev, N_SEQUENCES, spans);
         dev->ops->attend(dev, &s[0].shape, &c.layer, q, y);
         for (int i = 0; i < N_SEQUENCES; i++)
             CHECK_CASE(!memcmp(y + (size_t)spans[i].row0 * row_bytes,
@@ -443,10 +442,9 @@ static void check_company(const char *isa, precision p) {
         free(long_y);
         close_device(dev);
     }
-    for (int i = 0; i < N_SEQUENCES; i++) {
+    for (int i = 0; i < N_SEQUENCES; i++)
         free_sequence(&s[i]);
-        free(page_ids[i]);
-    }
+    free(tables);
     free(pool);
     free(q);
     free(y);
@@ -465,9 +463,8 @@ static void attend_one(device *dev, int head_dim) {
     attention_shape shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = head_dim};
     sequence s = new_sequence(shape, 1, dev->kv, &seed);
     cache c = new_cache(&shape, 1, 16, dev->kv);
-    span row = {0, 1, 0, c.page_ids, false};
-    c.layer.n_spans = 1;
-    c.layer.spans = &row;
+    span row = {0, 1, 0, 0, false};
+    dev->ops->begin_step(dev, 1, &row);
     dev->ops->attend(dev, &shape, &c.layer, s.q, s.y);
     free_cache(&c);
     free_sequence(&s);

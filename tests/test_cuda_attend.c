@@ -88,10 +88,15 @@ static void *to_device(device *dev, const void *host, size_t bytes) {
     return memory;
 }
 
-/* A pool with the pages of all pieces; what is behind a piece's last row is NaN. */
-static char *fill_pool(const piece *pieces, int n, int page_tokens, span *spans, size_t *bytes) {
+/* A pool with the pages of all pieces, and their tables; what is behind a piece's last row is NaN. */
+static char *fill_pool(const piece *pieces, int n, int page_tokens, span *spans, size_t *bytes,
+                       int32_t **tables, int *table_pages) {
     char *pool = NULL;
-    int n_pages = 0;
+    int n_pages = 0, longest = 0;
+    for (int i = 0; i < n; i++)
+        if (pieces[i].pos0 + pieces[i].n_rows > longest) longest = pieces[i].pos0 + pieces[i].n_rows;
+    *table_pages = (int)kv_pages_for(longest, page_tokens);
+    *tables = mem_new((size_t)(n * *table_pages), sizeof **tables);
     for (int i = 0; i < n; i++) {
         const piece *p = &pieces[i];
         int end = p->pos0 + p->n_rows;
@@ -104,14 +109,13 @@ static char *fill_pool(const piece *pieces, int n, int page_tokens, span *spans,
                 memcpy(place_in(&c, &p->s->shape, 2, pos, g, true), p->s->v + at, head_bytes);
             }
         int own = (int)(c.bytes / c.page_bytes);
-        int32_t *ids = mem_new((size_t)own, sizeof *ids);
         pool = mem_resize(pool, (size_t)(n_pages + own), c.page_bytes);
         memcpy(pool + (size_t)n_pages * c.page_bytes, c.layer.pages, c.bytes);
         for (int k = 0; k < own; k++)
-            ids[k] = c.page_ids[k] + n_pages;
+            (*tables)[i * *table_pages + k] = c.page_ids[k] + n_pages;
         n_pages += own;
         spans[i] =
-            (span){i ? spans[i - 1].row0 + spans[i - 1].n_rows : 0, p->n_rows, p->pos0, ids, p->is_generated};
+            (span){i ? spans[i - 1].row0 + spans[i - 1].n_rows : 0, p->n_rows, p->pos0, i, p->is_generated};
         *bytes = (size_t)n_pages * c.page_bytes;
         free_cache(&c);
     }
@@ -123,18 +127,21 @@ static uint16_t *attend_pieces(device *dev, const piece *pieces, int n, int page
     const attention_shape *shape = &pieces[0].s->shape;
     size_t width = q_width(shape), pool_bytes = 0;
     span *spans = mem_new((size_t)n, sizeof *spans);
-    char *pool = fill_pool(pieces, n, page_tokens, spans, &pool_bytes);
+    int32_t *tables;
+    int table_pages;
+    char *pool = fill_pool(pieces, n, page_tokens, spans, &pool_bytes, &tables, &table_pages);
     size_t rows = (size_t)(spans[n - 1].row0 + spans[n - 1].n_rows), bytes = rows * width * sizeof(uint16_t);
     uint16_t *q = mem_new(rows * width, sizeof *q), *y = new_poisoned(DTYPE_BF16, (rows + 1) * width);
     for (int i = 0; i < n; i++)
         memcpy(q + (size_t)spans[i].row0 * width, pieces[i].s->q + (size_t)pieces[i].pos0 * width,
                (size_t)spans[i].n_rows * width * sizeof *q);
     kv_layer layer = {.format = kv_format_of(DTYPE_BF16, shape->n_kv_heads, shape->head_dim, page_tokens),
-                      .n_spans = n,
-                      .spans = spans};
+                      .table_pages = table_pages};
+    void *device_tables = to_device(dev, tables, (size_t)(n * table_pages) * sizeof *tables);
     layer.pages = to_device(dev, pool, pool_bytes);
+    layer.tables = device_tables;
     void *device_q = to_device(dev, q, bytes), *device_y = to_device(dev, y, bytes + width * sizeof *y);
-    dev->ops->begin_step(dev, page_tokens, n, spans);
+    dev->ops->begin_step(dev, n, spans);
     CU_ASSERT(cuda_attend_can(cuda_device_of(dev), shape));
     dev->ops->attend(dev, shape, &layer, device_q, device_y);
     dev->ops->copy_out(dev, y, device_y, bytes + width * sizeof *y);
@@ -144,8 +151,8 @@ static uint16_t *attend_pieces(device *dev, const piece *pieces, int n, int page
     dev->ops->release(dev, layer.pages);
     dev->ops->release(dev, device_q);
     dev->ops->release(dev, device_y);
-    for (int i = 0; i < n; i++)
-        free((void *)spans[i].page_ids);
+    dev->ops->release(dev, device_tables);
+    free(tables);
     free(spans);
     free(pool);
     free(q);
@@ -471,9 +478,9 @@ static void test_far(void) {
         expected_head(&s, N - 1, head, expected + head * K);
     for (int generated = 0; generated < 2; generated++) {
         uint16_t y[2 * K];
-        span row = {0, 1, POS, ids, generated};
-        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, 1, K, PAGE), 1, &row};
-        dev->ops->begin_step(dev, PAGE, 1, &row);
+        span row = {0, 1, POS, 0, generated};
+        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, 1, K, PAGE), ids, N_PAGES};
+        dev->ops->begin_step(dev, 1, &row);
         dev->ops->attend(dev, &s.shape, &layer, s.q + (size_t)(N - 1) * 2 * K, y);
         CHECK_OK(dev->ops->sync(dev));
         double error = error_of(y, DTYPE_BF16, expected, 2 * K);

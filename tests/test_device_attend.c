@@ -24,24 +24,35 @@ typedef struct step {
     int page_tokens, n_spans, n_rows, n_pages;
     span spans[MAX_SPANS];
     int sequences[MAX_SPANS];
-    int32_t *page_ids; /* of all spans */
+    int32_t *tables; /* [n_spans, table_pages] */
+    int table_pages;
 } step;
+
+/* The first position of the blocks that a row of the span reads: pages before it may be gone. */
+static int64_t first_seen(const step *s, int i) {
+    return attend_block_of(attend_first_position(s->spans[i].pos0, s->shape.window)) * ATTEND_BLOCK;
+}
 
 static step new_step(attention_shape shape, int page_tokens, const step_part *parts, int n_parts) {
     step s = {.shape = shape, .page_tokens = page_tokens, .n_spans = n_parts};
     int used = 0;
     s.shape.scale = 1 / sqrtf((float)shape.head_dim);
-    for (int i = 0; i < n_parts; i++)
-        s.n_pages += (parts[i].pos0 + parts[i].n_rows + page_tokens - 1) / page_tokens;
-    s.page_ids = mem_new((size_t)s.n_pages, sizeof *s.page_ids);
-    for (int i = 0; i < s.n_pages; i++) /* 7 pages are nobody's, and the others in no order */
-        s.page_ids[i] = i % 2 ? s.n_pages + 6 - i / 2 : i / 2;
     for (int i = 0; i < n_parts; i++) {
-        s.spans[i] =
-            (span){s.n_rows, parts[i].n_rows, parts[i].pos0, s.page_ids + used, parts[i].is_generated};
+        int own = (int)kv_pages_for(parts[i].pos0 + parts[i].n_rows, page_tokens);
+        s.n_pages += own;
+        if (own > s.table_pages) s.table_pages = own;
+    }
+    s.tables = mem_new((size_t)(n_parts * s.table_pages), sizeof *s.tables);
+    for (int i = 0; i < n_parts; i++) {
+        s.spans[i] = (span){s.n_rows, parts[i].n_rows, parts[i].pos0, i, parts[i].is_generated};
         s.sequences[i] = parts[i].sequence;
         s.n_rows += parts[i].n_rows;
-        used += (parts[i].pos0 + parts[i].n_rows + page_tokens - 1) / page_tokens;
+        int64_t end = parts[i].pos0 + parts[i].n_rows, seen = first_seen(&s, i);
+        for (int k = 0; k < s.table_pages; k++, used++) /* 7 pages are nobody's, and the others in no order */
+            if (k < seen / page_tokens || k >= kv_pages_for(end, page_tokens))
+                s.tables[i * s.table_pages + k] = -1, used--;
+            else
+                s.tables[i * s.table_pages + k] = used % 2 ? s.n_pages + 6 - used / 2 : used / 2;
     }
     s.n_pages += 7;
     return s;
@@ -51,14 +62,17 @@ static size_t pool_elements(const step *s) {
     return (size_t)s->n_pages * 2 * kv_width(&s->shape) * (size_t)s->page_tokens;
 }
 
-static kv_layer layer_of(const step *s, const device *dev, void *pages) {
-    return (kv_layer){pages, kv_format_of(dev->kv, s->shape.n_kv_heads, s->shape.head_dim, s->page_tokens),
-                      s->n_spans, s->spans};
+/* With the tables in the device's memory, which array_... releases. */
+static kv_layer layer_of(const step *s, device *dev, void *pages) {
+    kv_format format = kv_format_of(dev->kv, s->shape.n_kv_heads, s->shape.head_dim, s->page_tokens);
+    size_t n_entries = (size_t)(s->n_spans * s->table_pages);
+    return (kv_layer){pages, format, array_new(dev, s->tables, n_entries * sizeof *s->tables),
+                      s->table_pages};
 }
 
 /* The element of the pool where k (or v) of a position begins: by the words of kv_page.h. */
 static size_t place_of(const step *s, int span_index, int64_t pos, int kv_head, bool is_v) {
-    size_t page = (size_t)s->spans[span_index].page_ids[pos / s->page_tokens];
+    size_t page = (size_t)s->tables[span_index * s->table_pages + pos / s->page_tokens];
     size_t head = (size_t)(is_v ? s->shape.n_kv_heads + kv_head : kv_head);
     size_t row = (page * 2 * (size_t)s->shape.n_kv_heads + head) * (size_t)s->page_tokens;
     return (row + (size_t)(pos % s->page_tokens)) * (size_t)s->shape.head_dim;
@@ -81,7 +95,7 @@ static void fill_random(void *to, dtype type, size_t at, int K, uint64_t what) {
 static void *new_pool(const step *s, dtype type) {
     void *pool = new_poisoned(type, pool_elements(s));
     for (int i = 0; i < s->n_spans; i++)
-        for (int64_t pos = 0; pos < s->spans[i].pos0 + s->spans[i].n_rows; pos++)
+        for (int64_t pos = first_seen(s, i); pos < s->spans[i].pos0 + s->spans[i].n_rows; pos++)
             for (int g = 0; g < 2 * s->shape.n_kv_heads; g++)
                 fill_random(pool, type,
                             place_of(s, i, pos, g % s->shape.n_kv_heads, g >= s->shape.n_kv_heads),
@@ -112,8 +126,8 @@ static void check_rope_table(const tested *t) {
     device *dev = t->dev;
     step s = new_step((attention_shape){.n_heads = 1, .n_kv_heads = 1, .head_dim = K}, 4096, parts, 3);
     float *table = array_poisoned(dev, DTYPE_F32, ROWS * K + GUARD);
-    dev->ops->begin_step(dev, s.page_tokens, s.n_spans, s.spans);
-    dev->ops->rope_table(dev, inv_freq, 1.25f, K, s.n_spans, s.spans, table);
+    dev->ops->begin_step(dev, s.n_spans, s.spans);
+    dev->ops->rope_table(dev, inv_freq, 1.25f, K, table);
     float *got = array_take(dev, table, (ROWS * K + GUARD) * sizeof *got);
     for (int row = 0; row < ROWS; row++)
         for (int i = 0; i < HALF; i++) {
@@ -123,7 +137,7 @@ static void check_rope_table(const tested *t) {
         }
     CU_ASSERT(count_nan(got + ROWS * K, DTYPE_F32, GUARD) == GUARD);
     free(got);
-    free(s.page_ids);
+    free(s.tables);
 }
 
 static void test_rope_table(void) {
@@ -187,7 +201,7 @@ static void append(const tested *t, const append_case *c, const step *s, const a
     qkv_weights weights = {c->bias ? bias : NULL, c->norms ? norms : NULL, c->norms ? norms + K : NULL,
                            in->eps};
     kv_layer kv = layer_of(s, dev, pages);
-    dev->ops->begin_step(dev, s->page_tokens, s->n_spans, s->spans);
+    dev->ops->begin_step(dev, s->n_spans, s->spans);
     dev->ops->kv_append(dev, &s->shape, &weights, cos_sin, &kv, qkv, device_q);
     *q = array_take(dev, device_q, (n + GUARD) * dtype_bytes(dev->act));
     *pool = array_take(dev, pages, n_pool * dtype_bytes(dev->kv));
@@ -195,6 +209,7 @@ static void append(const tested *t, const append_case *c, const step *s, const a
     dev->ops->release(dev, bias);
     dev->ops->release(dev, norms);
     dev->ops->release(dev, cos_sin);
+    dev->ops->release(dev, (void *)kv.tables);
 }
 
 static void check_append_case(const tested *t, const append_case *c) {
@@ -231,7 +246,7 @@ static void check_append_case(const tested *t, const append_case *c) {
     free(in.bias);
     free(in.norms);
     free(in.cos_sin);
-    free(s.page_ids);
+    free(s.tables);
 }
 
 static void check_append(const tested *t) {
@@ -260,10 +275,11 @@ static void *attend(const tested *t, const step *s) {
     void *pages = array_new(dev, host_pool, pool_elements(s) * type_bytes);
     void *q = array_new(dev, host_q, n * type_bytes), *y = array_poisoned(dev, dev->act, n + GUARD);
     kv_layer kv = layer_of(s, dev, pages);
-    dev->ops->begin_step(dev, s->page_tokens, s->n_spans, s->spans);
+    dev->ops->begin_step(dev, s->n_spans, s->spans);
     dev->ops->attend(dev, &s->shape, &kv, q, y);
     dev->ops->release(dev, q);
     dev->ops->release(dev, pages);
+    dev->ops->release(dev, (void *)kv.tables);
     free(host_pool);
     free(host_q);
     return array_take(dev, y, (n + GUARD) * type_bytes);
@@ -346,12 +362,12 @@ static void check_attend(const tested *t) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         step s = new_step(shapes[i], i % 2 ? 64 : 16, company, 5);
         check_attend_step(t, &s);
-        free(s.page_ids);
+        free(s.tables);
     }
     for (size_t i = 1; i < sizeof shapes / sizeof *shapes; i += 3) {
         step s = new_step(shapes[i], 80, old, 2);
         check_attend_step(t, &s);
-        free(s.page_ids);
+        free(s.tables);
     }
 }
 
@@ -377,14 +393,14 @@ static void check_company(const tested *t) {
                 n_differ += !same_bits(alone, array_at(y, t->dev->act, (size_t)(all.spans[k].row0 + r) * row),
                                        t->dev->act, (size_t)n * row);
                 free(alone);
-                free(one.page_ids);
+                free(one.tables);
             }
         }
         CHECK_CASE(n_differ == 0, "%s: shape %zu: %d pieces differ in company", t->name, i, n_differ);
         free(y);
         free(y_other);
-        free(all.page_ids);
-        free(other.page_ids);
+        free(all.tables);
+        free(other.tables);
     }
 }
 
@@ -399,15 +415,15 @@ static void test_company(void) {
 typedef struct decoding {
     float *qkv, *cos_sin;
     void *q, *y, *pages;
+    kv_layer kv;
 } decoding;
 
 static void queue_step(device *dev, const step *s, const decoding *d) {
     const float inv_freq[] = {1, 0.5f, 0.1f, 0.02f, 0.01f, 0.005f, 0.001f, 1e-4f};
     const qkv_weights weights = {0};
-    kv_layer kv = layer_of(s, dev, d->pages);
-    dev->ops->rope_table(dev, inv_freq, 1, s->shape.head_dim, s->n_spans, s->spans, d->cos_sin);
-    dev->ops->kv_append(dev, &s->shape, &weights, d->cos_sin, &kv, d->qkv, d->q);
-    dev->ops->attend(dev, &s->shape, &kv, d->q, d->y);
+    dev->ops->rope_table(dev, inv_freq, 1, s->shape.head_dim, d->cos_sin);
+    dev->ops->kv_append(dev, &s->shape, &weights, d->cos_sin, &d->kv, d->qkv, d->q);
+    dev->ops->attend(dev, &s->shape, &d->kv, d->q, d->y);
 }
 
 static void check_replay(const tested *t) {
@@ -420,14 +436,18 @@ static void check_replay(const tested *t) {
     void *pool = new_pool(&s, dev->kv), *results[2];
     float *qkv = new_random_of(DTYPE_F32, &(uint64_t){9}, STEPS * n_qkv, 1);
     for (int with_replay = 0; with_replay < 2; with_replay++) {
-        decoding d = {array_poisoned(dev, DTYPE_F32, n_qkv), array_poisoned(dev, DTYPE_F32, 2 * K),
-                      array_poisoned(dev, dev->act, n), array_poisoned(dev, dev->act, n),
-                      array_new(dev, pool, n_pool * dtype_bytes(dev->kv))};
+        decoding d = {array_poisoned(dev, DTYPE_F32, n_qkv),
+                      array_poisoned(dev, DTYPE_F32, 2 * K),
+                      array_poisoned(dev, dev->act, n),
+                      array_poisoned(dev, dev->act, n),
+                      array_new(dev, pool, n_pool * dtype_bytes(dev->kv)),
+                      {0}};
+        d.kv = layer_of(&s, dev, d.pages);
         char *all = results[with_replay] = mem_new(STEPS * n, dtype_bytes(dev->act));
         for (size_t i = 0; i < STEPS; i++) {
             s.spans[0].pos0 = POS0 + (int64_t)i;
             s.spans[1].pos0 = (int64_t)i;
-            dev->ops->begin_step(dev, s.page_tokens, s.n_spans, s.spans);
+            dev->ops->begin_step(dev, s.n_spans, s.spans);
             dev->ops->copy_in(dev, d.qkv, qkv + i * n_qkv, n_qkv * sizeof *qkv);
             if (!with_replay) queue_step(dev, &s, &d);
             if (with_replay && !dev->ops->replay(dev, d.qkv)) {
@@ -442,6 +462,7 @@ static void check_replay(const tested *t) {
         dev->ops->release(dev, d.q);
         dev->ops->release(dev, d.y);
         dev->ops->release(dev, d.pages);
+        dev->ops->release(dev, (void *)d.kv.tables);
     }
     CHECK_CASE(same_bits(results[0], results[1], dev->act, STEPS * n), "%s: a replayed step differs",
                t->name);
@@ -450,7 +471,7 @@ static void check_replay(const tested *t) {
     free(results[1]);
     free(pool);
     free(qkv);
-    free(s.page_ids);
+    free(s.tables);
 }
 
 static void test_replay(void) {

@@ -116,8 +116,8 @@ static void run_plainly(const plain_head *head, kv_cache *kv, float *x, sequence
     int32_t token = s->prompt[0];
     for (int pos = 0; pos < s->n_prompt + N_NEW - 1; pos++) {
         token_set_add(seen, token);
-        kv_cache_extend(kv, 0, pos + 1);
-        span row = {0, 1, pos, kv_cache_page_ids(kv, 0), pos >= s->n_prompt};
+        kv_cache_extend(kv, 0, pos, pos + 1);
+        span row = {0, 1, pos, 0, pos >= s->n_prompt};
         model_embed(head->model, &token, 1, x);
         model_forward(head->model, kv, 1, &row, 1, x);
         if (pos + 1 < s->n_prompt) {
@@ -141,7 +141,14 @@ static void make_reference(void) {
     kv_cache *kv = NULL;
     void *x = NULL;
     trace t = {0};
-    kv_shape shape = {config.n_layers, model_kv_format(&config, in, 64), kv_pages_for(LONGEST, 64), 1};
+    kv_shape shape = {
+        .format = model_kv_format(&config, in, 64),
+        .n_layers = config.n_layers,
+        .n_pages = kv_pages_for(LONGEST, 64),
+        .n_slots = 1,
+        .longest_tokens = LONGEST,
+        .max_rows = 1,
+    };
     slice all = {0, config.n_layers, config.n_layers};
     if (!CHECK_OK(weights_open(model_dir, &files))) return;
     n_file_bytes = 0;

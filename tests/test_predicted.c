@@ -36,12 +36,12 @@ static model_config config;
 /* ---- a device whose layers take the time they should ---- */
 
 static device_ops slow_ops;
-static void (*real_begin_step)(device *dev, int page_tokens, int n_spans, const span *spans);
+static void (*real_begin_step)(device *dev, int n_spans, const span *spans);
 static void (*real_attend)(device *dev, const attention_shape *s, const kv_layer *kv, const void *q, void *y);
 static double layer_seconds, layer_end; /* of this rank's running step */
 
-static void slow_begin_step(device *dev, int page_tokens, int n_spans, const span *spans) {
-    real_begin_step(dev, page_tokens, n_spans, spans);
+static void slow_begin_step(device *dev, int n_spans, const span *spans) {
+    real_begin_step(dev, n_spans, spans);
     double history = 0;
     for (int i = 0; i < n_spans; i++)
         history += (double)spans[i].pos0;

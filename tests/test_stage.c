@@ -52,9 +52,14 @@ static bool open_fixture(fixture *f, device *dev) {
     if (!CHECK_OK(model_config_load(dir, &f->config)) || !CHECK_OK(weights_open(dir, &f->files)))
         return false;
     const slice all = {0, f->config.n_layers, f->config.n_layers};
-    const kv_shape shape = {f->config.n_layers,
-                            kv_format_of(dev->kv, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
-                            2 * N_SLOTS, N_SLOTS};
+    const kv_shape shape = {
+        .format = kv_format_of(dev->kv, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
+        .n_layers = f->config.n_layers,
+        .n_pages = 2 * N_SLOTS,
+        .n_slots = N_SLOTS,
+        .longest_tokens = 2 * PAGE_TOKENS,
+        .max_rows = MAX_ROWS,
+    };
     if (!CHECK_OK(model_open(&f->config, all, MAX_ROWS, f->files, dev, &f->trace, NULL, &f->model)) ||
         !CHECK_OK(kv_cache_open(dev, &shape, &f->kv)) ||
         !CHECK_OK(dev->ops->alloc(dev, MAX_ROWS * (size_t)f->config.d_model * sizeof(float), &x)))

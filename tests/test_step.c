@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attend_blocks.h"
 #include "src/base/memory.h"
 #include "src/engine/step.h"
 #include "src/model/kv_cache.h"
@@ -166,62 +167,90 @@ static void page_arithmetic(void) {
     CU_ASSERT(kv_page_bytes(&f32) == 2 * 8 * 64 * 128 * 4);
 }
 
-/* Slots grow and are released in any order: every page has one owner, and keeps its place. */
+/* A cache of three layers, of which the second has a window, and what its slots should have. */
+enum { GROUP_PAGE = 16, GROUP_PAGES = 260, GROUP_WINDOW = 100, GROUP_LONGEST = 700, GROUP_ROWS = 48 };
+
+static const int64_t group_windows[3] = {0, GROUP_WINDOW, 0};
+
+static kv_shape shape_of_groups(void) {
+    return (kv_shape){
+        .format = kv_format_of(DTYPE_BF16, 2, 8, GROUP_PAGE),
+        .n_layers = 3,
+        .windows = group_windows,
+        .n_pages = GROUP_PAGES,
+        .n_slots = N_SLOTS,
+        .longest_tokens = GROUP_LONGEST,
+        .max_rows = GROUP_ROWS,
+    };
+}
+
+/* The pages of the sequences in one layer: what the next row and its window need is there, nothing that lies
+ * a block before it, and every page has one owner. */
+static void check_owners(const kv_cache *kv, int layer, const int64_t *begin, const int64_t *end) {
+    kv_layer pages = kv_cache_layer(kv, layer);
+    int64_t window = group_windows[layer], n_owned = 0;
+    bool owned[GROUP_PAGES] = {false};
+    for (int i = 0; i < N_SLOTS; i++) {
+        int64_t seen = window && begin[i] >= window ? begin[i] - window + 1 : 0;
+        int64_t kept = kv_cache_first_kept(kv, i, layer);
+        CU_ASSERT(kept % GROUP_PAGE == 0 && kept <= seen / ATTEND_BLOCK * ATTEND_BLOCK);
+        CU_ASSERT(kept + ATTEND_BLOCK + GROUP_PAGE > seen && (window || kept == 0));
+        for (int64_t k = kept / GROUP_PAGE; k < kv_pages_for(end[i], GROUP_PAGE); k++, n_owned++) {
+            int32_t id = kv_layer_table(&pages, i)[k];
+            CU_ASSERT_FATAL(id >= 0 && id < GROUP_PAGES && !owned[id]);
+            owned[id] = true;
+        }
+    }
+    const kv_shape shape = shape_of_groups();
+    CU_ASSERT(kv_cache_free_pages(kv, layer) == kv_pool_pages(&shape, window) - n_owned);
+}
+
+/* Slots grow and are released in any order. */
 static void every_page_has_one_owner(void) {
-    enum { N_PAGES = 40, PAGE_TOKENS = 16 };
     uint64_t state = 4;
     device *dev = open_device();
-    kv_shape shape = {2, kv_format_of(DTYPE_BF16, 2, 8, PAGE_TOKENS), N_PAGES, N_SLOTS};
+    kv_shape shape = shape_of_groups();
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
-    CU_ASSERT(kv_cache_free_pages(kv) == N_PAGES);
-    int64_t tokens[N_SLOTS] = {0};
-    int32_t known[N_SLOTS][N_PAGES];
+    int64_t begin[N_SLOTS] = {0}, end[N_SLOTS] = {0};
+    int32_t known[N_SLOTS][GROUP_PAGES];
     for (int round = 0; round < 5000; round++) {
         int slot = pick(&state, N_SLOTS);
-        int64_t had = kv_pages_for(tokens[slot], PAGE_TOKENS), more = pick(&state, 60);
-        int64_t n = kv_pages_for(tokens[slot] + more, PAGE_TOKENS);
-        if (pick(&state, 5) == 0 || n - had > kv_cache_free_pages(kv)) {
+        int64_t had = kv_pages_for(end[slot], GROUP_PAGE), to = end[slot] + pick(&state, GROUP_ROWS + 1);
+        int64_t n = kv_pages_for(to, GROUP_PAGE);
+        if (pick(&state, 60) == 0 || n - had > kv_cache_free_pages(kv, 0) || to > GROUP_LONGEST) {
             kv_cache_release(kv, slot);
-            tokens[slot] = 0;
+            begin[slot] = end[slot] = 0;
         } else {
-            tokens[slot] += more;
-            kv_cache_extend(kv, slot, tokens[slot]);
-            const int32_t *ids = kv_cache_page_ids(kv, slot);
-            CU_ASSERT(had == 0 || memcmp(known[slot], ids, (size_t)had * sizeof *ids) == 0);
-            if (n) memcpy(known[slot], ids, (size_t)n * sizeof *ids);
-            kv_cache_extend(kv, slot, tokens[slot] / 2); /* changes nothing */
+            begin[slot] = end[slot];
+            end[slot] = to;
+            kv_cache_extend(kv, slot, begin[slot], to);
+            kv_layer all = kv_cache_layer(kv, 0);
+            const int32_t *table = kv_layer_table(&all, slot);
+            CU_ASSERT(had == 0 || memcmp(known[slot], table, (size_t)had * sizeof *table) == 0);
+            if (n) memcpy(known[slot], table, (size_t)n * sizeof *table);
         }
-        bool owned[N_PAGES] = {false};
-        int64_t n_owned = 0;
-        for (int i = 0; i < N_SLOTS; i++) {
-            for (int64_t k = 0; k < kv_pages_for(tokens[i], PAGE_TOKENS); k++) {
-                int32_t id = kv_cache_page_ids(kv, i)[k];
-                CU_ASSERT(id >= 0 && id < N_PAGES && !owned[id]);
-                owned[id] = true;
-                n_owned++;
-            }
-        }
-        CU_ASSERT(kv_cache_free_pages(kv) == N_PAGES - n_owned);
+        for (int l = 0; l < 3; l++)
+            check_owners(kv, l, begin, end);
     }
     kv_cache_close(kv);
     dev->ops->close(dev);
 }
 
-/* Layers and pages do not overlap, and the pool holds them all. */
+/* Layers and pages do not overlap, and the pools hold them all. */
 static void layers_lie_apart(void) {
     device *dev = open_device();
-    kv_shape shape = {3, kv_format_of(DTYPE_BF16, 2, 8, 32), 5, 1};
+    kv_shape shape = shape_of_groups();
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
     size_t page_bytes = kv_page_bytes(&shape.format);
-    char *first = kv_cache_layer(kv, 0, 0, NULL).pages;
-    span spans[2] = {{0}};
+    kv_layer layers[3] = {kv_cache_layer(kv, 0), kv_cache_layer(kv, 1), kv_cache_layer(kv, 2)};
+    CU_ASSERT((char *)layers[2].pages == (char *)layers[0].pages + GROUP_PAGES * page_bytes);
+    CU_ASSERT(layers[0].tables == layers[2].tables && layers[0].tables != layers[1].tables);
     for (int l = 0; l < 3; l++) {
-        kv_layer layer = kv_cache_layer(kv, l, 2, spans);
-        CU_ASSERT(layer.format.page_tokens == 32 && layer.n_spans == 2 && layer.spans == spans);
-        CU_ASSERT((char *)layer.pages == first + (size_t)l * 5 * page_bytes);
-        memset(layer.pages, l, 5 * page_bytes); /* all of it is ours */
+        CU_ASSERT(layers[l].format.page_tokens == GROUP_PAGE);
+        CU_ASSERT(layers[l].table_pages == kv_pages_for(GROUP_LONGEST, GROUP_PAGE));
+        memset(layers[l].pages, l, (size_t)kv_pool_pages(&shape, group_windows[l]) * page_bytes); /* ours */
     }
     kv_cache_close(kv);
     kv_cache_close(NULL);
@@ -242,7 +271,6 @@ typedef uint16_t all_rows[ROW_LAYERS][N_KV_PARTS][ROW_TOKENS][ROW];
 
 typedef struct reader {
     kv_cache *kv;
-    const int32_t *page_ids;
     const all_rows *want;
     uint64_t state;
     int n_wrong;
@@ -254,18 +282,18 @@ static void *read_pieces(void *arg) {
     for (int round = 0; round < 30000; round++) {
         int l = pick(&r->state, ROW_LAYERS), part = pick(&r->state, N_KV_PARTS);
         int pos = pick(&r->state, ROW_TOKENS), n = 1 + pick(&r->state, ROW_TOKENS - pos);
-        status st = kv_cache_read(r->kv, r->page_ids, l, (kv_part)part, pos, n, got);
+        status st = kv_cache_read(r->kv, 0, l, (kv_part)part, pos, n, got);
         r->n_wrong += st != STATUS_OK || memcmp(got, (*r->want)[l][part][pos], (size_t)n * sizeof got[0]);
     }
     return NULL;
 }
 
 /* All at once, as the last save of a run does it. */
-static void check_reading(kv_cache *kv, const int32_t *page_ids, const all_rows *want) {
+static void check_reading(kv_cache *kv, const all_rows *want) {
     reader readers[N_READERS];
     pthread_t threads[N_READERS];
     for (int i = 0; i < N_READERS; i++) {
-        readers[i] = (reader){kv, page_ids, want, 100 + (uint64_t)i, 0};
+        readers[i] = (reader){kv, want, 100 + (uint64_t)i, 0};
         CU_ASSERT_FATAL(pthread_create(&threads[i], NULL, read_pieces, &readers[i]) == 0);
     }
     for (int i = 0; i < N_READERS; i++) {
@@ -278,13 +306,18 @@ static void check_reading(kv_cache *kv, const int32_t *page_ids, const all_rows 
 static void check_rows_of(device *dev) {
     enum { PAGE_TOKENS = 16, N_PAGES = 9, PAGE = N_KV_PARTS * ROW * PAGE_TOKENS };
     uint64_t state = 6;
-    kv_shape shape = {ROW_LAYERS, kv_format_of(DTYPE_BF16, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS), N_PAGES, 2};
+    kv_shape shape = {
+        .format = kv_format_of(DTYPE_BF16, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS),
+        .n_layers = ROW_LAYERS,
+        .n_pages = N_PAGES,
+        .n_slots = 2,
+        .longest_tokens = ROW_TOKENS,
+        .max_rows = ROW_TOKENS,
+    };
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
-    kv_cache_extend(kv, 1, PAGE_TOKENS * 2 + 1); /* so that page ids do not begin at 0 */
-    kv_cache_extend(kv, 0, ROW_TOKENS);
-    CU_ASSERT(kv_cache_page_tokens(kv) == PAGE_TOKENS);
-    const int32_t *ids = kv_cache_page_ids(kv, 0);
+    kv_cache_extend(kv, 1, 0, PAGE_TOKENS * 2 + 1); /* so that page ids do not begin at 0 */
+    kv_cache_extend(kv, 0, 0, ROW_TOKENS);
     all_rows want;
     fill(&state, want, sizeof want);
     for (int l = 0; l < ROW_LAYERS; l++)
@@ -292,14 +325,17 @@ static void check_rows_of(device *dev) {
             for (int pos = 0, n; pos < ROW_TOKENS; pos += n) {
                 n = 1 + pick(&state, 40);
                 if (n > ROW_TOKENS - pos) n = ROW_TOKENS - pos;
-                kv_cache_write(kv, ids, l, (kv_part)part, pos, n, want[l][part][pos]);
+                kv_cache_write(kv, 0, l, (kv_part)part, pos, n, want[l][part][pos]);
             }
     CHECK_OK(dev->ops->sync(dev));
-    check_reading(kv, ids, (const all_rows *)&want);
+    check_reading(kv, (const all_rows *)&want);
     /* The model's own layout: k [G, page_tokens, K], then v. */
     uint16_t page[PAGE];
-    const uint16_t *pages = kv_cache_layer(kv, 1, 0, NULL).pages;
-    dev->ops->copy_out(dev, page, pages + (size_t)ids[2] * PAGE, sizeof page);
+    const kv_layer layer = kv_cache_layer(kv, 1);
+    int32_t id;
+    dev->ops->copy_out(dev, &id, kv_layer_table(&layer, 0) + 2, sizeof id);
+    CHECK_OK(dev->ops->sync(dev));
+    dev->ops->copy_out(dev, page, (const uint16_t *)layer.pages + (size_t)id * PAGE, sizeof page);
     CHECK_OK(dev->ops->sync(dev));
     CU_ASSERT(page[(2 * PAGE_TOKENS + 5) * ROW_WIDTH + 3] ==
               want[1][KV_PART_K][2 * PAGE_TOKENS + 5][2 * ROW_WIDTH + 3]);
@@ -321,7 +357,14 @@ static void rows_move_between_layouts(void) {
 
 static void pool_that_is_too_large(void) {
     device *dev = open_device();
-    kv_shape shape = {1000, kv_format_of(DTYPE_BF16, 128, 256, 1024), INT32_MAX / 1024, 4};
+    kv_shape shape = {
+        .format = kv_format_of(DTYPE_BF16, 128, 256, 1024),
+        .n_layers = 1000,
+        .n_pages = INT32_MAX / 1024,
+        .n_slots = 4,
+        .longest_tokens = 1,
+        .max_rows = 1,
+    };
     kv_cache *kv = NULL;
     CU_ASSERT(kv_cache_open(dev, &shape, &kv) == STATUS_FAILED && kv == NULL);
     char wanted[64];

@@ -144,8 +144,8 @@ static int tiles_of_span(const attend_job *job, const span *s) {
 static void plan_tiles(attend_job *job, int n_threads) {
     int64_t n_blocks = 0, last_block = 0;
     attend_tile *tile = job->tiles;
-    for (int i = 0; i < job->kv->n_spans; i++) {
-        const span *s = &job->kv->spans[i];
+    for (int i = 0; i < job->n_spans; i++) {
+        const span *s = &job->spans[i];
         int n_queries = s->n_rows * job->group;
         for (int query0 = 0; query0 < n_queries; query0 += TILE_QUERIES, tile++) {
             *tile = (attend_tile){.span = s, .query0 = query0};
@@ -192,6 +192,8 @@ static void run_tasks(const attend_job *job, char *work_memory, size_t work_byte
 void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, const void *q, void *y) {
     cpu_device *dev = cpu_device_of(base);
     attend_job job = {.kernels = dev->kernels, .shape = shape, .kv = kv, .q = q, .y = y};
+    job.n_spans = dev->n_spans;
+    job.spans = dev->spans;
     job.type_bytes = dtype_bytes(base->kv);
     job.group = shape->n_heads / shape->n_kv_heads;
     job.width = (shape->head_dim + PANEL - 1) / PANEL * PANEL;
@@ -201,8 +203,8 @@ void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, 
     job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->tile.input_word_bytes;
     job.score_rows = job.group < TILE_QUERIES ? job.group : TILE_QUERIES;
     if (job.score_rows < job.kernels->tile.rows) job.score_rows = job.kernels->tile.rows;
-    for (int i = 0; i < kv->n_spans; i++)
-        job.n_tiles += tiles_of_span(&job, &kv->spans[i]);
+    for (int i = 0; i < job.n_spans; i++)
+        job.n_tiles += tiles_of_span(&job, &job.spans[i]);
     if (!job.n_tiles) return;
 
     job.tiles = mem_new((size_t)job.n_tiles, sizeof *job.tiles);

@@ -11,7 +11,7 @@
 static const char *kv_at(const attend_job *job, const span *s, int64_t pos, int kv_head, kv_part part) {
     const kv_layer *kv = job->kv;
     return (const char *)kv->pages +
-           kv_pool_element(&kv->format, s->page_ids, part, kv_head, pos) * job->type_bytes;
+           kv_pool_element(&kv->format, kv_layer_table(kv, s->slot), part, kv_head, pos) * job->type_bytes;
 }
 
 enum { GROUP = WEIGH_PANELS * PANEL };

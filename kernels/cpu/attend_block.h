@@ -26,6 +26,8 @@ typedef struct attend_job {
     const cpu_kernels *kernels;
     const attention_shape *shape;
     const kv_layer *kv;
+    int n_spans;
+    const span *spans;
     const char *q;
     char *y;
     size_t type_bytes;

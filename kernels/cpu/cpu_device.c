@@ -98,9 +98,10 @@ static status cpu_copy_test(device *dev, device_copy *copy, bool *over) {
     return STATUS_OK;
 }
 
-/* Spans are read where they are. */
-static void cpu_begin_step(device *dev, int page_tokens, int n_spans, const span *spans) {
-    (void)dev, (void)page_tokens, (void)n_spans, (void)spans;
+static void cpu_begin_step(device *base, int n_spans, const span *spans) {
+    cpu_device *dev = cpu_device_of(base);
+    dev->n_spans = n_spans;
+    dev->spans = spans;
 }
 
 static const char *cpu_bus_id(const device *dev) {

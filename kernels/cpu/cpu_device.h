@@ -10,6 +10,8 @@ typedef struct cpu_device {
     const cpu_kernels *exact; /* of the same instruction set, for float32 */
     precision precision;
     int n_threads;
+    int n_spans; /* of the step */
+    const span *spans;
     void *scratch; /* of one operation at a time */
     size_t scratch_bytes;
     status failed; /* the first failure since the last sync, and its text */
@@ -42,8 +44,7 @@ void cpu_matmul_swiglu(device *dev, const matrix *w, const void *x, int T, int T
 
 void cpu_rmsnorm(device *dev, const float *x, const float *weight, float eps, int T, int D, void *y);
 void cpu_add_bias(device *dev, const float *bias, int T, int N, float *y);
-void cpu_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
-                    const span *spans, float *cos_sin);
+void cpu_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, float *cos_sin);
 void cpu_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
 /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */

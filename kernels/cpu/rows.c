@@ -50,29 +50,29 @@ void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int 
 /* ---- positions ---- */
 
 /* The span that row t is in: spans tile the rows in order. */
-static const span *span_of_row(const span *spans, int n_spans, int t) {
-    int low = 0, high = n_spans - 1;
+static const span *span_of_row(const cpu_device *dev, int t) {
+    int low = 0, high = dev->n_spans - 1;
     while (low < high) {
         int middle = (low + high + 1) / 2;
-        if (spans[middle].row0 <= t)
+        if (dev->spans[middle].row0 <= t)
             low = middle;
         else
             high = middle - 1;
     }
-    return &spans[low];
+    return &dev->spans[low];
 }
 
-static int rows_of_spans(const span *spans, int n_spans) {
-    return n_spans ? spans[n_spans - 1].row0 + spans[n_spans - 1].n_rows : 0;
+static int rows_of_step(const cpu_device *dev) {
+    const span *last = dev->spans + dev->n_spans - 1;
+    return dev->n_spans ? last->row0 + last->n_rows : 0;
 }
 
-void cpu_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, int n_spans,
-                    const span *spans, float *cos_sin) {
+void cpu_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, float *cos_sin) {
     const cpu_device *dev = cpu_device_of(base);
-    int half = head_dim / 2, T = rows_of_spans(spans, n_spans);
+    int half = head_dim / 2, T = rows_of_step(dev);
 #pragma omp parallel for num_threads(threads_for(dev, (size_t)T *(size_t)head_dim * 16)) schedule(static)
     for (int t = 0; t < T; t++) {
-        const span *s = span_of_row(spans, n_spans, t);
+        const span *s = span_of_row(dev, t);
         double pos = (double)(s->pos0 + (t - s->row0));
         float *cosines = cos_sin + (size_t)t * (size_t)head_dim, *sines = cosines + half;
         for (int i = 0; i < half; i++) {
@@ -97,7 +97,7 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
     const cpu_device *dev = cpu_device_of(base);
     int H = shape->n_heads, G = shape->n_kv_heads, K = shape->head_dim, heads = H + 2 * G;
-    int T = rows_of_spans(kv->spans, kv->n_spans);
+    int T = rows_of_step(dev);
     size_t width = (size_t)K;
 #pragma omp parallel for num_threads(threads_for(dev, (size_t)(T * heads) * width)) schedule(static)         \
     collapse(2)
@@ -114,10 +114,11 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                 size_t element = ((size_t)t * (size_t)H + (size_t)head) * width;
                 dev->kernels->store(x, K, (char *)q + element * dtype_bytes(base->act));
             } else {
-                const span *s = span_of_row(kv->spans, kv->n_spans, t);
+                const span *s = span_of_row(dev, t);
+                const int32_t *table = kv_layer_table(kv, s->slot);
                 kv_part part = head < H + G ? KV_PART_K : KV_PART_V;
                 size_t element =
-                    kv_pool_element(&kv->format, s->page_ids, part, (head - H) % G, s->pos0 + (t - s->row0));
+                    kv_pool_element(&kv->format, table, part, (head - H) % G, s->pos0 + (t - s->row0));
                 dev->kernels->store(x, K, (char *)kv->pages + element * dtype_bytes(base->kv));
             }
         }

@@ -160,12 +160,18 @@ static status open_slice(engine *e) {
     status st =
         model_open(&e->config, mine->slice, o->chunk_tokens, e->worker.files, e->worker.dev, &e->worker.trace,
                    o->save_dir || o->load_dir ? e->model_digest : NULL, &e->worker.model);
+    int64_t windows[MODEL_MAX_LAYERS];
     kv_shape shape = {
-        .n_layers = mine->slice.last_layer - mine->slice.first_layer,
         .format = model_kv_format(&e->config, o->precision, o->page_tokens),
+        .n_layers = mine->slice.last_layer - mine->slice.first_layer,
+        .windows = windows,
         .n_pages = e->plan.n_pages,
         .n_slots = engine_n_slots(e),
+        .longest_tokens = o->longest_tokens,
+        .max_rows = o->chunk_tokens,
     };
+    for (int i = 0; i < shape.n_layers; i++)
+        windows[i] = model_config_kept(&e->config, mine->slice.first_layer + i, o->save_dir != NULL);
     if (st == STATUS_OK) st = kv_cache_open(e->worker.dev, &shape, &e->worker.kv);
     return st;
 }

@@ -16,7 +16,6 @@ typedef struct load_order {
     struct load_order *next;
     int slot;
     int64_t source, n_tokens;
-    int32_t *page_ids; /* as they were when it was begun */
 } load_order;
 
 struct loader {
@@ -40,7 +39,7 @@ typedef struct transfer {
     const segment_info *info;
     int first_layer, last_layer;
     int64_t row0, n_rows, pos0;
-    const int32_t *page_ids;
+    int slot;
 } transfer;
 
 status loader_advise(status st) {
@@ -89,13 +88,17 @@ const int32_t *loader_tokens(const loader *l, int64_t source) {
     return l->manifest.sequences[source].tokens;
 }
 
-/* One chunk's rows of one layer's K or V, through scratch memory of a whole chunk. */
+/* One chunk's rows of one layer's K or V, as far as the layer keeps them, through scratch memory of a whole
+ * chunk. */
 static status move_chunk(const loader *l, const transfer *t, int layer, kv_part part, int64_t a, int64_t b,
                          void *scratch) {
+    int mine = layer - l->slice.first_layer;
+    int64_t kept = t->row0 + kv_cache_first_kept(l->kv, t->slot, mine) - t->pos0;
+    if (a < kept) a = kept;
+    if (a >= b) return STATUS_OK;
     status st = segment_read(t->from, layer, part, a, b - a, scratch);
     if (st != STATUS_OK) return st;
-    kv_cache_write(l->kv, t->page_ids, layer - l->slice.first_layer, part, t->pos0 + (a - t->row0), b - a,
-                   scratch);
+    kv_cache_write(l->kv, t->slot, mine, part, t->pos0 + (a - t->row0), b - a, scratch);
     return STATUS_OK;
 }
 
@@ -134,7 +137,7 @@ static status move_rows(const loader *l, const transfer *t) {
 
 /* The rows of an extent that this segment holds. */
 static status load_from(const loader *l, const segment_info *info, const manifest_extent *x, int64_t n_tokens,
-                        const int32_t *page_ids) {
+                        int slot) {
     int64_t begin = x->row0 > info->row0 ? x->row0 : info->row0, end = x->row0 + n_tokens;
     if (end > info->row0 + info->n_rows) end = info->row0 + info->n_rows;
     if (begin >= end || !has_layers_of(info, l->slice)) return STATUS_OK;
@@ -145,7 +148,7 @@ static status load_from(const loader *l, const segment_info *info, const manifes
         .row0 = begin,
         .n_rows = end - begin,
         .pos0 = x->pos0 + (begin - x->row0),
-        .page_ids = page_ids,
+        .slot = slot,
     };
     status st = segment_open(l->dir, info, &t.from);
     if (st == STATUS_OK) st = move_rows(l, &t);
@@ -160,7 +163,7 @@ static status load(const loader *l, const load_order *o) {
         const manifest_extent *x = &q->extents[i];
         int64_t n = o->n_tokens - x->pos0 < x->n_tokens ? o->n_tokens - x->pos0 : x->n_tokens;
         for (int64_t k = 0; st == STATUS_OK && k < l->manifest.n_segments; k++)
-            st = load_from(l, &l->manifest.segments[k], x, n, o->page_ids);
+            st = load_from(l, &l->manifest.segments[k], x, n, o->slot);
     }
     return loader_advise(st);
 }
@@ -181,7 +184,6 @@ static void drop_first(loader *l) {
     load_order *o = l->first;
     l->first = o->next;
     if (!l->first) l->end = &l->first;
-    free(o->page_ids);
     free(o);
     pthread_cond_broadcast(&l->changed);
 }
@@ -208,11 +210,8 @@ static load_order *order_of(loader *l, const step_extent *x) {
     load_order *o = mem_new(1, sizeof *o);
     assert(x->source >= 0 && x->source < l->manifest.n_sequences && x->pos0 == 0);
     assert(x->n_tokens <= manifest_kv_tokens(&l->manifest.sequences[x->source]));
-    kv_cache_extend(l->kv, x->slot, x->n_tokens);
-    size_t n_pages = (size_t)kv_pages_for(x->n_tokens, kv_cache_page_tokens(l->kv));
+    kv_cache_extend(l->kv, x->slot, x->n_tokens, x->n_tokens);
     *o = (load_order){.slot = x->slot, .source = x->source, .n_tokens = x->n_tokens};
-    o->page_ids = mem_new(n_pages, sizeof *o->page_ids);
-    memcpy(o->page_ids, kv_cache_page_ids(l->kv, x->slot), n_pages * sizeof *o->page_ids);
     return o;
 }
 

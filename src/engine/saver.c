@@ -17,10 +17,10 @@
  * it takes from the run's caches and processors is then a few percent, however many of them are idle. */
 static const double duty = 1.0 / 32, longest_rest_seconds = 0.25;
 
-/* Positions of one sequence that are written, and where its pages were when the save began. */
+/* Positions of the sequence in a slot that are written. */
 typedef struct saved_rows {
     int64_t row0, pos0, n_tokens;
-    int32_t *page_ids;
+    int slot;
 } saved_rows;
 
 typedef struct save_order {
@@ -65,17 +65,11 @@ saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *
     return v;
 }
 
-static void free_order(save_order *o) {
-    for (int i = 0; i < o->n_extents; i++)
-        free(o->extents[i].page_ids);
-    free(o->extents);
-    *o = (save_order){0};
-}
-
 static void join(saver *v) {
     if (v->has_thread) pthread_join(v->thread, NULL);
     v->has_thread = false;
-    free_order(&v->order);
+    free(v->order.extents);
+    v->order = (save_order){0};
 }
 
 void saver_close(saver *v) {
@@ -105,9 +99,8 @@ static status read_rows(void *context, int layer, kv_part part, int64_t row0, in
         int64_t a = row0 > x->row0 ? row0 : x->row0, b = x->row0 + x->n_tokens;
         if (b > end) b = end;
         if (a >= b) continue;
-        status st =
-            kv_cache_read(v->kv, x->page_ids, layer - v->slice.first_layer, part, x->pos0 + (a - x->row0),
-                          b - a, (char *)out + (size_t)(a - row0) * row_bytes);
+        status st = kv_cache_read(v->kv, x->slot, layer - v->slice.first_layer, part, x->pos0 + (a - x->row0),
+                                  b - a, (char *)out + (size_t)(a - row0) * row_bytes);
         if (st != STATUS_OK) return st;
     }
     return STATUS_OK;
@@ -162,14 +155,6 @@ static status send_logits(const saver *v, const step *order) {
     return st;
 }
 
-static saved_rows copy_extent(const saver *v, const step_extent *x, int64_t row0) {
-    saved_rows rows = {.row0 = row0, .pos0 = x->pos0, .n_tokens = x->n_tokens};
-    int64_t n_pages = kv_pages_for(x->pos0 + x->n_tokens, kv_cache_page_tokens(v->kv));
-    rows.page_ids = mem_new((size_t)n_pages, sizeof(int32_t));
-    memcpy(rows.page_ids, kv_cache_page_ids(v->kv, x->slot), (size_t)n_pages * sizeof(int32_t));
-    return rows;
-}
-
 status saver_begin(saver *v, const step *order) {
     join(v);
     status st = slice_has_head(v->slice) ? send_logits(v, order) : STATUS_OK;
@@ -180,8 +165,9 @@ status saver_begin(saver *v, const step *order) {
         .extents = mem_new((size_t)order->n_extents, sizeof(saved_rows)),
     };
     for (int i = 0; i < order->n_extents; i++) {
-        v->order.extents[i] = copy_extent(v, &order->extents[i], order->save.row0 + v->order.n_rows);
-        v->order.n_rows += order->extents[i].n_tokens;
+        const step_extent *x = &order->extents[i];
+        v->order.extents[i] = (saved_rows){order->save.row0 + v->order.n_rows, x->pos0, x->n_tokens, x->slot};
+        v->order.n_rows += x->n_tokens;
     }
     atomic_store(&v->hurries, order->save.is_last);
     if (v->order.n_rows == 0) {

@@ -105,13 +105,13 @@ static void prepare(stage *g, const step *todo) {
     int row = 0;
     for (int i = 0; i < todo->n_spans; i++) {
         const step_span *wanted = &todo->spans[i];
-        kv_cache_extend(g->kv, wanted->slot, wanted->pos0 + wanted->n_rows);
+        kv_cache_extend(g->kv, wanted->slot, wanted->pos0, wanted->pos0 + wanted->n_rows);
         note_seen(g, wanted->slot, todo->tokens + row, wanted->n_rows);
         g->spans[i] = (span){
             .row0 = row,
             .n_rows = wanted->n_rows,
             .pos0 = wanted->pos0,
-            .page_ids = kv_cache_page_ids(g->kv, wanted->slot),
+            .slot = wanted->slot,
             .is_generated = wanted->is_generated,
         };
         row += wanted->n_rows;

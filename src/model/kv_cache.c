@@ -5,20 +5,33 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attend_blocks.h"
 #include "src/base/memory.h"
 
-typedef struct page_list {
-    int32_t *ids;
-    int64_t n, capacity;
-} page_list;
+/* Pages [first, end) of a sequence. */
+typedef struct page_range {
+    int64_t first, end;
+} page_range;
+
+typedef struct kv_group {
+    int64_t window;
+    int n_layers;
+    int64_t n_pages; /* of each layer */
+    char *pool;
+    int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
+    int64_t n_free;
+    int32_t *tables, *device_tables; /* [n_slots, table_pages]; one and the same where memory is */
+    page_range *slots;
+} kv_group;
 
 struct kv_cache {
     device *dev;
     kv_shape shape;
     size_t page_bytes;
-    char *pool;
-    page_list free; /* the last one is taken next, so that pages still in the caches are used again */
-    page_list *slots;
+    int64_t table_pages;
+    int n_groups;
+    kv_group *groups;
+    int *group_of, *place_in; /* [n_layers]: its group, and its number there */
     /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
      * a time. */
     device_copy *copy;
@@ -26,13 +39,22 @@ struct kv_cache {
     pthread_mutex_t lock;
 };
 
-static void push_page(page_list *list, int32_t id) {
-    if (list->n == list->capacity) {
-        list->capacity = 2 * list->capacity + 16;
-        list->ids = mem_resize(list->ids, (size_t)list->capacity, sizeof *list->ids);
-    }
-    list->ids[list->n++] = id;
+/* The first position of the blocks that a row at `pos`, or a later one, reads. */
+static int64_t first_read(int64_t window, int64_t pos) {
+    return attend_block_of(attend_first_position(pos, window)) * ATTEND_BLOCK;
 }
+
+int64_t kv_pool_pages(const kv_shape *s, int64_t window) {
+    int page_tokens = s->format.page_tokens;
+    if (window == 0) return s->n_pages;
+    /* The first page may begin up to a page before the first block, which begins up to a block before. */
+    int64_t most = window - 1 + ATTEND_BLOCK - 1 + s->max_rows;
+    int64_t each = kv_pages_for(most, page_tokens) + 1, all = kv_pages_for(s->longest_tokens, page_tokens);
+    if (each > all) each = all;
+    return s->n_slots * each < s->n_pages ? s->n_slots * each : s->n_pages;
+}
+
+/* ---- open and close ---- */
 
 static status open_staging(kv_cache *kv) {
     void *staging = NULL;
@@ -43,81 +65,154 @@ static status open_staging(kv_cache *kv) {
     return st;
 }
 
+static void find_groups(kv_cache *kv) {
+    const kv_shape *s = &kv->shape;
+    kv->groups = mem_new((size_t)s->n_layers, sizeof *kv->groups);
+    kv->group_of = mem_new((size_t)s->n_layers, sizeof *kv->group_of);
+    kv->place_in = mem_new((size_t)s->n_layers, sizeof *kv->place_in);
+    for (int l = 0; l < s->n_layers; l++) {
+        int64_t window = s->windows ? s->windows[l] : 0;
+        int i = 0;
+        while (i < kv->n_groups && kv->groups[i].window != window)
+            i++;
+        if (i == kv->n_groups)
+            kv->groups[kv->n_groups++] = (kv_group){.window = window, .n_pages = kv_pool_pages(s, window)};
+        kv->group_of[l] = i;
+        kv->place_in[l] = kv->groups[i].n_layers++;
+    }
+}
+
+static status open_group(kv_cache *kv, kv_group *g) {
+    const device_ops *ops = kv->dev->ops;
+    size_t n_entries = (size_t)kv->shape.n_slots * (size_t)kv->table_pages;
+    void *pool = NULL, *tables = NULL;
+    status st = ops->alloc(kv->dev, (size_t)g->n_layers * (size_t)g->n_pages * kv->page_bytes, &pool);
+    g->pool = pool;
+    if (st == STATUS_OK) st = ops->alloc(kv->dev, n_entries * sizeof *g->tables, &tables);
+    g->device_tables = tables;
+    if (st != STATUS_OK) return st;
+    g->tables = kv->dev->host_memory ? tables : mem_new(n_entries, sizeof *g->tables);
+    g->slots = mem_new((size_t)kv->shape.n_slots, sizeof *g->slots);
+    g->free = mem_new((size_t)g->n_pages, sizeof *g->free);
+    while (g->n_free < g->n_pages) {
+        g->free[g->n_free] = (int32_t)(g->n_pages - 1 - g->n_free);
+        g->n_free++;
+    }
+    return STATUS_OK;
+}
+
 status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     kv_cache *kv = mem_new(1, sizeof *kv);
     kv->dev = dev;
     kv->shape = *shape;
     kv->page_bytes = kv_page_bytes(&shape->format);
-    assert(shape->format.type == dev->kv);
-    kv->slots = mem_new((size_t)shape->n_slots, sizeof *kv->slots);
-    void *pool = NULL;
-    size_t bytes = (size_t)shape->n_layers * (size_t)shape->n_pages * kv->page_bytes;
+    kv->table_pages = kv_pages_for(shape->longest_tokens, shape->format.page_tokens);
+    assert(shape->format.type == dev->kv && shape->n_pages <= INT32_MAX);
     pthread_mutex_init(&kv->lock, NULL);
-    status st = dev->ops->alloc(dev, bytes, &pool);
-    kv->pool = pool;
-    if (st == STATUS_OK) st = open_staging(kv);
+    find_groups(kv);
+    kv->shape.windows = NULL;
+    status st = open_staging(kv);
+    for (int i = 0; st == STATUS_OK && i < kv->n_groups; i++)
+        st = open_group(kv, &kv->groups[i]);
     st = status_at(st, "KV cache");
     if (st != STATUS_OK) {
         kv_cache_close(kv);
         return st;
     }
-    for (int64_t id = shape->n_pages - 1; id >= 0; id--)
-        push_page(&kv->free, (int32_t)id);
     *out = kv;
     return STATUS_OK;
 }
 
 void kv_cache_close(kv_cache *kv) {
     if (!kv) return;
-    for (int slot = 0; slot < kv->shape.n_slots; slot++)
-        free(kv->slots[slot].ids);
-    free(kv->slots);
-    free(kv->free.ids);
-    if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
+    for (kv_group *g = kv->groups; g < kv->groups + kv->n_groups; g++) {
+        if (g->pool) kv->dev->ops->release(kv->dev, g->pool);
+        if (g->device_tables) kv->dev->ops->release(kv->dev, g->device_tables);
+        if (!kv->dev->host_memory) free(g->tables);
+        free(g->free);
+        free(g->slots);
+    }
+    free(kv->groups);
+    free(kv->group_of);
+    free(kv->place_in);
     if (kv->staging) kv->dev->ops->release_host(kv->dev, kv->staging);
     if (kv->copy) kv->dev->ops->copy_close(kv->dev, kv->copy);
     pthread_mutex_destroy(&kv->lock);
     free(kv);
 }
 
-void kv_cache_extend(kv_cache *kv, int slot, int64_t n_tokens) {
-    page_list *mine = &kv->slots[slot];
-    while (mine->n < kv_pages_for(n_tokens, kv->shape.format.page_tokens)) {
-        assert(kv->free.n > 0);
-        push_page(mine, kv->free.ids[--kv->free.n]);
+/* ---- pages of sequences ---- */
+
+static const kv_group *group_of(const kv_cache *kv, int layer) {
+    return &kv->groups[kv->group_of[layer]];
+}
+
+/* Nothing that is queued later may find a page in an entry that was given back. */
+static void give_back(const kv_cache *kv, kv_group *g, int slot, int64_t end) {
+    int32_t *table = g->tables + slot * kv->table_pages;
+    for (page_range *mine = &g->slots[slot]; mine->first < end && mine->first < mine->end; mine->first++) {
+        g->free[g->n_free++] = table[mine->first];
+        table[mine->first] = -1;
     }
 }
 
+static void extend_group(const kv_cache *kv, kv_group *g, int slot, int64_t begin, int64_t end) {
+    int page_tokens = kv->shape.format.page_tokens;
+    int32_t *table = g->tables + slot * kv->table_pages;
+    page_range *mine = &g->slots[slot];
+    int64_t first = first_read(g->window, begin) / page_tokens, last = kv_pages_for(end, page_tokens);
+    give_back(kv, g, slot, first);
+    if (mine->first == mine->end && mine->first < first) mine->first = mine->end = first;
+    int64_t had = mine->end;
+    assert(last <= kv->table_pages);
+    while (mine->end < last) {
+        assert(g->n_free > 0);
+        table[mine->end++] = g->free[--g->n_free];
+    }
+    if (mine->end > had && !kv->dev->host_memory)
+        kv->dev->ops->copy_in(kv->dev, g->device_tables + (table - g->tables) + had, table + had,
+                              (size_t)(mine->end - had) * sizeof *table);
+}
+
+void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end) {
+    for (int i = 0; i < kv->n_groups; i++)
+        extend_group(kv, &kv->groups[i], slot, begin, end);
+}
+
 void kv_cache_release(kv_cache *kv, int slot) {
-    page_list *mine = &kv->slots[slot];
-    while (mine->n > 0)
-        push_page(&kv->free, mine->ids[--mine->n]);
+    for (kv_group *g = kv->groups; g < kv->groups + kv->n_groups; g++) {
+        give_back(kv, g, slot, INT64_MAX);
+        g->slots[slot] = (page_range){0};
+    }
 }
 
-int64_t kv_cache_free_pages(const kv_cache *kv) {
-    return kv->free.n;
+int64_t kv_cache_free_pages(const kv_cache *kv, int layer) {
+    return group_of(kv, layer)->n_free;
 }
 
-const int32_t *kv_cache_page_ids(const kv_cache *kv, int slot) {
-    return kv->slots[slot].ids;
+int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer) {
+    return group_of(kv, layer)->slots[slot].first * kv->shape.format.page_tokens;
 }
 
-int kv_cache_page_tokens(const kv_cache *kv) {
-    return kv->shape.format.page_tokens;
+kv_layer kv_cache_layer(const kv_cache *kv, int layer) {
+    const kv_group *g = group_of(kv, layer);
+    size_t before = (size_t)kv->place_in[layer] * (size_t)g->n_pages * kv->page_bytes;
+    return (kv_layer){g->pool + before, kv->shape.format, g->device_tables, (int)kv->table_pages};
 }
 
-static char *layer_pool(const kv_cache *kv, int layer) {
-    return kv->pool + (size_t)layer * (size_t)kv->shape.n_pages * kv->page_bytes;
-}
+/* ---- rows out of and into pages ---- */
 
 /* Where K or V of one head begins in the page that holds `pos`, and how many positions of [pos, end) it
  * holds. */
-static char *find_rows(const kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int head,
-                       int64_t pos, int64_t end, int64_t *n) {
+static char *find_rows(const kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
+                       int64_t end, int64_t *n) {
     const kv_format *f = &kv->shape.format;
+    const int32_t *table = group_of(kv, layer)->tables + slot * kv->table_pages;
     int64_t left = f->page_tokens - pos % f->page_tokens;
     *n = left < end - pos ? left : end - pos;
-    return layer_pool(kv, layer) + kv_pool_element(f, page_ids, part, head, pos) * dtype_bytes(f->type);
+    assert(pos >= kv_cache_first_kept(kv, slot, layer));
+    return (char *)kv_cache_layer(kv, layer).pages +
+           kv_pool_element(f, table, part, head, pos) * dtype_bytes(f->type);
 }
 
 /* Bytes of a page as the host can read them: where they are, or copied to the staging, with the lock held. */
@@ -150,35 +245,31 @@ static status read_page(const kv_cache *kv, kv_part part, const char *rows, int6
     return st;
 }
 
-status kv_cache_read(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
-                     int64_t n_tokens, void *out) {
+status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
+                     void *out) {
     size_t all_bytes = (size_t)kv->shape.format.n_heads * row_bytes_of(kv, part);
     status st = STATUS_OK;
     if (!kv->dev->host_memory) pthread_mutex_lock(&kv->lock);
     for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < pos0 + n_tokens; pos += n) {
-        const char *rows = find_rows(kv, page_ids, layer, part, 0, pos, pos0 + n_tokens, &n);
+        const char *rows = find_rows(kv, slot, layer, part, 0, pos, pos0 + n_tokens, &n);
         st = read_page(kv, part, rows, n, (char *)out + (size_t)(pos - pos0) * all_bytes);
     }
     if (!kv->dev->host_memory) pthread_mutex_unlock(&kv->lock);
     return st;
 }
 
-void kv_cache_write(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
-                    int64_t n_tokens, const void *in) {
+void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
+                    const void *in) {
     size_t row_bytes = row_bytes_of(kv, part), G = (size_t)kv->shape.format.n_heads;
     char *rows = mem_new((size_t)kv->shape.format.page_tokens, row_bytes);
     for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
         const char *from = (const char *)in + (size_t)(pos - pos0) * G * row_bytes;
         for (size_t head = 0; head < G; head++) {
-            char *to = find_rows(kv, page_ids, layer, part, (int)head, pos, pos0 + n_tokens, &n);
+            char *to = find_rows(kv, slot, layer, part, (int)head, pos, pos0 + n_tokens, &n);
             for (size_t i = 0; i < (size_t)n; i++)
                 memcpy(rows + i * row_bytes, from + (i * G + head) * row_bytes, row_bytes);
             kv->dev->ops->copy_in(kv->dev, to, rows, (size_t)n * row_bytes);
         }
     }
     free(rows);
-}
-
-kv_layer kv_cache_layer(const kv_cache *kv, int layer, int n_spans, const span *spans) {
-    return (kv_layer){layer_pool(kv, layer), kv->shape.format, n_spans, spans};
 }

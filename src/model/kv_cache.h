@@ -1,11 +1,12 @@
-/* src/model/kv_cache.h: the KV cache of a rank's slice: a pool of pages, and which of them each running
- * sequence owns.
+/* src/model/kv_cache.h: the KV cache of a rank's slice: pools of pages, and the tables that say which of them
+ * each running sequence has.
  *
- * The pool is one allocation, made before the run: n_pages pages (kernels/kv_page.h) for every layer of the
- * slice, layer behind layer; a sequence's
- * positions [i * page_tokens, (i + 1) * page_tokens) lie in the same id on every layer. Pages are taken as a
- * sequence grows and given back when it is released; stage 0 admits a sequence only when all it may ever need
- * is there, so taking a page never fails. All functions are Local. */
+ * Layers that keep the same places form a group: those without a window keep all, those with one what rows
+ * that come may still see. A group has one pool, made before the run, of as many pages (kernels/kv_page.h)
+ * for each of its layers, layer behind layer, and a table for each slot: the sequence's positions
+ * [i * page_tokens, (i + 1) * page_tokens) lie in page table[i] on every layer of the group. Pages are taken
+ * as a sequence grows, and given back as they leave the window and when it is released; stage 0 admits a
+ * sequence only when all it may ever need is there, so taking a page never fails. All functions are Local. */
 #pragma once
 
 #include <stdint.h>
@@ -16,37 +17,44 @@
 typedef struct kv_cache kv_cache;
 
 typedef struct kv_shape {
-    int n_layers; /* of the slice */
     kv_format format;
-    int64_t n_pages;
-    int n_slots; /* sequences at once */
+    int n_layers; /* of the slice */
+    const int64_t
+        *windows;    /* [n_layers] positions that a row sees and that are kept; 0: all. NULL: all of all */
+    int64_t n_pages; /* what sequences have at most, all together, where all positions are kept */
+    int n_slots;     /* sequences at once */
+    int64_t longest_tokens; /* of a sequence */
+    int max_rows;           /* of a step */
 } kv_shape;
+
+/* Pages of a layer's pool. Where there is a window, no sequence has more than it covers, whatever the step:
+ * the blocks (kernels/attend_blocks.h) that it reaches into, and a step's rows. */
+int64_t kv_pool_pages(const kv_shape *shape, int64_t window);
 
 status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out);
 void kv_cache_close(kv_cache *kv); /* NULL is fine */
 
-/* Make room for positions [0, n_tokens) of the sequence in this slot. */
-void kv_cache_extend(kv_cache *kv, int slot, int64_t n_tokens);
+/* Make room for positions up to `end` of the sequence in this slot, and give back what rows from position
+ * `begin` on do not see. Both only grow. */
+void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end);
 
 /* Give all pages of the slot back. */
 void kv_cache_release(kv_cache *kv, int slot);
 
-/* Pages that no sequence owns. */
-int64_t kv_cache_free_pages(const kv_cache *kv);
+/* Pages of a layer's pool (0-based in the slice) that no sequence has. */
+int64_t kv_cache_free_pages(const kv_cache *kv, int layer);
 
-/* The slot's page ids, in order of positions; valid until the slot is extended or released. */
-const int32_t *kv_cache_page_ids(const kv_cache *kv, int slot);
+/* The first position of the sequence in this slot that a layer still keeps. */
+int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer);
 
-int kv_cache_page_tokens(const kv_cache *kv);
+/* Copy rows of one layer of the slice (0-based) out of or into the pages of the sequence in this slot, in any
+ * number of threads: positions [pos0, pos0 + n_tokens), which are kept, K or V, as dense [n_tokens, G, K]
+ * host elements. Rows that exist never change, so that any thread may read them while the model appends
+ * others, as long as the slot is not released. */
+status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
+                     void *out);
+void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
+                    const void *in);
 
-/* Copy rows of one layer of the slice (0-based) out of or into pages, in any number of threads: positions
- * [pos0, pos0 + n_tokens), K or V, as dense [n_tokens, G, K] host elements. page_ids are those of the
- * sequence, from its position 0 on. Rows that exist never change, so that any thread may read them while the
- * model appends others. */
-status kv_cache_read(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
-                     int64_t n_tokens, void *out);
-void kv_cache_write(kv_cache *kv, const int32_t *page_ids, int layer, kv_part part, int64_t pos0,
-                    int64_t n_tokens, const void *in);
-
-/* The pages of one layer of the slice (0-based), for the operations of a step. Spans stay the caller's. */
-kv_layer kv_cache_layer(const kv_cache *kv, int layer, int n_spans, const span *spans);
+/* The pages and tables of one layer of the slice (0-based), for the operations of a step. */
+kv_layer kv_cache_layer(const kv_cache *kv, int layer);

@@ -100,9 +100,8 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
     int T_few = 0;
     for (int i = 0; i < n_spans && spans[i].is_generated; i++)
         T_few += spans[i].n_rows;
-    m->dev->ops->begin_step(m->dev, kv_cache_page_tokens(kv), n_spans, spans);
-    m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, n_spans, spans,
-                            m->cos_sin);
+    m->dev->ops->begin_step(m->dev, n_spans, spans);
+    m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, m->cos_sin);
     if (m->dev->ops->replay(m->dev, x)) {
         trace_enter(m->trace, before);
         return;
@@ -115,7 +114,7 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
             .scale = 1 / sqrtf((float)c->head_dim),
             .window = model_config_window(c, m->slice.first_layer + i),
         };
-        kv_layer pages = kv_cache_layer(kv, i, n_spans, spans);
+        kv_layer pages = kv_cache_layer(kv, i);
         attention_block(m, &m->layers[i], &shape, &pages, T, T_few, x);
         mlp_block(m, &m->layers[i], T, T_few, x);
     }

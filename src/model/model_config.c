@@ -295,6 +295,10 @@ status model_config_load(const char *model_dir, model_config *out) {
 
 /* ---- questions ---- */
 
+int64_t model_config_kept(const model_config *c, int layer, bool saves) {
+    return saves ? 0 : model_config_window(c, layer);
+}
+
 kv_format model_kv_format(const model_config *config, precision in, int page_tokens) {
     return kv_format_of(precision_dtype(in), config->n_kv_heads, config->head_dim, page_tokens);
 }

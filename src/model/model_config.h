@@ -73,6 +73,10 @@ status model_config_parse_generation(const char *json, size_t n, const char *nam
 /* A row at position p of this layer sees positions above p - window; 0: all up to p. */
 int64_t model_config_window(const model_config *config, int layer);
 
+/* Of how many positions this layer keeps K and V: of its window, or of all where it has none (0); a run that
+ * saves keeps all, as a snapshot goes on from any of its positions. */
+int64_t model_config_kept(const model_config *config, int layer, bool saves);
+
 /* How its K and V are kept in pages of so many positions. */
 kv_format model_kv_format(const model_config *config, precision in, int page_tokens);
 

@@ -14,7 +14,7 @@ typedef struct attend_job {
     step_tables step;
     int first_row, n_rows; /* of the spans that are attended to */
     const uint16_t *pages; /* bf16 */
-    kv_format format;
+    kv_layer kv;
     int quanta_per_page, n_heads, n_kv_heads, group;
     float scale;
     int64_t window;
@@ -35,7 +35,7 @@ static inline attend_job attend_job_of(const cuda_device *dev, const attention_s
     job.first_row = first->row0;
     job.n_rows = last->row0 + last->n_rows - first->row0;
     job.pages = static_cast<const uint16_t *>(kv->pages);
-    job.format = kv->format;
+    job.kv = *kv;
     job.quanta_per_page = kv->format.page_tokens / ATTEND_QUANTUM;
     job.n_heads = shape->n_heads;
     job.n_kv_heads = shape->n_kv_heads;

@@ -31,7 +31,7 @@ struct attend_job {
     int n_heads, n_kv_heads, head_dim;
     float scale;
     int64_t window;
-    kv_format format;
+    kv_layer kv;
     int row0, n_rows, n_blocks; /* blocks: from the first that the row sees */
     float *partials;            /* [n_rows][n_heads][n_blocks][2 + head_dim]: maximum, sum, values */
 };
@@ -39,13 +39,13 @@ struct attend_job {
 struct row_place {
     int64_t pos, first_block;
     int n_blocks; /* that it sees */
-    const int32_t *page_ids;
+    const int32_t *table;
 };
 
 __device__ __forceinline__ row_place place_of(const attend_job &job, int64_t row) {
     int64_t pos = job.step.row_pos[row], first = attend_block_of(attend_first_position(pos, job.window));
     return {pos, first, static_cast<int>(attend_block_of(pos) - first + 1),
-            job.step.page_ids + job.step.span_page0[job.step.row_span[row]]};
+            kv_layer_table(&job.kv, job.step.row_slot[row])};
 }
 
 __device__ __forceinline__ float *partial_of(const attend_job &job, int64_t row, int head, int block) {
@@ -59,7 +59,7 @@ template <typename E>
 __device__ __forceinline__ const E *kv_at(const attend_job &job, const E *pages, const row_place &place,
                                           int64_t pos, int head, kv_part part) {
     int kv_head = head / (job.n_heads / job.n_kv_heads);
-    return pages + kv_pool_element(&job.format, place.page_ids, part, kv_head, pos);
+    return pages + kv_pool_element(&job.kv.format, place.table, part, kv_head, pos);
 }
 
 /* Scores of the positions in range; the other ones are -inf. Eight lanes share a key, and read 4 elements
@@ -259,7 +259,7 @@ void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_
                       shape->head_dim,
                       shape->scale,
                       shape->window,
-                      kv->format,
+                      *kv,
                       spans[first_span].row0,
                       0,
                       static_cast<int>(n_blocks),

@@ -25,7 +25,7 @@ typedef struct generated_task {
     int row, head0, n_queries; /* its first query head, and how many */
     int kv_head;
     int64_t pos;
-    const int32_t *page_ids;
+    const int32_t *table;
 } generated_task;
 
 __device__ __forceinline__ generated_task find_task(const attend_job &job) {
@@ -37,7 +37,7 @@ __device__ __forceinline__ generated_task find_task(const attend_job &job) {
     task.head0 = task.kv_head * job.group + part * ATTEND_HEADS;
     task.n_queries = min(job.group - part * ATTEND_HEADS, static_cast<int>(ATTEND_HEADS));
     task.pos = job.step.row_pos[task.row];
-    task.page_ids = job.step.page_ids + job.step.span_page0[job.step.row_span[task.row]];
+    task.table = kv_layer_table(&job.kv, job.step.row_slot[task.row]);
     return task;
 }
 
@@ -69,7 +69,7 @@ __device__ __forceinline__ block_source find_block(const attend_job &job, const 
     if (slot < source.range.last && slot + ATTEND_QUANTUM > source.range.first) {
         attend_place at =
             attend_place_of((block * ATTEND_BLOCK + slot) / ATTEND_QUANTUM, job.quanta_per_page);
-        source.element = attend_element(&job.format, task.page_ids, at, task.kv_head);
+        source.element = attend_element(&job.kv.format, task.table, at, task.kv_head);
     }
     return source;
 }
@@ -82,7 +82,7 @@ __device__ __forceinline__ void start_copy(const attend_job &job, const block_so
     int lane = static_cast<int>(threadIdx.x) % WARP;
     int first = static_cast<int>(threadIdx.x) / WARP * QUARTER + quantum * ATTEND_QUANTUM;
     const uint16_t *from = job.pages + __shfl_sync(0xffffffffu, source.element, quantum) +
-                           kv_element(&job.format, number < QUANTA ? KV_PART_K : KV_PART_V, 0, 0);
+                           kv_element(&job.kv.format, number < QUANTA ? KV_PART_K : KV_PART_V, 0, 0);
     uint16_t *to = ring + number % slots * ATTEND_QUANTUM * attend_stride(WIDTH);
 #pragma unroll 4
     for (int i = 0; i < ATTEND_QUANTUM * chunks / WARP; i++) {

@@ -81,9 +81,9 @@ ATTEND_FUNCTION attend_place attend_place_of(int64_t quantum, int quanta_per_pag
 }
 
 /* The element of the pool where a quantum's keys for a kv head begin. */
-ATTEND_FUNCTION size_t attend_element(const kv_format *format, const int32_t *page_ids, attend_place at,
+ATTEND_FUNCTION size_t attend_element(const kv_format *format, const int32_t *table, attend_place at,
                                       int kv_head) {
-    return (size_t)page_ids[at.page] * kv_page_elements(format) +
+    return (size_t)table[at.page] * kv_page_elements(format) +
            kv_element(format, KV_PART_K, kv_head, at.slot);
 }
 

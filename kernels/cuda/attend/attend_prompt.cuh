@@ -22,7 +22,7 @@ typedef struct prompt_place {
     int kv_head;
     int64_t pos0;       /* of the span */
     int64_t first, end; /* positions that any of its queries sees */
-    const int32_t *page_ids;
+    const int32_t *table;
     int tile, last_tile; /* of positions */
     struct {
         int first, last;           /* tiles that any of its queries sees */
@@ -64,7 +64,7 @@ __device__ static bool find_place(const attend_job &job, int first_span, int las
     if (tile.query0 >= place->n_queries) return false;
     place->kv_head = static_cast<int>(blockIdx.y);
     place->pos0 = step.row_pos[place->row0];
-    place->page_ids = step.page_ids + step.span_page0[tile.span];
+    place->table = kv_layer_table(&job.kv, step.row_slot[place->row0]);
     place->first = attend_first_position(query_pos(job, *place, tile.query0), job.window);
     place->end = query_pos(job, *place, tile.query0 + n_queries - 1) + 1;
     if (gridDim.z > 1) { /* one segment */
@@ -101,11 +101,11 @@ __device__ __forceinline__ void copy_tile(const attend_job &job, const prompt_pl
     int first = static_cast<int>(max(place.first - start, static_cast<int64_t>(0)));
     int last = static_cast<int>(min(place.end - start, static_cast<int64_t>(positions)));
     int slot = thread % quanta * ATTEND_QUANTUM;
-    size_t found = 0, values = kv_element(&job.format, KV_PART_V, 0, 0); /* behind the keys */
+    size_t found = 0, values = kv_element(&job.kv.format, KV_PART_V, 0, 0); /* behind the keys */
     if (slot < last && slot + ATTEND_QUANTUM > first) {
         attend_place at =
             attend_place_of(static_cast<int64_t>(tile) * quanta + thread % quanta, job.quanta_per_page);
-        found = attend_element(&job.format, place.page_ids, at, place.kv_head);
+        found = attend_element(&job.kv.format, place.table, at, place.kv_head);
     }
 #pragma unroll 4
     for (int i = 0; i < positions * chunks / ATTEND_THREADS; i++) {

@@ -136,54 +136,40 @@ static void *put_table(table_writer *w, size_t n, size_t item_bytes, const void 
     return host;
 }
 
-static void fill_tables(step_tables *t, const span *spans, table_writer *w, size_t n_page_ids) {
+static void fill_tables(step_tables *t, table_writer *w) {
     int64_t *pos = put_table(w, (size_t)t->n_rows, sizeof *pos, (const void **)&t->row_pos);
-    int32_t *row_span = put_table(w, (size_t)t->n_rows, sizeof *row_span, (const void **)&t->row_span);
+    int32_t *slot = put_table(w, (size_t)t->n_rows, sizeof *slot, (const void **)&t->row_slot);
     int32_t *row0 = put_table(w, (size_t)t->n_spans + 1, sizeof *row0, (const void **)&t->span_row0);
-    int32_t *page0 = put_table(w, (size_t)t->n_spans, sizeof *page0, (const void **)&t->span_page0);
-    int32_t *page_ids = put_table(w, n_page_ids, sizeof *page_ids, (const void **)&t->page_ids);
-    int32_t n_pages = 0;
     for (int i = 0; i < t->n_spans; i++) {
-        const span *s = &spans[i];
+        const span *s = &t->host_spans[i];
         for (int k = 0; k < s->n_rows; k++) {
             pos[s->row0 + k] = s->pos0 + k;
-            row_span[s->row0 + k] = i;
+            slot[s->row0 + k] = s->slot;
         }
         row0[i] = s->row0;
-        page0[i] = n_pages;
-        int64_t n = kv_pages_for(s->pos0 + s->n_rows, t->page_tokens);
-        if (s->page_ids) memcpy(page_ids + n_pages, s->page_ids, (size_t)n * sizeof *page_ids);
-        n_pages += (int32_t)n;
     }
     row0[t->n_spans] = t->n_rows;
 }
 
-static void cuda_begin_step(device *base, int page_tokens, int n_spans, const span *spans) {
+static void cuda_begin_step(device *base, int n_spans, const span *spans) {
     cuda_device *dev = cuda_device_of(base);
-    step_tables t = {.n_spans = n_spans, .page_tokens = page_tokens, .last_pos = -1};
-    size_t n_page_ids = 0;
-    dev->host_spans = mem_resize(dev->host_spans, (size_t)n_spans + 1, sizeof *dev->host_spans);
+    step_tables t = {.n_spans = n_spans, .last_pos = -1, .host_spans = spans};
     for (int i = 0; i < n_spans; i++) {
         const span *s = &spans[i];
         assert(s->row0 == t.n_rows && (!s->is_generated || t.n_generated == t.n_rows));
         t.n_rows += s->n_rows;
-        n_page_ids += (size_t)kv_pages_for(s->pos0 + s->n_rows, page_tokens);
-        dev->host_spans[i] = *s;
-        dev->host_spans[i].page_ids = NULL;
         if (!s->is_generated) continue;
         t.n_generated += s->n_rows;
         t.n_generated_spans++;
         if (s->pos0 + s->n_rows - 1 > t.last_pos) t.last_pos = s->pos0 + s->n_rows - 1;
     }
     size_t rows = (size_t)t.n_rows, n = (size_t)n_spans;
-    size_t bytes =
-        rows * (sizeof(int64_t) + sizeof(int32_t)) + (2 * n + 1 + n_page_ids) * sizeof(int32_t) + 5 * 16;
+    size_t bytes = rows * (sizeof(int64_t) + sizeof(int32_t)) + (n + 1) * sizeof(int32_t) + 3 * 16;
     table_writer w = {0};
     cuda_staging_rewind(dev, dev->tables); /* recorded steps know where the tables are */
     if (!cuda_staging_begin(dev, dev->tables, bytes, &w.host, &w.device)) return;
-    fill_tables(&t, spans, &w, n_page_ids);
+    fill_tables(&t, &w);
     cuda_staging_end(dev, dev->tables, w.used);
-    t.host_spans = dev->host_spans;
     dev->step = t;
 }
 
@@ -202,7 +188,6 @@ static void cuda_close(device *base) {
     cudaFree(dev->answers);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     pthread_mutex_destroy(&dev->lock);
-    free(dev->host_spans);
     free(dev);
 }
 

@@ -23,16 +23,14 @@ extern "C" {
 /* What kernels know of a step's rows and spans: arrays in device memory that begin_step filled. Passed by
  * value. */
 typedef struct step_tables {
-    int n_rows, n_spans, page_tokens;
-    int n_generated;           /* generated rows: the first ones */
-    int n_generated_spans;     /* the first spans */
-    int64_t last_pos;          /* the largest position of a generated row; -1: there is none */
-    const int64_t *row_pos;    /* [n_rows] position */
-    const int32_t *row_span;   /* [n_rows] number of its span */
-    const int32_t *span_row0;  /* [n_spans + 1] the span's first row; last: n_rows */
-    const int32_t *span_page0; /* [n_spans] where its page ids begin in page_ids */
-    const int32_t *page_ids;   /* of all spans, one after the other */
-    const span *host_spans;    /* [n_spans] host memory: to size grids; page_ids in there are not valid */
+    int n_rows, n_spans;
+    int n_generated;          /* generated rows: the first ones */
+    int n_generated_spans;    /* the first spans */
+    int64_t last_pos;         /* the largest position of a generated row; -1: there is none */
+    const int64_t *row_pos;   /* [n_rows] position */
+    const int32_t *row_slot;  /* [n_rows] slot of its sequence */
+    const int32_t *span_row0; /* [n_spans + 1] the span's first row; last: n_rows */
+    const span *host_spans;   /* [n_spans] host memory: to size grids */
 } step_tables;
 
 typedef struct cuda_device {
@@ -45,7 +43,6 @@ typedef struct cuda_device {
     bool has_warpgroup_products; /* Hopper's: warpgroup.cuh */
     cudaStream_t stream;         /* of all operations */
     step_tables step;
-    span *host_spans; /* of the step */
     struct cuda_staging *tables, *weight_staging[2];
     int next_weight_staging;
     uint64_t n_moved; /* how often memory that operations know moved: steps recorded before are void then */

@@ -44,8 +44,7 @@ void cuda_matrix_fill(device *dev, matrix *w, int64_t row0, int64_t n_rows, cons
                       int64_t first);
 
 /* positions.cu */
-void cuda_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, int n_spans,
-                     const span *spans, float *cos_sin);
+void cuda_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, float *cos_sin);
 void cuda_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights,
                     const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
 

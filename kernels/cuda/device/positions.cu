@@ -36,7 +36,7 @@ struct append_job {
     step_tables step;
     int n_heads, n_kv_heads, head_dim;
     qkv_weights weights;
-    kv_format format;
+    kv_layer kv;
     const float *cos_sin, *qkv;
 };
 
@@ -144,8 +144,8 @@ template <int WIDTH, typename E> __global__ void append_heads(const append_job j
     if (head < H) {
         to = q + (t * H + head) * K;
     } else {
-        const int32_t *page_ids = job.step.page_ids + job.step.span_page0[job.step.row_span[t]];
-        to = pages + kv_pool_element(&job.format, page_ids, head < H + G ? KV_PART_K : KV_PART_V,
+        const int32_t *table = kv_layer_table(&job.kv, job.step.row_slot[t]);
+        to = pages + kv_pool_element(&job.kv.format, table, head < H + G ? KV_PART_K : KV_PART_V,
                                      (head - H) % G, job.step.row_pos[t]);
     }
     head_store(x, to, K / 2);
@@ -160,12 +160,10 @@ template <typename E> void launch_append(cuda_device *dev, const append_job &job
 
 } // namespace
 
-void cuda_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, int n_spans,
-                     const span *spans, float *cos_sin) {
+void cuda_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, float *cos_sin) {
     const int threads = 128;
     cuda_device *dev = cuda_device_of(base);
-    assert(n_spans == dev->step.n_spans && head_dim <= MAX_HEAD_DIM);
-    (void)n_spans, (void)spans; /* begin_step knows them */
+    assert(head_dim <= MAX_HEAD_DIM);
     if (dev->step.n_rows == 0) return;
     int half = head_dim / 2;
     rope_frequencies inv_freq = {};
@@ -178,11 +176,10 @@ void cuda_rope_table(device *base, const float *host_inv_freq, float factor, int
 void cuda_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
                     const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
     cuda_device *dev = cuda_device_of(base);
-    assert(shape->head_dim <= MAX_HEAD_DIM && kv->format.page_tokens == dev->step.page_tokens &&
-           base->act == base->kv);
+    assert(shape->head_dim <= MAX_HEAD_DIM && base->act == base->kv);
     if (dev->step.n_rows == 0) return;
-    append_job job = {dev->step, shape->n_heads, shape->n_kv_heads, shape->head_dim,
-                      *weights,  kv->format,     cos_sin,           qkv};
+    append_job job = {dev->step, shape->n_heads, shape->n_kv_heads, shape->head_dim, *weights, *kv, cos_sin,
+                      qkv};
     auto launch = base->kv == DTYPE_F32 ? launch_append<float> : launch_append<__nv_bfloat16>;
     launch(dev, job, kv->pages, q);
 }
