@@ -230,42 +230,51 @@ static void check_step_times(engine *e) {
 
 static void check_tokens(engine *e, const variant *v) {
     int n_got[N_SEQUENCES] = {0}, wrong = 0;
-    for (int i = v->first; i < v->first + n_used(v->first, v->n); i++)
-        engine_submit(e, &(request){.id = i,
-                                    .sequence_id = 1000 + i,
-                                    .tokens = sequences[i].prompt,
-                                    .n_tokens = sequences[i].n_prompt,
-                                    .max_tokens = N_NEW,
-                                    .sampling = sequences[i].sampling,
-                                    .score_from = -1});
+    session sessions[N_SEQUENCES];
+    for (int i = v->first; i < v->first + n_used(v->first, v->n); i++) {
+        session *s = &sessions[i];
+        *s = session_new(sequences[i].prompt, sequences[i].n_prompt);
+        s->id = i;
+        s->sequence_id = 1000 + i;
+        s->max_tokens = N_NEW;
+        s->sampling = sequences[i].sampling;
+        engine_submit(e, s);
+    }
     for (event ev; engine_next(e, &ev);) {
         if (ev.kind == EVENT_STEP) continue;
-        int at = n_got[ev.id]++;
+        session *s = ev.session;
+        int at = n_got[s->id]++;
         wrong += ev.kind != EVENT_TOKEN || at >= N_NEW ||
-                 memcmp(&ev.choice, &sequences[ev.id].want[at], sizeof ev.choice) != 0;
+                 memcmp(&ev.choice, &sequences[s->id].want[at], sizeof ev.choice) != 0;
+        wrong += s->tokens.ids[s->n_prompt + at] != ev.choice.token;
         /* Every fifth ends early: its slot and pages go to others. */
-        if (ev.id % 5 == 2 && at == 3 && !ev.is_last) engine_finish(e, ev.handle);
+        if (s->id % 5 == 2 && at == 3 && !ev.is_last) engine_finish(e, s);
     }
-    for (int i = v->first; i < v->first + n_used(v->first, v->n); i++)
+    for (int i = v->first; i < v->first + n_used(v->first, v->n); i++) {
         wrong += n_got[i] != (i % 5 == 2 ? 4 : N_NEW);
+        session_free(&sessions[i]);
+    }
     CU_ASSERT(wrong == 0);
 }
 
 static void check_scores(engine *e, const variant *v) {
     int next[N_SEQUENCES], wrong = 0;
+    session sessions[N_SEQUENCES];
     for (int i = v->first; i < v->first + n_used(v->first, v->n); i++) {
         next[i] = 1 + i % 4; /* the first ones are not asked for */
-        engine_submit(e, &(request){.id = i,
-                                    .tokens = sequences[i].prompt,
-                                    .n_tokens = sequences[i].n_prompt,
-                                    .sampling = sampling_defaults(),
-                                    .score_from = next[i]});
+        sessions[i] = session_new(sequences[i].prompt, sequences[i].n_prompt);
+        sessions[i].id = i;
+        sessions[i].score_from = next[i];
+        engine_submit(e, &sessions[i]);
     }
     for (event ev; engine_next(e, &ev);)
         for (int64_t k = 0; k < ev.n_scores; k++)
-            wrong += memcmp(&ev.scores[k], &sequences[ev.id].scores[next[ev.id]++], sizeof(float)) != 0;
+            wrong += memcmp(&ev.scores[k], &sequences[ev.session->id].scores[next[ev.session->id]++],
+                            sizeof(float)) != 0;
     for (int i = v->first; i < v->first + n_used(v->first, v->n); i++)
         if (sequences[i].n_prompt > 1 + i % 4) wrong += next[i] != sequences[i].n_prompt;
+    for (int i = v->first; i < v->first + n_used(v->first, v->n); i++)
+        session_free(&sessions[i]);
     CU_ASSERT(wrong == 0);
 }
 
@@ -345,25 +354,26 @@ static void demo_model_matches_reference(void) {
     engine *e;
     if (CHECK_OK(engine_open(ranks, &config, &o, &e))) {
         if (comm_rank(ranks) == 0) {
-            request r = {
-                .tokens = g.tokens, .n_tokens = g.n_tokens, .sampling = sampling_defaults(), .score_from = 1};
-            engine_submit(e, &r);
-            r.score_from = -1;
-            r.id = 1;
-            r.max_tokens = g.n_continued;
-            engine_submit(e, &r);
+            session scored = session_new(g.tokens, g.n_tokens), continued = session_new(g.tokens, g.n_tokens);
+            scored.score_from = 1;
+            continued.id = 1;
+            continued.max_tokens = g.n_continued;
+            engine_submit(e, &scored);
+            engine_submit(e, &continued);
             double sum = 0;
             int at = 0, wrong = 0;
             bool in_step = true;
             for (event ev; engine_next(e, &ev);) {
                 if (ev.kind == EVENT_STEP) continue;
-                for (int64_t k = 0; ev.id == 0 && k < ev.n_scores; k++)
+                for (int64_t k = 0; ev.session->id == 0 && k < ev.n_scores; k++)
                     sum += (double)ev.scores[k];
-                if (ev.id == 0) continue;
+                if (ev.session->id == 0) continue;
                 in_step = in_step && (at == 0 || (double)g.margins[at - 1] > 1e-3);
                 wrong += in_step && ev.choice.token != g.continued[at] && (double)g.margins[at] > 1e-3;
                 at++;
             }
+            session_free(&scored);
+            session_free(&continued);
             CU_ASSERT(fabs(sum / (g.n_tokens - 1) - g.mean_nll) < 1e-5);
             CU_ASSERT(wrong == 0 && at == g.n_continued);
             engine_stop(e);

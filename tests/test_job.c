@@ -142,9 +142,11 @@ static size_t run_job(tokenizer *tok, job *j, const int32_t *tokens, const char 
                       finish_reason finish) {
     const model_config config = {.end_tokens = {2}, .n_end_tokens = 1};
     bool over = false;
-    for (size_t i = 0; !over && tokens[i] != NONE; i++)
+    for (size_t i = 0; !over && tokens[i] != NONE; i++) {
+        token_list_append(&j->session.tokens, tokens[i]);
         over = job_take_token(j, tok, &config, &(sampler_choice){.token = tokens[i]}, tokens[i + 1] == NONE);
-    size_t n = j->generated.n;
+    }
+    size_t n = j->session.tokens.n;
     CU_ASSERT(over && j->finish == finish);
     CU_ASSERT(j->text.n == n_text && (n_text == 0 || !memcmp(j->text.data, text, n_text)));
     job_free(j);
@@ -179,7 +181,7 @@ static void test_ends(void) {
     j = new_job(NULL, 2);
     CU_ASSERT(run_job(tok, &j, IDS(the, 2, the), "the", 3, FINISH_EOS) == 2);
     j = new_job(NULL, 2);
-    j.sampling.ignore_eos = true;
+    j.session.sampling.ignore_eos = true;
     CU_ASSERT(run_job(tok, &j, IDS(the, 2, the), "the", 3, FINISH_STOP) == 2);
     tokenizer_close(tok);
 }

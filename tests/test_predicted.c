@@ -105,16 +105,18 @@ static double run_seconds(engine *e, const work *w) {
     for (int i = 0; i < N_PROMPT; i++)
         prompt[i] = i % 256;
     double begin = clock_seconds();
-    for (int i = 0; i < w->n_sequences; i++)
-        engine_submit(e, &(request){.id = i,
-                                    .tokens = prompt,
-                                    .n_tokens = w->n_prompt,
-                                    .max_tokens = w->n_new,
-                                    .sampling = sampling_defaults(),
-                                    .score_from = -1});
+    session *all = mem_new((size_t)w->n_sequences, sizeof *all);
+    for (int i = 0; i < w->n_sequences; i++) {
+        all[i] = session_new(prompt, w->n_prompt);
+        all[i].id = i;
+        all[i].max_tokens = w->n_new;
+        engine_submit(e, &all[i]);
+    }
     for (event ev; engine_next(e, &ev);)
         CU_ASSERT(ev.kind != EVENT_LOAD_FAILED);
-    return clock_seconds() - begin;
+    double seconds = clock_seconds() - begin;
+    sessions_free(all, w->n_sequences);
+    return seconds;
 }
 
 static status open_engine(const work *w, const chunk_list *chunks, engine **out) {

@@ -226,7 +226,7 @@ static void carry_over(checkpoint *c, const engine *e) {
         engine_cached q;
         bool is_cached = false;
         for (int k = 0; id != NOBODY && !is_cached && engine_cached_at(e, k, &q); k++)
-            is_cached = q.id == id && q.n_tokens > 0;
+            is_cached = q.session->id == id && q.n_tokens > 0;
         if (is_cached || (id != NOBODY && c->run.fate(c->run.context, id) == FATE_GONE)) continue;
         manifest_sequence carried = copy_sequence(&old->m.sequences[i], old->m.vocab_size);
         if (carried.last_logits && (n_logits += old->m.vocab_size) > MOST_CARRIED_LOGITS) {
@@ -242,16 +242,16 @@ static int describe_cached(checkpoint *c, const engine *e, step_extent *extents)
     int n = 0;
     engine_cached q;
     for (int i = 0; engine_cached_at(e, i, &q); i++) {
-        if (q.n_tokens == 0 || c->run.fate(c->run.context, q.id) == FATE_GONE) continue;
+        if (q.n_tokens == 0 || c->run.fate(c->run.context, q.session->id) == FATE_GONE) continue;
         manifest_sequence s = {0};
-        c->run.describe(c->run.context, q.id, &s);
-        take_committed_extents(c, q.id, &s);
+        c->run.describe(c->run.context, q.session->id, &s);
+        take_committed_extents(c, q.session->id, &s);
         int64_t saved = manifest_kv_tokens(&s), n_new = q.n_tokens > saved ? q.n_tokens - saved : 0;
         if (n_new > 0) append_extent(&s, (manifest_extent){saved, n_new, c->pending.m.n_rows});
         c->pending.m.n_rows += n_new;
         c->logits_of[n] = c->pending.m.n_sequences;
         extents[n++] = (step_extent){.slot = q.slot, .pos0 = saved, .n_tokens = n_new};
-        append_sequence(&c->pending, s, q.id);
+        append_sequence(&c->pending, s, q.session->id);
     }
     return n;
 }

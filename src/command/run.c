@@ -273,16 +273,13 @@ int32_t *run_walk_tokens(const model_config *config, size_t n) {
     return tokens;
 }
 
-void run_submit_decodes(engine *e, const int32_t *tokens, int64_t depth, int64_t n, int64_t max_tokens) {
-    sampling_options sampling = sampling_defaults();
-    sampling.ignore_eos = true;
-    for (int64_t i = 0; i < n; i++)
-        engine_submit(e, &(request){
-                             .id = i,
-                             .tokens = tokens + i,
-                             .n_tokens = depth > 0 ? depth : 1,
-                             .max_tokens = max_tokens,
-                             .sampling = sampling,
-                             .score_from = -1,
-                         });
+session *run_submit_decodes(engine *e, const int32_t *tokens, int64_t depth, int64_t n, int64_t max_tokens) {
+    session *all = mem_new((size_t)n, sizeof *all);
+    for (int64_t i = 0; i < n; i++) {
+        all[i] = session_new(tokens + i, depth > 0 ? depth : 1);
+        all[i].id = i;
+        all[i].max_tokens = max_tokens;
+        engine_submit(e, &all[i]);
+    }
+    return all;
 }

@@ -68,9 +68,9 @@ status run_open_engine(comm *c, const options *o, const model_config *config, en
  */
 int32_t *run_walk_tokens(const model_config *config, size_t n);
 
-/* n sequences, each of max_tokens behind `depth` of these tokens (at least one), sequence i from token i on;
- * none is scored or ends early. Rank 0. Local. */
-void run_submit_decodes(engine *e, const int32_t *tokens, int64_t depth, int64_t n, int64_t max_tokens);
+/* Submit n sessions, each of max_tokens behind `depth` of these tokens (at least one), session i from token i
+ * on; none is scored or ends early. To be released with sessions_free when they are over. Rank 0. Local. */
+session *run_submit_decodes(engine *e, const int32_t *tokens, int64_t depth, int64_t n, int64_t max_tokens);
 
 /* One line on stderr: version, model, ranks, threads; another: the effective options. Rank 0. Local. */
 void run_print_begin(const comm *c, const engine *e, const options *o);

@@ -1,4 +1,4 @@
-/* The run of stage 0: steps are made from requests, and events from the replies. */
+/* The run of stage 0: steps are made from sessions, and events from the replies. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,71 +13,59 @@ void engine_serve(engine *e) {
     worker_serve(&e->worker);
 }
 
-void engine_submit(engine *e, const request *r) {
-    assert(r->n_tokens > 0 && r->n_tokens + r->max_tokens <= e->options.longest_tokens);
-    int64_t n = schedule_add(e->schedule, &(schedule_request){
-                                              .n_prompt = r->n_tokens,
-                                              .n_generated = r->n_generated,
-                                              .n_all = r->n_tokens + r->max_tokens,
-                                              .n_cached = r->n_cached,
+void engine_submit(engine *e, session *s) {
+    assert(s->n_prompt > 0 && session_most_tokens(s) <= e->options.longest_tokens);
+    s->n_known = (int64_t)s->tokens.n;
+    s->handle = schedule_add(e->schedule, &(schedule_request){
+                                              .n_prompt = s->n_known,
+                                              .n_generated = session_n_generated(s),
+                                              .n_all = session_most_tokens(s),
+                                              .n_cached = s->n_cached,
                                           });
-    if (n >= e->n_active_capacity) {
-        int64_t capacity = 2 * e->n_active_capacity + 16;
-        e->active = mem_resize(e->active, (size_t)capacity, sizeof *e->active);
-        memset(e->active + e->n_active_capacity, 0,
-               (size_t)(capacity - e->n_active_capacity) * sizeof *e->active);
-        e->n_active_capacity = capacity;
+    if (s->handle >= e->session_capacity) {
+        e->session_capacity = 2 * e->session_capacity + 16;
+        e->sessions = mem_resize(e->sessions, (size_t)e->session_capacity, sizeof(session *));
     }
-    active *a = &e->active[n];
-    e->n_unloaded += r->n_cached > 0;
-    *a = (active){
-        .id = r->id,
-        .sequence_id = r->sequence_id,
-        .n_prompt = r->n_tokens,
-        .max_tokens = r->max_tokens,
-        .score_from = r->score_from,
-        .sampling = r->sampling,
-        .n_cached = r->n_cached,
-        .source = r->source,
-        .is_kept = r->is_kept,
-        .prompt = mem_new((size_t)r->n_tokens, sizeof(int32_t)),
-    };
-    memcpy(a->prompt, r->tokens, (size_t)r->n_tokens * sizeof(int32_t));
+    e->sessions[s->handle] = s;
+    e->n_unloaded += s->n_cached > 0;
 }
 
-void engine_finish(engine *e, int64_t handle) {
-    if (e->to_continue == handle) e->to_continue = -1;
-    if (e->active[handle].is_kept)
-        schedule_hold(e->schedule, handle);
+void engine_finish(engine *e, session *s) {
+    if (e->to_continue == s) e->to_continue = NULL;
+    if (s->is_held)
+        schedule_hold(e->schedule, s->handle);
     else
-        engine_release(e, handle);
+        engine_release(e, s);
 }
 
-void engine_release(engine *e, int64_t handle) {
-    int slot = schedule_finish(e->schedule, handle);
+void engine_release(engine *e, session *s) {
+    int slot = schedule_finish(e->schedule, s->handle);
     if (slot >= 0) e->releases[e->n_releases++] = slot;
-    free(e->active[handle].prompt);
-    e->active[handle].prompt = NULL;
+    e->sessions[s->handle] = NULL;
 }
 
-static span_want wanted_of(const active *a, const planned_span *s) {
-    if (a->score_from >= 0) return WANT_SCORES;
+static session *session_of(const engine *e, const planned_span *s) {
+    return e->sessions[s->sequence];
+}
+
+static span_want wanted_of(const session *q, const planned_span *s) {
+    if (q->score_from >= 0) return WANT_SCORES;
     if (!s->ends_prompt) return WANT_NOTHING;
-    if (a->max_tokens > 0) return WANT_TOKEN;
-    return a->is_kept ? WANT_LOGITS : WANT_NOTHING;
+    if (q->max_tokens > 0) return WANT_TOKEN;
+    return q->is_held ? WANT_LOGITS : WANT_NOTHING;
 }
 
 /* Append the rows of a span to the step that is being made. */
 static void add_span(engine *e, const planned_span *s) {
-    const active *a = &e->active[s->sequence];
+    const session *q = session_of(e, s);
     step *t = &e->worker.step;
-    if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, a->sequence_id, a->sampling};
-    t->spans[t->n_spans++] = (step_span){s->slot, s->n_rows, wanted_of(a, s), s->pos0, s->is_generated};
+    if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, q->sequence_id, q->sampling};
+    t->spans[t->n_spans++] = (step_span){s->slot, s->n_rows, wanted_of(q, s), s->pos0, s->is_generated};
     for (int i = 0; i < s->n_rows; i++) {
         int64_t pos = s->pos0 + i, next = pos + 1;
-        bool scored = a->score_from >= 0 && next >= a->score_from && next < a->n_prompt;
-        t->tokens[t->n_rows] = pos < a->n_prompt ? a->prompt[pos] : a->next_token;
-        t->targets[t->n_rows] = scored ? a->prompt[next] : NO_TARGET;
+        bool scored = q->score_from >= 0 && next >= q->score_from && next < q->n_prompt;
+        t->tokens[t->n_rows] = q->tokens.ids[pos];
+        t->targets[t->n_rows] = scored ? q->tokens.ids[next] : NO_TARGET;
         t->n_rows++;
     }
 }
@@ -85,7 +73,7 @@ static void add_span(engine *e, const planned_span *s) {
 static int count_prompt_rows(const engine *e, const issued_step *s) {
     int n = 0;
     for (int i = 0; i < s->n_spans; i++)
-        if (s->spans[i].pos0 < e->active[s->spans[i].sequence].n_prompt) n += s->spans[i].n_rows;
+        if (s->spans[i].pos0 < session_of(e, &s->spans[i])->n_known) n += s->spans[i].n_rows;
     return n;
 }
 
@@ -138,7 +126,7 @@ static bool issue_step(engine *e) {
     return true;
 }
 
-/* The oldest step's reply is at hand: its events are to be told. */
+/* The oldest step's reply is at hand: its events are to be reported. */
 static bool take_reply(engine *e, bool wait) {
     region before = trace_enter(&e->worker.trace, wait ? REGION_REPLY_WAIT : e->worker.trace.current);
     const void *bytes = pipeline_take_reply(e->worker.pipe, wait);
@@ -150,24 +138,23 @@ static bool take_reply(engine *e, bool wait) {
     e->prompt_steps_in_flight -= s->n_prompt_rows > 0;
     e->times.prompt_tokens += s->n_prompt_rows;
     e->has_reply = true;
-    e->told_any = false;
+    e->reported_any = false;
     e->next_span = e->next_choice = e->next_score = 0;
     return true;
 }
 
 /* Scores that this span of the reply holds. */
-static int64_t count_scores(const active *a, const planned_span *s) {
-    int64_t first = s->pos0 + 1 > a->score_from ? s->pos0 + 1 : a->score_from;
-    int64_t end = s->pos0 + s->n_rows + 1 < a->n_prompt ? s->pos0 + s->n_rows + 1 : a->n_prompt;
+static int64_t count_scores(const session *q, const planned_span *s) {
+    int64_t first = s->pos0 + 1 > q->score_from ? s->pos0 + 1 : q->score_from;
+    int64_t end = s->pos0 + s->n_rows + 1 < q->n_prompt ? s->pos0 + s->n_rows + 1 : q->n_prompt;
     return end > first ? end - first : 0;
 }
 
-static void tell_token(engine *e, active *a, event *out) {
+static void report_token(engine *e, session *q, event *out) {
     out->kind = EVENT_TOKEN;
     out->choice = e->worker.reply.choices[e->next_choice++];
-    a->next_token = out->choice.token;
-    a->n_generated++;
-    out->is_last = a->n_generated == a->max_tokens;
+    if (out->choice.token >= 0) token_list_append(&q->tokens, out->choice.token);
+    out->is_last = out->choice.token < 0 || session_n_generated(q) == q->max_tokens;
     if (e->prompt_steps_in_flight > 0 || e->issued[e->first_issued].n_prompt_rows > 0)
         e->times.mixed_tokens++;
     else
@@ -176,50 +163,49 @@ static void tell_token(engine *e, active *a, event *out) {
 }
 
 /* The next event of the reply in hand; false when it has no more. */
-static bool tell_event(engine *e, event *out) {
+static bool report_event(engine *e, event *out) {
     const issued_step *s = &e->issued[e->first_issued];
     while (e->next_span < s->n_spans) {
-        const planned_span *told = &s->spans[e->next_span++];
-        active *a = &e->active[told->sequence];
-        *out = (event){.id = a->id, .handle = told->sequence};
-        switch (wanted_of(a, told)) {
+        const planned_span *planned = &s->spans[e->next_span++];
+        session *q = session_of(e, planned);
+        *out = (event){.session = q};
+        switch (wanted_of(q, planned)) {
         case WANT_TOKEN:
-            tell_token(e, a, out);
+            report_token(e, q, out);
             break;
         case WANT_SCORES:
             out->kind = EVENT_SCORES;
             out->scores = e->worker.reply.scores + e->next_score;
-            out->n_scores = count_scores(a, told);
-            out->is_last = told->ends_prompt;
+            out->n_scores = count_scores(q, planned);
+            out->is_last = planned->ends_prompt;
             e->next_score += (int)out->n_scores;
             break;
         case WANT_NOTHING:
         case WANT_LOGITS:
-            if (!told->ends_prompt) continue;
+            if (!planned->ends_prompt) continue;
             out->kind = EVENT_READ;
             out->is_last = true;
             break;
         }
         if (out->is_last)
-            engine_finish(e, told->sequence);
+            engine_finish(e, q);
         else if (out->kind == EVENT_TOKEN)
-            e->to_continue = told->sequence;
-        e->told_any = true;
+            e->to_continue = q;
+        e->reported_any = true;
         return true;
     }
     e->has_reply = false;
     e->first_issued = (e->first_issued + 1) % e->max_in_flight;
     account_phase(e);
     e->n_issued--;
-    *out = (event){.kind = EVENT_STEP, .id = -1, .handle = -1};
-    return !e->told_any;
+    *out = (event){.kind = EVENT_STEP};
+    return !e->reported_any;
 }
 
 bool engine_is_between_steps(const engine *e) {
     const issued_step *s = &e->issued[e->first_issued];
     for (int i = e->next_span; e->has_reply && i < s->n_spans; i++)
-        if (s->spans[i].ends_prompt ||
-            wanted_of(&e->active[s->spans[i].sequence], &s->spans[i]) == WANT_SCORES)
+        if (s->spans[i].ends_prompt || wanted_of(session_of(e, &s->spans[i]), &s->spans[i]) == WANT_SCORES)
             return false;
     return true;
 }
@@ -230,10 +216,10 @@ static bool issue_loads(engine *e) {
     if (!schedule_next_load(e->schedule, &q)) return false;
     begin_step(e, STEP_LOAD);
     do {
-        const active *a = &e->active[q.sequence];
-        e->worker.step.starts[e->worker.step.n_starts++] = (step_start){q.slot, a->sequence_id, a->sampling};
-        e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, a->source};
-        e->loads[q.slot] = (slot_load){q.sequence, comm_size(e->worker.comm), false};
+        session *s = e->sessions[q.sequence];
+        e->worker.step.starts[e->worker.step.n_starts++] = (step_start){q.slot, s->sequence_id, s->sampling};
+        e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, s->source};
+        e->loads[q.slot] = (slot_load){s, comm_size(e->worker.comm), false};
         e->n_loading++;
     } while (schedule_next_load(e->schedule, &q));
     send_step(e);
@@ -247,13 +233,13 @@ static void take_load(engine *e, const note *n, int rank) {
         status_adopt(n->st, n->text);
         if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
         if (!e->load_failure) e->load_failure = mem_copy_text(status_text(), strlen(status_text()));
-        e->failed_load = load->sequence;
+        e->failed_load = load->session;
         load->failed = true;
     }
     if (--load->n_left > 0) return;
     e->n_loading--;
     e->n_unloaded--;
-    if (!load->failed) schedule_loaded(e->schedule, load->sequence);
+    if (!load->failed) schedule_loaded(e->schedule, load->session->handle);
 }
 
 /* Sort what came: loads and signals are the engine's, the rest waits for engine_take_note. */
@@ -272,12 +258,12 @@ static void take_notes(engine *e) {
     }
 }
 
-/* Tell, once, that what is cached could not be loaded. */
-static bool tell_load_failure(engine *e, event *out) {
-    if (!e->load_failure || e->told_load_failure) return false;
-    e->told_load_failure = true;
+/* Report, once, that what is cached could not be loaded. */
+static bool report_load_failure(engine *e, event *out) {
+    if (!e->load_failure || e->reported_load_failure) return false;
+    e->reported_load_failure = true;
     status_adopt(STATUS_REFUSED, e->load_failure);
-    *out = (event){.kind = EVENT_LOAD_FAILED, .id = e->active[e->failed_load].id, .handle = e->failed_load};
+    *out = (event){.kind = EVENT_LOAD_FAILED, .session = e->failed_load};
     return true;
 }
 
@@ -290,12 +276,12 @@ static void wait_for_loads(engine *e) {
 }
 
 bool engine_next(engine *e, event *out) {
-    if (e->to_continue >= 0) schedule_continue(e->schedule, e->to_continue);
-    e->to_continue = -1;
+    if (e->to_continue) schedule_continue(e->schedule, e->to_continue->handle);
+    e->to_continue = NULL;
     for (;;) {
         take_notes(e);
-        if (tell_load_failure(e, out)) return true;
-        if (e->has_reply && tell_event(e, out)) return true;
+        if (report_load_failure(e, out)) return true;
+        if (e->has_reply && report_event(e, out)) return true;
         if (e->n_issued > 0 && take_reply(e, false)) continue;
         if (!e->is_paused && (issue_loads(e) || issue_step(e))) continue;
         if (e->n_issued > 0)
@@ -326,7 +312,7 @@ void engine_stop(engine *e) {
 bool engine_cached_at(const engine *e, int i, engine_cached *out) {
     slot_tokens q;
     if (!schedule_running(e->schedule, i, &q)) return false;
-    *out = (engine_cached){e->active[q.sequence].id, q.sequence, q.slot, q.n_tokens};
+    *out = (engine_cached){e->sessions[q.sequence], q.slot, q.n_tokens};
     return true;
 }
 

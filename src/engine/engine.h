@@ -1,6 +1,6 @@
 /* src/engine/engine.h: a model over all ranks, and the sequences that run through it.
  *
- * Rank 0 submits requests and takes events, one at a time, until there are none; the other ranks serve until
+ * Rank 0 submits sessions and takes events, one at a time, until there are none; the other ranks serve until
  * rank 0 stops them:
  *
  *     engine_open(...)                                  all ranks
@@ -21,6 +21,7 @@
 #include "mpi/transport/transport.h"
 #include "src/base/trace.h"
 #include "src/engine/notes.h"
+#include "src/engine/session.h"
 #include "src/engine/stage.h"
 #include "src/engine/step.h"
 #include "src/engine/step_log.h"
@@ -53,7 +54,7 @@ typedef struct engine_options {
     bool quiet;                  /* no line that says what is loaded */
     const char *save_dir;        /* the snapshot that is written to; NULL: none */
     kv_codec codec;              /* of what is written */
-    const char *load_dir;        /* the snapshot that requests refer to; NULL: none */
+    const char *load_dir;        /* the snapshot that sessions refer to; NULL: none */
     const char *manifest;        /* the n_manifest bytes of its manifest */
     size_t n_manifest;
 } engine_options;
@@ -64,47 +65,33 @@ typedef struct engine_options {
 status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out);
 void engine_close(engine *e); /* Collective. NULL is fine */
 
-typedef struct request {
-    int64_t id;            /* the caller's: in the events of this request */
-    int64_t sequence_id;   /* keys the sampler with options.seed */
-    const int32_t *tokens; /* the prompt, n_tokens > 0; copied */
-    int64_t n_tokens;
-    int64_t max_tokens; /* to generate, >= 0; 0: the prompt is only read */
-    sampling_options sampling;
-    int64_t score_from;  /* >= 0: score the prompt's tokens from this index (at least 1) on; -1: none */
-    int64_t n_generated; /* the prompt's last tokens, which an earlier run generated */
-    int64_t n_cached;    /* the prompt's first tokens, less than all, whose K and V are loaded ... */
-    int64_t source;      /* ... from this sequence of the manifest */
-    bool is_kept;        /* when it is over, its K and V stay until engine_release */
-} request;
-
 typedef enum event_kind {
-    EVENT_TOKEN,       /* a token was chosen */
+    EVENT_TOKEN,       /* a token was chosen, and appended; or none, as no logit is finite: it is over */
     EVENT_SCORES,      /* -log p of some of the prompt's tokens, in order */
     EVENT_READ,        /* the whole prompt was read, and nothing is to be generated */
-    EVENT_STEP,        /* a step of prompts came back, and there is nothing to tell of any request */
-    EVENT_LOAD_FAILED, /* what is cached could not be loaded: status_text() says why. The request stands still
+    EVENT_STEP,        /* a step of prompts came back, and there is nothing to report of any session */
+    EVENT_LOAD_FAILED, /* what is cached could not be loaded: status_text() says why. The session stands still
                         */
 } event_kind;
 
 typedef struct event {
     event_kind kind;
-    int64_t id;            /* the request's */
-    int64_t handle;        /* for engine_finish */
-    bool is_last;          /* the request is over */
+    session *session;      /* NULL: EVENT_STEP */
+    bool is_last;          /* the session is over */
     sampler_choice choice; /* EVENT_TOKEN */
     int64_t n_scores;      /* EVENT_SCORES */
     const float *scores;   /* owned by the engine, until the next call */
 } event;
 
-/* Queue a request whose prompt and max_tokens together are at most longest_tokens. Rank 0. Local. */
-void engine_submit(engine *e, const request *r);
+/* Queue a session that may have at most longest_tokens. Borrowed until it is over, where it is held until
+ * engine_release. Rank 0. Local. */
+void engine_submit(engine *e, session *s);
 
 /* The next event; false when nothing is left. Runs stage 0 meanwhile. Rank 0, while the others serve. */
 bool engine_next(engine *e, event *out);
 
-/* The request of an EVENT_TOKEN that was just returned is over before its max_tokens. Rank 0. Local. */
-void engine_finish(engine *e, int64_t handle);
+/* The session of an EVENT_TOKEN that was just returned is over before its max_tokens. Rank 0. Local. */
+void engine_finish(engine *e, session *s);
 
 /* Was the last event the last one of its step? Rank 0. Local. */
 bool engine_is_between_steps(const engine *e);
@@ -117,9 +104,9 @@ bool engine_stop_wanted(engine *e);
 
 /* ---- saving, on rank 0: src/checkpoint/checkpoint.h does it ---- */
 
-/* A request whose K and V are in the cache, on every rank, once all steps so far are through. */
+/* A session whose K and V are in the cache, on every rank, once all steps so far are through. */
 typedef struct engine_cached {
-    int64_t id, handle;
+    session *session;
     int slot;
     int64_t n_tokens; /* positions [0, n_tokens) */
 } engine_cached;
@@ -140,13 +127,13 @@ void engine_keep_alive(engine *e);
 /* The next NOTE_SEGMENT or NOTE_LOGITS, released with free(); NULL when none has come. Local. */
 note *engine_take_note(engine *e);
 
-/* The K and V of a kept request that is over may go. Local. */
-void engine_release(engine *e, int64_t handle);
+/* The K and V of a held session that is over may go. Local. */
+void engine_release(engine *e, session *s);
 
-/* Is a request waiting for a slot, or for pages? Local. */
+/* Is a session waiting for a slot, or for pages? Local. */
 bool engine_has_waiting(const engine *e);
 
-/* Requests with cached tokens that are not loaded yet. Local. */
+/* Sessions with cached tokens that are not loaded yet. Local. */
 int64_t engine_n_unloaded(const engine *e);
 
 /* Sequences in the cache at most, those that are over too. Local. */

@@ -195,7 +195,6 @@ static void open_stage_0(engine *e) {
     for (int i = 0; i < e->max_in_flight; i++)
         e->issued[i].spans = mem_new(slots, sizeof(planned_span));
     e->loads = mem_new(slots, sizeof *e->loads);
-    e->to_continue = -1;
 }
 
 static status open_pipeline(engine *e) {
@@ -308,9 +307,7 @@ void engine_close(engine *e) {
     weights_close(e->worker.files);
     for (int i = 0; e->issued && i < e->max_in_flight; i++)
         free(e->issued[i].spans);
-    for (int64_t i = 0; i < e->n_active_capacity; i++)
-        free(e->active[i].prompt);
-    free(e->active);
+    free(e->sessions);
     free(e->worker.log.steps);
     free(e->loads);
     free(e->waiting_notes);

@@ -5,19 +5,9 @@
 #include "src/engine/schedule.h"
 #include "src/engine/worker.h"
 
-/* A request that is not over. */
-typedef struct active {
-    int64_t id, sequence_id, n_prompt, max_tokens, n_generated, score_from;
-    sampling_options sampling;
-    int32_t *prompt;
-    int64_t n_cached, source;
-    int32_t next_token; /* to feed, when it decodes */
-    bool is_kept;
-} active;
-
-/* A slot that is being loaded: how many ranks did not tell yet. */
+/* A slot that is being loaded: how many ranks did not report yet. */
 typedef struct slot_load {
-    int64_t sequence;
+    session *session;
     int n_left;
     bool failed;
 } slot_load;
@@ -46,23 +36,23 @@ struct engine {
 
     /* Stage 0 only. */
     schedule *schedule;
-    active *active; /* by the schedule's sequence number */
-    int64_t n_active_capacity;
+    session **sessions; /* by the schedule's sequence number */
+    int64_t session_capacity;
     planned_span *planned;
     issued_step *issued; /* a ring of max_in_flight */
     int first_issued, n_issued;
     int32_t *releases; /* slots to name in the next step */
     int n_releases;
-    int next_span, next_score; /* of the reply in hand: what events were not told yet */
+    int next_span, next_score; /* of the reply in hand: what was not reported yet */
     int next_choice;
-    bool has_reply, told_any; /* of it */
-    int64_t to_continue;      /* the sequence of the event just told, -1: none */
-    slot_load *loads;         /* by slot */
-    int n_loading;            /* slots */
-    int64_t n_unloaded;       /* requests */
+    bool has_reply, reported_any; /* of it */
+    session *to_continue;         /* of the event just reported, where it goes on; NULL: none */
+    slot_load *loads;             /* by slot */
+    int n_loading;                /* slots */
+    int64_t n_unloaded;           /* sessions */
     char *load_failure;
-    int64_t failed_load; /* the sequence it was */
-    bool told_load_failure;
+    session *failed_load;
+    bool reported_load_failure;
     note **waiting_notes;
     int n_waiting_notes;
     bool is_paused, stop_wanted;

@@ -8,7 +8,7 @@
 #include "src/base/status.h"
 
 typedef enum note_kind {
-    NOTE_LOADED,  /* the cached positions of request `number` are in this rank's pages */
+    NOTE_LOADED,  /* the cached positions of the slot `number` are in this rank's pages */
     NOTE_SEGMENT, /* this rank's segment of save `number` is on the disk */
     NOTE_LOGITS,  /* of one sequence of save `number`: float32 [vocab_size] follow the note */
     NOTE_STOP,    /* a signal asked this rank to end the run */

@@ -70,27 +70,6 @@ static status prepare(generation *g) {
 
 /* ---- the run ---- */
 
-/* What is known of a job, generated tokens too, is its prompt for the engine. */
-static void submit(generation *g, engine *e, int64_t i) {
-    job *j = &g->jobs[i];
-    int64_t n_tokens;
-    int32_t *tokens = job_tokens(j, &n_tokens);
-    engine_submit(e, &(request){
-                         .id = i,
-                         .sequence_id = j->sequence_id,
-                         .tokens = tokens,
-                         .n_tokens = n_tokens,
-                         .n_generated = (int64_t)j->generated.n,
-                         .max_tokens = j->max_tokens - (int64_t)j->generated.n,
-                         .sampling = j->sampling,
-                         .score_from = -1,
-                         .n_cached = j->n_cached,
-                         .source = j->n_cached ? g->matches[i].source : -1,
-                         .is_kept = g->save != NULL,
-                     });
-    free(tokens);
-}
-
 void generate_count_failure(generation *g, const job *j) {
     if (j->error && g->n_failed++ == 0) snprintf(g->first_failure, sizeof g->first_failure, "%s", j->error);
 }
@@ -120,10 +99,10 @@ static void end_idle_jobs(generation *g) {
 }
 
 static void take_token(generation *g, engine *e, job *j, const event *ev) {
-    if (j->generated.n == 0) g->summary.first_token_seconds += clock_seconds() - g->begin;
+    if (session_n_generated(&j->session) == 1) g->summary.first_token_seconds += clock_seconds() - g->begin;
     g->decode_done++;
     bool over = job_take_token(j, g->tok, &g->config, &ev->choice, ev->is_last);
-    if (over && !ev->is_last) engine_finish(e, ev->handle);
+    if (over && !ev->is_last) engine_finish(e, ev->session);
     if (over)
         end_job(g, j);
     else if (!g->out)
@@ -148,8 +127,7 @@ static bool take_event(generation *g, engine *e, const event *ev) {
     }
     begin_text(g);
     if (ev->kind == EVENT_STEP) return true;
-    job *j = &g->jobs[ev->id];
-    j->handle = ev->handle;
+    job *j = &g->jobs[ev->session->id];
     if (ev->kind == EVENT_READ) {
         j->finish = FINISH_LENGTH;
         end_job(g, j);
@@ -201,8 +179,12 @@ static status run_stage_0(generation *g, engine *e) {
     g->begin = clock_seconds();
     print_reuse(g);
     end_idle_jobs(g);
-    for (int64_t i = 0; i < g->n_jobs; i++)
-        if (!g->jobs[i].is_over && !g->jobs[i].error) submit(g, e, i);
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        job *j = &g->jobs[i];
+        if (j->is_over || j->error) continue;
+        j->session.is_held = g->save != NULL;
+        engine_submit(e, &j->session);
+    }
     status st = run_events(g, e);
     double before = engine_trace(e)->seconds[REGION_SAVE];
     if (st == STATUS_OK) st = generate_last_save(g, e);

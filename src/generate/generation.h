@@ -48,7 +48,7 @@ typedef struct generation {
     checkpoint *save;  /* NULL: nothing is saved */
     bool save_goes_on; /* it is the snapshot of --resume, and holds something */
     uint64_t batch_digest[2];
-    int64_t *to_release; /* handles whose pages a save still reads */
+    session **to_release; /* whose pages a save still reads */
     int n_to_release;
     double held_pages; /* of each of ... */
     int n_held; /* contexts that are over, and wait in the cache until they are saved: room beside --sequences
@@ -113,7 +113,7 @@ void generate_start_save(generation *g, engine *e, const char *effective_options
 void generate_look_after_saves(generation *g, engine *e);
 
 /* The job is over: its pages go when no save needs them any more. Local. */
-void generate_let_go(generation *g, engine *e, const job *j);
+void generate_let_go(generation *g, engine *e, job *j);
 
 /* Nothing moves: is it because pages must be saved first? Then see to it; false: there is nothing left.
  * Local. */

@@ -43,7 +43,7 @@ static bool is_stop_token(const job *j, int32_t token) {
 }
 
 static void keep_logprobs(job *j, const sampler_choice *choice) {
-    size_t n = j->generated.n, n_top = (size_t)choice->n_top;
+    size_t n = (size_t)session_n_generated(&j->session), n_top = (size_t)choice->n_top;
     j->logprobs = mem_resize(j->logprobs, n, sizeof *j->logprobs);
     int32_t *tokens = mem_new(n_top, sizeof *tokens);
     float *values = mem_new(n_top, sizeof *values);
@@ -65,24 +65,15 @@ bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sa
         j->error = mem_copy_text(text, sizeof text - 1);
         return end_job(j, FINISH_ERROR);
     }
-    token_list_append(&j->generated, choice->token);
-    if (j->sampling.n_logprobs > 0) keep_logprobs(j, choice);
+    if (j->session.sampling.n_logprobs > 0) keep_logprobs(j, choice);
     size_t before = j->text.n;
-    bool ends = !j->sampling.ignore_eos && is_end_token(config, choice->token);
+    bool ends = !j->session.sampling.ignore_eos && is_end_token(config, choice->token);
     bool stops = !ends && is_stop_token(j, choice->token);
     if (!ends && !stops) text_stream_push(tok, &j->stream, choice->token, &j->text);
     if (ends || stops || is_last) text_stream_flush(tok, &j->stream, &j->text);
     if (cut_at_stop(j, before) || stops) return end_job(j, FINISH_STOP);
     if (ends) return end_job(j, FINISH_EOS);
     return is_last ? end_job(j, FINISH_LENGTH) : false;
-}
-
-int32_t *job_tokens(const job *j, int64_t *n_tokens) {
-    int32_t *tokens = mem_new(j->prompt.n + j->generated.n, sizeof *tokens);
-    if (j->prompt.n) memcpy(tokens, j->prompt.ids, j->prompt.n * sizeof *tokens);
-    if (j->generated.n) memcpy(tokens + j->prompt.n, j->generated.ids, j->generated.n * sizeof *tokens);
-    *n_tokens = (int64_t)(j->prompt.n + j->generated.n);
-    return tokens;
 }
 
 void job_print_text(job *j, FILE *to) {
@@ -97,6 +88,8 @@ void job_print_text(job *j, FILE *to) {
 }
 
 status job_write_result(const job *j, results *out) {
+    const session *s = &j->session;
+    const int32_t *generated = s->tokens.ids ? s->tokens.ids + s->n_prompt : NULL;
     text_buffer text = {0};
     text_append(&text, j->echo.data, j->echo.n);
     if (j->text.n) text_append(&text, j->text.data, j->text.n);
@@ -107,10 +100,10 @@ status job_write_result(const job *j, results *out) {
         .error = j->error,
         .text = text.data,
         .n_text = text.n,
-        .tokens = j->generated.ids,
-        .n_tokens = j->generated.n,
-        .prompt_tokens = j->tells_prompt ? j->prompt.ids : NULL,
-        .n_prompt_tokens = j->prompt.n,
+        .tokens = generated,
+        .n_tokens = (size_t)session_n_generated(s),
+        .prompt_tokens = j->tells_prompt ? s->tokens.ids : NULL,
+        .n_prompt_tokens = (size_t)s->n_prompt,
         .logprobs = j->logprobs,
     };
     status st = results_write(out, &line);
@@ -119,7 +112,7 @@ status job_write_result(const job *j, results *out) {
 }
 
 void job_free(job *j) {
-    for (size_t i = 0; j->logprobs && i < j->generated.n; i++) {
+    for (int64_t i = 0; j->logprobs && i < session_n_generated(&j->session); i++) {
         free((void *)j->logprobs[i].top_tokens);
         free((void *)j->logprobs[i].top_logprobs);
     }
@@ -128,11 +121,10 @@ void job_free(job *j) {
     free(j->logprobs);
     free(j->id);
     free(j->error);
-    free(j->prompt.ids);
     free(j->echo.data);
     free(j->stop_tokens.ids);
     free(j->prompt_text.data);
-    free(j->generated.ids);
+    session_free(&j->session);
     text_stream_free(&j->stream);
     free(j->text.data);
 }
@@ -141,7 +133,7 @@ void job_empty(job *j) {
     job over = {.is_over = true,
                 .was_written = j->was_written,
                 .line = j->line,
-                .handle = j->handle,
+                .session = {.id = j->session.id, .handle = j->session.handle},
                 .finish = j->finish};
     job_free(j);
     *j = over;

@@ -75,7 +75,7 @@ static void part_doubles(generation *g) {
     for (int64_t i = 1; i < g->n_jobs; i++) {
         n_before = strcmp(sorted[i]->id, sorted[i - 1]->id) ? 0 : n_before + 1;
         if (n_before == 0) continue;
-        sorted[i]->sequence_id = sequence_id(sorted[i]->id, n_before);
+        sorted[i]->session.sequence_id = sequence_id(sorted[i]->id, n_before);
         n_doubled += n_before == 1;
         if (!first) first = sorted[i];
     }
@@ -91,7 +91,9 @@ job *generate_add_job(generation *g) {
     if ((g->n_jobs & (g->n_jobs - 1)) == 0) /* room doubles */
         g->jobs = mem_resize(g->jobs, 2 * (size_t)g->n_jobs + 1, sizeof *g->jobs);
     job *j = &g->jobs[g->n_jobs++];
-    *j = (job){.stream.skip_special = true, .line = g->options->input ? g->n_jobs - 1 : -1, .handle = -1};
+    *j = (job){.stream.skip_special = true, .line = g->options->input ? g->n_jobs - 1 : -1};
+    j->session = session_new(NULL, 0);
+    j->session.id = g->n_jobs - 1;
     return j;
 }
 
@@ -143,33 +145,35 @@ static status encode_prompt(generation *g, const char *text, size_t n, prompt_sp
                    piece.data);
         free(piece.data);
     }
-    if (special == SPECIAL_MISSING) return tokenizer_encode_prompt(g->tok, text, n, &j->prompt);
-    return tokenizer_encode(g->tok, text, n, special == SPECIAL_ALL, &j->prompt);
+    if (special == SPECIAL_MISSING) return tokenizer_encode_prompt(g->tok, text, n, &j->session.tokens);
+    return tokenizer_encode(g->tok, text, n, special == SPECIAL_ALL, &j->session.tokens);
 }
 
 status generate_check_job(generation *g, job *j) {
-    if (j->prompt.n == 0) return status_refuse("the prompt is empty");
-    for (size_t i = 0; i < j->prompt.n; i++)
-        if (j->prompt.ids[i] < 0 || j->prompt.ids[i] >= g->config.vocab_size)
+    session *s = &j->session;
+    if (s->tokens.n == 0) return status_refuse("the prompt is empty");
+    for (size_t i = 0; i < s->tokens.n; i++)
+        if (s->tokens.ids[i] < 0 || s->tokens.ids[i] >= g->config.vocab_size)
             return status_refuse("token %d of the prompt is %d, but the model has tokens 0 to %d", (int)i,
-                                 j->prompt.ids[i], g->config.vocab_size - 1);
+                                 s->tokens.ids[i], g->config.vocab_size - 1);
     for (size_t i = 0; i < j->stop_tokens.n; i++)
         if (j->stop_tokens.ids[i] >= g->config.vocab_size)
             return status_refuse("stop_token_ids: there is no token %d, but 0 to %d", j->stop_tokens.ids[i],
                                  g->config.vocab_size - 1);
-    int64_t n = (int64_t)j->prompt.n, least = j->sampling.max_tokens > 0 ? 1 : 0;
+    int64_t n = (int64_t)s->tokens.n, least = s->sampling.max_tokens > 0 ? 1 : 0;
     if (n + least > g->context)
         return status_refuse(
             "the prompt has %lld tokens, but the context holds %lld%s: shorten it or raise --context",
             (long long)n, (long long)g->context, least ? " with at least one to generate" : "");
-    j->max_tokens = j->sampling.max_tokens;
-    if (n + j->max_tokens > g->context) {
-        j->max_tokens = g->context - n;
+    s->n_prompt = n;
+    s->max_tokens = s->sampling.max_tokens;
+    if (n + s->max_tokens > g->context) {
+        s->max_tokens = g->context - n;
         g->summary.clipped_context = true;
     }
-    j->sequence_id = sequence_id(j->id, 0);
-    j->is_kept = j->line < 0 || j->max_tokens == 0;
-    text_stream_begin_behind(g->tok, &j->stream, j->prompt.ids, j->prompt.n);
+    s->sequence_id = sequence_id(j->id, 0);
+    j->is_kept = j->line < 0 || s->max_tokens == 0;
+    text_stream_begin_behind(g->tok, &j->stream, s->tokens.ids, s->tokens.n);
     return STATUS_OK;
 }
 
@@ -181,7 +185,7 @@ static status read_single(generation *g) {
     if (st == STATUS_OK) {
         job *j = generate_add_job(g);
         j->id = mem_copy_text("0", 1);
-        st = choose_sampling(g, &j->sampling);
+        st = choose_sampling(g, &j->session.sampling);
         if (o->echo) text_append(&j->echo, text.data, text.n);
         if (st == STATUS_OK) st = take_default_stops(g, j);
         if (st == STATUS_OK) st = encode_prompt(g, text.data, text.n, SPECIAL_MISSING, j);
@@ -198,7 +202,7 @@ static void take_line(generation *g, const char *file, prompt_line *line) {
     j->error = line->error;
     line->id = line->error = NULL;
     if (j->error) return;
-    j->sampling = line->sampling;
+    j->session.sampling = line->sampling;
     j->tells_prompt = line->tells_prompt;
     status st = line->has_stops ? take_stops(g, j, (const char *const *)line->stops, line->n_stops)
                                 : take_default_stops(g, j);
@@ -206,7 +210,7 @@ static void take_line(generation *g, const char *file, prompt_line *line) {
         token_list_append(&j->stop_tokens, line->stop_tokens[i]);
     if (st == STATUS_OK && line->text) st = encode_prompt(g, line->text, line->n_text, line->special, j);
     for (size_t i = 0; !line->text && i < line->n_tokens; i++)
-        token_list_append(&j->prompt, line->tokens[i]);
+        token_list_append(&j->session.tokens, line->tokens[i]);
     if (st == STATUS_OK) st = generate_check_job(g, j);
     if (st != STATUS_OK) {
         status_at(st, "%s: line %lld", file, (long long)line->line);
@@ -215,7 +219,7 @@ static void take_line(generation *g, const char *file, prompt_line *line) {
         if (line->text)
             text_append(&j->echo, line->text, line->n_text);
         else
-            tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &j->echo);
+            tokenizer_decode(g->tok, j->session.tokens.ids, j->session.tokens.n, true, &j->echo);
     }
 }
 
@@ -255,12 +259,13 @@ void generate_add_up(generation *g) {
     for (int64_t i = 0; i < g->n_jobs; i++) {
         const job *j = &g->jobs[i];
         if (j->error || j->is_over) continue;
-        int64_t all = (int64_t)j->prompt.n + j->max_tokens;
+        const session *s = &j->session;
+        int64_t all = session_most_tokens(s);
         if (all > g->longest_tokens) g->longest_tokens = all;
-        g->prompt_tokens += (int64_t)j->prompt.n;
-        g->max_new_tokens += j->max_tokens - (int64_t)j->generated.n;
-        g->known_tokens += (int64_t)(j->prompt.n + j->generated.n);
-        g->reused_tokens += j->n_cached;
+        g->prompt_tokens += s->n_prompt;
+        g->max_new_tokens += s->max_tokens - session_n_generated(s);
+        g->known_tokens += (int64_t)s->tokens.n;
+        g->reused_tokens += s->n_cached;
         pages[g->n_runnable++] = kv_pages_for(all, (int)g->options->page_tokens);
     }
     qsort(pages, (size_t)g->n_runnable, sizeof *pages, by_size_down);

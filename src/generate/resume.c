@@ -107,11 +107,11 @@ status generate_take_past_prompt(generation *g) {
     job *j = generate_add_job(g);
     j->id = mem_copy_text(q->id, strlen(q->id));
     j->id_is_json = q->id_is_json;
-    j->sampling = generate_override_sampling(g->options, q->sampling);
+    j->session.sampling = generate_override_sampling(g->options, q->sampling);
     take_stops(j, q);
     if (g->options->echo) text_append(&j->echo, q->prompt_text, (size_t)q->n_prompt_text);
     for (int64_t i = 0; i < q->n_prompt; i++)
-        token_list_append(&j->prompt, q->tokens[i]);
+        token_list_append(&j->session.tokens, q->tokens[i]);
     return generate_check_job(g, j);
 }
 
@@ -122,17 +122,18 @@ static void digest_batch(generation *g) {
     XXH3_128bits_reset(hash);
     for (int64_t i = 0; i < g->n_jobs; i++) {
         const job *j = &g->jobs[i];
-        const sampling_options *s = &j->sampling;
+        const session *q = &j->session;
+        const sampling_options *s = &q->sampling;
         const double reals[] = {s->temperature, s->top_p, s->min_p, s->repetition_penalty};
-        const int64_t integers[] = {s->top_k,      s->seed,    j->max_tokens,        s->n_logprobs,
-                                    s->ignore_eos, j->n_stops, (int64_t)j->prompt.n, j->error != NULL};
+        const int64_t integers[] = {s->top_k,      s->seed,    q->max_tokens,        s->n_logprobs,
+                                    s->ignore_eos, j->n_stops, (int64_t)q->tokens.n, j->error != NULL};
         XXH3_128bits_update(hash, j->id, strlen(j->id) + 1);
         XXH3_128bits_update(hash, reals, sizeof reals);
         XXH3_128bits_update(hash, integers, sizeof integers);
         for (int k = 0; k < j->n_stops; k++)
             XXH3_128bits_update(hash, j->stops[k], strlen(j->stops[k]) + 1);
         XXH3_128bits_update(hash, j->stop_tokens.ids, j->stop_tokens.n * sizeof *j->stop_tokens.ids);
-        if (j->prompt.n) XXH3_128bits_update(hash, j->prompt.ids, j->prompt.n * sizeof *j->prompt.ids);
+        if (q->tokens.n) XXH3_128bits_update(hash, q->tokens.ids, q->tokens.n * sizeof(int32_t));
     }
     XXH128_hash_t digest = XXH3_128bits_digest(hash);
     g->batch_digest[0] = digest.high64;
@@ -155,16 +156,17 @@ static bool is_continuation(const generation *g, const job *j, const manifest_se
     bool same_place = j->line < 0 ? q->line < 0 : g->continues_batch && q->line == j->line;
     bool without_prompt = !g->options->prompt && !g->options->prompt_file && !g->options->input;
     if (!same_place || q->n_stops != j->n_stops) return false;
-    if (!without_prompt && !same_draws(&j->sampling, &q->sampling)) return false;
-    if (j->sampling.n_logprobs != q->sampling.n_logprobs) return false;
+    if (!without_prompt && !same_draws(&j->session.sampling, &q->sampling)) return false;
+    if (j->session.sampling.n_logprobs != q->sampling.n_logprobs) return false;
     for (int i = 0; i < q->n_stops; i++)
         if (strcmp(q->stops[i], j->stops[i]) != 0) return false;
     if (!same_tokens(q->stop_tokens, q->n_stop_tokens, &j->stop_tokens)) return false;
-    return same_tokens(q->tokens, q->n_prompt, &j->prompt);
+    return same_tokens(q->tokens, q->n_prompt, &j->session.tokens);
 }
 
 /* Let the job live again through what was generated for it. */
 static void replay(generation *g, job *j, const manifest_sequence *q) {
+    session *s = &j->session;
     for (int64_t i = q->n_prompt; i < q->n_tokens && !j->is_over; i++) {
         sampler_choice choice = {.token = q->tokens[i]};
         const manifest_logprob *l = q->n_logprobs ? &q->logprobs[(i - q->n_prompt) * q->n_logprobs] : NULL;
@@ -173,14 +175,16 @@ static void replay(generation *g, job *j, const manifest_sequence *q) {
             choice.top_tokens[choice.n_top] = l[k].token;
             choice.top_logprobs[choice.n_top++] = l[k].logprob;
         }
-        if ((int64_t)j->generated.n == j->max_tokens) break;
-        job_take_token(j, g->tok, &g->config, &choice, (int64_t)j->generated.n + 1 == j->max_tokens);
+        if (session_n_generated(s) == s->max_tokens) break;
+        token_list_append(&s->tokens, choice.token);
+        job_take_token(j, g->tok, &g->config, &choice, session_n_generated(s) == s->max_tokens);
     }
 }
 
 static int64_t common_tokens(const job *j, const manifest_sequence *q) {
-    int64_t n = q->n_tokens < (int64_t)j->prompt.n ? q->n_tokens : (int64_t)j->prompt.n, i = 0;
-    while (i < n && j->prompt.ids[i] == q->tokens[i])
+    const session *s = &j->session;
+    int64_t n = q->n_tokens < s->n_prompt ? q->n_tokens : s->n_prompt, i = 0;
+    while (i < n && s->tokens.ids[i] == q->tokens[i])
         i++;
     int64_t saved = manifest_kv_tokens(q);
     return i < saved ? i : saved;
@@ -201,10 +205,11 @@ static int64_t find_beginning(const generation *g, const job *j, int64_t *n_toke
 
 /* The last row is always computed: its logits choose the next token. */
 static void reuse(generation *g, int64_t index, past_match match) {
-    job *j = &g->jobs[index];
-    int64_t n_known = (int64_t)(j->prompt.n + j->generated.n);
-    j->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
-    if (j->n_cached < LEAST_REUSED_TOKENS) j->n_cached = 0;
+    session *s = &g->jobs[index].session;
+    int64_t n_known = (int64_t)s->tokens.n;
+    s->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
+    if (s->n_cached < LEAST_REUSED_TOKENS) s->n_cached = 0;
+    s->source = s->n_cached > 0 ? match.source : -1;
     g->matches[index] = match;
 }
 
@@ -213,7 +218,7 @@ static void match_job(generation *g, int64_t index) {
     for (int64_t i = g->past.n_sequences - 1; i >= 0; i--) {
         const manifest_sequence *q = &g->past.sequences[i];
         if (!is_continuation(g, j, q)) continue;
-        j->sequence_id = q->sequence_id;
+        j->session.sequence_id = q->sequence_id;
         replay(g, j, q);
         reuse(g, index, (past_match){i, manifest_kv_tokens(q), true});
         return;

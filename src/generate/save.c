@@ -36,9 +36,10 @@ static checkpoint_fate fate_of(void *context, int64_t id) {
 
 static void describe_logprobs(const job *j, manifest_sequence *out) {
     if (!j->logprobs) return;
-    out->n_logprobs = 1 + j->sampling.n_logprobs;
-    out->logprobs = mem_new(j->generated.n * (size_t)out->n_logprobs, sizeof *out->logprobs);
-    for (size_t i = 0; i < j->generated.n; i++) {
+    size_t n = (size_t)session_n_generated(&j->session);
+    out->n_logprobs = 1 + j->session.sampling.n_logprobs;
+    out->logprobs = mem_new(n * (size_t)out->n_logprobs, sizeof *out->logprobs);
+    for (size_t i = 0; i < n; i++) {
         const result_logprob *l = &j->logprobs[i];
         manifest_logprob *to = &out->logprobs[i * (size_t)out->n_logprobs];
         to[0] = (manifest_logprob){l->token, l->logprob};
@@ -51,17 +52,20 @@ static void describe_logprobs(const job *j, manifest_sequence *out) {
 static void describe(void *context, int64_t id, manifest_sequence *out) {
     generation *g = context;
     job *j = &g->jobs[id];
+    const session *s = &j->session;
     if (!j->prompt_text.data) {
         text_append(&j->prompt_text, "", 0);
-        tokenizer_decode(g->tok, j->prompt.ids, j->prompt.n, true, &j->prompt_text);
+        tokenizer_decode(g->tok, s->tokens.ids, (size_t)s->n_prompt, true, &j->prompt_text);
     }
     *out = (manifest_sequence){
         .id = mem_copy_text(j->id, strlen(j->id)),
         .id_is_json = j->id_is_json,
         .line = j->line,
-        .sequence_id = j->sequence_id,
-        .n_prompt = (int64_t)j->prompt.n,
-        .sampling = j->sampling,
+        .sequence_id = s->sequence_id,
+        .n_prompt = s->n_prompt,
+        .n_tokens = (int64_t)s->tokens.n,
+        .tokens = mem_new(s->tokens.n, sizeof(int32_t)),
+        .sampling = s->sampling,
         .n_stops = j->n_stops,
         .is_over = j->is_over,
         .finish = j->finish,
@@ -71,7 +75,7 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
         .n_text = (int64_t)j->text.n,
         .n_stop_tokens = (int64_t)j->stop_tokens.n,
     };
-    out->tokens = job_tokens(j, &out->n_tokens);
+    memcpy(out->tokens, s->tokens.ids, s->tokens.n * sizeof *out->tokens);
     for (int i = 0; i < j->n_stops; i++)
         out->stops[i] = mem_copy_text(j->stops[i], strlen(j->stops[i]));
     out->stop_tokens = mem_new(j->stop_tokens.n, sizeof *out->stop_tokens);
@@ -126,7 +130,7 @@ void generate_plan_held(generation *g) {
         const job *j = &g->jobs[i];
         if (j->error || j->is_over) continue;
         n_kept += j->is_kept;
-        n_pages += kv_pages_for((int64_t)j->prompt.n + j->max_tokens, (int)o->page_tokens);
+        n_pages += kv_pages_for(session_most_tokens(&j->session), (int)o->page_tokens);
     }
     kv_format page = model_kv_format(c, o->precision, (int)o->page_tokens);
     const double each = (double)n_pages / (double)g->n_runnable,
@@ -217,23 +221,23 @@ static void release_pages(generation *g, engine *e) {
     g->n_to_release = 0;
     engine_cached q;
     for (int i = 0; engine_cached_at(e, i, &q);) {
-        const job *j = &g->jobs[q.id];
-        if (j->is_over && j->is_kept && checkpoint_has(g->save, q.id, q.n_tokens))
-            engine_release(e, q.handle);
+        const job *j = &g->jobs[q.session->id];
+        if (j->is_over && j->is_kept && checkpoint_has(g->save, q.session->id, q.n_tokens))
+            engine_release(e, q.session);
         else
             i++;
     }
 }
 
-void generate_let_go(generation *g, engine *e, const job *j) {
-    if (!g->save || j->handle < 0) return;
+void generate_let_go(generation *g, engine *e, job *j) {
+    if (!g->save || j->session.handle < 0) return;
     if (j->is_kept && !j->error) return; /* after it is saved */
     if (!checkpoint_reads(g->save, j - g->jobs)) {
-        engine_release(e, j->handle);
+        engine_release(e, &j->session);
         return;
     }
     g->to_release = mem_resize(g->to_release, (size_t)g->n_to_release + 1, sizeof *g->to_release);
-    g->to_release[g->n_to_release++] = j->handle;
+    g->to_release[g->n_to_release++] = &j->session;
 }
 
 void generate_look_after_saves(generation *g, engine *e) {
@@ -265,14 +269,14 @@ static void wait_for_save(generation *g, engine *e) {
 static void give_up_kept(generation *g, engine *e) {
     engine_cached q;
     for (int i = 0; engine_cached_at(e, i, &q);) {
-        job *j = &g->jobs[q.id];
+        job *j = &g->jobs[q.session->id];
         if (!j->is_over) {
             i++;
             continue;
         }
         j->is_kept = false;
         g->n_given_up++;
-        engine_release(e, q.handle);
+        engine_release(e, q.session);
     }
 }
 

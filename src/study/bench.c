@@ -102,9 +102,9 @@ static void end_part(bench *b, profile *add_to) {
 static double time_prefill(bench *b, int64_t n_tokens, int64_t depth, profile *where) {
     int64_t n = depth + n_tokens, read = 0, timed_from = 0;
     double begin = begin_part(b);
-    engine_submit(
-        b->engine,
-        &(request){.tokens = b->tokens, .n_tokens = n, .sampling = sampling_defaults(), .score_from = n});
+    session prompt = session_new(b->tokens, n);
+    prompt.score_from = n;
+    engine_submit(b->engine, &prompt);
     for (event ev; engine_next(b->engine, &ev);) {
         if (ev.kind == EVENT_STEP) continue;
         read += engine_chunk_rows(b->engine, read);
@@ -113,11 +113,8 @@ static double time_prefill(bench *b, int64_t n_tokens, int64_t depth, profile *w
         timed_from = read;
     }
     end_part(b, where);
+    session_free(&prompt);
     return (clock_seconds() - begin) * (double)n_tokens / (double)(n - timed_from);
-}
-
-static void submit_decodes(bench *b, int64_t depth, int64_t n) {
-    run_submit_decodes(b->engine, b->tokens, depth, n, decode_tokens(b, depth, n));
 }
 
 /* Seconds for DECODE_TOKENS of each of n sequences behind `depth` tokens, one part after another of the same
@@ -126,12 +123,12 @@ static void time_decode(bench *b, int64_t depth, int64_t n, double *seconds, pro
     int64_t n_started = 0, n_tokens = 0, n_parts = 0;
     double begin = 0;
     bool *started = mem_new((size_t)n, sizeof *started);
-    submit_decodes(b, depth, n);
+    session *all = run_submit_decodes(b->engine, b->tokens, depth, n, decode_tokens(b, depth, n));
     for (event ev; engine_next(b->engine, &ev);) {
         if (ev.kind == EVENT_STEP || n_parts == b->options->repeats) continue;
         if (n_started < n) {
-            if (!started[ev.id]) n_started++;
-            started[ev.id] = true;
+            if (!started[ev.session->id]) n_started++;
+            started[ev.session->id] = true;
             if (n_started == n) begin = begin_part(b);
         } else if (++n_tokens == DECODE_TOKENS * n) {
             end_part(b, where);
@@ -141,6 +138,7 @@ static void time_decode(bench *b, int64_t depth, int64_t n, double *seconds, pro
         }
     }
     free(started);
+    sessions_free(all, n);
 }
 
 /* ---- the tables ---- */

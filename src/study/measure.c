@@ -117,29 +117,33 @@ static void run_all(measurement *m) {
 }
 
 static void read_prompt(measurement *m) {
-    engine_submit(m->engine, &(request){
-                                 .tokens = m->tokens,
-                                 .n_tokens = m->chunks.ends[m->chunks.n - 1],
-                                 .sampling = sampling_defaults(),
-                                 .score_from = -1,
-                             });
+    session prompt = session_new(m->tokens, m->chunks.ends[m->chunks.n - 1]);
+    engine_submit(m->engine, &prompt);
     run_all(m);
+    session_free(&prompt);
 }
 
-static void submit_decodes(measurement *m, int64_t depth, int64_t n) {
-    run_submit_decodes(m->engine, m->tokens, depth, n, decode_tokens(m, depth, n));
+static session *submit_decodes(measurement *m, int64_t depth, int64_t n) {
+    return run_submit_decodes(m->engine, m->tokens, depth, n, decode_tokens(m, depth, n));
+}
+
+static void time_decodes(measurement *m, int64_t depth, int64_t n) {
+    session *all = submit_decodes(m, depth, n);
+    run_all(m);
+    sessions_free(all, n);
 }
 
 /* One sequence from token to token: beside what the ranks do, that holds what is between them. */
 static void time_tokens(measurement *m) {
     double last = 0;
-    submit_decodes(m, 0, 1);
+    session *one = submit_decodes(m, 0, 1);
     for (event ev; engine_next(m->engine, &ev);) {
         if (ev.kind != EVENT_TOKEN) continue;
         double now = clock_seconds();
         if (last > 0) m->token_seconds[m->n_tokens++] = now - last;
         last = now;
     }
+    sessions_free(one, 1);
 }
 
 static void warm_up(measurement *m) {
@@ -151,16 +155,11 @@ static void run_stage_0(measurement *m) {
     int64_t most = m->options->sequences;
     for (int64_t i = 0; i < m->options->repeats; i++)
         read_prompt(m);
-    for (int i = 0; i < m->depths.n; i++) {
-        submit_decodes(m, m->depths.at[i], 1);
-        run_all(m);
-    }
-    for (int i = 0; i < m->batch_depths.n; i++) {
-        for (int64_t n = 2; n < 2 * most; n *= 2) {
-            submit_decodes(m, m->batch_depths.at[i], n < most ? n : most);
-            run_all(m);
-        }
-    }
+    for (int i = 0; i < m->depths.n; i++)
+        time_decodes(m, m->depths.at[i], 1);
+    for (int i = 0; i < m->batch_depths.n; i++)
+        for (int64_t n = 2; n < 2 * most; n *= 2)
+            time_decodes(m, m->batch_depths.at[i], n < most ? n : most);
     time_tokens(m);
     engine_stop(m->engine);
 }

@@ -91,40 +91,38 @@ static status prepare(scoring *s) {
     return STATUS_OK;
 }
 
-static void submit_windows(const scoring *s, engine *e) {
-    token_list window = {0};
+static session *submit_windows(const scoring *s, engine *e) {
+    session *windows = mem_new((size_t)s->n_windows, sizeof *windows);
     for (int64_t i = 0; i < s->n_windows; i++) {
-        window.n = 0;
-        if (s->begin_token >= 0) token_list_append(&window, s->begin_token);
+        session *q = &windows[i];
+        *q = session_new(&s->begin_token, s->begin_token >= 0);
         for (int64_t k = i * s->stride; k < window_end(s, i); k++)
-            token_list_append(&window, s->text.ids[k]);
-        engine_submit(e, &(request){
-                             .id = i,
-                             .tokens = window.ids,
-                             .n_tokens = (int64_t)window.n,
-                             .sampling = sampling_defaults(),
-                             .score_from = score_from(s, i),
-                         });
+            token_list_append(&q->tokens, s->text.ids[k]);
+        q->n_prompt = (int64_t)q->tokens.n;
+        q->id = i;
+        q->score_from = score_from(s, i);
+        engine_submit(e, q);
     }
-    free(window.ids);
+    return windows;
 }
 
 static void run_stage_0(scoring *s, engine *e) {
     int64_t all = 0;
     for (int64_t i = 0; i < s->n_windows; i++)
         all += window_end(s, i) - i * s->stride + (s->begin_token >= 0);
-    submit_windows(s, e);
+    session *windows = submit_windows(s, e);
     progress bar = progress_begin(all, 0);
     for (event ev; engine_next(e, &ev);) {
         for (int64_t i = 0; i < ev.n_scores; i++) {
             double nll = (double)ev.scores[i];
-            s->window_sums[ev.id] += nll;
-            s->window_squares[ev.id] += nll * nll;
+            s->window_sums[ev.session->id] += nll;
+            s->window_squares[ev.session->id] += nll * nll;
         }
         s->n_scored += ev.n_scores;
         progress_update(&bar, engine_get_times(e).prompt_tokens, 0);
     }
     progress_end(&bar);
+    sessions_free(windows, s->n_windows);
     engine_stop(e);
 }
 
