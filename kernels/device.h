@@ -76,7 +76,7 @@ typedef struct qkv_weights {
 
 /* How the token behind a row is chosen. */
 typedef struct row_sampling {
-    const sampling_options *options; /* temperature to repetition_penalty; NULL: no token is wanted */
+    const sampling_options *options; /* NULL: no token is wanted */
     const uint32_t *seen;            /* host memory; the token_set that the penalty is for; NULL: none */
     double u;                        /* above 0, below 1: where the draw falls */
 } row_sampling;
@@ -84,8 +84,9 @@ typedef struct row_sampling {
 /* The token, or -1 when no logit is finite, and what its probability follows from. */
 typedef struct row_choice {
     int32_t token;
-    float logit;        /* the token's, before penalty and temperature */
-    float max, log_sum; /* the row's largest logit, and log(sum(exp(logit - max))), 0 for an infinite max */
+    float logit; /* the token's, before penalty and temperature; -infinity: there is none */
+    double
+        log_norm; /* log(sum(exp(logits))), infinite as the largest is; 0 where options ask for no logprobs */
 } row_choice;
 
 typedef struct device_ops {
@@ -187,13 +188,15 @@ typedef struct device_ops {
     void (*attend)(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
 
     /* What is wanted of n (at most DEVICE_TOP_ROWS) rows of logits [n, V], so that these need not leave the
-     * device; results are there after sync. All are NULL where the device's memory is the host's. A NaN
-     * counts as absent.
+     * device; results are there after sync. A NaN counts as absent.
      *
-     * choose: a token of each row, as sampler_choose (src/model/sampler.h) chooses it, but that the draw goes
-     * through the tokens left by the filters in the order of their ids. Probabilities are float32 with at
-     * most 40 binary digits behind the point; their sums are exact. host_choices[n]; those of rows that want
-     * no token are undefined.
+     * choose: a token of each row, of those with finite logits. In the order of Hugging Face: repetition
+     * penalty (float32, and kept finite), temperature, top_k, top_p, min_p, then the draw at u. Temperature 0
+     * takes the largest logit; equal logits are ranked by smaller id. host_choices[n]; those of rows that
+     * want no token are undefined. How probabilities are added up, and the order in which the draw goes
+     * through the tokens that are left, are the backend's own:
+     *   CPU   float64; from the likeliest token on, or by id where no filter is set
+     *   CUDA  float32 with at most 40 binary digits behind the point, sums exact; by id
      * score: host_scores[n] = -log p(host_targets[n]); undefined where a target is negative.
      * top_logits: the k (1 to DEVICE_MAX_TOP) largest finite logits with their ids, in falling order, equal
      * ones by rising id; where a row has fewer than k, the rest have id -1. host_values, host_ids [n, k]. */
@@ -273,3 +276,6 @@ const char *cpu_device_isa(const device *dev);
 
 /* Bytes that a matrix of this shape takes on a CPU device, and at most on any other: for plans. */
 size_t cpu_matrix_bytes(precision precision, int64_t n_rows, int64_t n_cols);
+
+/* The same of the scratch of choose for a vocabulary of V: at most. */
+size_t cpu_choose_bytes(int V);

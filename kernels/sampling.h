@@ -9,7 +9,7 @@
 
 enum { SAMPLING_MAX_LOGPROBS = 20 };
 
-/* Filters apply in this order: repetition penalty, temperature, top_k, top_p, min_p. */
+/* How they apply: op choose (kernels/device.h). */
 typedef struct sampling_options {
     double temperature;        /* 0 .. 100; 0 takes the likeliest token */
     int64_t top_k;             /* 0 .. 2^31 - 1 likeliest tokens stay; 0: all */

@@ -1,15 +1,25 @@
-/* Tokens and scores that a device finds in rows of logits (operations choose and score), against a plain sort
- * in float64, on every device that has them. */
+/* Tokens, scores and largest logits that a device finds in rows of logits (operations choose, score and
+ * top_logits), against a plain sort in float64, on every kind of device that is here. */
 #include <float.h>
-#include <stdio.h>
 
 #include "kernels/token_set.h"
 #include "tests/device_arrays.h"
 
 enum { MANY_ROWS = DEVICE_TOP_ROWS };
 
-/* How far sums of the device's probabilities may be off, as a share of all. */
-static const double SHARE = 1e-5;
+/* What is a backend's own (kernels/device.h), and how far it may be off. */
+typedef struct draw_traits {
+    double share;         /* sums of probabilities, as a share of all */
+    double log_norm;      /* relative to 1 + it */
+    double score;         /* the same */
+    bool likeliest_first; /* the draw, where a filter is set; otherwise by id */
+} draw_traits;
+
+static const draw_traits traits_of_kind[N_DEVICE_KINDS] = {
+    [DEVICE_CPU] = {1e-10, 1e-12, 0x1.01p-24, true}, /* scores are rounded to float32 */
+    [DEVICE_CUDA] = {1e-5, 1e-6, 1e-6, false},
+};
+static draw_traits traits; /* of the device under test */
 
 /* ---- the reference ---- */
 
@@ -20,11 +30,12 @@ typedef struct candidate {
     bool is_doubtful; /* whether it is left is a question of rounding */
 } candidate;
 
-/* The tokens that the filters leave, and doubtful ones, by id. */
+/* The tokens that the filters leave, and doubtful ones, in the order of the draw. */
 typedef struct distribution {
     int n;
     candidate *items;
     double all, in_doubt; /* mass of those that are left, and of those in doubt */
+    bool is_filtered;
 } distribution;
 
 static int best_first(const void *a, const void *b) {
@@ -51,7 +62,9 @@ static void sort_row(const row_sampling *row, const float *logits, int V, distri
         if (isfinite(logits[id]))
             d->items[d->n++] = (candidate){.logit = penalised(row, id, logits[id]), .id = id};
     qsort(d->items, (size_t)d->n, sizeof *d->items, best_first);
-    if (o->top_k > 0 && o->top_k < d->n) d->n = (int)o->top_k;
+    const bool is_cut = o->top_k > 0 && o->top_k < d->n;
+    d->is_filtered = is_cut || o->top_p < 1 || o->min_p > 0;
+    if (is_cut) d->n = (int)o->top_k;
     if (o->temperature <= 0 && d->n > 0) d->n = 1;
     for (int i = 0; i < d->n; i++) {
         candidate *c = &d->items[i];
@@ -71,8 +84,8 @@ static distribution reference(const row_sampling *row, const float *logits, int 
     for (int i = 0; i < d.n; i++) {
         candidate c = d.items[i];
         bool is_out = i > 0 && (before >= top_p * within || c.mass < o->min_p);
-        double off = top_p < 1 ? fabs(before - top_p * within) : within;
-        c.is_doubtful = i > 0 && (off < SHARE * within || fabs(c.mass - o->min_p) < SHARE * o->min_p);
+        double off = top_p < 1 ? fabs(before - top_p * within) : within, share = traits.share;
+        c.is_doubtful = i > 0 && (off < share * within || fabs(c.mass - o->min_p) < share * o->min_p);
         before += c.mass;
         if (c.is_doubtful) d.in_doubt += c.mass;
         if (!is_out) d.all += c.mass;
@@ -81,13 +94,13 @@ static distribution reference(const row_sampling *row, const float *logits, int 
         d.items[n++] = c;
     }
     d.n = n;
-    qsort(d.items, (size_t)d.n, sizeof *d.items, by_id);
+    if (!traits.likeliest_first || !d.is_filtered) qsort(d.items, (size_t)d.n, sizeof *d.items, by_id);
     return d;
 }
 
 /* Whether the draw at u may have come to this token. */
 static bool can_be(const distribution *d, double u, int32_t token) {
-    double sum = 0, slack = SHARE * d->all + 2 * d->in_doubt;
+    double sum = 0, slack = traits.share * d->all + 2 * d->in_doubt;
     for (int i = 0; i < d->n; i++) {
         sum += d->items[i].mass;
         if (d->items[i].id == token)
@@ -96,15 +109,14 @@ static bool can_be(const distribution *d, double u, int32_t token) {
     return token == -1 && d->n == 0;
 }
 
-static double log_sum_of(const float *logits, int V, double *max) {
-    double sum = 0;
-    *max = -INFINITY;
+static double log_norm_of(const float *logits, int V) {
+    double max = -INFINITY, sum = 0;
     for (int i = 0; i < V; i++)
-        if ((double)logits[i] > *max) *max = (double)logits[i];
-    if (isinf(*max)) return 0;
+        if ((double)logits[i] > max) max = (double)logits[i];
+    if (isinf(max)) return max;
     for (int i = 0; i < V; i++)
-        if (!isnan(logits[i])) sum += exp((double)logits[i] - *max);
-    return log(sum);
+        if (!isnan(logits[i])) sum += exp((double)logits[i] - max);
+    return max + log(sum);
 }
 
 /* ---- rows ---- */
@@ -144,6 +156,7 @@ static void fill_rows(rows *r, uint64_t *seed, int n, int V) {
         if (i & 2) o->top_p = 0.05 + 0.94 * uniform(seed);
         if (i & 4) o->min_p = 0.3 * uniform(seed);
         if (i & 8) o->repetition_penalty = 0.5 + 1.5 * uniform(seed);
+        if (i % 3) o->n_logprobs = 1;
         r->seen[i] = mem_new(token_set_words(V), sizeof(uint32_t));
         for (int id = 0; id < V; id++)
             if (harness_random(seed) % 4 == 0) token_set_add(r->seen[i], id);
@@ -170,13 +183,14 @@ static row_choice choose_one(device *dev, const float *logits, int V, const row_
 static void check_choice(const rows *r, int i, const row_choice *got) {
     const float *logits = r->logits + (size_t)i * (size_t)r->V;
     distribution d = reference(&r->sampling[i], logits, r->V);
-    double max, log_sum = log_sum_of(logits, r->V, &max);
+    bool is_told = r->options[i].n_logprobs > 0;
+    double log_norm = is_told ? log_norm_of(logits, r->V) : 0;
+    double slack = is_told && isfinite(log_norm) ? traits.log_norm * (1 + fabs(log_norm)) : 0;
     CHECK_CASE(can_be(&d, r->sampling[i].u, got->token), "V %d row %d: token %d of %d", r->V, i, got->token,
                d.n);
-    CHECK_CASE((double)got->max == max && fabs((double)got->log_sum - log_sum) < 1e-6 * (1 + log_sum),
-               "V %d row %d: max %g, log sum %g for %g", r->V, i, (double)got->max, (double)got->log_sum,
-               log_sum);
-    if (got->token >= 0) CU_ASSERT(got->logit == logits[got->token]);
+    CHECK_CASE(got->log_norm == log_norm || fabs(got->log_norm - log_norm) < slack,
+               "V %d row %d: log norm %g for %g", r->V, i, got->log_norm, log_norm);
+    CU_ASSERT(got->logit == (got->token < 0 ? -INFINITY : logits[got->token]));
     free(d.items);
 }
 
@@ -197,12 +211,16 @@ static void check_rows(device *dev, uint64_t *seed, int n, int V) {
     free_rows(&r);
 }
 
-/* ---- tests: each on every device that chooses ---- */
+/* ---- tests: each on every kind of device ---- */
 
 /* Precision is nothing to these operations. */
 static void on_devices(void (*body)(device *dev)) {
-    device *dev = NULL;
-    if (CHECK_OK(device_open(DEVICE_CUDA, 0, PRECISION_BF16, 1, &dev))) {
+    const device_kind kinds[] = {DEVICE_CPU, DEVICE_CUDA};
+    for (int i = 0; i < 2; i++) {
+        device *dev = NULL;
+        if (device_count(kinds[i], NULL) < 1) continue;
+        if (!CHECK_OK(device_open(kinds[i], 0, PRECISION_BF16, 3, &dev))) continue;
+        traits = traits_of_kind[kinds[i]];
         body(dev);
         close_device(dev);
     }
@@ -242,7 +260,8 @@ static void check_frequencies_of(device *dev, const rows *r, int i) {
     }
     distribution d = reference(&r->sampling[i], r->logits + (size_t)i * V, r->V);
     for (int k = 0; k < d.n; k++) {
-        double expected = DRAWS * d.items[k].mass / d.all, slack = DRAWS * (SHARE + 2 * d.in_doubt / d.all);
+        double expected = DRAWS * d.items[k].mass / d.all;
+        double slack = DRAWS * (traits.share + 2 * d.in_doubt / d.all);
         n_wrong += fabs(counts[d.items[k].id] - expected) > 1 + slack;
         n_out += counts[d.items[k].id];
     }
@@ -313,11 +332,13 @@ static void check_special(device *dev) {
     all[2].top_k = 2;
     all[3].top_p = 0.9;
     all[4].min_p = 0.5;
+    for (int k = 0; k < 5; k++)
+        all[k].n_logprobs = 1;
     const float none[] = {NAN, NAN, -INFINITY}, one[] = {NAN, -7, -INFINITY}, high[] = {1, INFINITY, 1.5f};
     const float widest[] = {FLT_MAX, -FLT_MAX, 0};
     for (int k = 0; k < 5; k++) {
         row_choice c = choose_one(dev, none, 3, &(row_sampling){&all[k], NULL, 0.5});
-        CU_ASSERT(c.token == -1 && c.max == -INFINITY && c.log_sum == 0);
+        CU_ASSERT(c.token == -1 && c.log_norm == -INFINITY);
         CU_ASSERT(choose_one(dev, none, 1, &(row_sampling){&all[k], NULL, 0.5}).token == -1);
         for (double u = 0x1p-33; u < 1; u += 0.124) {
             CU_ASSERT(token_of(dev, one, 3, &all[k], u) == 1);
@@ -327,7 +348,7 @@ static void check_special(device *dev) {
         }
     }
     row_choice c = choose_one(dev, high, 3, &(row_sampling){&all[0], NULL, 0.5});
-    CU_ASSERT(c.token == 2 && c.logit == 1.5f && c.max == INFINITY && c.log_sum == 0);
+    CU_ASSERT(c.token == 2 && c.logit == 1.5f && c.log_norm == INFINITY);
 }
 
 static void test_special(void) {
@@ -380,8 +401,8 @@ static void check_scores_of(device *dev, uint64_t *seed, int n, int V) {
     for (int i = 0; i < n; i++) {
         if (targets[i] < 0) continue;
         const float *row = host + (size_t)i * (size_t)V;
-        double max, log_sum = log_sum_of(row, V, &max), want = max + log_sum - (double)row[targets[i]];
-        double bound = 1e-6 * (1 + fabs(want));
+        double log_norm = log_norm_of(row, V), want = log_norm - (double)row[targets[i]];
+        double bound = traits.score * (1 + fabs(want));
         CHECK_CASE(isfinite(want) ? fabs((double)scores[i] - want) < bound
                    : isnan(want)  ? isnan(scores[i])
                                   : (double)scores[i] == want,
@@ -403,6 +424,43 @@ static void check_scores(device *dev) {
 
 static void test_scores(void) {
     on_devices(check_scores);
+}
+
+/* The largest finite logits, equal ones by id, and no more than there are. */
+static void check_top_of(device *dev, uint64_t *seed, int n, int V, int k) {
+    rows r;
+    fill_rows(&r, seed, n, V);
+    float *logits = array_new(dev, r.logits, (size_t)n * (size_t)V * sizeof *logits);
+    float *values = mem_new((size_t)(n * k), sizeof *values);
+    int32_t *ids = mem_new((size_t)(n * k), sizeof *ids);
+    const sampling_options all = drawing(1);
+    dev->ops->top_logits(dev, logits, n, V, k, values, ids);
+    CHECK_OK(dev->ops->sync(dev));
+    for (int i = 0; i < n; i++) {
+        distribution d;
+        int n_wrong = 0;
+        sort_row(&(row_sampling){.options = &all}, r.logits + (size_t)i * (size_t)V, V, &d);
+        for (int at = 0; at < k; at++)
+            n_wrong += at < d.n ? ids[i * k + at] != d.items[at].id || values[i * k + at] != d.items[at].logit
+                                : ids[i * k + at] != -1;
+        CHECK_CASE(n_wrong == 0, "V %d row %d: %d of %d differ", V, i, n_wrong, k);
+        free(d.items);
+    }
+    dev->ops->release(dev, logits);
+    free(values);
+    free(ids);
+    free_rows(&r);
+}
+
+static void check_top(device *dev) {
+    const int sizes[][3] = {{1, 8, 3}, {7, 64, 7}, {255, 64, DEVICE_MAX_TOP}, {4097, 16, 1}, {32000, 16, 20}};
+    uint64_t seed = 5;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        check_top_of(dev, &seed, sizes[i][1], sizes[i][0], sizes[i][2]);
+}
+
+static void test_top(void) {
+    on_devices(check_top);
 }
 
 static void check_unwanted(device *dev) {
@@ -430,17 +488,9 @@ static void test_unwanted(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"sizes and filters", test_sizes},
-                           {"frequencies", test_frequencies},
-                           {"ties", test_ties},
-                           {"special rows", test_special},
-                           {"extremes", test_extremes},
-                           {"scores", test_scores},
-                           {"unwanted rows", test_unwanted},
-                           CU_TEST_INFO_NULL};
-    if (device_count(DEVICE_CUDA, NULL) == 0) {
-        printf("skipped  device choose: no GPU here\n");
-        return 77;
-    }
+    CU_TestInfo tests[] = {
+        {"sizes and filters", test_sizes}, {"frequencies", test_frequencies}, {"ties", test_ties},
+        {"special rows", test_special},    {"extremes", test_extremes},       {"scores", test_scores},
+        {"largest logits", test_top},      {"unwanted rows", test_unwanted},  CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "device choose", tests);
 }

@@ -75,58 +75,41 @@ static void make_sequences(void) {
 
 /* ---- the plain way ---- */
 
-/* One row of the head at a time. The device answers where it can: its arithmetic is its own. */
-typedef struct plain_head {
-    model *model;
-    const float *x;
-    float *logits; /* host memory */
-    sampler *draws;
-} plain_head;
-
-static void choose_plainly(const plain_head *h, const row_sampling *row, int64_t id, int64_t pos,
-                           sampler_choice *out) {
+/* One row of the head at a time. */
+static void choose_plainly(model *m, const float *x, const row_sampling *row, sampler_choice *out) {
     const int32_t first = 0;
-    if (!model_answers(h->model)) {
-        CHECK_OK(model_logits(h->model, h->x, &first, 1, h->logits));
-        sampler_choose(h->draws, row->options, id, pos, row->seen, h->logits, out);
-        return;
-    }
-    const model_answer *a = model_get_answer(h->model);
-    model_head(h->model, h->x, &first, 1);
-    model_choose(h->model, 1, row);
-    model_find_top(h->model, 1, SAMPLING_MAX_LOGPROBS);
-    CHECK_OK(model_sync(h->model));
+    const model_answer *a = model_get_answer(m);
+    model_head(m, x, &first, 1);
+    model_choose(m, 1, row);
+    model_find_top(m, 1, SAMPLING_MAX_LOGPROBS);
+    CHECK_OK(model_sync(m));
     sampler_finish(row->options, &a->choices[0], a->top_values, a->top_ids, out);
 }
 
-static float score_plainly(const plain_head *h, int32_t target) {
+static float score_plainly(model *m, const float *x, int32_t target) {
     const int32_t first = 0;
-    if (!model_answers(h->model)) {
-        CHECK_OK(model_logits(h->model, h->x, &first, 1, h->logits));
-        return (float)sampler_nll(h->logits, config.vocab_size, target);
-    }
-    model_head(h->model, h->x, &first, 1);
-    model_score(h->model, 1, &target);
-    CHECK_OK(model_sync(h->model));
-    return model_get_answer(h->model)->scores[0];
+    model_head(m, x, &first, 1);
+    model_score(m, 1, &target);
+    CHECK_OK(model_sync(m));
+    return model_get_answer(m)->scores[0];
 }
 
-static void run_plainly(const plain_head *head, kv_cache *kv, float *x, sequence *s, int64_t id) {
+static void run_plainly(model *m, kv_cache *kv, float *x, sequence *s, int64_t id) {
     uint32_t *seen = calloc(token_set_words(config.vocab_size), sizeof *seen);
     int32_t token = s->prompt[0];
     for (int pos = 0; pos < s->n_prompt + N_NEW - 1; pos++) {
         token_set_add(seen, token);
         kv_cache_extend(kv, 0, pos, pos + 1);
         span row = {0, 1, pos, 0, pos >= s->n_prompt};
-        model_embed(head->model, &token, 1, x);
-        model_forward(head->model, kv, 1, &row, 1, x);
+        model_embed(m, &token, 1, x);
+        model_forward(m, kv, 1, &row, 1, x);
         if (pos + 1 < s->n_prompt) {
             token = s->prompt[pos + 1];
-            s->scores[pos + 1] = score_plainly(head, token);
+            s->scores[pos + 1] = score_plainly(m, x, token);
         } else {
             sampler_choice *want = &s->want[pos + 1 - s->n_prompt];
             row_sampling asked = sampler_row(&s->sampling, id, pos + 1, seen);
-            choose_plainly(head, &asked, id, pos + 1, want);
+            choose_plainly(m, x, &asked, want);
             token = want->token;
         }
     }
@@ -158,12 +141,8 @@ static void make_reference(void) {
         CHECK_OK(dev->ops->alloc(dev, (size_t)config.d_model * sizeof(float), &x)) &&
         CHECK_OK(model_open(&config, all, 1, files, dev, &t, NULL, &m)) &&
         CHECK_OK(kv_cache_open(dev, &shape, &kv))) {
-        float *logits = calloc((size_t)config.vocab_size, sizeof *logits);
-        const plain_head head = {m, x, logits, sampler_open(config.vocab_size)};
         for (int i = 0; i < n_used(0, N_SEQUENCES); i++)
-            run_plainly(&head, kv, x, &sequences[i], 1000 + i);
-        sampler_close(head.draws);
-        free(logits);
+            run_plainly(m, kv, x, &sequences[i], 1000 + i);
     }
     kv_cache_close(kv);
     model_close(m);

@@ -1,4 +1,6 @@
-/* tests/test_sampler.c: the filters against a plain sort, the draws against their probabilities. */
+/* tests/test_sampler.c: the filters against a plain sort, the draws against their probabilities: what the
+ * sampler asks of a device and makes of its answer, with the CPU for the device. */
+#include <float.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -69,13 +71,32 @@ static sampling_options drawing(double temperature) {
     return o;
 }
 
+static device *cpu;
+
+static sampler_choice sample(int V, const sampling_options *o, int64_t id, int64_t pos, const uint32_t *seen,
+                             const float *logits) {
+    row_sampling row = sampler_row(o, id, pos, seen);
+    row_choice found;
+    float values[SAMPLING_MAX_LOGPROBS];
+    int32_t ids[SAMPLING_MAX_LOGPROBS];
+    sampler_choice choice;
+    cpu->ops->choose(cpu, logits, 1, V, &row, &found);
+    if (o->n_logprobs > 0) cpu->ops->top_logits(cpu, logits, 1, V, (int)o->n_logprobs, values, ids);
+    CHECK_OK(cpu->ops->sync(cpu));
+    sampler_finish(o, &found, values, ids, &choice);
+    return choice;
+}
+
 static int32_t choose(int V, const sampling_options *o, int64_t id, int64_t pos, const uint32_t *seen,
                       const float *logits) {
-    sampler *s = sampler_open(V);
-    sampler_choice choice;
-    sampler_choose(s, o, id, pos, seen, logits, &choice);
-    sampler_close(s);
-    return choice.token;
+    return sample(V, o, id, pos, seen, logits).token;
+}
+
+static float score(const float *logits, int V, int32_t target) {
+    float found = NAN;
+    cpu->ops->score(cpu, logits, 1, V, &target, &found);
+    CHECK_OK(cpu->ops->sync(cpu));
+    return found;
 }
 
 static double uniform(uint64_t *state) {
@@ -198,13 +219,8 @@ static void draws_have_their_probabilities(void) {
         make_logits(&state, V, logits, seen);
         sampling_options o = make_options(&state, V);
         reference(&o, seen, logits, V, &d);
-        sampler *s = sampler_open(V);
-        for (int pos = 0; pos < N_DRAWS; pos++) {
-            sampler_choice choice;
-            sampler_choose(s, &o, 3, pos, seen, logits, &choice);
-            counts[choice.token]++;
-        }
-        sampler_close(s);
+        for (int pos = 0; pos < N_DRAWS; pos++)
+            counts[choose(V, &o, 3, pos, seen, logits)]++;
         double deviations = chi_square_deviations(&d, counts, N_DRAWS);
         worst = fmax(worst, deviations);
         CU_ASSERT(deviations < 4);
@@ -215,25 +231,18 @@ static void draws_have_their_probabilities(void) {
 static void draws_depend_on_seed_sequence_and_position_only(void) {
     float logits[100] = {0};
     sampling_options o = drawing(1);
-    sampler *s = sampler_open(100);
-    sampler_choice a, b;
-    sampler_choose(s, &o, 10, 20, NULL, logits, &a);
+    const int32_t token = choose(100, &o, 10, 20, NULL, logits);
     int same[3] = {0};
     for (int i = 1; i <= 300; i++) {
         sampling_options other = o;
         other.seed = i;
-        sampler_choose(s, &other, 10, 20, NULL, logits, &b);
-        same[0] += a.token == b.token;
-        sampler_choose(s, &o, 10 + i, 20, NULL, logits, &b);
-        same[1] += a.token == b.token;
-        sampler_choose(s, &o, 10, 20 + i, NULL, logits, &b);
-        same[2] += a.token == b.token;
-        sampler_choose(s, &o, 10, 20, NULL, logits, &b);
-        CU_ASSERT(a.token == b.token);
+        same[0] += choose(100, &other, 10, 20, NULL, logits) == token;
+        same[1] += choose(100, &o, 10 + i, 20, NULL, logits) == token;
+        same[2] += choose(100, &o, 10, 20 + i, NULL, logits) == token;
+        CU_ASSERT(choose(100, &o, 10, 20, NULL, logits) == token);
     }
     for (int i = 0; i < 3; i++)
         CU_ASSERT(same[i] < 15); /* 3 of 300 are expected */
-    sampler_close(s);
 }
 
 /* A penalty that leaves the range of floats. */
@@ -363,6 +372,7 @@ static double exact_nll(const float *logits, int V, int target) {
     return (double)(max + logl(sum) - logits[target]);
 }
 
+/* Exact but for the last rounding, to float32. */
 static void likelihoods(void) {
     uint64_t state = 4;
     float logits[MAX_V];
@@ -372,12 +382,14 @@ static void likelihoods(void) {
         for (int i = 0; i < V; i++)
             logits[i] = offset + 4 * harness_random_normal(&state);
         int32_t target = (int32_t)pick(&state, V);
-        CU_ASSERT(fabs(sampler_nll(logits, V, target) - exact_nll(logits, V, target)) < 1e-10);
+        double exact = exact_nll(logits, V, target);
+        CU_ASSERT(fabs((double)score(logits, V, target) - exact) <
+                  1e-10 + fabs(exact) * (double)FLT_EPSILON / 2);
     }
-    CU_ASSERT(sampler_nll((float[]){3}, 1, 0) == 0);
-    CU_ASSERT(fabs(sampler_nll((float[]){2, 2, 2, 2}, 4, 3) - log(4)) < 1e-15);
-    CU_ASSERT(sampler_nll((float[]){0, -INFINITY}, 2, 1) == INFINITY);
-    CU_ASSERT(fabs(sampler_nll((float[]){0, NAN, 0}, 3, 0) - log(2)) < 1e-15);
+    CU_ASSERT(score((float[]){3}, 1, 0) == 0);
+    CU_ASSERT(score((float[]){2, 2, 2, 2}, 4, 3) == (float)log(4));
+    CU_ASSERT(score((float[]){0, -INFINITY}, 2, 1) == INFINITY);
+    CU_ASSERT(score((float[]){0, NAN, 0}, 3, 0) == (float)log(2));
 }
 
 /* They are the model's own: neither temperature nor filters change them. */
@@ -392,10 +404,7 @@ static void logprobs_of_the_choice(void) {
         sampling_options o = make_options(&state, V), plain = drawing(1);
         if (round % 4 == 0) o.temperature = 0;
         o.n_logprobs = 1 + pick(&state, SAMPLING_MAX_LOGPROBS);
-        sampler *s = sampler_open(V);
-        sampler_choice choice;
-        sampler_choose(s, &o, 1, round, seen, logits, &choice);
-        sampler_close(s);
+        sampler_choice choice = sample(V, &o, 1, round, seen, logits);
         reference(&plain, NULL, logits, V, &all);
         CU_ASSERT(choice.n_top == (o.n_logprobs < all.n ? o.n_logprobs : all.n));
         CU_ASSERT(fabs((double)choice.logprob + exact_nll(logits, V, choice.token)) < 1e-5);
@@ -405,12 +414,7 @@ static void logprobs_of_the_choice(void) {
         }
     }
     sampling_options o = drawing(0);
-    sampler *s = sampler_open(2);
-    sampler_choice choice = {.n_top = 7};
-    sampler_choose(s, &o, 0, 0, NULL, (float[]){0, 1}, &choice);
-    CU_ASSERT(choice.n_top == 0);
-    sampler_close(s);
-    sampler_close(NULL);
+    CU_ASSERT(sample(2, &o, 0, 0, NULL, (float[]){0, 1}).n_top == 0);
 }
 
 /* ---- what a device is asked, and its answer ---- */
@@ -426,52 +430,22 @@ static void rows_for_a_device(void) {
     CU_ASSERT(sampler_row(&o, 10, 20, seen).seen == seen && sampler_row(&o, 10, 20, NULL).seen == NULL);
 }
 
-/* The largest finite logits, as op top_logits gives them, and the sums of op choose. */
-static void answer_as_device(const float *logits, int V, int32_t token, row_choice *found, float *values,
-                             int32_t *ids) {
-    distribution all;
-    sampling_options plain = drawing(1);
-    double sum = 0;
-    reference(&plain, NULL, logits, V, &all);
-    for (int i = 0; i < all.n; i++)
-        sum += exp(all.items[i].logit - all.items[0].logit);
-    for (int i = 0; i < SAMPLING_MAX_LOGPROBS; i++) {
-        values[i] = i < all.n ? (float)all.items[i].logit : -INFINITY;
-        ids[i] = i < all.n ? all.items[i].token : -1;
-    }
-    *found = (row_choice){token, logits[token], (float)all.items[0].logit, (float)log(sum)};
-}
-
-/* The same logprobs as from all logits, but for rounding. */
+/* The probabilities of an answer, whichever way it was found. */
 static void answers_of_a_device(void) {
-    uint64_t state = 21;
-    float logits[MAX_V], values[SAMPLING_MAX_LOGPROBS];
-    int32_t ids[SAMPLING_MAX_LOGPROBS];
-    uint32_t seen[SET_WORDS];
-    for (int round = 0; round < 200; round++) {
-        int V = 1 + (int)pick(&state, round % 5 ? 15 : MAX_V), n_wrong = 0;
-        make_logits(&state, V, logits, seen);
-        sampling_options o = make_options(&state, V);
-        o.n_logprobs = pick(&state, SAMPLING_MAX_LOGPROBS + 1);
-        sampler *s = sampler_open(V);
-        sampler_choice want, got;
-        row_choice found;
-        sampler_choose(s, &o, 1, round, seen, logits, &want);
-        sampler_close(s);
-        answer_as_device(logits, V, want.token, &found, values, ids);
-        sampler_finish(&o, &found, values, ids, &got);
-        n_wrong += got.token != want.token || got.n_top != want.n_top;
-        n_wrong += fabs((double)got.logprob - (double)want.logprob) > 1e-5;
-        for (int i = 0; i < want.n_top; i++)
-            n_wrong += got.top_tokens[i] != want.top_tokens[i] ||
-                       fabs((double)got.top_logprobs[i] - (double)want.top_logprobs[i]) > 1e-5;
-        CU_ASSERT(n_wrong == 0);
-    }
     sampling_options o = drawing(1);
-    sampler_choice none;
-    o.n_logprobs = 2;
-    sampler_finish(&o, &(row_choice){-1, -INFINITY, INFINITY, 0}, values, ids, &none);
-    CU_ASSERT(none.token == -1 && none.n_top == 0 && none.logprob == 0);
+    const row_choice found = {7, 1.5f, 3.25};
+    const float values[] = {2.25f, 1.5f, -INFINITY};
+    const int32_t ids[] = {4, 7, -1};
+    sampler_choice out;
+    sampler_finish(&o, &found, NULL, NULL, &out);
+    CU_ASSERT(out.token == 7 && out.n_top == 0 && out.logprob == 0);
+    o.n_logprobs = 3; /* there are but two */
+    sampler_finish(&o, &found, values, ids, &out);
+    CU_ASSERT(out.token == 7 && out.n_top == 2 && out.logprob == -1.75f);
+    CU_ASSERT(out.top_tokens[0] == 4 && out.top_logprobs[0] == -1 && out.top_tokens[1] == 7 &&
+              out.top_logprobs[1] == -1.75f);
+    sampler_finish(&o, &(row_choice){-1, -INFINITY, INFINITY}, values, ids, &out);
+    CU_ASSERT(out.token == -1 && out.n_top == 0 && out.logprob == 0);
 }
 
 int main(int argc, char **argv) {
@@ -494,5 +468,8 @@ int main(int argc, char **argv) {
         {"answers of a device", answers_of_a_device},
         CU_TEST_INFO_NULL,
     };
-    return harness_run(&argc, &argv, "sampler", tests);
+    if (cpu_device_open(PRECISION_F32, 1, NULL, &cpu) != STATUS_OK) return EXIT_FAILURE;
+    int code = harness_run(&argc, &argv, "sampler", tests);
+    cpu->ops->close(cpu);
+    return code;
 }

@@ -184,7 +184,7 @@ static void check_kept(fixture *f, bool on_device) {
 
 static void check_stage(const tested *t) {
     fixture f;
-    const bool on_device = t->dev->ops->choose != NULL;
+    const bool on_device = !t->dev->host_memory;
     count_copies(t->dev);
     if (open_fixture(&f, t->dev)) {
         check_answers(&f, on_device);

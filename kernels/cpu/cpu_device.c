@@ -159,6 +159,9 @@ static const device_ops cpu_ops = {
     .kv_append = cpu_kv_append,
     .attend = cpu_attend,
     .add_bias = cpu_add_bias,
+    .choose = cpu_choose,
+    .score = cpu_score,
+    .top_logits = cpu_top_logits,
     .gather_rows = cpu_gather_rows,
 };
 

@@ -22,6 +22,12 @@ static inline cpu_device *cpu_device_of(device *dev) {
     return (cpu_device *)dev;
 }
 
+/* Threads for a loop over n_values numbers: waking them costs more than a small loop. */
+static inline int cpu_threads_for(const cpu_device *dev, size_t n_values) {
+    enum { SMALL = 16384 };
+    return n_values < SMALL ? 1 : dev->n_threads;
+}
+
 /* Cache-line aligned memory, in huge pages where it is large; released with free(). NULL, with the bytes
  * wanted in the status text, when the machine has not that much. */
 void *cpu_memory_new(size_t bytes);
@@ -50,5 +56,12 @@ void cpu_kv_append(device *dev, const attention_shape *shape, const qkv_weights 
 /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
 void cpu_swiglu(cpu_device *dev, const float *gate_up, int T, int F, void *y);
 void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);
+
+void cpu_choose(device *dev, const float *logits, int n, int V, const row_sampling *host_rows,
+                row_choice *host_choices);
+void cpu_score(device *dev, const float *logits, int n, int V, const int32_t *host_targets,
+               float *host_scores);
+void cpu_top_logits(device *dev, const float *logits, int n, int V, int k, float *host_values,
+                    int32_t *host_ids);
 
 void cpu_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);

@@ -4,23 +4,17 @@
 
 #include "kernels/cpu/cpu_device.h"
 
-/* Threads for a loop over n_values numbers: waking them costs more than a small loop. */
-static int threads_for(const cpu_device *dev, size_t n_values) {
-    enum { SMALL = 16384 };
-    return n_values < SMALL ? 1 : dev->n_threads;
-}
-
 void cpu_rmsnorm(device *base, const float *x, const float *weight, float eps, int T, int D, void *y) {
     const cpu_device *dev = cpu_device_of(base);
     size_t n = (size_t)D, y_bytes = n * dtype_bytes(base->act);
-#pragma omp parallel for num_threads(threads_for(dev, (size_t)T *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads_for(dev, (size_t)T *n)) schedule(static)
     for (int t = 0; t < T; t++)
         dev->kernels->rmsnorm(x + (size_t)t * n, weight, eps, D, (char *)y + (size_t)t * y_bytes);
 }
 
 void cpu_add_bias(device *base, const float *bias, int T, int N, float *y) {
     size_t n = (size_t)N;
-#pragma omp parallel for num_threads(threads_for(cpu_device_of(base), (size_t)T *n)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads_for(cpu_device_of(base), (size_t)T *n)) schedule(static)
     for (int t = 0; t < T; t++)
         for (size_t i = 0; i < n; i++)
             y[(size_t)t * n + i] += bias[i];
@@ -30,7 +24,7 @@ void cpu_swiglu(cpu_device *dev, const float *gate_up, int T, int F, void *y) {
     enum { CHUNK = 1024 }; /* so that one long row is work for several threads */
     int n_chunks = (F + CHUNK - 1) / CHUNK;
     size_t width = (size_t)F, y_bytes = dtype_bytes(dev->base.act);
-#pragma omp parallel for num_threads(threads_for(dev, (size_t)T *width)) schedule(static) collapse(2)
+#pragma omp parallel for num_threads(cpu_threads_for(dev, (size_t)T *width)) schedule(static) collapse(2)
     for (int t = 0; t < T; t++)
         for (int chunk = 0; chunk < n_chunks; chunk++) {
             size_t first = (size_t)chunk * CHUNK;
@@ -70,7 +64,7 @@ static int rows_of_step(const cpu_device *dev) {
 void cpu_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, float *cos_sin) {
     const cpu_device *dev = cpu_device_of(base);
     int half = head_dim / 2, T = rows_of_step(dev);
-#pragma omp parallel for num_threads(threads_for(dev, (size_t)T *(size_t)head_dim * 16)) schedule(static)
+#pragma omp parallel for num_threads(cpu_threads_for(dev, (size_t)T *(size_t)head_dim * 16)) schedule(static)
     for (int t = 0; t < T; t++) {
         const span *s = span_of_row(dev, t);
         double pos = (double)(s->pos0 + (t - s->row0));
@@ -99,7 +93,7 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
     int H = shape->n_heads, G = shape->n_kv_heads, K = shape->head_dim, heads = H + 2 * G;
     int T = rows_of_step(dev);
     size_t width = (size_t)K;
-#pragma omp parallel for num_threads(threads_for(dev, (size_t)(T * heads) * width)) schedule(static)         \
+#pragma omp parallel for num_threads(cpu_threads_for(dev, (size_t)(T * heads) * width)) schedule(static)     \
     collapse(2)
     for (int t = 0; t < T; t++)
         for (int head = 0; head < heads; head++) {

@@ -33,7 +33,6 @@ struct stage {
     slot_state *slots;
     span *spans;
     head_row *head_rows;
-    sampler *sampler;
     int n_slots;
     bool keeps_logits;
     stage_seconds *seconds; /* NULL: nobody asks */
@@ -53,7 +52,6 @@ stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, u
         .slots = mem_new((size_t)n_slots, sizeof(slot_state)),
         .spans = mem_new((size_t)n_slots, sizeof(span)),
         .head_rows = mem_new((size_t)max_rows, sizeof(head_row)),
-        .sampler = slice_has_head(s) ? sampler_open(config->vocab_size) : NULL,
         .n_slots = n_slots,
     };
     return g;
@@ -66,7 +64,6 @@ void stage_close(stage *g) {
     free(g->slots);
     free(g->spans);
     free(g->head_rows);
-    sampler_close(g->sampler);
     free(g);
 }
 
@@ -206,21 +203,7 @@ static void take_answers(const stage *g, const head_row *wanted, int n, int k, s
     }
 }
 
-/* The same from logits in host memory. */
-static void find_answers(const stage *g, const head_row *wanted, int n, step_reply *reply) {
-    for (int i = 0; i < n; i++) {
-        const head_row *h = &wanted[i];
-        const slot_state *slot = slot_of(g, h);
-        const float *logits = model_host_logits(g->model, i);
-        if (h->target != NO_TARGET)
-            reply->scores[reply->n_scores++] = (float)sampler_nll(logits, g->config->vocab_size, h->target);
-        if (wants_token(h))
-            sampler_choose(g->sampler, &slot->sampling, slot->sequence_id, next_pos(h), slot->seen, logits,
-                           &reply->choices[reply->n_choices++]);
-    }
-}
-
-/* Up to HEAD_ROWS rows of the head. */
+/* Up to HEAD_ROWS rows of the head. What a device does while it is waited for is mostly the head. */
 static status answer_rows(stage *g, const head_row *wanted, int n, const float *x, step_reply *reply) {
     int32_t rows[HEAD_ROWS];
     region before = trace_enter(g->trace, REGION_HEAD);
@@ -228,12 +211,12 @@ static status answer_rows(stage *g, const head_row *wanted, int n, const float *
         rows[i] = wanted[i].row;
     model_head(g->model, x, rows, n);
     if (g->keeps_logits) keep_logits(g, wanted, n);
-    bool on_device = model_answers(g->model);
-    int k = on_device ? ask(g, wanted, n) : 0;
+    trace_enter(g->trace, REGION_SAMPLE);
+    int k = ask(g, wanted, n);
+    trace_enter(g->trace, REGION_HEAD);
     status st = model_sync(g->model);
     trace_enter(g->trace, REGION_SAMPLE);
-    if (st == STATUS_OK && on_device) take_answers(g, wanted, n, k, reply);
-    if (st == STATUS_OK && !on_device) find_answers(g, wanted, n, reply);
+    if (st == STATUS_OK) take_answers(g, wanted, n, k, reply);
     trace_enter(g->trace, before);
     return st;
 }

@@ -11,8 +11,9 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
     model_widths w = model_get_widths(c);
     uint64_t floats = rows * (uint64_t)(w.wide + c->head_dim);
     uint64_t acts = rows * (uint64_t)(w.act + w.narrow);
-    if (slice_has_head(s)) floats += (uint64_t)HEAD_ROWS * (uint64_t)(c->vocab_size + c->d_model);
-    return floats * sizeof(float) + acts * act;
+    if (!slice_has_head(s)) return floats * sizeof(float) + acts * act;
+    floats += (uint64_t)HEAD_ROWS * (uint64_t)(c->vocab_size + c->d_model);
+    return floats * sizeof(float) + acts * act + cpu_choose_bytes(c->vocab_size);
 }
 
 model_cost model_rows_cost(const model_config *c, slice s, precision prec, int64_t history, int64_t n_rows) {
@@ -49,8 +50,7 @@ status model_take_workspace(model *m) {
         m->head_rows = take(m, (size_t)HEAD_ROWS * (size_t)m->config.d_model, sizeof(float), &st);
         m->logits = take(m, n_logits, sizeof(float), &st);
         void *answer = NULL;
-        if (st == STATUS_OK && m->dev->ops->choose)
-            st = m->dev->ops->alloc_host(m->dev, sizeof *m->answer, &answer);
+        if (st == STATUS_OK) st = m->dev->ops->alloc_host(m->dev, sizeof *m->answer, &answer);
         m->answer = answer;
     }
     return st;

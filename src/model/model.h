@@ -80,13 +80,8 @@ status model_logits(model *m, const float *x, const int32_t *rows, int n, float 
 /* The same in parts, in model_head.c. The logits of rows[n] of x, n <= HEAD_ROWS, on the device. */
 void model_head(model *m, const float *x, const int32_t *rows, int n);
 
-/* Whether the device answers what is asked of the logits, so that they stay there; */
-bool model_answers(const model *m);
-
-/* otherwise they are in host memory: those of row i, after model_sync. */
-const float *model_host_logits(const model *m, int i);
-
-/* Ask the device: the operations choose, score and top_logits over all n rows of model_head. */
+/* Ask the device, where they stay: the operations choose, score and top_logits over all n rows of model_head.
+ */
 void model_choose(model *m, int n, const row_sampling *rows);
 void model_score(model *m, int n, const int32_t *targets);
 void model_find_top(model *m, int n, int k);

@@ -11,15 +11,6 @@ void model_head(model *m, const float *x, const int32_t *rows, int n) {
     op->matmul(m->dev, m->head, m->act, n, n, m->logits);
 }
 
-bool model_answers(const model *m) {
-    return m->answer != NULL;
-}
-
-const float *model_host_logits(const model *m, int i) {
-    assert(m->dev->host_memory);
-    return m->logits + (size_t)i * (size_t)m->config.vocab_size;
-}
-
 void model_choose(model *m, int n, const row_sampling *rows) {
     m->dev->ops->choose(m->dev, m->logits, n, m->config.vocab_size, rows, m->answer->choices);
 }

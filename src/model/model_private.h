@@ -26,7 +26,7 @@ struct model {
     float *head_rows;     /* [HEAD_ROWS, D] */
     float *logits;        /* [HEAD_ROWS, V] */
     float *kept;          /* [slots, V]; NULL: no save may come */
-    model_answer *answer; /* host memory of the device; NULL: it answers nothing */
+    model_answer *answer; /* host memory of the device, last stage */
 };
 
 /* Row widths of the workspace. */

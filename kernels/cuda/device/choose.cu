@@ -36,7 +36,7 @@ struct choose_args {
     mass least; /* tokens of smaller mass go, where the likeliest has 2^FRACTION_BITS */
     int top_k;
     float penalty, inverse_temperature; /* 0: greedy */
-    bool is_wanted;
+    bool is_wanted, wants_log_norm;
 };
 
 /* ---- what a block does together ---- */
@@ -297,10 +297,13 @@ __global__ void __launch_bounds__(THREADS, 1)
     const float *row = logits + static_cast<size_t>(blockIdx.x) * V;
     const choose_args args = rows[blockIdx.x];
     if (!args.is_wanted) return;
-    const float max = max_of_row(row, V);
-    const float log_sum = static_cast<float>(log_sum_of_row(row, V, max));
+    double log_norm = 0;
+    if (args.wants_log_norm) {
+        const float max = max_of_row(row, V);
+        log_norm = static_cast<double>(max) + static_cast<float>(log_sum_of_row(row, V, max));
+    }
     const int token = choose_token({row, V, args.seen, args.penalty}, args);
-    if (threadIdx.x == 0) choices[blockIdx.x] = {token, token < 0 ? -INFINITY : row[token], max, log_sum};
+    if (threadIdx.x == 0) choices[blockIdx.x] = {token, token < 0 ? -INFINITY : row[token], log_norm};
 }
 
 __global__ void __launch_bounds__(THREADS)
@@ -321,6 +324,7 @@ choose_args args_of(const row_sampling *row, const uint32_t *seen) {
     choose_args args = {};
     if (!o) return args;
     args.is_wanted = true;
+    args.wants_log_norm = o->n_logprobs > 0;
     args.seen = seen;
     args.u = row->u;
     args.top_p = o->top_p;
