@@ -221,9 +221,8 @@ static status answer_rows(stage *g, const head_row *wanted, int n, const float *
     return st;
 }
 
-static status answer(stage *g, const step *todo, const float *x, step_reply *reply) {
-    reply->n_choices = reply->n_scores = 0;
-    int n = list_head_rows(g, todo);
+/* The n head rows of the step. */
+static status answer(stage *g, int n, const float *x, step_reply *reply) {
     if (n == 0) return model_check(g->model);
     status st = STATUS_OK;
     for (int at = 0; st == STATUS_OK && at < n; at += HEAD_ROWS)
@@ -232,14 +231,12 @@ static status answer(stage *g, const step *todo, const float *x, step_reply *rep
     return st;
 }
 
-/* The end of a step that is timed. */
-static status time_answer(stage *g, const step *todo, const float *x, step_reply *reply, double begin) {
+/* The same of a step that is timed. */
+static status time_answer(stage *g, int n, const float *x, step_reply *reply, double begin) {
     status st = model_sync(g->model);
     double middle = clock_seconds();
-    if (st == STATUS_OK && slice_has_head(g->slice)) st = answer(g, todo, x, reply);
-    double end = clock_seconds();
-    int n_head_rows = slice_has_head(g->slice) ? list_head_rows(g, todo) : 0;
-    *g->seconds = (stage_seconds){middle - begin, end - middle, n_head_rows};
+    if (st == STATUS_OK) st = answer(g, n, x, reply);
+    *g->seconds = (stage_seconds){middle - begin, clock_seconds() - middle, n};
     return st;
 }
 
@@ -249,8 +246,12 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     count(g, todo);
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
     model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
-    if (g->seconds) return time_answer(g, todo, x, reply, begin);
-    return slice_has_head(g->slice) ? answer(g, todo, x, reply) : model_check(g->model);
+    int n = 0;
+    if (slice_has_head(g->slice)) {
+        n = list_head_rows(g, todo);
+        reply->n_choices = reply->n_scores = 0;
+    }
+    return g->seconds ? time_answer(g, n, x, reply, begin) : answer(g, n, x, reply);
 }
 
 void stage_time_steps(stage *g, stage_seconds *out) {
