@@ -135,36 +135,36 @@ static status move_rows(const loader *l, const transfer *t) {
     return all == STATUS_OK ? all : status_adopt(all, text);
 }
 
-/* The rows of an extent that this segment holds. */
-static status load_from(const loader *l, const segment_info *info, const manifest_extent *x, int64_t n_tokens,
-                        int slot) {
-    int64_t begin = x->row0 > info->row0 ? x->row0 : info->row0, end = x->row0 + n_tokens;
-    if (end > info->row0 + info->n_rows) end = info->row0 + info->n_rows;
-    if (begin >= end || !has_layers_of(info, l->slice)) return STATUS_OK;
+/* The rows of an order that this segment holds, if it has any: it is opened once for all of them. */
+static status load_from(const loader *l, const segment_info *info, const load_order *o) {
+    const manifest_sequence *q = &l->manifest.sequences[o->source];
     transfer t = {
         .info = info,
         .first_layer = info->first_layer > l->slice.first_layer ? info->first_layer : l->slice.first_layer,
         .last_layer = info->last_layer < l->slice.last_layer ? info->last_layer : l->slice.last_layer,
-        .row0 = begin,
-        .n_rows = end - begin,
-        .pos0 = x->pos0 + (begin - x->row0),
-        .slot = slot,
+        .slot = o->slot,
     };
-    status st = segment_open(l->dir, info, &t.from);
-    if (st == STATUS_OK) st = move_rows(l, &t);
+    status st = STATUS_OK;
+    for (int64_t i = 0; st == STATUS_OK && i < q->n_extents && q->extents[i].pos0 < o->n_tokens; i++) {
+        const manifest_extent *x = &q->extents[i];
+        int64_t n = o->n_tokens - x->pos0 < x->n_tokens ? o->n_tokens - x->pos0 : x->n_tokens;
+        int64_t begin = x->row0 > info->row0 ? x->row0 : info->row0, end = x->row0 + n;
+        if (end > info->row0 + info->n_rows) end = info->row0 + info->n_rows;
+        if (begin >= end) continue;
+        t.row0 = begin;
+        t.n_rows = end - begin;
+        t.pos0 = x->pos0 + (begin - x->row0);
+        if (!t.from) st = segment_open(l->dir, info, &t.from);
+        if (st == STATUS_OK) st = move_rows(l, &t);
+    }
     segment_close(t.from);
     return st;
 }
 
 static status load(const loader *l, const load_order *o) {
-    const manifest_sequence *q = &l->manifest.sequences[o->source];
     status st = fault_at("load");
-    for (int64_t i = 0; st == STATUS_OK && i < q->n_extents && q->extents[i].pos0 < o->n_tokens; i++) {
-        const manifest_extent *x = &q->extents[i];
-        int64_t n = o->n_tokens - x->pos0 < x->n_tokens ? o->n_tokens - x->pos0 : x->n_tokens;
-        for (int64_t k = 0; st == STATUS_OK && k < l->manifest.n_segments; k++)
-            st = load_from(l, &l->manifest.segments[k], x, n, o->slot);
-    }
+    for (int64_t i = 0; st == STATUS_OK && i < l->manifest.n_segments; i++)
+        if (has_layers_of(&l->manifest.segments[i], l->slice)) st = load_from(l, &l->manifest.segments[i], o);
     return loader_advise(st);
 }
 
