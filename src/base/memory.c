@@ -1,5 +1,6 @@
 #include "src/base/memory.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,6 +19,11 @@ void *mem_resize(void *old, size_t n, size_t item_bytes) {
     void *p = realloc(old, bytes ? bytes : 1);
     if (!p) status_die("out of memory: wanted %zu bytes", bytes);
     return p;
+}
+
+void *mem_grow(void *items, size_t n, size_t item_bytes) {
+    const bool is_full = (n & (n - 1)) == 0;
+    return is_full ? mem_resize(items, n ? 2 * n : 1, item_bytes) : items;
 }
 
 double mem_mib(uint64_t bytes) {

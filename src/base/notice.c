@@ -27,7 +27,7 @@ void notice_add(const char *format, ...) {
     status_keep_to_line(text);
     pthread_mutex_lock(&lock);
     if (!is_known(text)) {
-        texts = mem_resize(texts, (size_t)n_texts + 1, sizeof *texts);
+        texts = mem_grow(texts, (size_t)n_texts, sizeof *texts);
         texts[n_texts++] = mem_copy_text(text, strlen(text));
     }
     pthread_mutex_unlock(&lock);

@@ -248,7 +248,7 @@ static void take_notes(engine *e) {
     int rank;
     for (note *n; (n = mailbox_take(e->worker.notes, &n_bytes, &rank));) {
         if (n->kind == NOTE_SEGMENT || n->kind == NOTE_LOGITS) {
-            e->waiting_notes = mem_resize(e->waiting_notes, (size_t)e->n_waiting_notes + 1, sizeof(note *));
+            e->waiting_notes = mem_grow(e->waiting_notes, (size_t)e->n_waiting_notes, sizeof(note *));
             e->waiting_notes[e->n_waiting_notes++] = n;
             continue;
         }

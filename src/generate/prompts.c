@@ -88,8 +88,7 @@ static void part_doubles(generation *g) {
 }
 
 job *generate_add_job(generation *g) {
-    if ((g->n_jobs & (g->n_jobs - 1)) == 0) /* room doubles */
-        g->jobs = mem_resize(g->jobs, 2 * (size_t)g->n_jobs + 1, sizeof *g->jobs);
+    g->jobs = mem_grow(g->jobs, (size_t)g->n_jobs, sizeof *g->jobs);
     job *j = &g->jobs[g->n_jobs++];
     *j = (job){.stream.skip_special = true, .line = g->options->input ? g->n_jobs - 1 : -1};
     j->session = session_new(NULL, 0);

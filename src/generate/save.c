@@ -236,7 +236,7 @@ void generate_let_go(generation *g, engine *e, job *j) {
         engine_release(e, &j->session);
         return;
     }
-    g->to_release = mem_resize(g->to_release, (size_t)g->n_to_release + 1, sizeof *g->to_release);
+    g->to_release = mem_grow(g->to_release, (size_t)g->n_to_release, sizeof *g->to_release);
     g->to_release[g->n_to_release++] = &j->session;
 }
 

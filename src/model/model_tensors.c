@@ -9,7 +9,7 @@ static const char embedding_name[] = "model.embed_tokens.weight", head_name[] = 
 
 static void want(wanted_list *list, int layer_index, const char *name, int64_t n_rows, int64_t n_cols,
                  int64_t row0, matrix *w, float *vector) {
-    list->items = mem_resize(list->items, list->n + 1, sizeof *list->items);
+    list->items = mem_grow(list->items, list->n, sizeof *list->items);
     wanted *item = &list->items[list->n++];
     *item = (wanted){.n_rows = n_rows, .n_cols = n_cols, .row0 = row0, .matrix = w, .vector = vector};
     if (layer_index < 0)
