@@ -29,12 +29,13 @@ typedef struct owned_manifest {
     int64_t *owners; /* [m.n_sequences]; NOBODY: it stays as it is */
 } owned_manifest;
 
-/* A request that begins with positions that are in the snapshot already. */
-typedef struct head_start {
-    int64_t id;
-    manifest_extent *extents;
-    int64_t n_extents;
-} head_start;
+/* Where a request is found: its sequence of each manifest, or NOBODY. What it begins with is in the snapshot
+ * already, as long as it has no sequence. */
+typedef struct saved_request {
+    int64_t committed, pending;
+    manifest_extent *start;
+    int64_t n_start;
+} saved_request;
 
 struct checkpoint {
     char *dir;
@@ -42,8 +43,8 @@ struct checkpoint {
     checkpoint_run run;
     manifest common; /* what all manifests of this run say */
     owned_manifest committed, pending;
-    head_start *starts;
-    int64_t n_starts;
+    saved_request *requests; /* [n_requests] */
+    int64_t n_requests;
     int64_t save_number;
     double begin;
 
@@ -87,13 +88,17 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
     return STATUS_OK;
 }
 
-void checkpoint_start(checkpoint *c, manifest *common, manifest *committed) {
+void checkpoint_start(checkpoint *c, int64_t n_requests, manifest *common, manifest *committed) {
     c->common = *common;
     c->committed.m = *committed;
     *common = *committed = (manifest){0};
     c->committed.owners = mem_new((size_t)c->committed.m.n_sequences, sizeof(int64_t));
     for (int64_t i = 0; i < c->committed.m.n_sequences; i++)
         c->committed.owners[i] = NOBODY;
+    c->requests = mem_new((size_t)n_requests, sizeof *c->requests);
+    c->n_requests = n_requests;
+    for (int64_t i = 0; i < n_requests; i++)
+        c->requests[i].committed = c->requests[i].pending = NOBODY;
     c->save_number = c->committed.m.save_number;
     c->stats.begun_at = c->begin = clock_seconds();
     manifest_remove_unnamed_files(c->dir, c->save_number ? &c->committed.m : NULL);
@@ -107,40 +112,36 @@ void checkpoint_close(checkpoint *c) {
     manifest_free(&c->common);
     free_owned(&c->committed);
     free_owned(&c->pending);
-    for (int64_t i = 0; i < c->n_starts; i++)
-        free(c->starts[i].extents);
-    free(c->starts);
+    for (int64_t i = 0; i < c->n_requests; i++)
+        free(c->requests[i].start);
+    free(c->requests);
     free(c->logits_of);
     free(c->dir);
     free(c);
 }
 
 void checkpoint_continue(checkpoint *c, int64_t id, int64_t source) {
-    if (c->committed.owners[source] == NOBODY)
-        c->committed.owners[source] = id;
-    else
+    if (c->committed.owners[source] != NOBODY) {
         checkpoint_begin_with(c, id, source, INT64_MAX);
+        return;
+    }
+    c->committed.owners[source] = id;
+    c->requests[id].committed = source;
 }
 
 void checkpoint_begin_with(checkpoint *c, int64_t id, int64_t source, int64_t n_tokens) {
     const manifest_sequence *from = &c->committed.m.sequences[source];
-    head_start start = {.id = id, .extents = mem_new((size_t)from->n_extents, sizeof *start.extents)};
+    saved_request *r = &c->requests[id];
+    assert(!r->start);
+    r->start = mem_new((size_t)from->n_extents, sizeof *r->start);
     for (int64_t i = 0; i < from->n_extents && from->extents[i].pos0 < n_tokens; i++) {
         manifest_extent x = from->extents[i];
         if (x.n_tokens > n_tokens - x.pos0) x.n_tokens = n_tokens - x.pos0;
-        start.extents[start.n_extents++] = x;
+        r->start[r->n_start++] = x;
     }
-    c->starts = mem_resize(c->starts, (size_t)c->n_starts + 1, sizeof *c->starts);
-    c->starts[c->n_starts++] = start;
 }
 
 /* ---- the next manifest ---- */
-
-static int64_t find_owned(const owned_manifest *o, int64_t id) {
-    for (int64_t i = 0; i < o->m.n_sequences; i++)
-        if (o->owners[i] == id) return i;
-    return -1;
-}
 
 static char *copy_text(const char *text) {
     return text ? mem_copy_text(text, strlen(text)) : NULL;
@@ -169,13 +170,12 @@ static manifest_sequence copy_sequence(const manifest_sequence *from, int vocab_
     return to;
 }
 
-static void append_sequence(owned_manifest *o, manifest_sequence q, int64_t owner) {
-    size_t n = (size_t)o->m.n_sequences + 1;
-    o->m.sequences = mem_resize(o->m.sequences, n, sizeof *o->m.sequences);
-    o->owners = mem_resize(o->owners, n, sizeof *o->owners);
-    o->m.sequences[n - 1] = q;
-    o->owners[n - 1] = owner;
-    o->m.n_sequences++;
+/* To the pending manifest, which has room. */
+static void append_sequence(checkpoint *c, manifest_sequence q, int64_t owner) {
+    int64_t i = c->pending.m.n_sequences++;
+    c->pending.m.sequences[i] = q;
+    c->pending.owners[i] = owner;
+    if (owner != NOBODY) c->requests[owner].pending = i;
 }
 
 /* Append an extent, as a part of the last one where it goes on there. */
@@ -191,11 +191,10 @@ static void append_extent(manifest_sequence *q, manifest_extent x) {
 
 /* What is committed of a request's positions: those of its own sequence, or its head start. */
 static void take_committed_extents(const checkpoint *c, int64_t id, manifest_sequence *q) {
-    int64_t own = find_owned(&c->committed, id), n = 0;
-    const manifest_extent *from = NULL;
-    for (int64_t i = 0; i < c->n_starts; i++)
-        if (c->starts[i].id == id) from = c->starts[i].extents, n = c->starts[i].n_extents;
-    if (own >= 0) from = c->committed.m.sequences[own].extents, n = c->committed.m.sequences[own].n_extents;
+    const saved_request *r = &c->requests[id];
+    const manifest_sequence *own = r->committed == NOBODY ? NULL : &c->committed.m.sequences[r->committed];
+    const manifest_extent *from = own ? own->extents : r->start;
+    int64_t n = own ? own->n_extents : r->n_start;
     for (int64_t i = 0; i < n; i++)
         append_extent(q, from[i]);
 }
@@ -221,20 +220,21 @@ static void copy_common(const checkpoint *c, manifest *m) {
 static void carry_over(checkpoint *c, const engine *e) {
     const owned_manifest *old = &c->committed;
     int64_t n_logits = 0;
+    bool *is_cached = mem_new((size_t)c->n_requests, sizeof *is_cached);
+    engine_cached q;
+    for (int i = 0; engine_cached_at(e, i, &q); i++)
+        is_cached[q.session->id] = q.n_tokens > 0;
     for (int64_t i = 0; i < old->m.n_sequences; i++) {
         int64_t id = old->owners[i];
-        engine_cached q;
-        bool is_cached = false;
-        for (int k = 0; id != NOBODY && !is_cached && engine_cached_at(e, k, &q); k++)
-            is_cached = q.session->id == id && q.n_tokens > 0;
-        if (is_cached || (id != NOBODY && c->run.fate(c->run.context, id) == FATE_GONE)) continue;
+        if (id != NOBODY && (is_cached[id] || c->run.fate(c->run.context, id) == FATE_GONE)) continue;
         manifest_sequence carried = copy_sequence(&old->m.sequences[i], old->m.vocab_size);
         if (carried.last_logits && (n_logits += old->m.vocab_size) > MOST_CARRIED_LOGITS) {
             free(carried.last_logits);
             carried.last_logits = NULL;
         }
-        append_sequence(&c->pending, carried, id);
+        append_sequence(c, carried, id);
     }
+    free(is_cached);
 }
 
 /* Describe what is in the cache, and order the rows that are new. The number of extents. */
@@ -251,7 +251,7 @@ static int describe_cached(checkpoint *c, const engine *e, step_extent *extents)
         c->pending.m.n_rows += n_new;
         c->logits_of[n] = c->pending.m.n_sequences;
         extents[n++] = (step_extent){.slot = q.slot, .pos0 = saved, .n_tokens = n_new};
-        append_sequence(&c->pending, s, q.session->id);
+        append_sequence(c, s, q.session->id);
     }
     return n;
 }
@@ -268,6 +268,9 @@ void checkpoint_begin(checkpoint *c, engine *e, bool is_last) {
     c->work_seconds = 0;
     c->save_number++;
     copy_common(c, &c->pending.m);
+    const size_t most = (size_t)c->committed.m.n_sequences + (size_t)n_slots;
+    c->pending.m.sequences = mem_new(most, sizeof *c->pending.m.sequences);
+    c->pending.owners = mem_new(most, sizeof *c->pending.owners);
     c->run.describe_batch(c->run.context, &c->pending.m.batch);
     carry_over(c, e);
     int n = describe_cached(c, e, extents);
@@ -361,6 +364,11 @@ static void end_save(checkpoint *c) {
     c->has_thread = c->is_busy = false;
     double seconds = clock_seconds() - c->stats.busy_since;
     c->stats.busy_since = 0;
+    for (int64_t i = 0; i < c->n_requests; i++) {
+        saved_request *r = &c->requests[i];
+        if (c->st == STATUS_OK) r->committed = r->pending;
+        r->pending = NOBODY;
+    }
     if (c->st == STATUS_OK) {
         count_save(c, seconds);
         free_owned(&c->committed);
@@ -382,7 +390,7 @@ bool checkpoint_is_busy(const checkpoint *c) {
 }
 
 bool checkpoint_reads(const checkpoint *c, int64_t id) {
-    return c->is_busy && find_owned(&c->pending, id) >= 0;
+    return c->is_busy && c->requests[id].pending != NOBODY;
 }
 
 void checkpoint_count_tokens(checkpoint *c, int64_t n_tokens, double seconds) {
@@ -402,8 +410,8 @@ bool checkpoint_poll(checkpoint *c, engine *e) {
 }
 
 bool checkpoint_has(const checkpoint *c, int64_t id, int64_t n_tokens) {
-    int64_t i = find_owned(&c->committed, id);
-    return i >= 0 && manifest_kv_tokens(&c->committed.m.sequences[i]) >= n_tokens;
+    int64_t i = c->requests[id].committed;
+    return i != NOBODY && manifest_kv_tokens(&c->committed.m.sequences[i]) >= n_tokens;
 }
 
 checkpoint_stats checkpoint_get_stats(const checkpoint *c) {

@@ -36,10 +36,10 @@ typedef struct checkpoint_run {
  * written, and to run again where several runs in a row came to nothing. */
 status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **out);
 
-/* Before anything else: `common` is what all manifests of this run say (its sequences and segments are not
- * looked at), and `committed` the manifest of dir (zeroed: there is none). Both are emptied. What dir holds
- * besides is removed. */
-void checkpoint_start(checkpoint *c, manifest *common, manifest *committed);
+/* Before anything else: the run's requests have ids from 0 to n_requests - 1, `common` is what all manifests
+ * of this run say (its sequences and segments are not looked at), and `committed` the manifest of dir
+ * (zeroed: there is none). Both are emptied. What dir holds besides is removed. */
+void checkpoint_start(checkpoint *c, int64_t n_requests, manifest *common, manifest *committed);
 
 /* A save that is not over is lost. NULL is fine. */
 void checkpoint_close(checkpoint *c);

@@ -178,7 +178,7 @@ void generate_start_save(generation *g, engine *e, const char *effective_options
         committed = g->past;
         g->past = (manifest){0};
     }
-    checkpoint_start(g->save, &common, &committed);
+    checkpoint_start(g->save, g->n_jobs, &common, &committed);
     g->last_event = clock_seconds();
     for (int64_t i = 0; i < g->n_jobs && g->save_goes_on; i++) {
         const past_match *m = &g->matches[i];
