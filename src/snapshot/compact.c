@@ -17,12 +17,21 @@ typedef struct live_range {
     int64_t row0, n_rows, new_row0;
 } live_range;
 
-/* The old segments with layers of this rank, and what of them is needed. */
+/* Rows [row0, row0 + n_rows) of an old segment, which are all in one live range, become rows of a layer from
+ * new_row0 on. */
+typedef struct piece {
+    int layer;
+    int64_t new_row0, row0, n_rows;
+    segment *from;
+} piece;
+
+/* What is needed, and where this rank's layers of it are. */
 typedef struct compaction {
     const manifest *m;
-    live_range *live;
+    live_range *live;       /* [n_live], in order of rows */
     int64_t n_live, n_rows; /* rows: after the compaction */
-    segment **open;         /* by segment of the manifest; NULL: none of our layers */
+    piece *pieces;          /* [n_pieces], in order of layers and new rows, which they tile */
+    size_t n_pieces;
 } compaction;
 
 static int by_row(const void *a, const void *b) {
@@ -58,42 +67,67 @@ static void find_live(compaction *k) {
     }
 }
 
-static int64_t new_row(const compaction *k, int64_t row) {
-    for (int64_t i = 0; i < k->n_live; i++) {
-        const live_range *r = &k->live[i];
-        if (row >= r->row0 && row < r->row0 + r->n_rows) return r->new_row0 + (row - r->row0);
+/* The first live range that ends behind an old row; NULL: none does. */
+static const live_range *live_at(const compaction *k, int64_t row) {
+    int64_t low = 0, high = k->n_live;
+    while (low < high) {
+        int64_t middle = (low + high) / 2;
+        if (k->live[middle].row0 + k->live[middle].n_rows > row)
+            high = middle;
+        else
+            low = middle + 1;
     }
-    assert(!"a row that no extent has");
-    return 0;
+    return low < k->n_live ? &k->live[low] : NULL;
 }
 
-/* Old rows [row0, row0 + n_rows) of a layer, from whichever segments hold them. */
-static status read_old(const compaction *k, int layer, kv_part part, int64_t row0, int64_t n_rows,
-                       char *out) {
-    const manifest *m = k->m;
-    size_t row_bytes = (size_t)m->n_kv_heads * (size_t)m->head_dim * dtype_bytes(m->type);
-    status st = STATUS_OK;
-    for (int64_t i = 0; st == STATUS_OK && i < m->n_segments; i++) {
-        const segment_info *s = &m->segments[i];
-        int64_t a = row0 > s->row0 ? row0 : s->row0, b = row0 + n_rows;
-        if (b > s->row0 + s->n_rows) b = s->row0 + s->n_rows;
-        if (a >= b || layer < s->first_layer || layer >= s->last_layer) continue;
-        st = segment_read(k->open[i], layer, part, a, b - a, out + (size_t)(a - row0) * row_bytes);
+static int64_t new_row(const compaction *k, int64_t row) {
+    const live_range *r = live_at(k, row);
+    assert(r && row >= r->row0);
+    return r->new_row0 + (row - r->row0);
+}
+
+static int by_layer_and_row(const void *a, const void *b) {
+    const piece *x = a, *y = b;
+    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
+    return x->new_row0 < y->new_row0 ? -1 : x->new_row0 > y->new_row0;
+}
+
+/* What of a segment is needed for the layers of `mine`. */
+static void add_pieces(compaction *k, const segment_info *s, const segment_info *mine, segment *from) {
+    int first = s->first_layer > mine->first_layer ? s->first_layer : mine->first_layer;
+    int last = s->last_layer < mine->last_layer ? s->last_layer : mine->last_layer;
+    const int64_t end = s->row0 + s->n_rows;
+    const live_range *r = live_at(k, s->row0);
+    for (; r && r < k->live + k->n_live && r->row0 < end; r++) {
+        int64_t a = r->row0 > s->row0 ? r->row0 : s->row0, b = r->row0 + r->n_rows;
+        if (b > end) b = end;
+        for (int layer = first; layer < last; layer++) {
+            k->pieces = mem_grow(k->pieces, k->n_pieces, sizeof *k->pieces);
+            k->pieces[k->n_pieces++] = (piece){layer, r->new_row0 + (a - r->row0), a, b - a, from};
+        }
     }
-    return st;
 }
 
 static status read_new(void *context, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out) {
     const compaction *k = context;
     const manifest *m = k->m;
     size_t row_bytes = (size_t)m->n_kv_heads * (size_t)m->head_dim * dtype_bytes(m->type);
+    size_t low = 0, high = k->n_pieces; /* to the first piece that ends behind row0 */
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        const piece *p = &k->pieces[middle];
+        if (p->layer > layer || (p->layer == layer && p->new_row0 + p->n_rows > row0))
+            high = middle;
+        else
+            low = middle + 1;
+    }
     status st = STATUS_OK;
-    for (int64_t i = 0; st == STATUS_OK && i < k->n_live; i++) {
-        const live_range *r = &k->live[i];
-        int64_t a = row0 > r->new_row0 ? row0 : r->new_row0, b = row0 + n_rows;
-        if (b > r->new_row0 + r->n_rows) b = r->new_row0 + r->n_rows;
-        if (a < b)
-            st = read_old(k, layer, part, r->row0 + (a - r->new_row0), b - a,
+    for (; st == STATUS_OK && low < k->n_pieces; low++) {
+        const piece *p = &k->pieces[low];
+        int64_t a = row0 > p->new_row0 ? row0 : p->new_row0, b = row0 + n_rows;
+        if (b > p->new_row0 + p->n_rows) b = p->new_row0 + p->n_rows;
+        if (p->layer != layer || a >= b) break;
+        st = segment_read(p->from, layer, part, p->row0 + (a - p->new_row0), b - a,
                           (char *)out + (size_t)(a - row0) * row_bytes);
     }
     return st;
@@ -110,18 +144,21 @@ static void raise_file_limit(void) {
 static status write_layers(compaction *k, const char *dir, segment_info *info, int n_threads) {
     const manifest *m = k->m;
     status st = STATUS_OK;
-    k->open = mem_new((size_t)m->n_segments, sizeof(segment *));
+    segment **open = mem_new((size_t)m->n_segments, sizeof *open);
     raise_file_limit();
     for (int64_t i = 0; st == STATUS_OK && i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i];
-        if (s->first_layer < info->last_layer && s->last_layer > info->first_layer)
-            st = segment_open(dir, s, &k->open[i]);
+        if (s->first_layer >= info->last_layer || s->last_layer <= info->first_layer) continue;
+        st = segment_open(dir, s, &open[i]);
+        if (st == STATUS_OK) add_pieces(k, s, info, open[i]);
     }
+    qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_layer_and_row);
     const segment_source source = {read_new, k};
     if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads);
     for (int64_t i = 0; i < m->n_segments; i++)
-        segment_close(k->open[i]);
-    free(k->open);
+        segment_close(open[i]);
+    free(open);
+    free(k->pieces);
     return st;
 }
 
