@@ -23,19 +23,19 @@ enum {
         16 << 20, /* that older sequences keep: manifests are written again with every save */
 };
 
-/* A manifest, and which request each of its sequences belongs to. */
+/* A manifest, and which session each of its sequences belongs to. */
 typedef struct owned_manifest {
     manifest m;
     int64_t *owners; /* [m.n_sequences]; NOBODY: it stays as it is */
 } owned_manifest;
 
-/* Where a request is found: its sequence of each manifest, or NOBODY. What it begins with is in the snapshot
+/* Where a session is found: its sequence of each manifest, or NOBODY. What it begins with is in the snapshot
  * already, as long as it has no sequence. */
-typedef struct saved_request {
+typedef struct saved_session {
     int64_t committed, pending;
     manifest_extent *start;
     int64_t n_start;
-} saved_request;
+} saved_session;
 
 struct checkpoint {
     char *dir;
@@ -43,13 +43,13 @@ struct checkpoint {
     checkpoint_run run;
     manifest common; /* what all manifests of this run say */
     owned_manifest committed, pending;
-    saved_request *requests; /* [n_requests] */
-    int64_t n_requests;
+    saved_session *sessions; /* [n_sessions] */
+    int64_t n_sessions;
     int64_t save_number;
     double begin;
 
     bool is_busy, is_last;
-    bool keeps_all;        /* requests wait to be loaded from older segments */
+    bool keeps_all;        /* sessions wait to be loaded from older segments */
     int n_notes_left;      /* segments that were not told yet */
     int64_t first_segment; /* of the pending manifest: rank 0's */
     int64_t *logits_of;    /* the pending manifest's sequence of each extent of the save */
@@ -88,17 +88,17 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
     return STATUS_OK;
 }
 
-void checkpoint_start(checkpoint *c, int64_t n_requests, manifest *common, manifest *committed) {
+void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, manifest *committed) {
     c->common = *common;
     c->committed.m = *committed;
     *common = *committed = (manifest){0};
     c->committed.owners = mem_new((size_t)c->committed.m.n_sequences, sizeof(int64_t));
     for (int64_t i = 0; i < c->committed.m.n_sequences; i++)
         c->committed.owners[i] = NOBODY;
-    c->requests = mem_new((size_t)n_requests, sizeof *c->requests);
-    c->n_requests = n_requests;
-    for (int64_t i = 0; i < n_requests; i++)
-        c->requests[i].committed = c->requests[i].pending = NOBODY;
+    c->sessions = mem_new((size_t)n_sessions, sizeof *c->sessions);
+    c->n_sessions = n_sessions;
+    for (int64_t i = 0; i < n_sessions; i++)
+        c->sessions[i].committed = c->sessions[i].pending = NOBODY;
     c->save_number = c->committed.m.save_number;
     c->stats.begun_at = c->begin = clock_seconds();
     manifest_remove_unnamed_files(c->dir, c->save_number ? &c->committed.m : NULL);
@@ -112,9 +112,9 @@ void checkpoint_close(checkpoint *c) {
     manifest_free(&c->common);
     free_owned(&c->committed);
     free_owned(&c->pending);
-    for (int64_t i = 0; i < c->n_requests; i++)
-        free(c->requests[i].start);
-    free(c->requests);
+    for (int64_t i = 0; i < c->n_sessions; i++)
+        free(c->sessions[i].start);
+    free(c->sessions);
     free(c->logits_of);
     free(c->dir);
     free(c);
@@ -126,12 +126,12 @@ void checkpoint_continue(checkpoint *c, int64_t id, int64_t source) {
         return;
     }
     c->committed.owners[source] = id;
-    c->requests[id].committed = source;
+    c->sessions[id].committed = source;
 }
 
 void checkpoint_begin_with(checkpoint *c, int64_t id, int64_t source, int64_t n_tokens) {
     const manifest_sequence *from = &c->committed.m.sequences[source];
-    saved_request *r = &c->requests[id];
+    saved_session *r = &c->sessions[id];
     assert(!r->start);
     r->start = mem_new((size_t)from->n_extents, sizeof *r->start);
     for (int64_t i = 0; i < from->n_extents && from->extents[i].pos0 < n_tokens; i++) {
@@ -175,7 +175,7 @@ static void append_sequence(checkpoint *c, manifest_sequence q, int64_t owner) {
     int64_t i = c->pending.m.n_sequences++;
     c->pending.m.sequences[i] = q;
     c->pending.owners[i] = owner;
-    if (owner != NOBODY) c->requests[owner].pending = i;
+    if (owner != NOBODY) c->sessions[owner].pending = i;
 }
 
 /* Append an extent, as a part of the last one where it goes on there. */
@@ -189,9 +189,9 @@ static void append_extent(manifest_sequence *q, manifest_extent x) {
     q->extents[q->n_extents++] = x;
 }
 
-/* What is committed of a request's positions: those of its own sequence, or its head start. */
+/* What is committed of a session's positions: those of its own sequence, or its head start. */
 static void take_committed_extents(const checkpoint *c, int64_t id, manifest_sequence *q) {
-    const saved_request *r = &c->requests[id];
+    const saved_session *r = &c->sessions[id];
     const manifest_sequence *own = r->committed == NOBODY ? NULL : &c->committed.m.sequences[r->committed];
     const manifest_extent *from = own ? own->extents : r->start;
     int64_t n = own ? own->n_extents : r->n_start;
@@ -220,7 +220,7 @@ static void copy_common(const checkpoint *c, manifest *m) {
 static void carry_over(checkpoint *c, const engine *e) {
     const owned_manifest *old = &c->committed;
     int64_t n_logits = 0;
-    bool *is_cached = mem_new((size_t)c->n_requests, sizeof *is_cached);
+    bool *is_cached = mem_new((size_t)c->n_sessions, sizeof *is_cached);
     engine_cached q;
     for (int i = 0; engine_cached_at(e, i, &q); i++)
         is_cached[q.session->id] = q.n_tokens > 0;
@@ -364,8 +364,8 @@ static void end_save(checkpoint *c) {
     c->has_thread = c->is_busy = false;
     double seconds = clock_seconds() - c->stats.busy_since;
     c->stats.busy_since = 0;
-    for (int64_t i = 0; i < c->n_requests; i++) {
-        saved_request *r = &c->requests[i];
+    for (int64_t i = 0; i < c->n_sessions; i++) {
+        saved_session *r = &c->sessions[i];
         if (c->st == STATUS_OK) r->committed = r->pending;
         r->pending = NOBODY;
     }
@@ -390,7 +390,7 @@ bool checkpoint_is_busy(const checkpoint *c) {
 }
 
 bool checkpoint_reads(const checkpoint *c, int64_t id) {
-    return c->is_busy && c->requests[id].pending != NOBODY;
+    return c->is_busy && c->sessions[id].pending != NOBODY;
 }
 
 void checkpoint_count_tokens(checkpoint *c, int64_t n_tokens, double seconds) {
@@ -410,7 +410,7 @@ bool checkpoint_poll(checkpoint *c, engine *e) {
 }
 
 bool checkpoint_has(const checkpoint *c, int64_t id, int64_t n_tokens) {
-    int64_t i = c->requests[id].committed;
+    int64_t i = c->sessions[id].committed;
     return i != NOBODY && manifest_kv_tokens(&c->committed.m.sequences[i]) >= n_tokens;
 }
 

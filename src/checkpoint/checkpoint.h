@@ -14,7 +14,7 @@
 
 typedef struct checkpoint checkpoint;
 
-/* What becomes of a request's sequence in the snapshot. */
+/* What becomes of a session's sequence in the snapshot. */
 typedef enum checkpoint_fate {
     FATE_LIVE, /* waiting or running: described anew with every save */
     FATE_KEPT, /* over, and worth keeping */
@@ -36,15 +36,15 @@ typedef struct checkpoint_run {
  * written, and to run again where several runs in a row came to nothing. */
 status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **out);
 
-/* Before anything else: the run's requests have ids from 0 to n_requests - 1, `common` is what all manifests
+/* Before anything else: the run's sessions have ids from 0 to n_sessions - 1, `common` is what all manifests
  * of this run say (its sequences and segments are not looked at), and `committed` the manifest of dir
  * (zeroed: there is none). Both are emptied. What dir holds besides is removed. */
-void checkpoint_start(checkpoint *c, int64_t n_requests, manifest *common, manifest *committed);
+void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, manifest *committed);
 
 /* A save that is not over is lost. NULL is fine. */
 void checkpoint_close(checkpoint *c);
 
-/* The request continues sequence `source` of the committed manifest, which it replaces, or only begins with
+/* The session continues sequence `source` of the committed manifest, which it replaces, or only begins with
  * its first n_tokens. */
 void checkpoint_continue(checkpoint *c, int64_t id, int64_t source);
 void checkpoint_begin_with(checkpoint *c, int64_t id, int64_t source, int64_t n_tokens);
@@ -54,7 +54,7 @@ void checkpoint_begin(checkpoint *c, engine *e, bool is_last);
 
 bool checkpoint_is_busy(const checkpoint *c);
 
-/* Does the save on its way, if there is one, take positions of this request? */
+/* Does the save on its way, if there is one, take positions of this session? */
 bool checkpoint_reads(const checkpoint *c, int64_t id);
 
 /* The run did so many tokens, read or generated, in so many seconds: for the figures. */
@@ -63,7 +63,7 @@ void checkpoint_count_tokens(checkpoint *c, int64_t n_tokens, double seconds);
 /* Look after the save on its way; true when it just ended, well or not. */
 bool checkpoint_poll(checkpoint *c, engine *e);
 
-/* Is the sequence of this request committed as it stands, as far as it has positions in the cache? */
+/* Is the sequence of this session committed as it stands, as far as it has positions in the cache? */
 bool checkpoint_has(const checkpoint *c, int64_t id, int64_t n_tokens);
 
 typedef struct checkpoint_stats {
