@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "src/base/alive.h"
 #include "src/base/memory.h"
 
 char *file_path(const char *dir, const char *name) {
@@ -47,6 +48,7 @@ status file_open_regular(const char *path, int *fd, int64_t *n_bytes) {
 
 status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t n) {
     for (size_t done = 0; done < n;) {
+        alive_say();
         ssize_t got = pread(fd, (char *)out + done, n - done, (off_t)(offset + (int64_t)done));
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return status_fail("%s: cannot be read: %s", path, strerror(errno));

@@ -1,7 +1,12 @@
 /* mpi/comm.h: the ranks of a run, how they agree, and how they end together.
  *
- * Standard MPI-3.1 at thread level SERIALIZED: MPI is called by one thread at a time, under the comm's lock
- * once a pipeline is open. Owner: the command; one comm a process. */
+ * Standard MPI-3.1 at thread level SERIALIZED: MPI is called by one thread at a time, under the comm's lock.
+ * Owner: the command; one comm a process.
+ *
+ * Every wait for another rank has a deadline, --peer-timeout: when none was heard of for so long, all ranks
+ * are ended (status_die). Who works so long that others would wait for it says that it is alive
+ * (src/base/alive.h): that goes to all ranks, and prolongs all waits of all of them. Once nobody works any
+ * more, and still somebody waits, a rank was lost or hangs. */
 #pragma once
 
 #include <stdbool.h>
@@ -11,6 +16,8 @@
 #include "src/base/status.h"
 
 typedef struct comm comm;
+
+enum { COMM_DEADLINE_SECONDS = 600 }; /* until comm_set_deadline */
 
 /* Start MPI. From here on status_die ends every rank, naming this rank and its host. Refuses a process that
  * was started as one of several and became a rank by itself (mpi/placement/launcher.h). Collective. */
@@ -25,6 +32,13 @@ void comm_describe_mpi(char *text, size_t n);
 
 /* Release and finalize MPI. Collective. NULL is fine. */
 void comm_close(comm *c);
+
+/* How long a wait for another rank may last without a sign of life, the same on every rank. Local. */
+void comm_set_deadline(comm *c, double seconds);
+
+/* In a loop that waits since `begin` (clock_seconds) for what other ranks or threads do: ends all ranks when
+ * that is overdue, naming `what` is waited for. Local. */
+void comm_watch(comm *c, double begin, const char *what);
 
 int comm_rank(const comm *c);      /* Local */
 int comm_size(const comm *c);      /* Local */

@@ -26,16 +26,17 @@ struct mailbox {
     size_t n_receiving_bytes;
     int receiving_from;
     MPI_Request receive_request;
-    long n_sent, n_taken;
+    long n_sent, n_taken, n_all; /* of all ranks, on rank 0 when it closes */
 };
 
 mailbox *mailbox_open(comm *c) {
     mailbox *m = mem_new(1, sizeof *m);
     m->comm = c;
     m->end = &m->first;
+    MPI_Request request;
     pthread_mutex_lock(&c->lock);
-    MPI_Comm_dup(c->world, &m->world);
-    pthread_mutex_unlock(&c->lock);
+    MPI_Comm_idup(c->world, &m->world, &request);
+    comm_finish(c, &request, "the other ranks to begin a run");
     return m;
 }
 
@@ -107,33 +108,43 @@ static void *take_from_others(mailbox *m, size_t *n_bytes, int *from_rank) {
     return data;
 }
 
+static void *take(mailbox *m, size_t *n_bytes, int *from_rank) {
+    void *data = take_own(m, n_bytes, from_rank);
+    if (!data && m->comm->size > 1) data = take_from_others(m, n_bytes, from_rank);
+    m->n_taken += data != NULL;
+    return data;
+}
+
 void *mailbox_take(mailbox *m, size_t *n_bytes, int *from_rank) {
     assert(m->comm->rank == 0);
     pthread_mutex_lock(&m->comm->lock);
-    void *data = take_own(m, n_bytes, from_rank);
-    if (!data && m->comm->size > 1) data = take_from_others(m, n_bytes, from_rank);
-    if (data) m->n_taken++;
+    void *data = take(m, n_bytes, from_rank);
     pthread_mutex_unlock(&m->comm->lock);
     return data;
 }
 
+/* Is nothing on its way any more? Rank 0 throws away what comes. */
+static bool is_empty(void *context) {
+    mailbox *m = context;
+    if (m->comm->rank != 0) {
+        reap(m);
+        return !m->first;
+    }
+    size_t n_bytes;
+    int from_rank;
+    for (void *data; m->n_taken < m->n_all && (data = take(m, &n_bytes, &from_rank));)
+        free(data);
+    return m->n_taken == m->n_all;
+}
+
 void mailbox_close(mailbox *m) {
     if (!m) return;
+    MPI_Request request;
     pthread_mutex_lock(&m->comm->lock);
-    long n_sent = 0;
-    void *data = NULL;
-    MPI_Reduce(&m->n_sent, &n_sent, 1, MPI_LONG, MPI_SUM, 0, m->world);
-    for (size_t n_bytes; m->comm->rank == 0 && m->n_taken < n_sent; m->n_taken += data != NULL) {
-        int from_rank;
-        data = take_own(m, &n_bytes, &from_rank);
-        if (!data) data = take_from_others(m, &n_bytes, &from_rank);
-        free(data);
-    }
-    while (m->first) { /* what was taken, but not yet reaped */
-        MPI_Wait(&m->first->request, MPI_STATUS_IGNORE);
-        free(m->first->data);
-        drop_first(m);
-    }
+    MPI_Ireduce(&m->n_sent, &m->n_all, 1, MPI_LONG, MPI_SUM, 0, m->world, &request);
+    comm_finish(m->comm, &request, "the other ranks to end a run");
+    comm_wait_until(m->comm, is_empty, m, "the last notes to rank 0");
+    pthread_mutex_lock(&m->comm->lock);
     MPI_Comm_free(&m->world);
     pthread_mutex_unlock(&m->comm->lock);
     free(m);

@@ -2,17 +2,13 @@
 
 #include <assert.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "mpi/comm_private.h"
-#include "src/base/clock.h"
 #include "src/base/memory.h"
 
 enum { LOOKS = 16 }; /* of the progress thread, while a message moves */
-
-static const double eager_seconds = 0.05; /* a wait turns round and round at first, for the sake of latency */
 
 typedef enum slot_state { SLOT_FREE, SLOT_RECEIVING, SLOT_IN_USE, SLOT_LEAVING, SLOT_SENDING } slot_state;
 
@@ -39,7 +35,6 @@ struct pipeline {
     comm *comm;
     device *dev;
     pipeline_sizes sizes;
-    double deadline_seconds;
     int stage, n_stages;
     transport *transport; /* NULL with one rank */
     ring_slot slots[PIPELINE_SLOTS];
@@ -177,28 +172,21 @@ static void *progress_main(void *arg) {
     return NULL;
 }
 
-static void wait_beyond_deadline(const pipeline *p, const char *what) {
-    status_die("waited %.0f s for %s: a rank was lost or hangs", p->deadline_seconds, what);
+/* What is waited for, while messages move. */
+typedef struct condition {
+    pipeline *p;
+    bool (*is_met)(pipeline *);
+} condition;
+
+static bool pump_and_look(void *context) {
+    const condition *wanted = context;
+    pump(wanted->p);
+    return wanted->is_met(wanted->p);
 }
 
 /* Call `ready` (under the lock) until it says yes; adds the time to *seconds. */
 static void wait_until(pipeline *p, bool (*ready)(pipeline *), double *seconds, const char *what) {
-    const struct timespec pause = {0, 200 * 1000};
-    double begin = clock_seconds();
-    for (;;) {
-        pthread_mutex_lock(&p->comm->lock);
-        pump(p);
-        bool yes = ready(p);
-        pthread_mutex_unlock(&p->comm->lock);
-        if (yes) break;
-        /* After a while leave the processor to others: a save may be going on here. */
-        if (clock_seconds() - begin > eager_seconds)
-            nanosleep(&pause, NULL);
-        else
-            sched_yield();
-        if (clock_seconds() - begin > p->deadline_seconds) wait_beyond_deadline(p, what);
-    }
-    *seconds += clock_seconds() - begin;
+    *seconds += comm_wait_until(p->comm, pump_and_look, &(condition){p, ready}, what);
 }
 
 static bool take_free_slot(pipeline *p) {
@@ -341,7 +329,6 @@ static status open_transport(pipeline *p, transport_kind wanted) {
         .n_slots = PIPELINE_SLOTS,
         .x = x,
         .x_floats = p->sizes.x_floats,
-        .deadline_seconds = p->deadline_seconds,
     };
     return transport_open(&config, kind, &p->transport);
 }
@@ -367,14 +354,9 @@ static status check_sizes(const pipeline_sizes *s) {
 }
 
 status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transport_kind wanted,
-                     double deadline_seconds, pipeline **out) {
+                     pipeline **out) {
     pipeline *p = mem_new(1, sizeof *p);
-    *p = (pipeline){.comm = c,
-                    .dev = dev,
-                    .sizes = *sizes,
-                    .deadline_seconds = deadline_seconds,
-                    .stage = c->rank,
-                    .n_stages = c->size};
+    *p = (pipeline){.comm = c, .dev = dev, .sizes = *sizes, .stage = c->rank, .n_stages = c->size};
     status st = open_slots(p);
     if (st == STATUS_OK && p->n_stages > 1) st = check_sizes(sizes);
     if (!comm_any_failed(c, &st)) st = open_transport(p, wanted);
@@ -401,12 +383,17 @@ static void cancel(MPI_Request *request) {
 static bool all_is_sent(pipeline *p) {
     for (int i = 0; i < PIPELINE_SLOTS; i++)
         if (p->slots[i].state == SLOT_LEAVING || p->slots[i].state == SLOT_SENDING) return false;
+    for (int i = 0; is_last(p) && i < p->sizes.n_replies; i++) {
+        int done;
+        MPI_Test(&p->replies[i].request, &done, MPI_STATUS_IGNORE);
+        if (!done) return false;
+    }
     return true;
 }
 
 static void finish_sends(pipeline *p) {
     double waited = 0;
-    wait_until(p, all_is_sent, &waited, "the next stage to take the last messages");
+    wait_until(p, all_is_sent, &waited, "the last messages to be taken");
 }
 
 void pipeline_close(pipeline *p) {
@@ -426,10 +413,7 @@ void pipeline_close(pipeline *p) {
         if (s->public.x) p->dev->ops->release(p->dev, s->public.x);
     }
     for (int i = 0; p->replies && i < p->sizes.n_replies; i++) {
-        if (p->stage == 0)
-            cancel(&p->replies[i].request);
-        else
-            MPI_Wait(&p->replies[i].request, MPI_STATUS_IGNORE);
+        if (p->stage == 0) cancel(&p->replies[i].request);
         free(p->replies[i].data);
     }
     free(p->replies);

@@ -10,8 +10,7 @@
  * its message, so that no more than PIPELINE_SLOTS messages lie between two stages, whatever MPI buffers.
  * With one rank nothing is sent, and a reply is handed over in memory.
  *
- * All functions are Local but for open and close; a wait that outlives the deadline ends all ranks
- * (status_die). */
+ * All functions are Local but for open and close; waits have the comm's deadline. */
 #pragma once
 
 #include <stdbool.h>
@@ -44,7 +43,7 @@ size_t pipeline_device_bytes(const pipeline_sizes *sizes);
 /* Borrows c and dev until close. Refuses when memory runs out, messages that MPI cannot send, and a transport
  * that cannot be (transport_choose). Collective. */
 status pipeline_open(comm *c, device *dev, const pipeline_sizes *sizes, transport_kind wanted,
-                     double deadline_seconds, pipeline **out);
+                     pipeline **out);
 
 /* How x crosses, for people; NULL with one rank. Local. */
 const char *pipeline_transport(const pipeline *p);

@@ -72,7 +72,10 @@ static int run_options(comm *c, const options *o) {
     if (st != STATUS_OK) return run_say_failure(c, st);
     if (!o->help && !o->version) {
         if (comm_rank(c) == 0) st = paths_check_written(o);
-        return comm_any_failed(c, &st) ? run_say_failure(c, st) : run_command(c, o);
+        if (st == STATUS_OK) st = fault_at("begin");
+        int code = comm_any_failed(c, &st) ? run_say_failure(c, st) : run_command(c, o);
+        st = fault_at("end");
+        return st == STATUS_OK ? code : run_say_failure(c, st);
     }
     if (o->help)
         options_print_help(o, stdout);
@@ -96,6 +99,7 @@ int main(int argc, char **argv) {
         fprintf(stderr, "kvarve: error: %s\n", status_text());
         return status_exit_code(st);
     }
+    if (parsed == STATUS_OK) comm_set_deadline(c, o.peer_timeout);
     int code = parsed == STATUS_OK ? run_options(c, &o) : run_say_failure(c, parsed);
     if (comm_rank(c) == 0) notice_print_new(stderr); /* of a run that did not come to its table */
     if (code == EXIT_CODE_OK) code = check_stdout(c);

@@ -180,7 +180,6 @@ static status open_variant(const variant *v, engine **out) {
         .wanted_pages = v->n_sequences * kv_pages_for(LONGEST, v->page_tokens),
         .head_share = 0.5,
         .layers_per_rank = v->layers ? uneven[comm_size(ranks) - 1] : NULL,
-        .deadline_seconds = 60,
     };
     status st = engine_open(ranks, &config, &o, out);
     chunk_list_free(&chunks);
@@ -328,7 +327,6 @@ static void demo_model_matches_reference(void) {
         .longest_tokens = g.n_tokens + g.n_continued,
         .wanted_pages = 2 * kv_pages_for(g.n_tokens + g.n_continued, 64),
         .head_share = 1,
-        .deadline_seconds = 60,
     };
     engine *e;
     if (CHECK_OK(engine_open(ranks, &config, &o, &e))) {
@@ -378,7 +376,6 @@ static void refusals(void) {
         .longest_tokens = LONGEST,
         .wanted_pages = 3,
         .bytes_per_rank = 1 << 20,
-        .deadline_seconds = 60,
     };
     CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "does not fit");
     o.bytes_per_rank = 0;

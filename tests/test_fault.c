@@ -7,6 +7,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "src/base/alive.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "tests/harness.h"
@@ -26,7 +27,10 @@ static const char *const sites[] = {"segment-create",
                                     "save-note",
                                     "save-commit",
                                     "save-clean",
-                                    "load"};
+                                    "load",
+                                    "begin",
+                                    "weights",
+                                    "end"};
 enum { N_SITES = sizeof sites / sizeof *sites, N_VISITS = 6 };
 
 /* Of N_VISITS visits, those that fail, as a text of . and F. */
@@ -113,18 +117,49 @@ static void kill_itself(void) {
     CHECK_OK(fault_arm(NULL, 0));
 }
 
+static int n_said;
+
+static bool count_said(void) {
+    n_said++;
+    return true;
+}
+
+/* It says that it is alive. */
 static void slow_once(void) {
     CHECK_OK(fault_arm("segment-write:0:2slow", 0));
     double begin = clock_seconds();
     CHECK_OK(fault_at("segment-write"));
     CU_ASSERT(clock_seconds() - begin < 0.5);
     begin = clock_seconds();
+    alive_set_hook(count_said, 0.1);
     CHECK_OK(fault_at("segment-write"));
+    alive_set_hook(NULL, 0);
     double waited = clock_seconds() - begin;
+    CU_ASSERT(n_said > 10 && n_said < 100);
     CU_ASSERT(waited > FAULT_SLOW_SECONDS - 0.01 && waited < FAULT_SLOW_SECONDS + 10);
     begin = clock_seconds();
     CHECK_OK(fault_at("segment-write"));
     CU_ASSERT(clock_seconds() - begin < 0.5);
+    CHECK_OK(fault_arm(NULL, 0));
+}
+
+/* And says nothing, whatever signals come. */
+static void hang_for_ever(void) {
+    CHECK_OK(fault_arm("end:0:hang", 0));
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGUSR1, SIG_IGN);
+        alive_set_hook(count_said, 0.01);
+        (void)fault_at("end");
+        _exit(1);
+    }
+    usleep(200000);
+    kill(child, SIGCONT);
+    usleep(200000);
+    int how = 0;
+    CU_ASSERT(waitpid(child, &how, WNOHANG) == 0);
+    kill(child, SIGKILL);
+    CU_ASSERT(waitpid(child, &how, 0) == child && WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
     CHECK_OK(fault_arm(NULL, 0));
 }
 
@@ -160,10 +195,9 @@ static void many_threads(void) {
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"not armed", not_armed},       {"one site", one_site},
-        {"which visits", which_visits}, {"bad texts", bad_texts},
-        {"kill itself", kill_itself},   {"slow once", slow_once},
-        {"many threads", many_threads}, CU_TEST_INFO_NULL,
+        {"not armed", not_armed},         {"one site", one_site},         {"which visits", which_visits},
+        {"bad texts", bad_texts},         {"kill itself", kill_itself},   {"slow once", slow_once},
+        {"hang for ever", hang_for_ever}, {"many threads", many_threads}, CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "fault", tests);
 }

@@ -249,7 +249,7 @@ static void run_stage_0(pipeline *p, mailbox *m, seen *s, int n) {
 static void beside_a_pipeline(void) {
     enum { N = 200, N_THREAD = 240 };
     pipeline *p = NULL;
-    CHECK_OK(pipeline_open(ranks, dev, &limits, TRANSPORT_AUTO, TIMEOUT_SECONDS, &p));
+    CHECK_OK(pipeline_open(ranks, dev, &limits, TRANSPORT_AUTO, &p));
     mailbox *m = mailbox_open(ranks);
     writer w = {m, 1, N_THREAD};
     pthread_t thread;

@@ -144,9 +144,9 @@ static void run_messages(pipeline *p, int n) {
     }
 }
 
-static pipeline *open_pipeline(transport_kind wanted, double deadline) {
+static pipeline *open_pipeline(transport_kind wanted) {
     pipeline *p = NULL;
-    CHECK_OK(pipeline_open(ranks, &gpu.base, &limits, wanted, deadline, &p));
+    CHECK_OK(pipeline_open(ranks, &gpu.base, &limits, wanted, &p));
     return p;
 }
 
@@ -191,7 +191,7 @@ static void refused_when_ranks_share_a_gpu(void) {
 static void messages_arrive(void) {
     enum { N = 300 };
     if (!open_gpu()) return;
-    pipeline *p = open_pipeline(TRANSPORT_NCCL, 60);
+    pipeline *p = open_pipeline(TRANSPORT_NCCL);
     if (comm_size(ranks) > 1) CU_ASSERT_STRING_EQUAL(pipeline_transport(p), "NCCL");
     n_checked = n_wrong = 0;
     run_messages(p, N);
@@ -203,7 +203,7 @@ static void messages_arrive(void) {
 static void opened_again(void) {
     if (!open_gpu()) return;
     for (int round = 0; round < 3; round++) {
-        pipeline *p = open_pipeline(TRANSPORT_AUTO, 60);
+        pipeline *p = open_pipeline(TRANSPORT_AUTO);
         n_wrong = 0;
         run_messages(p, 5 * round);
         CHECK_OK(gpu_sync(&gpu.base));
@@ -247,7 +247,8 @@ static void let_one_hang(pipeline *p) {
 
 static void a_rank_fails(void) {
     if (!open_gpu()) return;
-    pipeline *p = open_pipeline(TRANSPORT_NCCL, 1);
+    comm_set_deadline(ranks, 1);
+    pipeline *p = open_pipeline(TRANSPORT_NCCL);
     run_messages(p, 10);
     if (wanted_fault == STAND_IN_HANG) let_one_hang(p);
     if (comm_rank(ranks) == 1) stand_in_fail(wanted_fault);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "mpi/comm.h"
 #include "src/command/options.h"
 #include "tests/harness.h"
 
@@ -43,7 +44,8 @@ static void defaults(void) {
     CU_ASSERT(isnan(o.temperature) && isnan(o.top_p) && isnan(o.min_p) && isnan(o.repetition_penalty));
     CU_ASSERT(!o.ignore_eos && !o.echo && o.kv_memory == 0 && o.memory_per_rank == 0);
     CU_ASSERT(o.chunk_tokens == 512 && o.page_tokens == 64 && o.sequences == 16 && o.threads == 0);
-    CU_ASSERT(o.peer_timeout == 600 && o.precision == PRECISION_BF16 && o.transport == TRANSPORT_AUTO);
+    CU_ASSERT(o.peer_timeout == COMM_DEADLINE_SECONDS && o.precision == PRECISION_BF16 &&
+              o.transport == TRANSPORT_AUTO);
     CU_ASSERT(o.weights == WEIGHTS_OF_PRECISION);
     CU_ASSERT(!o.save && !o.resume && !o.stop_file && !o.fail_at && o.codec == KV_CODEC_LOSSLESS);
     CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == OPTION_UNSET &&
@@ -719,7 +721,7 @@ static void effective_options(void) {
     options o;
     CHECK_OK(parse_words("snapshot compact d --threads 2 --codec none", &o));
     char *compact = options_effective(&o);
-    CU_ASSERT(!strcmp(compact, "compact d --codec none --threads 2"));
+    CU_ASSERT(!strcmp(compact, "compact d --codec none --threads 2 --peer-timeout 600"));
     free(compact);
     CHECK_OK(parse_words("plan --model m --memory-per-rank 2K", &o));
     char *text = options_effective(&o);

@@ -56,9 +56,9 @@ static bool is_last(void) {
     return comm_rank(ranks) == comm_size(ranks) - 1;
 }
 
-static pipeline *open_pipeline(const pipeline_sizes *most, double deadline) {
+static pipeline *open_pipeline(const pipeline_sizes *most) {
     pipeline *p = NULL;
-    CHECK_OK(pipeline_open(ranks, dev, most, TRANSPORT_AUTO, deadline, &p));
+    CHECK_OK(pipeline_open(ranks, dev, most, TRANSPORT_AUTO, &p));
     return p;
 }
 
@@ -131,7 +131,7 @@ static void run_messages(pipeline *p, int n) {
 
 static void messages_arrive_in_order_and_intact(void) {
     enum { N = 600 };
-    pipeline *p = open_pipeline(&limits, 60);
+    pipeline *p = open_pipeline(&limits);
     run_messages(p, N);
     pipeline_stats stats = pipeline_get_stats(p);
     double bytes = 0;
@@ -145,7 +145,7 @@ static void messages_arrive_in_order_and_intact(void) {
 /* The ranks may agree on other things while a pipeline is open, and open one after the other. */
 static void opened_again(void) {
     for (int round = 0; round < 4; round++) {
-        pipeline *p = open_pipeline(&limits, 60);
+        pipeline *p = open_pipeline(&limits);
         for (int i = 0; i < 200; i++) {
             CU_ASSERT(comm_min(ranks, comm_rank(ranks)) == 0);
             comm_barrier(ranks);
@@ -164,7 +164,7 @@ static void refused_by_one_rank(void) {
     pipeline_sizes huge = limits;
     pipeline *p = NULL;
     if (is_last()) huge.x_floats = (size_t)1 << 50;
-    status st = pipeline_open(ranks, dev, &huge, TRANSPORT_AUTO, 60, &p);
+    status st = pipeline_open(ranks, dev, &huge, TRANSPORT_AUTO, &p);
     CU_ASSERT(st == STATUS_FAILED && p == NULL &&
               strstr(status_text(), "activations between stages") != NULL);
     char who[32];
@@ -177,7 +177,7 @@ static void too_large_for_mpi(void) {
     pipeline *p = NULL;
     large.reply_bytes = (size_t)1 << 31;
     if (comm_size(ranks) > 1)
-        CHECK_REFUSED(pipeline_open(ranks, dev, &large, TRANSPORT_AUTO, 60, &p), "lower --chunk-tokens");
+        CHECK_REFUSED(pipeline_open(ranks, dev, &large, TRANSPORT_AUTO, &p), "lower --chunk-tokens");
     CU_ASSERT(p == NULL);
 }
 
@@ -186,7 +186,7 @@ static void too_large_for_mpi(void) {
  * would not. */
 static double time_slow_stages(int n, double step_seconds, size_t x_floats) {
     const pipeline_sizes large = {.header_bytes = 8, .x_floats = x_floats, .reply_bytes = 4, .n_replies = 5};
-    pipeline *p = open_pipeline(&large, 60);
+    pipeline *p = open_pipeline(&large);
     int n_sent = 0, n_taken = 0, stage = comm_rank(ranks),
         in_flight = comm_size(ranks) == 1 ? 1 : large.n_replies;
     comm_barrier(ranks);
@@ -247,16 +247,17 @@ static void note_death(const char *text) {
  * so. */
 static void waits_end_with_the_deadline(void) {
     if (comm_size(ranks) == 1) {
-        pipeline *alone = open_pipeline(&limits, 0.5);
+        pipeline *alone = open_pipeline(&limits);
         CU_ASSERT(pipeline_take_reply(alone, true) == NULL);
         pipeline_close(alone);
         return;
     }
     static pipeline *p;
     static double begin;
-    p = open_pipeline(&limits, 0.5);
+    p = open_pipeline(&limits);
     comm_barrier(ranks);
     begin = clock_seconds();
+    comm_set_deadline(ranks, 0.5);
     status_set_die_hook(note_death);
     if (setjmp(after_death) == 0) {
         if (comm_rank(ranks) == 0)
@@ -270,6 +271,7 @@ static void waits_end_with_the_deadline(void) {
         comm_rank(ranks) == 0 ? "a reply from the last stage" : "a message from the stage before";
     CU_ASSERT(strstr(last_words, what) && strstr(last_words, "lost or hangs"));
     status_set_die_hook(NULL);
+    comm_set_deadline(ranks, COMM_DEADLINE_SECONDS);
     comm_barrier(ranks);
     pipeline_close(p);
 }

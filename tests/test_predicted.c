@@ -132,7 +132,6 @@ static status open_engine(const work *w, const chunk_list *chunks, engine **out)
         .longest_tokens = LONGEST,
         .wanted_pages = w->n_sequences * kv_pages_for(LONGEST, PAGE),
         .layers_per_rank = layer_texts[comm_size(ranks) - 1],
-        .deadline_seconds = 60,
         .quiet = true,
     };
     return engine_open(ranks, &config, &o, out);

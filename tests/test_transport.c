@@ -106,9 +106,9 @@ static void run_messages(pipeline *p, int n) {
             pass_on(p, pipeline_receive(p), number);
 }
 
-static pipeline *open_pipeline(device *dev, double deadline) {
+static pipeline *open_pipeline(device *dev) {
     pipeline *p = NULL;
-    CHECK_OK(pipeline_open(ranks, dev, &limits, TRANSPORT_AUTO, deadline, &p));
+    CHECK_OK(pipeline_open(ranks, dev, &limits, TRANSPORT_AUTO, &p));
     return p;
 }
 
@@ -116,7 +116,7 @@ static pipeline *open_pipeline(device *dev, double deadline) {
 
 static void messages_of_a_late_device(void) {
     enum { N = 400 };
-    pipeline *p = open_pipeline(apart, 60);
+    pipeline *p = open_pipeline(apart);
     n_checked = n_wrong = 0;
     int n_waits = apart_device_n_waits(apart);
     run_messages(p, N);
@@ -128,7 +128,7 @@ static void messages_of_a_late_device(void) {
 
 static void opened_again(void) {
     for (int round = 0; round < 3; round++) {
-        pipeline *p = open_pipeline(apart, 60);
+        pipeline *p = open_pipeline(apart);
         n_wrong = 0;
         run_messages(p, 4 * round);
         CHECK_OK(apart->ops->sync(apart));
@@ -142,7 +142,7 @@ static void opened_again(void) {
 static void agreeing_while_messages_leave(void) {
     enum { N = 3 };
     for (int round = 0; round < 10; round++) {
-        pipeline *p = open_pipeline(apart, 60);
+        pipeline *p = open_pipeline(apart);
         n_wrong = 0;
         for (int number = 0; number < N; number++)
             if (comm_rank(ranks) == 0)
@@ -167,13 +167,13 @@ static void chosen_by_the_device(void) {
     const char *why = nccl_is_built() ? "between GPUs" : "without NCCL";
     CHECK_REFUSED(transport_choose(ranks, cpu, TRANSPORT_NCCL, &kind), why);
     pipeline *p = NULL;
-    CHECK_REFUSED(pipeline_open(ranks, cpu, &limits, TRANSPORT_NCCL, 60, &p), "--transport nccl");
+    CHECK_REFUSED(pipeline_open(ranks, cpu, &limits, TRANSPORT_NCCL, &p), "--transport nccl");
     CU_ASSERT(p == NULL);
 
     device *devices[] = {cpu, apart};
     const char *names[] = {"MPI", "MPI through host memory"};
     for (int i = 0; i < 2; i++) {
-        p = open_pipeline(devices[i], 60);
+        p = open_pipeline(devices[i]);
         if (comm_size(ranks) == 1)
             CU_ASSERT(pipeline_transport(p) == NULL)
         else
@@ -195,13 +195,14 @@ static void note_death(const char *text) {
 static void waits_end_with_the_deadline(void) {
     if (comm_size(ranks) == 1) return;
     enum { FIRST = 5, MANY = 50 }; /* a large message is among them */
-    const double deadline = 2;     /* also of what comes afterwards, on a busy machine */
+    const double deadline = 2;
     static pipeline *p;
     static int n_sent;
-    p = open_pipeline(apart, deadline);
+    p = open_pipeline(apart);
     n_wrong = 0;
     comm_barrier(ranks);
     double begin = clock_seconds();
+    if (comm_rank(ranks) != 1) comm_set_deadline(ranks, deadline);
     status_set_die_hook(note_death);
     if (setjmp(after_death) == 0) {
         if (comm_rank(ranks) == 0)
@@ -210,6 +211,7 @@ static void waits_end_with_the_deadline(void) {
         if (comm_rank(ranks) > 1) pipeline_receive(p);
     }
     status_set_die_hook(NULL);
+    comm_set_deadline(ranks, COMM_DEADLINE_SECONDS);
     if (comm_rank(ranks) != 1) {
         CU_ASSERT(clock_seconds() - begin >= deadline && clock_seconds() - begin < 10 * deadline);
         CU_ASSERT(strstr(last_words, comm_rank(ranks) == 0 ? "the next stage to take a message"
@@ -230,7 +232,7 @@ static void waits_end_with_the_deadline(void) {
 /* ---- a failure, which ends this program ---- */
 
 static void a_copy_fails(void) {
-    pipeline *p = open_pipeline(apart, 60);
+    pipeline *p = open_pipeline(apart);
     if (comm_rank(ranks) == 0) apart_device_fail_copies(apart);
     run_messages(p, 10);
 }

@@ -9,6 +9,7 @@
 #include "io/files.h"
 #include "io/h5.h"
 #include "io/snapshot/manifest_private.h"
+#include "src/base/alive.h"
 #include "src/base/fault.h"
 
 /* ---- the HDF5 file, made in memory ---- */
@@ -221,6 +222,7 @@ static status make_image(const manifest *m, image *out, manifest_block *block) {
 
 static status write_all(int fd, const char *path, const void *bytes, size_t n) {
     for (size_t done = 0; done < n;) {
+        alive_say();
         ssize_t put = write(fd, (const char *)bytes + done, n - done);
         if (put < 0 && errno == EINTR) continue;
         if (put < 0) return status_fail("%s: cannot be written: %s", path, strerror(errno));

@@ -12,6 +12,7 @@
 #include "io/files.h"
 #include "io/h5.h"
 #include "io/snapshot/segment_private.h"
+#include "src/base/alive.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 
@@ -253,6 +254,7 @@ static status write_chunk(writer *w, int64_t i, const encoded_chunk *c) {
     haddr_t offset = 0;
     locate_chunk(w, i, &layer, &part, &chunk);
     const hsize_t at[3] = {(hsize_t)(chunk * w->info->chunk_tokens), 0, 0};
+    alive_say();
     status st = status_at(fault_at("segment-write"), "%s", w->path);
     h5_lock();
     if (st == STATUS_OK && chunk == 0) st = begin_dataset(w, layer, part);

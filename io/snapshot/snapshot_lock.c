@@ -14,6 +14,7 @@
 
 #include "io/files.h"
 #include "io/snapshot/lock_holder.h"
+#include "src/base/alive.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
@@ -61,8 +62,11 @@ static void pause_seconds(const snapshot_lock *l, double seconds) {
         *l->rules.clock += seconds;
         return;
     }
-    struct timespec t = {(time_t)seconds, (long)((seconds - (double)(time_t)seconds) * 1e9)};
-    nanosleep(&t, NULL);
+    const double moment = 0.1;
+    for (double left = seconds, end = clock_seconds() + seconds; left > 0; left = end - clock_seconds()) {
+        alive_say();
+        nanosleep(&(struct timespec){0, (long)((left < moment ? left : moment) * 1e9)}, NULL);
+    }
 }
 
 /* ---- files ---- */

@@ -9,6 +9,7 @@
 
 #include "io/files.h"
 #include "kernels/dtype.h"
+#include "src/base/alive.h"
 
 /* What a thread makes and writes at once: it stays in the thread's cache, and is enough for a file system. */
 enum { PIECE_ELEMENTS = 1 << 20 };
@@ -103,6 +104,7 @@ static status cannot_write(const char *path, int error) {
 /* 0, or an errno: threads have no status text in common. */
 static int write_at(int fd, const void *data, size_t n, uint64_t offset) {
     for (size_t done = 0; done < n;) {
+        alive_say();
         ssize_t put = pwrite(fd, (const char *)data + done, n - done, (off_t)(offset + done));
         if (put < 0 && errno != EINTR) return errno;
         if (put > 0) done += (size_t)put;

@@ -39,13 +39,8 @@ static bool are_distinct(const int *values, int n) {
 int gpu_choice_local_rank(comm *c) {
     int launched = gpu_choice_launched_rank(), rank;
     int *all = mem_new((size_t)c->node_size, sizeof *all);
-    MPI_Comm node;
-    pthread_mutex_lock(&c->lock);
-    MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
-    MPI_Comm_rank(node, &rank);
-    MPI_Allgather(&launched, 1, MPI_INT, all, 1, MPI_INT, node);
-    MPI_Comm_free(&node);
-    pthread_mutex_unlock(&c->lock);
+    MPI_Comm_rank(c->node, &rank);
+    comm_gather_on_node(c, &launched, sizeof launched, all);
     if (are_distinct(all, c->node_size)) rank = launched;
     free(all);
     return rank;

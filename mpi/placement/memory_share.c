@@ -43,13 +43,8 @@ static memory_share least_share(const rank_limits *mine, const rank_limits *all,
 memory_share memory_share_find(comm *c) {
     rank_limits mine = {0}, *all;
     mine.n = host_memory_limits("", mine.limits);
-    MPI_Comm node;
-    pthread_mutex_lock(&c->lock);
-    MPI_Comm_split_type(c->world, MPI_COMM_TYPE_SHARED, 0, MPI_INFO_NULL, &node);
     all = mem_new((size_t)c->node_size, sizeof *all);
-    MPI_Allgather(&mine, sizeof mine, MPI_BYTE, all, sizeof mine, MPI_BYTE, node);
-    MPI_Comm_free(&node);
-    pthread_mutex_unlock(&c->lock);
+    comm_gather_on_node(c, &mine, sizeof mine, all);
     memory_share share = least_share(&mine, all, c->node_size, c->host);
     free(all);
     int64_t known = share.bytes < INT64_MAX ? (int64_t)share.bytes : INT64_MAX, least = comm_min(c, known);

@@ -68,7 +68,6 @@ typedef struct nccl_transport {
     transport base;
     comm *world;
     cuda_device *dev;
-    double deadline_seconds;
     int n_slots;
     nccl_slot *slots;
     lane lanes[N_LANES];
@@ -198,9 +197,10 @@ static void move_lane(nccl_transport *t, lane *l) {
 
 static void watch_slot(nccl_transport *t, nccl_slot *s) {
     if (s->state == MOVING && event_is_over(t, s->lane, s->moved)) s->state = IDLE;
-    if ((s->state == GIVEN || s->state == MOVING) && clock_seconds() - s->begin > t->deadline_seconds) {
+    if ((s->state == GIVEN || s->state == MOVING) && comm_is_late(t->world, s->begin)) {
         char text[128];
-        snprintf(text, sizeof text, "not over after %.0f s: a rank was lost or hangs", t->deadline_seconds);
+        snprintf(text, sizeof text, "not over after %g s: a rank was lost or hangs",
+                 t->world->deadline_seconds);
         end_all(t, s->lane, text);
     }
 }
@@ -301,7 +301,8 @@ static ncclResult_t finalize_lanes(nccl_transport *t) {
     ncclResult_t code = ncclSuccess;
     for (int i = 0; i < N_LANES && (code == ncclSuccess || code == ncclInProgress); i++)
         if (t->lanes[i].comm) code = ncclCommFinalize(t->lanes[i].comm);
-    return code == ncclSuccess || code == ncclInProgress ? wait_for_lanes(t, t->deadline_seconds) : code;
+    return code == ncclSuccess || code == ncclInProgress ? wait_for_lanes(t, t->world->deadline_seconds)
+                                                         : code;
 }
 
 /* All that was to be moved has been: a failure here changes no result. */
@@ -354,14 +355,20 @@ static status open_streams(nccl_transport *t) {
     return open_status(code, "streams");
 }
 
-/* Each pair has its id from the rank that sends. Collective; the lock is held. */
+/* Each pair has its id from the rank that sends. Collective. */
 static status share_ids(nccl_transport *t, ncclUniqueId ids[N_LANES]) {
     bool has_next = t->lanes[OUT].peer != NONE, has_previous = t->lanes[IN].peer != NONE;
     ncclResult_t code = has_next ? ncclGetUniqueId(&ids[OUT]) : ncclSuccess;
     if (code != ncclSuccess) memset(&ids[OUT], 0, sizeof ids[OUT]);
-    MPI_Sendrecv(&ids[OUT], sizeof ids[OUT], MPI_BYTE, has_next ? t->lanes[OUT].peer : MPI_PROC_NULL, TAG_X,
-                 &ids[IN], sizeof ids[IN], MPI_BYTE, has_previous ? t->lanes[IN].peer : MPI_PROC_NULL, TAG_X,
-                 t->world->world, MPI_STATUS_IGNORE);
+    MPI_Request requests[N_LANES];
+    pthread_mutex_lock(&t->world->lock);
+    MPI_Isend(&ids[OUT], sizeof ids[OUT], MPI_BYTE, has_next ? t->lanes[OUT].peer : MPI_PROC_NULL, TAG_X,
+              t->world->world, &requests[OUT]);
+    MPI_Irecv(&ids[IN], sizeof ids[IN], MPI_BYTE, has_previous ? t->lanes[IN].peer : MPI_PROC_NULL, TAG_X,
+              t->world->world, &requests[IN]);
+    comm_finish(t->world, &requests[IN], "the id of NCCL from the stage before");
+    pthread_mutex_lock(&t->world->lock);
+    comm_finish(t->world, &requests[OUT], "the next stage to take its id of NCCL");
     if (code == ncclSuccess) return STATUS_OK;
     return status_fail("NCCL cannot make an id: %s", ncclGetErrorString(code));
 }
@@ -395,7 +402,6 @@ static nccl_transport *new_transport(const transport_config *config) {
         .base = {&nccl_ops},
         .world = config->comm,
         .dev = cuda_device_of(config->dev),
-        .deadline_seconds = config->deadline_seconds,
         .n_slots = config->n_slots,
         .slots = mem_new((size_t)config->n_slots, sizeof *t->slots),
         .lanes[OUT] = {.is_send = true, .peer = rank + 1 < size ? rank + 1 : NONE, .given = NONE},
@@ -410,9 +416,7 @@ static status open_transport(const transport_config *config, transport **out) {
     nccl_transport *t = new_transport(config);
     ncclUniqueId ids[N_LANES];
     memset(ids, 0, sizeof ids);
-    pthread_mutex_lock(&t->world->lock);
     status st = share_ids(t, ids);
-    pthread_mutex_unlock(&t->world->lock);
     if (st == STATUS_OK) st = open_streams(t);
     if (!comm_any_failed(t->world, &st)) {
         st = connect_lanes(t, ids);

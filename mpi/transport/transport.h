@@ -79,7 +79,6 @@ typedef struct transport_config {
     int n_slots;
     float *const *x; /* [n_slots] device memory, needed until close; the array only while opening */
     size_t x_floats; /* room in each */
-    double deadline_seconds;
 } transport_config;
 
 /* What AUTO is for this device: NCCL where every rank can load it, the device is a CUDA device and no two

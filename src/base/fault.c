@@ -1,4 +1,6 @@
 #include "src/base/fault.h"
+#include "src/base/alive.h"
+#include "src/base/clock.h"
 
 #include <assert.h>
 #include <signal.h>
@@ -26,16 +28,24 @@ static const char *const sites[] = {
     "save-commit",
     "save-clean",
     "load",
+    "begin",
+    "weights",
+    "end",
 };
 enum { N_SITES = sizeof sites / sizeof *sites };
 
-typedef enum fault_kind { FAULT_FAIL, FAULT_ALWAYS, FAULT_KILL, FAULT_SLOW, N_FAULT_KINDS } fault_kind;
+typedef enum fault_kind {
+    FAULT_FAIL,
+    FAULT_ALWAYS,
+    FAULT_KILL,
+    FAULT_SLOW,
+    FAULT_HANG,
+    N_FAULT_KINDS
+} fault_kind;
 
 static const char *const kinds[N_FAULT_KINDS] = {
-    [FAULT_FAIL] = "fail",
-    [FAULT_ALWAYS] = "always",
-    [FAULT_KILL] = "kill",
-    [FAULT_SLOW] = "slow",
+    [FAULT_FAIL] = "fail", [FAULT_ALWAYS] = "always", [FAULT_KILL] = "kill",
+    [FAULT_SLOW] = "slow", [FAULT_HANG] = "hang",
 };
 
 /* Of the process, as the command line is. */
@@ -87,8 +97,8 @@ status fault_arm(const char *text, int rank) {
         rest += strlen(rest);
     }
     if (*rest || on_rank < 0 || visit < 1 || kind < 0)
-        return status_refuse("--fail-at %s: expected SITE[:RANK[:WHAT]], where WHAT is fail, always, kill or "
-                             "slow, with or without a count before it",
+        return status_refuse("--fail-at %s: expected SITE[:RANK[:WHAT]], where WHAT is fail, always, "
+                             "kill, slow or hang, with or without a count before it",
                              text);
     if (on_rank != rank) return STATUS_OK;
     armed_kind = (fault_kind)kind;
@@ -104,8 +114,11 @@ status fault_at(const char *site) {
     long visit = 1 + atomic_fetch_add(&n_visits, 1);
     if (visit < armed_visit || (visit > armed_visit && armed_kind != FAULT_ALWAYS)) return STATUS_OK;
     if (armed_kind == FAULT_KILL) kill(getpid(), SIGKILL);
+    while (armed_kind == FAULT_HANG)
+        pause();
     if (armed_kind == FAULT_SLOW) {
-        nanosleep(&(struct timespec){.tv_sec = FAULT_SLOW_SECONDS}, NULL);
+        for (double begin = clock_seconds(); clock_seconds() - begin < FAULT_SLOW_SECONDS; alive_say())
+            nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
         return STATUS_OK;
     }
     return status_fail("failed on demand at %s, visit %ld (--fail-at)", site, visit);

@@ -2,8 +2,9 @@
  *
  * Code that may fail asks at its sites; a site costs nothing where KVARVE_FAULTS is not defined. Without RANK
  * (or with an empty one) it is every rank. WHAT is `fail` (the default: once), `always`, `kill` (SIGKILL to
- * itself) or `slow` (three seconds, once), and may have a count before it: `3fail` fails at the third visit
- * of the site, `3always` from there on. Local. */
+ * itself), `slow` (once, three seconds of work, which says that it is alive) or `hang` (for ever, silently),
+ * and may have a count before it: `3fail` fails at the third visit of the site, `3always` from there on.
+ * Local. */
 #pragma once
 
 #include <stdbool.h>

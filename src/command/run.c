@@ -8,6 +8,7 @@
 
 #include "io/files.h"
 #include "io/weights/model_dir.h"
+#include "src/base/alive.h"
 #include "src/base/host.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
@@ -94,7 +95,7 @@ status run_read_text(const char *option, const char *path, text_buffer *out) {
     FILE *f = is_stdin ? stdin : fopen(path, "rb");
     if (!f) return status_refuse("%s %s: %s", option, path, strerror(errno));
     char chunk[1 << 16];
-    for (size_t n; out->n <= MAX_BYTES && (n = fread(chunk, 1, sizeof chunk, f)) > 0;)
+    for (size_t n; out->n <= MAX_BYTES && (n = fread(chunk, 1, sizeof chunk, f)) > 0; alive_say())
         text_append(out, chunk, n);
     int error = ferror(f) ? errno : 0;
     if (!is_stdin) fclose(f);
@@ -156,7 +157,6 @@ engine_options run_engine_options(const comm *c, const options *o) {
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,
         .bytes_per_rank = (uint64_t)o->memory_per_rank,
         .layers_per_rank = o->layers_per_rank,
-        .deadline_seconds = o->peer_timeout,
         .transport = o->transport,
     };
 }

@@ -103,7 +103,6 @@ static void send_step(engine *e) {
     trace_enter(&e->worker.trace, before);
     slot->n_header_bytes = step_write(&e->worker.step, slot->header);
     slot->n_x_floats = (size_t)e->worker.step.n_rows * (size_t)e->config.d_model;
-    e->last_sent = clock_seconds();
     worker_run_step(&e->worker, slot);
 }
 
@@ -242,11 +241,13 @@ static void take_load(engine *e, const note *n, int rank) {
     if (!load->failed) schedule_loaded(e->schedule, load->session->handle);
 }
 
-/* Sort what came: loads and signals are the engine's, the rest waits for engine_take_note. */
-static void take_notes(engine *e) {
+/* Sort what came, if anything did: loads and signals are the engine's, the rest waits for engine_take_note.
+ */
+static bool take_notes(engine *e) {
     size_t n_bytes;
     int rank;
-    for (note *n; (n = mailbox_take(e->worker.notes, &n_bytes, &rank));) {
+    bool any = false;
+    for (note *n; (n = mailbox_take(e->worker.notes, &n_bytes, &rank)); any = true) {
         if (n->kind == NOTE_SEGMENT || n->kind == NOTE_LOGITS) {
             e->waiting_notes = mem_grow(e->waiting_notes, (size_t)e->n_waiting_notes, sizeof(note *));
             e->waiting_notes[e->n_waiting_notes++] = n;
@@ -256,6 +257,7 @@ static void take_notes(engine *e) {
         if (n->kind == NOTE_LOADED) take_load(e, n, rank);
         free(n);
     }
+    return any;
 }
 
 /* Report, once, that what is cached could not be loaded. */
@@ -267,12 +269,12 @@ static bool report_load_failure(engine *e, event *out) {
     return true;
 }
 
-/* A moment in which nothing is computed. */
+/* Until a rank tells something: nothing is computed meanwhile. */
 static void wait_for_loads(engine *e) {
     region before = trace_enter(&e->worker.trace, REGION_LOAD);
-    nanosleep(&(struct timespec){0, 100 * 1000}, NULL);
+    for (double begin = clock_seconds(); !take_notes(e);)
+        engine_wait(e, begin, "what is cached to be loaded");
     trace_enter(&e->worker.trace, before);
-    engine_keep_alive(e);
 }
 
 bool engine_next(engine *e, event *out) {
@@ -329,11 +331,9 @@ void engine_hurry_save(engine *e) {
     send_step(e);
 }
 
-void engine_keep_alive(engine *e) {
-    if (comm_size(e->worker.comm) == 1 || clock_seconds() - e->last_sent < e->options.deadline_seconds / 4)
-        return;
-    begin_step(e, STEP_WAIT);
-    send_step(e);
+void engine_wait(engine *e, double begin, const char *what) {
+    nanosleep(&(struct timespec){0, 200 * 1000}, NULL);
+    comm_watch(e->worker.comm, begin, what);
 }
 
 note *engine_take_note(engine *e) {

@@ -49,7 +49,6 @@ typedef struct engine_options {
     uint64_t bytes_per_rank;     /* 0: this rank's share of what its host or GPU has free */
     double head_share;           /* see plan.h */
     const char *layers_per_rank; /* NULL: the best partition */
-    double deadline_seconds;     /* of any wait for another rank */
     transport_kind transport;    /* of activations between ranks */
     bool quiet;                  /* no line that says what is loaded */
     const char *save_dir;        /* the snapshot that is written to; NULL: none */
@@ -121,8 +120,9 @@ void engine_begin_save(engine *e, const step_save *save, const step_extent *exte
 /* The save on its way need not spare the run any more: it is waited for. Local. */
 void engine_hurry_save(engine *e);
 
-/* While rank 0 waits for saves or loads only: now and then, let the others know that it is there. Local. */
-void engine_keep_alive(engine *e);
+/* A moment of rank 0, which waits since `begin` (clock_seconds) for `what` the ranks load or save. Local;
+ * ends all ranks when that is overdue (comm_watch). */
+void engine_wait(engine *e, double begin, const char *what);
 
 /* The next NOTE_SEGMENT or NOTE_LOGITS, released with free(); NULL when none has come. Local. */
 note *engine_take_note(engine *e);

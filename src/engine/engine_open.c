@@ -210,8 +210,7 @@ static status open_pipeline(engine *e) {
     e->worker.step = step_new(n_slots, rows);
     e->worker.reply = step_reply_new(n_slots, rows);
     e->worker.reply_bytes = mem_new(1, sizes.reply_bytes);
-    return pipeline_open(e->worker.comm, e->worker.dev, &sizes, e->options.transport,
-                         e->options.deadline_seconds, &e->worker.pipe);
+    return pipeline_open(e->worker.comm, e->worker.dev, &sizes, e->options.transport, &e->worker.pipe);
 }
 
 /* Ranks digest the tensors that they own; the sum does not depend on who owned which. */

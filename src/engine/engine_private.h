@@ -58,6 +58,6 @@ struct engine {
     bool is_paused, stop_wanted;
     uint64_t model_digest[2];
     int prompt_steps_in_flight;
-    double phase_begin, last_sent;
+    double phase_begin;
     engine_times times;
 };

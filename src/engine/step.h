@@ -16,7 +16,6 @@ typedef enum step_kind {
     STEP_LOAD,  /* starts, whose first positions come from the snapshot */
     STEP_SAVE,  /* positions to be written to the snapshot */
     STEP_HURRY, /* what is being saved is waited for now */
-    STEP_WAIT,  /* nothing, but stage 0 is alive: waits for another rank begin anew */
     STEP_STOP,
 } step_kind;
 

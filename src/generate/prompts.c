@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/command/run.h"
@@ -230,6 +231,7 @@ static status read_lines(generation *g) {
     if (st != STATUS_OK) return st;
     for (bool more = true; st == STATUS_OK && more;) {
         prompt_line line;
+        alive_say();
         st = prompts_next(in, &defaults, &line, &more);
         if (st != STATUS_OK || !more) break;
         take_line(g, prompts_name(in), &line);

@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/command/run.h"
 #include "src/engine/loader.h"
@@ -250,6 +251,7 @@ void generate_match_past(generation *g) {
     g->continues_batch = continues_batch(g);
     for (int64_t i = 0; i < g->n_jobs; i++) {
         job *j = &g->jobs[i];
+        alive_say();
         if (g->continues_batch && b->is_done[i]) {
             j->is_over = j->was_written = true;
             generate_count_failure(g, j);

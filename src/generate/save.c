@@ -2,7 +2,6 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "io/files.h"
@@ -253,14 +252,11 @@ void generate_look_after_saves(generation *g, engine *e) {
 }
 
 static void wait_for_save(generation *g, engine *e) {
-    const struct timespec moment = {0, 500 * 1000};
     region before = trace_enter(engine_trace(e), REGION_SAVE);
     if (checkpoint_is_busy(g->save)) engine_hurry_save(e);
-    while (checkpoint_is_busy(g->save)) {
-        if (checkpoint_poll(g->save, e)) break;
-        engine_keep_alive(e);
-        nanosleep(&moment, NULL);
-    }
+    double begin = clock_seconds();
+    while (checkpoint_is_busy(g->save) && !checkpoint_poll(g->save, e))
+        engine_wait(e, begin, "a save to end");
     release_pages(g, e);
     trace_enter(engine_trace(e), before);
 }

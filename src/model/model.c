@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "src/base/alive.h"
 #include "src/model/model_private.h"
 #include "src/model/rope.h"
 
@@ -107,6 +108,7 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
         return;
     }
     for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
+        alive_say();
         attention_shape shape = {
             .n_heads = c->n_heads,
             .n_kv_heads = c->n_kv_heads,

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "src/base/alive.h"
+#include "src/base/fault.h"
 #include "src/base/memory.h"
 #include "src/model/model_private.h"
 #include "src/model/rope.h"
@@ -110,12 +112,14 @@ static bool fill_tensor(model *m, const wanted *w, weights *files) {
 
 /* hash: NULL, or where the tensor's bytes are digested, for which the host must have them. */
 static status load_tensor(model *m, const wanted *w, weights *files, void *buffer, XXH3_state_t *hash) {
+    alive_say();
     if (!hash && fill_tensor(m, w, files)) return STATUS_OK;
     int64_t cols = w->n_cols ? w->n_cols : 1;
     int64_t rows_at_once = READ_BYTES / (cols * (int64_t)dtype_bytes(w->tensor->type));
     if (rows_at_once < 1 || w->vector) rows_at_once = w->vector ? w->n_rows : 1;
     for (int64_t row = 0; row < w->n_rows; row += rows_at_once) {
         int64_t n = w->n_rows - row < rows_at_once ? w->n_rows - row : rows_at_once;
+        alive_say();
         status st = weights_read(files, w->tensor, row * cols, n * cols, buffer);
         if (st != STATUS_OK) return st;
         if (hash) XXH3_128bits_update(hash, buffer, (size_t)(n * cols) * dtype_bytes(w->tensor->type));
@@ -174,6 +178,7 @@ static status load_weights(model *m, weights *files, uint64_t digest[2]) {
     if (model_get_widths(&m->config).qkv > row) row = model_get_widths(&m->config).qkv;
     size_t bytes = (size_t)row * sizeof(float) > READ_BYTES ? (size_t)row * sizeof(float) : READ_BYTES;
     void *buffer = mem_new(1, bytes);
+    if (st == STATUS_OK) st = fault_at("weights");
     for (size_t i = 0; st == STATUS_OK && i < list.n; i++)
         st = load_and_digest(m, &list.items[i], files, buffer, digest);
     free(buffer);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/alive.h"
 #include "src/base/utf8.h"
 #include "src/tokenizer/json.h"
 
@@ -84,6 +85,7 @@ status bpe_encode(bpe *model, const char *piece, size_t n, token_list *out) {
     int32_t *ids = model->symbols.ids;
     for (size_t start = 0, end; start < model->symbols.n; start = end) {
         end = start + 1;
+        if (end % 256 == 0) alive_say();
         while (end < model->symbols.n && merge_table_joins(&model->merges, ids[end - 1], ids[end]))
             end++;
         if (end - start == 1)

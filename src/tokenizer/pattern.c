@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/base/utf8.h"
 
@@ -67,6 +68,7 @@ status text_pattern_cut(const text_pattern *pattern, const char *text, size_t n,
     size_t done = 0, from = 0;
     bool any = false;
     while (from <= n && n > 0) {
+        if (spans->n % 256 == 0) alive_say();
         bool found;
         span match = {0};
         status st = find(pattern, text, n, from, &found, &match);

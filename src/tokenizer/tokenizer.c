@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "io/json.h"
+#include "src/base/alive.h"
 #include "src/base/notice.h"
 #include "src/base/utf8.h"
 #include "src/tokenizer/added.h"
@@ -163,6 +164,7 @@ static status encode_valid(tokenizer *tok, const char *text, size_t n, token_lis
     if (!st) st = pretokenizer_apply(&tok->pre, &pieces);
     for (size_t i = 0; !st && i < pieces.n; i++) {
         const piece *p = &pieces.items[i];
+        if (i % 256 == 0) alive_say();
         if (p->token != PIECE_IS_TEXT)
             token_list_append(out, p->token);
         else
