@@ -63,6 +63,11 @@ uint64_t device_free_bytes(device_kind kind, int index) {
     return cuda->free_bytes(index);
 }
 
+/* On the CPU panels are filled up with rows of zeros; a GPU keeps the rows alone. */
+size_t device_matrix_bytes(precision p, int64_t n_rows, int64_t n_cols) {
+    return cpu_matrix_bytes(p, n_rows, n_cols);
+}
+
 status device_open(device_kind kind, int index, precision p, int n_threads, device **out) {
     const cuda_backend *cuda = NULL;
     if (kind == DEVICE_CPU) return cpu_device_open(p, n_threads, NULL, out);

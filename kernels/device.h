@@ -214,24 +214,29 @@ typedef struct device_ops {
 /* Every backend's device begins with this. */
 struct device {
     const device_ops *ops;
-    dtype act;        /* matrix inputs: bf16, or f32 in the exact mode */
-    dtype kv;         /* KV cache elements: the same */
+    dtype act;        /* matrix inputs: precision_act */
+    dtype kv;         /* KV cache elements: precision_kv */
     bool host_memory; /* what alloc gives is host memory, and operations are over when they return */
 };
 
+/* What a device computes in. Three things follow from it. */
 typedef enum precision {
     PRECISION_BF16,
     PRECISION_F32,
     PRECISION_INT8, /* as BF16 but for matrices, which are rounded to int8 with scales: the CPU only */
 } precision;
 
-/* The type of matrix inputs and of the KV cache. */
-static inline dtype precision_dtype(precision p) {
+/* What weights are in, for people: "bf16", "f32", "int8". */
+const char *precision_weights(precision p);
+
+/* The type of matrix inputs, and that of the KV cache. */
+static inline dtype precision_act(precision p) {
     return p == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
 }
 
-/* What weights are in: "bf16", "f32", "int8". */
-const char *precision_weights(precision p);
+static inline dtype precision_kv(precision p) {
+    return p == PRECISION_F32 ? DTYPE_F32 : DTYPE_BF16;
+}
 
 typedef enum device_kind {
     DEVICE_AUTO, /* not chosen yet: GPUs where every rank has one */
@@ -250,6 +255,9 @@ int device_count(device_kind kind, const char **why);
 /* Bytes that could be taken of device `index` of a kind now; 0: that cannot be said. What is there for the
  * CPU is the ranks' to share: mpi/placement/memory_share.h. */
 uint64_t device_free_bytes(device_kind kind, int index);
+
+/* Bytes of a matrix of this shape on a device of any kind, at most: for plans. */
+size_t device_matrix_bytes(precision precision, int64_t n_rows, int64_t n_cols);
 
 /* Open device `index` of a kind, with n_threads OpenMP threads on the CPU. Refuses what is not there. */
 status device_open(device_kind kind, int index, precision precision, int n_threads, device **out);
@@ -274,7 +282,7 @@ bool cpu_isa_available(const char *isa);
 /* The instruction set that an open CPU device uses. */
 const char *cpu_device_isa(const device *dev);
 
-/* Bytes that a matrix of this shape takes on a CPU device, and at most on any other: for plans. */
+/* See device_matrix_bytes. */
 size_t cpu_matrix_bytes(precision precision, int64_t n_rows, int64_t n_cols);
 
 /* The same of the scratch of choose for a vocabulary of V: at most. */

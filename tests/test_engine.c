@@ -125,7 +125,7 @@ static void make_reference(void) {
     void *x = NULL;
     trace t = {0};
     kv_shape shape = {
-        .format = model_kv_format(&config, in, 64),
+        .format = model_kv_format(&config, precision_kv(in), 64),
         .n_layers = config.n_layers,
         .n_pages = kv_pages_for(LONGEST, 64),
         .n_slots = 1,

@@ -287,7 +287,7 @@ static void check_pieces(const char *isa) {
     matrix *whole = new_matrix(dev, N, M, rows, DTYPE_F32), *w = new_matrix_of_pieces(dev, M, rows);
     float *x = new_kept(dev, whole, N, M), *y = new_kept(dev, w, N, M);
     CHECK_CASE(!memcmp(x, y, N * M * sizeof *x), "%s: pieces differ", isa);
-    size_t bytes = cpu_matrix_bytes(PRECISION_INT8, N, M);
+    size_t bytes = device_matrix_bytes(PRECISION_INT8, N, M);
     CU_ASSERT(bytes == 80 * (1028 + 9 * sizeof(float)));
     dev->ops->matrix_close(dev, w);
     dev->ops->matrix_close(dev, whole);

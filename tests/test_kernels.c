@@ -227,7 +227,7 @@ static void check_matrix_pieces(const char *isa, precision p) {
             n_wrong += x[t * M + i] != (p == PRECISION_F32 ? source : float_of_bf16(bf16_of_float(source)));
         }
     CHECK_CASE(n_wrong == 0, "%s: %d embedded numbers differ", isa, n_wrong);
-    size_t bytes = cpu_matrix_bytes(p, N, M);
+    size_t bytes = device_matrix_bytes(p, N, M);
     CU_ASSERT(bytes >= N * M * dtype_bytes(dev->act) && bytes <= 80 * 1028 * dtype_bytes(dev->act));
     dev->ops->matrix_close(dev, w);
     dev->ops->matrix_close(dev, whole);

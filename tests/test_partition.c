@@ -279,7 +279,7 @@ static void sums_of_a_plan(void) {
 /* The table is there once on one rank, and on the first and the last of several. */
 static void tied_heads(void) {
     model_config tied = make_config(true), untied = make_config(false);
-    uint64_t table = cpu_matrix_bytes(PRECISION_BF16, tied.vocab_size, tied.d_model), one[2];
+    uint64_t table = device_matrix_bytes(PRECISION_BF16, tied.vocab_size, tied.d_model), one[2];
     for (int n_ranks = 1; n_ranks <= 4; n_ranks++) {
         plan_request a = make_request(&tied, n_ranks), b = make_request(&untied, n_ranks);
         plan p, q;

@@ -69,12 +69,6 @@ static double per_second(double n, double seconds) {
     return seconds > 0 ? n / seconds : 0;
 }
 
-/* K and V of a token, over all layers. */
-static double kv_token_bytes(const engine *e) {
-    const model_config *c = engine_config(e);
-    return 2.0 * c->n_layers * c->n_kv_heads * c->head_dim * (double)dtype_bytes(engine_device(e)->kv);
-}
-
 static void print_table(const run_figures *f, const options *o) {
     const engine_times *t = &f->times;
     fprintf(stderr, "\n  %-24s %10s %10s %10s %6s %8s\n", "region, seconds", "min", "avg", "max", "rank",
@@ -114,10 +108,11 @@ static double most_seconds(const run_figures *f, region r) {
 static void print_snapshots(const run_figures *f, const options *o, const engine *e) {
     const checkpoint_stats *s = &f->summary.saves;
     double load = most_seconds(f, REGION_LOAD), save = most_seconds(f, REGION_SAVE);
+    double token_bytes = model_kv_token_bytes(engine_config(e), engine_device(e)->kv);
     if (f->summary.reused_tokens > 0)
         fprintf(stderr, "  %s: %lld tokens were not computed but loaded, in %.3f s (%.2f GB/s of K and V)\n",
                 o->resume, (long long)f->summary.reused_tokens, load,
-                per_second((double)f->summary.reused_tokens * kv_token_bytes(e), load) / giga);
+                per_second((double)f->summary.reused_tokens * token_bytes, load) / giga);
     if (s->n_saves > 0)
         fprintf(stderr,
                 "  %s: %d save%s of %lld tokens, %.1f MiB in %.1f MiB of files (%.2fx) in %.3f s; the run "

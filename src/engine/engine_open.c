@@ -162,7 +162,7 @@ static status open_slice(engine *e) {
                    o->save_dir || o->load_dir ? e->model_digest : NULL, &e->worker.model);
     int64_t windows[MODEL_MAX_LAYERS];
     kv_shape shape = {
-        .format = model_kv_format(&e->config, o->precision, o->page_tokens),
+        .format = model_kv_format(&e->config, precision_kv(o->precision), o->page_tokens),
         .n_layers = mine->slice.last_layer - mine->slice.first_layer,
         .windows = windows,
         .n_pages = e->plan.n_pages,

@@ -121,10 +121,10 @@ static void count(stage *g, const step *todo) {
     g->stats.n_rows += todo->n_rows;
     g->stats.weight_bytes += (double)g->weight_bytes;
     for (int i = 0; i < todo->n_spans; i++) {
-        model_cost cost = model_rows_cost(g->config, g->slice, model_precision(g->model), todo->spans[i].pos0,
+        model_cost cost = model_rows_cost(g->config, g->slice, model_kv_type(g->model), todo->spans[i].pos0,
                                           todo->spans[i].n_rows);
         g->stats.kv_bytes += cost.kv_bytes;
-        g->stats.flops += cost.layer_flops;
+        g->stats.flops += cost.flops;
     }
 }
 
@@ -227,7 +227,7 @@ static status answer(stage *g, int n, const float *x, step_reply *reply) {
     status st = STATUS_OK;
     for (int at = 0; st == STATUS_OK && at < n; at += HEAD_ROWS)
         st = answer_rows(g, g->head_rows + at, n - at < HEAD_ROWS ? n - at : HEAD_ROWS, x, reply);
-    g->stats.flops += n * model_rows_cost(g->config, g->slice, model_precision(g->model), 0, 0).head_flops;
+    g->stats.flops += n * model_head_flops(g->config);
     return st;
 }
 

@@ -24,7 +24,7 @@ static status check_past(const generation *g) {
     const manifest *m = &g->past;
     const model_config *c = &g->config;
     const char *dir = g->options->resume;
-    dtype type = precision_dtype(g->options->precision);
+    dtype type = precision_kv(g->options->precision);
     if (m->n_layers != c->n_layers || m->n_kv_heads != c->n_kv_heads || m->head_dim != c->head_dim ||
         m->vocab_size != c->vocab_size)
         return status_refuse("%s: of another model: %d layers, %d kv heads of %d, %d tokens, but %s has %d "

@@ -131,7 +131,7 @@ void generate_plan_held(generation *g) {
         n_kept += j->is_kept;
         n_pages += kv_pages_for(session_most_tokens(&j->session), (int)o->page_tokens);
     }
-    kv_format page = model_kv_format(c, o->precision, (int)o->page_tokens);
+    kv_format page = model_kv_format(c, precision_kv(o->precision), (int)o->page_tokens);
     const double each = (double)n_pages / (double)g->n_runnable,
                  page_bytes = (double)kv_page_bytes(&page) * c->n_layers;
     const double most[] = {(double)n, n_kept > o->sequences ? MOST_HELD : (double)o->sequences,

@@ -51,8 +51,9 @@ static bool is_present(const model_config *c, presence when) {
            (when == OUTPUT_BIAS && c->output_bias);
 }
 
-int layer_tensors(const model_config *c, layer_tensor out[LAYER_MAX_TENSORS]) {
+int layer_tensors(const model_config *c, int layer_index, layer_tensor out[LAYER_MAX_TENSORS]) {
     int n = 0;
+    (void)layer_index; /* the layers of these families are alike */
     for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
         if (!is_present(c, table[i].when)) continue;
         out[n] = (layer_tensor){
@@ -71,10 +72,33 @@ int layer_tensors(const model_config *c, layer_tensor out[LAYER_MAX_TENSORS]) {
     return n;
 }
 
-double layer_elements(const model_config *c) {
+uint64_t layer_weight_bytes(const model_config *c, int layer_index, precision p) {
+    layer_tensor tensors[LAYER_MAX_TENSORS];
+    uint64_t bytes = 0;
+    int n = layer_tensors(c, layer_index, tensors);
+    for (const layer_tensor *t = tensors; t < tensors + n; t++)
+        if (t->row0 == 0) /* others lie in the same member */
+            bytes += t->n_cols ? device_matrix_bytes(p, t->n_member_rows, t->n_cols)
+                               : (uint64_t)t->n_member_rows * sizeof(float);
+    return bytes;
+}
+
+double layer_elements(const model_config *c, int layer_index) {
     layer_tensor tensors[LAYER_MAX_TENSORS];
     double elements = 0;
-    for (int i = 0, n = layer_tensors(c, tensors); i < n; i++)
-        elements += (double)tensors[i].n_rows * (double)tensors[i].n_cols;
+    int n = layer_tensors(c, layer_index, tensors);
+    for (const layer_tensor *t = tensors; t < tensors + n; t++)
+        elements += (double)t->n_rows * (double)t->n_cols;
     return elements;
+}
+
+double mean_layer_elements(const model_config *c) {
+    double elements = 0;
+    for (int l = 0; l < c->n_layers; l++)
+        elements += layer_elements(c, l);
+    return elements / c->n_layers;
+}
+
+double head_elements(const model_config *c) {
+    return (double)c->d_model * c->vocab_size;
 }

@@ -28,8 +28,8 @@ typedef struct layer_tensor {
 
 enum { LAYER_MAX_TENSORS = 16 };
 
-/* Those that the layers of this model have, in order; returns how many. */
-int layer_tensors(const model_config *c, layer_tensor out[LAYER_MAX_TENSORS]);
+/* Those that a layer of this model has, in order; returns how many. */
+int layer_tensors(const model_config *c, int layer_index, layer_tensor out[LAYER_MAX_TENSORS]);
 
 /* Where the tensor goes: a matrix, or a vector. */
 static inline matrix **layer_matrix(layer *l, const layer_tensor *t) {
@@ -40,5 +40,11 @@ static inline float **layer_vector(layer *l, const layer_tensor *t) {
     return (float **)(void *)((char *)l + t->member);
 }
 
-/* Elements of a layer's matrices: what a row is multiplied with, and a decode step reads. */
-double layer_elements(const model_config *c);
+/* Bytes of a layer's weights on a device. */
+uint64_t layer_weight_bytes(const model_config *c, int layer_index, precision p);
+
+/* Elements of the matrices that a row is multiplied with, and a decode step reads: of a layer, of all layers
+ * in the mean, and of the head. */
+double layer_elements(const model_config *c, int layer_index);
+double mean_layer_elements(const model_config *c);
+double head_elements(const model_config *c);

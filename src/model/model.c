@@ -8,7 +8,7 @@
 #include "src/model/rope.h"
 
 uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, int max_rows) {
-    uint64_t act = dtype_bytes(precision_dtype(prec)), rows = (uint64_t)max_rows;
+    uint64_t act = dtype_bytes(precision_act(prec)), rows = (uint64_t)max_rows;
     model_widths w = model_get_widths(c);
     uint64_t floats = rows * (uint64_t)(w.wide + c->head_dim);
     uint64_t acts = rows * (uint64_t)(w.act + w.narrow);
@@ -17,17 +17,28 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
     return floats * sizeof(float) + acts * act + cpu_choose_bytes(c->vocab_size);
 }
 
-model_cost model_rows_cost(const model_config *c, slice s, precision prec, int64_t history, int64_t n_rows) {
-    double q = (double)c->n_heads * c->head_dim, kv = (double)c->n_kv_heads * c->head_dim;
-    double n = (double)n_rows, element = (double)dtype_bytes(precision_dtype(prec));
-    model_cost cost = {.head_flops = 2.0 * c->d_model * c->vocab_size};
+/* A place's score takes as many operations as its key has elements, for each head, and its share of the
+ * result as many as its value has. */
+model_cost model_rows_cost(const model_config *c, slice s, dtype kv, int64_t history, int64_t n_rows) {
+    const kv_format place = model_kv_format(c, kv, 1);
+    const double n = (double)n_rows, attended = (double)c->n_heads * (place.k_width + place.v_width);
+    model_cost cost = {0};
     for (int l = s.first_layer; l < s.last_layer; l++) {
         int64_t window = model_config_window(c, l);
         double seen = (double)(window > 0 && history > window ? window : history);
-        cost.layer_flops += 2 * n * layer_elements(c) + 4 * q * n * (seen + (n + 1) / 2);
-        cost.kv_bytes += (seen + n) * 2 * kv * element;
+        cost.flops += 2 * n * layer_elements(c, l) + 2 * attended * n * (seen + (n + 1) / 2);
+        cost.kv_bytes += (seen + n) * (double)kv_page_bytes(&place);
     }
     return cost;
+}
+
+double model_head_flops(const model_config *c) {
+    return 2 * head_elements(c);
+}
+
+double model_kv_token_bytes(const model_config *c, dtype kv) {
+    const kv_format place = model_kv_format(c, kv, 1);
+    return c->n_layers * (double)kv_page_bytes(&place);
 }
 
 /* Device memory for n items, or NULL and *st set; nothing when *st is a failure already. */
@@ -132,6 +143,6 @@ status model_check(model *m) {
     return m->dev->ops->check(m->dev);
 }
 
-precision model_precision(const model *m) {
-    return m->dev->kv == DTYPE_F32 ? PRECISION_F32 : PRECISION_BF16;
+dtype model_kv_type(const model *m) {
+    return m->dev->kv;
 }

@@ -36,16 +36,19 @@ enum { HEAD_ROWS = DEVICE_TOP_ROWS };
 uint64_t model_weight_bytes(const model_config *config, slice s, precision prec);
 uint64_t model_workspace_bytes(const model_config *config, slice s, precision prec, int max_rows);
 
-/* What n_rows rows behind `history` positions of one sequence cost the layers of a slice; one row of the head
- * besides. */
+/* What n_rows rows behind `history` positions of one sequence cost the layers of a slice. */
 typedef struct model_cost {
-    double layer_flops; /* matrices and attention; a multiply-add is two */
-    double kv_bytes;    /* K and V read */
-    double head_flops;  /* a row */
+    double flops;    /* of matrices and attention; a multiply-add is two */
+    double kv_bytes; /* K and V read, of the type `kv` */
 } model_cost;
 
-model_cost model_rows_cost(const model_config *config, slice s, precision prec, int64_t history,
-                           int64_t n_rows);
+model_cost model_rows_cost(const model_config *config, slice s, dtype kv, int64_t history, int64_t n_rows);
+
+/* Of a row of the head. */
+double model_head_flops(const model_config *config);
+
+/* Bytes of K and V of a position over all layers. */
+double model_kv_token_bytes(const model_config *config, dtype kv);
 
 /* Bytes of the slice's tensors in the files. Refuses a missing tensor or another shape. */
 status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out);
@@ -112,4 +115,5 @@ status model_sync(model *m);
 /* The first failure that is known so far, without waiting. */
 status model_check(model *m);
 
-precision model_precision(const model *m);
+/* Of K and V. */
+dtype model_kv_type(const model *m);

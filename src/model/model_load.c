@@ -14,15 +14,10 @@
 enum { READ_BYTES = 16 << 20 };
 
 uint64_t model_weight_bytes(const model_config *c, slice s, precision prec) {
-    layer_tensor tensors[LAYER_MAX_TENSORS];
-    uint64_t one = 0, table = cpu_matrix_bytes(prec, c->vocab_size, c->d_model);
-    int n = layer_tensors(c, tensors);
-    for (const layer_tensor *t = tensors; t < tensors + n; t++)
-        if (t->row0 == 0)
-            one += t->n_cols ? cpu_matrix_bytes(prec, t->n_member_rows, t->n_cols)
-                             : (uint64_t)t->n_member_rows * sizeof(float);
-    uint64_t bytes = (uint64_t)(s.last_layer - s.first_layer) * one;
-    if (slice_embeds(s)) bytes += table;
+    const uint64_t table = device_matrix_bytes(prec, c->vocab_size, c->d_model);
+    uint64_t bytes = slice_embeds(s) ? table : 0;
+    for (int l = s.first_layer; l < s.last_layer; l++)
+        bytes += layer_weight_bytes(c, l, prec);
     if (slice_has_head(s))
         bytes += (model_head_shares_embedding(c, s) ? 0 : table) + (uint64_t)c->d_model * sizeof(float);
     return bytes;
@@ -41,20 +36,25 @@ static matrix *new_matrix(model *m, int64_t n_rows, int64_t n_cols, status *st) 
     return w;
 }
 
+static void take_layer(model *m, int layer_index, status *st) {
+    layer *l = &m->layers[layer_index - m->slice.first_layer];
+    layer_tensor tensors[LAYER_MAX_TENSORS];
+    int n = layer_tensors(&m->config, layer_index, tensors);
+    for (const layer_tensor *t = tensors; t < tensors + n; t++) {
+        if (t->row0 > 0) continue; /* it lies in that of another one */
+        if (t->n_cols)
+            *layer_matrix(l, t) = new_matrix(m, t->n_member_rows, t->n_cols, st);
+        else
+            *layer_vector(l, t) = new_vector(m, t->n_member_rows, st);
+    }
+}
+
 static status take_weights(model *m) {
     const model_config *c = &m->config;
-    layer_tensor tensors[LAYER_MAX_TENSORS];
-    int n = layer_tensors(c, tensors);
     status st = STATUS_OK;
     if (slice_embeds(m->slice)) m->embedding = new_matrix(m, c->vocab_size, c->d_model, &st);
-    for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++)
-        for (const layer_tensor *t = tensors; t < tensors + n; t++) {
-            if (t->row0 > 0) continue; /* it lies in that of another one */
-            if (t->n_cols)
-                *layer_matrix(&m->layers[i], t) = new_matrix(m, t->n_member_rows, t->n_cols, &st);
-            else
-                *layer_vector(&m->layers[i], t) = new_vector(m, t->n_member_rows, &st);
-        }
+    for (int i = m->slice.first_layer; i < m->slice.last_layer; i++)
+        take_layer(m, i, &st);
     if (!slice_has_head(m->slice)) return st;
     m->final_norm = new_vector(m, c->d_model, &st);
     m->head = model_head_shares_embedding(c, m->slice) ? m->embedding
@@ -213,9 +213,10 @@ static void close_matrix(model *m, matrix *w) {
     if (w) m->dev->ops->matrix_close(m->dev, w);
 }
 
-static void close_layer(model *m, layer *l) {
+static void close_layer(model *m, int layer_index) {
+    layer *l = &m->layers[layer_index - m->slice.first_layer];
     layer_tensor tensors[LAYER_MAX_TENSORS];
-    int n = layer_tensors(&m->config, tensors);
+    int n = layer_tensors(&m->config, layer_index, tensors);
     for (const layer_tensor *t = tensors; t < tensors + n; t++) {
         if (t->row0 > 0) continue;
         if (t->n_cols)
@@ -227,8 +228,8 @@ static void close_layer(model *m, layer *l) {
 
 void model_close(model *m) {
     if (!m) return;
-    for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++)
-        close_layer(m, &m->layers[i]);
+    for (int i = m->slice.first_layer; i < m->slice.last_layer; i++)
+        close_layer(m, i);
     if (m->head != m->embedding) close_matrix(m, m->head);
     close_matrix(m, m->embedding);
     void *memory[] = {m->final_norm, m->wide,      m->cos_sin, m->act,

@@ -21,7 +21,7 @@ static void want(wanted_list *list, int layer_index, const char *name, int64_t n
 /* Of a layer; `l` gives the destinations; NULL: none. */
 static void want_layer(wanted_list *list, const model_config *c, int i, layer *l) {
     layer_tensor tensors[LAYER_MAX_TENSORS];
-    int n = layer_tensors(c, tensors);
+    int n = layer_tensors(c, i, tensors);
     for (const layer_tensor *t = tensors; t < tensors + n; t++)
         want(list, i, t->name, t->n_rows, t->n_cols, t->row0, l && t->n_cols ? *layer_matrix(l, t) : NULL,
              l && !t->n_cols ? *layer_vector(l, t) : NULL);

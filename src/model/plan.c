@@ -30,7 +30,7 @@ plan_bound plan_bound_of_host(const memory_share *share) {
 }
 
 static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
-    kv_format format = model_kv_format(r->config, r->precision, r->page_tokens);
+    kv_format format = model_kv_format(r->config, precision_kv(r->precision), r->page_tokens);
     return (uint64_t)n_layers * kv_page_bytes(&format);
 }
 
@@ -56,9 +56,9 @@ static partition_problem make_problem(const plan_request *r, int64_t n_pages) {
     return (partition_problem){
         .n_layers = n,
         .n_ranks = r->n_ranks,
-        .layer_cost = layer_elements(c),
+        .layer_cost = layer_elements(c, 0),
         .first_cost = 0,
-        .last_cost = r->head_share * c->d_model * c->vocab_size,
+        .last_cost = r->head_share * head_elements(c),
         .layer_bytes = one_layer + (uint64_t)n_pages * page_bytes_of_layers(r, 1),
         .first_bytes = model_weight_bytes(c, first, r->precision) - one_layer,
         .last_bytes = model_weight_bytes(c, last, r->precision) - one_layer + head_space,

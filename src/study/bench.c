@@ -177,25 +177,25 @@ static void bench_prefill(bench *b, int64_t n_tokens, int64_t depth) {
     for (int64_t i = 0; i < b->options->repeats; i++)
         b->seconds[i] = time_prefill(b, n_tokens, depth, where);
     slice all = {0, b->config.n_layers, b->config.n_layers};
-    model_cost cost = model_rows_cost(&b->config, all, b->options->precision, depth, n_tokens);
+    model_cost cost = model_rows_cost(&b->config, all, precision_kv(b->options->precision), depth, n_tokens);
     char what[48];
     snprintf(what, sizeof what, "prefill %lld tokens", (long long)n_tokens);
     print_row(b, what, depth, n_tokens, median(b->seconds, b->options->repeats),
-              (double)chunks_of(b, n_tokens) * (double)all_weight_bytes(b) + cost.kv_bytes, cost.layer_flops);
+              (double)chunks_of(b, n_tokens) * (double)all_weight_bytes(b) + cost.kv_bytes, cost.flops);
 }
 
 static void bench_decode(bench *b, int64_t depth, int64_t n) {
     time_decode(b, depth, n, b->seconds, new_profile(b, "decode", n, depth));
     int64_t middle = depth + DECODE_TOKENS * b->options->repeats / 2;
     slice all = {0, b->config.n_layers, b->config.n_layers};
-    model_cost cost = model_rows_cost(&b->config, all, b->options->precision, middle, 1);
+    model_cost cost = model_rows_cost(&b->config, all, precision_kv(b->options->precision), middle, 1);
     int64_t groups = n < b->n_ranks ? n : b->n_ranks; /* the weights are read once a step */
     double steps = DECODE_TOKENS, rows = steps * (double)n;
     char what[48];
     snprintf(what, sizeof what, "decode, %lld sequence%s", (long long)n, n == 1 ? "" : "s");
     print_row(b, what, depth, (int64_t)rows, median(b->seconds, b->options->repeats),
               steps * (double)groups * (double)all_weight_bytes(b) + rows * cost.kv_bytes,
-              rows * (cost.layer_flops + cost.head_flops));
+              rows * (cost.flops + model_head_flops(&b->config)));
 }
 
 static double all_regions(const profile *p) {

@@ -73,11 +73,10 @@ static void print_plan(const plan_request *r, const plan *p) {
                (double)k->transfer_bytes / mib, (double)k->total_bytes / mib, k->cost);
         if (k->total_bytes > most) most = k->total_bytes;
     }
-    kv_format page = model_kv_format(config, r->precision, r->page_tokens);
-    double token_bytes = (double)config->n_layers * (double)kv_page_bytes(&page) / (double)r->page_tokens;
     printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
            "sequences at once\n",
-           token_bytes / 1024, (long long)p->n_pages * r->page_tokens,
+           model_kv_token_bytes(config, precision_kv(r->precision)) / 1024,
+           (long long)p->n_pages * r->page_tokens,
            (long long)(p->n_pages / kv_pages_for(r->longest_tokens, r->page_tokens)));
     if (p->n_room_pages < INT32_MAX)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",

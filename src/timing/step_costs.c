@@ -20,7 +20,7 @@ double step_costs_head(const step_costs *costs, int n_rows) {
 /* ---- from four numbers ---- */
 
 static void take_head_from_layers(step_costs *costs, const model_config *c) {
-    double layers = (double)c->d_model * c->vocab_size / layer_elements(c);
+    double layers = head_elements(c) / mean_layer_elements(c);
     costs->head_c = layers * costs->decode.c;
     costs->head_row = layers * costs->decode.b;
 }

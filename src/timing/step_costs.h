@@ -25,7 +25,7 @@ double step_costs_head(const step_costs *costs, int n_rows);
 status step_costs_fit(const step_times *times, const model_config *config, const char *name, step_costs *out);
 
 /* From the chunk model alone: a decode row is a chunk of one row, and the head takes as long as so many
- * layers as have its number of matrix elements. */
+ * layers of the mean as have its number of matrix elements. */
 step_costs step_costs_from_model(const chunk_model *m, const model_config *config);
 
 /* As --measured FILE or --chunk-model C,G,B,A say: one of both is not NULL. */
