@@ -28,26 +28,31 @@ typedef struct measures {
     uint64_t bytes;
 } measures;
 
-static uint64_t bytes_of(const partition_problem *p, int first, int last) {
-    uint64_t bytes = p->every_bytes + (uint64_t)(last - first) * p->layer_bytes;
+static partition_load stage_of(const partition_problem *p, int first, int last) {
     bool embeds = first == 0, has_head = last == p->n_layers;
-    return bytes + (embeds && has_head ? p->both_bytes
-                    : embeds           ? p->first_bytes
-                    : has_head         ? p->last_bytes
-                                       : 0);
+    partition_load stage = {
+        (embeds ? p->first.cost : 0) + (has_head ? p->last.cost : 0),
+        p->every_bytes + (embeds && has_head ? p->both_bytes
+                          : embeds           ? p->first.bytes
+                          : has_head         ? p->last.bytes
+                                             : 0),
+    };
+    for (int l = first; l < last; l++) {
+        stage.cost += p->layers[l].cost;
+        stage.bytes += p->layers[l].bytes;
+    }
+    return stage;
 }
 
 static measures measure(const partition_problem *p, const int *bounds) {
     measures m = {0};
     for (int s = 0; s < p->n_ranks; s++) {
-        double cost = (bounds[s + 1] - bounds[s]) * p->layer_cost;
-        if (s == 0) cost += p->first_cost;
-        if (s == p->n_ranks - 1) cost += p->last_cost;
-        uint64_t bytes = bytes_of(p, bounds[s], bounds[s + 1]);
-        CU_ASSERT(bytes == partition_stage_bytes(p, bounds[s], bounds[s + 1]));
-        m.slowest = fmax(m.slowest, cost);
-        m.squares += cost * cost;
-        if (bytes > m.bytes) m.bytes = bytes;
+        partition_load want = stage_of(p, bounds[s], bounds[s + 1]);
+        partition_load stage = partition_stage(p, bounds[s], bounds[s + 1]);
+        CU_ASSERT(stage.cost == want.cost && stage.bytes == want.bytes);
+        m.slowest = fmax(m.slowest, want.cost);
+        m.squares += want.cost * want.cost;
+        if (want.bytes > m.bytes) m.bytes = want.bytes;
     }
     return m;
 }
@@ -74,31 +79,44 @@ static best search(const partition_problem *p) {
     return b;
 }
 
-/* Whole numbers, so that all sums are exact. */
-static partition_problem random_problem(uint64_t *state) {
+typedef struct problem {
+    partition_problem p; /* whose layers are ... */
+    partition_load layers[MAX_LAYERS];
+} problem;
+
+/* Whole numbers, so that all sums are exact. The layers are alike in every second problem. */
+static void make_problem(uint64_t *state, problem *out) {
     int n_layers = 1 + (int)pick(state, MAX_LAYERS);
-    partition_problem p = {
-        .n_layers = n_layers,
-        .n_ranks = 1 + (int)pick(state, n_layers),
-        .layer_cost = (double)(1 + pick(state, 10)),
-        .first_cost = (double)(pick(state, 2) * pick(state, 20)),
-        .last_cost = (double)(pick(state, 2) * pick(state, 40)),
-        .layer_bytes = (uint64_t)(1 + pick(state, 10)),
-        .first_bytes = (uint64_t)pick(state, 20),
-        .last_bytes = (uint64_t)pick(state, 20),
-        .every_bytes = (uint64_t)pick(state, 5),
-    };
-    bool tied = pick(state, 2);
-    p.both_bytes = p.first_bytes + (tied ? 0 : p.last_bytes);
-    if (pick(state, 3)) p.rank_bytes = 1 + (uint64_t)pick(state, 60);
-    return p;
+    bool alike = pick(state, 2);
+    *out = (problem){.p = {
+                         .n_layers = n_layers,
+                         .n_ranks = 1 + (int)pick(state, n_layers),
+                         .layers = out->layers,
+                         .first = {(double)(pick(state, 2) * pick(state, 20)), (uint64_t)pick(state, 20)},
+                         .last = {(double)(pick(state, 2) * pick(state, 40)), (uint64_t)pick(state, 20)},
+                         .every_bytes = (uint64_t)pick(state, 5),
+                     }};
+    for (int l = 0; l < n_layers; l++)
+        out->layers[l] = l && alike
+                             ? out->layers[0]
+                             : (partition_load){(double)(1 + pick(state, 10)), 1 + (uint64_t)pick(state, 10)};
+    out->p.both_bytes = out->p.first.bytes + (pick(state, 2) ? 0 : out->p.last.bytes);
+    if (pick(state, 3)) out->p.rank_bytes = 1 + (uint64_t)pick(state, 60);
+}
+
+static bool layers_differ(const partition_problem *p) {
+    for (int l = 1; l < p->n_layers; l++)
+        if (p->layers[l].cost != p->layers[0].cost) return true;
+    return false;
 }
 
 static void best_of_all_partitions(void) {
     uint64_t state = 1;
-    int n_refused = 0, n_bound = 0;
+    int n_refused = 0, n_bound = 0, n_uneven = 0;
     for (int round = 0; round < 3000; round++) {
-        partition_problem p = random_problem(&state), free_of_bounds = p;
+        problem made;
+        make_problem(&state, &made);
+        partition_problem p = made.p, free_of_bounds = p;
         free_of_bounds.rank_bytes = 0;
         best b = search(&p);
         int bounds[MAX_LAYERS + 1];
@@ -115,15 +133,18 @@ static void best_of_all_partitions(void) {
         CU_ASSERT(m.slowest == b.slowest && m.squares == b.squares);
         CU_ASSERT(p.rank_bytes == 0 || m.bytes <= p.rank_bytes);
         n_bound += search(&free_of_bounds).slowest < b.slowest;
+        n_uneven += p.n_ranks > 1 && layers_differ(&p);
     }
-    CU_ASSERT(n_refused > 100 && n_bound > 20); /* bounds mattered */
+    CU_ASSERT(n_refused > 100 && n_bound > 20 && n_uneven > 500); /* bounds and layers mattered */
 }
 
 /* The refusal's number is what makes it fit, and one byte less does not. */
 static void refusal_names_what_would_fit(void) {
     uint64_t state = 2;
     for (int round = 0; round < 500; round++) {
-        partition_problem p = random_problem(&state);
+        problem made;
+        make_problem(&state, &made);
+        partition_problem p = made.p;
         int bounds[MAX_LAYERS + 1];
         p.rank_bytes = search(&p).least_bytes;
         CHECK_OK(partition_layers(&p, bounds));
@@ -131,24 +152,24 @@ static void refusal_names_what_would_fit(void) {
         p.bound_by = "as told";
         if (p.rank_bytes) CHECK_REFUSED(partition_layers(&p, bounds), "start more ranks");
     }
-    partition_problem p = {.n_layers = 4,
-                           .n_ranks = 2,
-                           .layer_cost = 1,
-                           .layer_bytes = 5ull << 30,
-                           .rank_bytes = 1,
-                           .bound_by = "as told"};
+    partition_load layers[4];
+    for (int l = 0; l < 4; l++)
+        layers[l] = (partition_load){1, 5ull << 30};
+    partition_problem p = {
+        .n_layers = 4, .n_ranks = 2, .layers = layers, .rank_bytes = 1, .bound_by = "as told"};
     int bounds[MAX_LAYERS + 1];
     CHECK_REFUSED(partition_layers(&p, bounds), "10240.0 MiB");
     CU_ASSERT_PTR_NOT_NULL(strstr(status_text(), "a rank may take 0.1 MiB, as told, but"));
-    p.first_bytes = p.both_bytes = 1ull << 30;
+    p.first.bytes = p.both_bytes = 1ull << 30;
     CHECK_REFUSED(partition_layers(&p, bounds), "11264.0 MiB");
     p.n_ranks = 1;
-    p.last_bytes = 1ull << 30; /* tied: once */
+    p.last.bytes = 1ull << 30; /* tied: once */
     CHECK_REFUSED(partition_layers(&p, bounds), "21504.0 MiB");
 }
 
 static void more_ranks_than_layers(void) {
-    partition_problem p = {.n_layers = 4, .n_ranks = 5, .layer_cost = 1};
+    const partition_load layers[4] = {{1, 0}, {1, 0}, {1, 0}, {1, 0}};
+    partition_problem p = {.n_layers = 4, .n_ranks = 5, .layers = layers};
     int bounds[6];
     CHECK_REFUSED(partition_layers(&p, bounds), "5 ranks are more than the model's 4 layers");
     p.n_ranks = 4;
@@ -157,13 +178,18 @@ static void more_ranks_than_layers(void) {
 }
 
 static void large_models(void) {
+    static partition_load layers[1024];
     int bounds[1025];
-    partition_problem p = {.n_layers = 126, .n_ranks = 16, .layer_cost = 1, .last_cost = 2.5};
+    for (int l = 0; l < 1024; l++)
+        layers[l].cost = 1;
+    partition_problem p = {.n_layers = 126, .n_ranks = 16, .layers = layers, .last = {.cost = 2.5}};
     CHECK_OK(partition_layers(&p, bounds));
     for (int s = 0; s < 15; s++)
         CU_ASSERT(bounds[s + 1] - bounds[s] == 8);
     CU_ASSERT(bounds[16] - bounds[15] == 6);
-    p = (partition_problem){.n_layers = 1024, .n_ranks = 64, .layer_cost = 0.1};
+    for (int l = 0; l < 1024; l++)
+        layers[l].cost = 0.1;
+    p = (partition_problem){.n_layers = 1024, .n_ranks = 64, .layers = layers};
     CHECK_OK(partition_layers(&p, bounds));
     for (int s = 0; s < 64; s++)
         CU_ASSERT(bounds[s + 1] - bounds[s] == 16);

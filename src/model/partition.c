@@ -6,23 +6,25 @@
 
 #include "src/base/memory.h"
 
-static double stage_cost(const partition_problem *p, int first, int last) {
-    double cost = (last - first) * p->layer_cost;
-    if (first == 0) cost += p->first_cost;
-    if (last == p->n_layers) cost += p->last_cost;
-    return cost;
+static partition_load sum(partition_load a, partition_load b) {
+    return (partition_load){a.cost + b.cost, a.bytes + b.bytes};
 }
 
-uint64_t partition_stage_bytes(const partition_problem *p, int first, int last) {
-    uint64_t bytes = p->every_bytes + (uint64_t)(last - first) * p->layer_bytes;
-    if (first == 0 && last == p->n_layers) return bytes + p->both_bytes;
-    if (first == 0) bytes += p->first_bytes;
-    if (last == p->n_layers) bytes += p->last_bytes;
-    return bytes;
+/* What a stage takes beside its layers. */
+static partition_load load_of_ends(const partition_problem *p, int first, int last) {
+    bool is_first = first == 0, is_last = last == p->n_layers;
+    partition_load ends = {0, p->every_bytes};
+    if (is_first) ends = sum(ends, p->first);
+    if (is_last) ends = sum(ends, p->last);
+    if (is_first && is_last) ends.bytes = p->every_bytes + p->both_bytes;
+    return ends;
 }
 
-static bool stage_fits(const partition_problem *p, int first, int last) {
-    return !p->rank_bytes || partition_stage_bytes(p, first, last) <= p->rank_bytes;
+partition_load partition_stage(const partition_problem *p, int first, int last) {
+    partition_load layers = {0};
+    for (int l = last - 1; l >= first; l--)
+        layers = sum(layers, p->layers[l]);
+    return sum(layers, load_of_ends(p, first, last));
 }
 
 static double join_max(double a, double b) {
@@ -34,7 +36,8 @@ static double join_squares(double a, double b) {
 }
 
 /* best[s][l]: the least joined cost of stages 0..s over layers 0..l, each stage at most `limit`; from[s][l]:
- * where stage s begins then. Returns the cost of the whole, infinity when nothing fits. */
+ * where stage s begins then, the first place of equals. Returns the cost of the whole, infinity when nothing
+ * fits. */
 static double solve(const partition_problem *p, double limit, double (*join)(double, double), int *bounds) {
     int n = p->n_layers, width = n + 1;
     double *best = mem_new((size_t)(p->n_ranks * width), sizeof *best);
@@ -42,13 +45,16 @@ static double solve(const partition_problem *p, double limit, double (*join)(dou
     for (int s = 0; s < p->n_ranks; s++) {
         for (int last = 0; last <= n; last++) {
             double *here = &best[s * width + last];
+            partition_load layers = {0};
             *here = INFINITY;
-            for (int first = s; first < last; first++) {
-                if ((s == 0) != (first == 0) || !stage_fits(p, first, last)) continue;
-                double cost = stage_cost(p, first, last);
+            for (int first = last - 1; first >= s; first--) {
+                layers = sum(layers, p->layers[first]);
+                if ((s == 0) != (first == 0)) continue;
+                partition_load stage = sum(layers, load_of_ends(p, first, last));
                 double before = s ? best[(s - 1) * width + first] : 0;
-                if (cost > limit || join(before, cost) >= *here) continue;
-                *here = join(before, cost);
+                if ((p->rank_bytes && stage.bytes > p->rank_bytes) || stage.cost > limit) continue;
+                if (join(before, stage.cost) > *here) continue;
+                *here = join(before, stage.cost);
                 from[s * width + last] = first;
             }
         }
@@ -67,12 +73,14 @@ static double solve(const partition_problem *p, double limit, double (*join)(dou
 /* The least bytes a rank that any partition of this model over these ranks needs. */
 static uint64_t least_rank_bytes(const partition_problem *p) {
     int *bounds = mem_new((size_t)p->n_ranks + 1, sizeof *bounds);
-    partition_problem by_bytes = *p;
-    by_bytes.rank_bytes = 0;
-    by_bytes.layer_cost = (double)p->layer_bytes;
-    by_bytes.first_cost = (double)p->first_bytes;
-    by_bytes.last_cost = p->n_ranks == 1 ? (double)(p->both_bytes - p->first_bytes) : (double)p->last_bytes;
+    partition_load *layers = mem_new((size_t)p->n_layers, sizeof *layers);
+    partition_problem by_bytes = {.n_layers = p->n_layers, .n_ranks = p->n_ranks, .layers = layers};
+    for (int l = 0; l < p->n_layers; l++)
+        layers[l].cost = (double)p->layers[l].bytes;
+    by_bytes.first.cost = (double)p->first.bytes;
+    by_bytes.last.cost = p->n_ranks == 1 ? (double)(p->both_bytes - p->first.bytes) : (double)p->last.bytes;
     double bytes = solve(&by_bytes, INFINITY, join_max, bounds);
+    free(layers);
     free(bounds);
     return p->every_bytes + (uint64_t)bytes;
 }

@@ -10,16 +10,18 @@
 
 #include "src/base/status.h"
 
+/* What one thing takes of the stage that it is on. */
+typedef struct partition_load {
+    double cost; /* in any unit, the same for all */
+    uint64_t bytes;
+} partition_load;
+
 typedef struct partition_problem {
     int n_layers, n_ranks;
-    double layer_cost;    /* of any one layer, in any unit */
-    double first_cost;    /* embedding, on the first stage */
-    double last_cost;     /* final norm, head and sampler, on the last stage */
-    uint64_t layer_bytes; /* weights and KV cache of one layer */
-    uint64_t first_bytes; /* embedding */
-    uint64_t last_bytes;  /* norm and head */
-    uint64_t
-        both_bytes; /* first and last together on one rank: less where the head is tied to the embedding */
+    const partition_load *layers; /* [n_layers] weights and KV cache of each */
+    partition_load first;         /* embedding, on the first stage */
+    partition_load last;          /* final norm, head and sampler, on the last stage */
+    uint64_t both_bytes;  /* of first and last on one rank: less where the head is tied to the embedding */
     uint64_t every_bytes; /* workspace and buffers of any rank */
     uint64_t rank_bytes;  /* the bound; 0: none */
     const char *bound_by; /* where there is one, for people: "as --memory-per-rank says" */
@@ -29,8 +31,8 @@ typedef struct partition_problem {
  * layers, and a model that fits no partition (the text says what would). */
 status partition_layers(const partition_problem *problem, int *bounds);
 
-/* Bytes that a stage of these layers takes. */
-uint64_t partition_stage_bytes(const partition_problem *problem, int first_layer, int last_layer);
+/* What a stage of these layers takes. */
+partition_load partition_stage(const partition_problem *problem, int first_layer, int last_layer);
 
 /* Bounds from a user's list "10,12,10". Refuses a list that does not fit the model and the ranks. */
 status partition_from_list(const char *list, int n_layers, int n_ranks, int *bounds);

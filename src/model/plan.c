@@ -29,126 +29,159 @@ plan_bound plan_bound_of_host(const memory_share *share) {
     return bound;
 }
 
-static uint64_t page_bytes_of_layers(const plan_request *r, int n_layers) {
-    kv_format format = model_kv_format(r->config, precision_kv(r->precision), r->page_tokens);
-    return (uint64_t)n_layers * kv_page_bytes(&format);
+/* K and V of a layer in a pool of so many pages. */
+static uint64_t layer_kv_bytes(const plan_request *r, int layer_index, int64_t n_pages) {
+    const kv_format format = model_kv_format(r->config, precision_kv(r->precision), r->page_tokens);
+    (void)layer_index; /* all layers keep the same pages */
+    return (uint64_t)n_pages * kv_page_bytes(&format);
 }
 
-static uint64_t workspace_bytes(const plan_request *r, slice s) {
-    return model_workspace_bytes(r->config, s, r->precision, r->chunk_tokens) +
-           model_kept_bytes(r->config, s, r->saves ? r->n_sequences : 0);
+static uint64_t kv_bytes(const plan_request *r, slice part, int64_t n_pages) {
+    uint64_t bytes = 0;
+    for (int l = part.first_layer; l < part.last_layer; l++)
+        bytes += layer_kv_bytes(r, l, n_pages);
+    return bytes;
+}
+
+/* The largest pool that takes no more than so many bytes for these layers. */
+static int64_t most_pages(const plan_request *r, slice part, uint64_t bytes) {
+    int64_t fits = 0, step = 1;
+    for (; fits + step <= INT32_MAX && kv_bytes(r, part, fits + step) <= bytes; step *= 2)
+        fits += step;
+    for (; step > 0; step /= 2)
+        if (fits + step <= INT32_MAX && kv_bytes(r, part, fits + step) <= bytes) fits += step;
+    return fits;
+}
+
+static uint64_t workspace_bytes(const plan_request *r, slice part) {
+    return model_workspace_bytes(r->config, part, r->precision, r->chunk_tokens) +
+           model_kept_bytes(r->config, part, r->saves ? r->n_sequences : 0);
 }
 
 /* The slots; and with several ranks as much again, which MPI may hold until it is received. */
-size_t plan_transfer_bytes(const plan_request *r) {
+static uint64_t transfer_bytes(const plan_request *r) {
     pipeline_sizes sizes = {.x_floats = (size_t)r->chunk_tokens * (size_t)r->config->d_model};
     return (r->n_ranks > 1 ? 2 : 1) * pipeline_device_bytes(&sizes);
 }
 
-/* Costs are matrix elements that a row passes: that is both the operations of a prefill row and the bytes of
- * a decode step. Reading one row of the embedding is free beside them. */
-static partition_problem make_problem(const plan_request *r, int64_t n_pages) {
+/* Layers are laid out so that one longest sequence fits; the pool then grows into what is left. Costs are
+ * matrix elements that a row passes: that is both the operations of a prefill row and the bytes of a decode
+ * step. Reading one row of the embedding is free beside them. layers[n_layers] is filled. */
+static partition_problem make_problem(const plan_request *r, int64_t n_pages, partition_load *layers) {
     const model_config *c = r->config;
     const int n = c->n_layers;
-    slice inner = {1, 2, n + 2}, first = {0, 1, n + 2}, last = {1, 2, 2}, both = {0, 1, 1};
-    uint64_t one_layer = model_weight_bytes(c, inner, r->precision);
-    uint64_t space = workspace_bytes(r, inner), head_space = workspace_bytes(r, last) - space;
+    const slice before = {0, 0, n}, behind = {n, n, n}, both = {0, 0, 0}, inner = {1, 1, n + 1};
+    const uint64_t space = workspace_bytes(r, inner), head_space = workspace_bytes(r, behind) - space;
+    for (int l = 0; l < n; l++) {
+        layers[l].cost = layer_elements(c, l);
+        layers[l].bytes = layer_weight_bytes(c, l, r->precision) + layer_kv_bytes(r, l, n_pages);
+    }
     return (partition_problem){
         .n_layers = n,
         .n_ranks = r->n_ranks,
-        .layer_cost = layer_elements(c, 0),
-        .first_cost = 0,
-        .last_cost = r->head_share * head_elements(c),
-        .layer_bytes = one_layer + (uint64_t)n_pages * page_bytes_of_layers(r, 1),
-        .first_bytes = model_weight_bytes(c, first, r->precision) - one_layer,
-        .last_bytes = model_weight_bytes(c, last, r->precision) - one_layer + head_space,
-        .both_bytes = model_weight_bytes(c, both, r->precision) - one_layer + head_space,
-        .every_bytes = space + plan_transfer_bytes(r) + ((uint64_t)PLAN_PROCESS_MIB << 20),
+        .layers = layers,
+        .first = {0, model_weight_bytes(c, before, r->precision)},
+        .last = {r->head_share * head_elements(c), model_weight_bytes(c, behind, r->precision) + head_space},
+        .both_bytes = model_weight_bytes(c, both, r->precision) + head_space,
+        .every_bytes = space + transfer_bytes(r) + ((uint64_t)PLAN_PROCESS_MIB << 20),
         .rank_bytes = r->bytes_per_rank,
         .bound_by = r->bound_by,
     };
 }
 
-static int widest(const int *bounds, int n_ranks) {
-    int most = 0;
-    for (int i = 0; i < n_ranks; i++)
-        if (bounds[i + 1] - bounds[i] > most) most = bounds[i + 1] - bounds[i];
-    return most;
+/* What each rank takes beside K and V. */
+static void fill_ranks(const plan_request *r, const partition_problem *p, const int *bounds, plan *out) {
+    const double mean = partition_stage(p, 0, p->n_layers).cost / r->n_ranks;
+    for (int i = 0; i < r->n_ranks; i++) {
+        const slice part = {bounds[i], bounds[i + 1], p->n_layers};
+        plan_rank *rank = &out->ranks[i];
+        *rank = (plan_rank){
+            .slice = part,
+            .weight_bytes = model_weight_bytes(r->config, part, r->precision),
+            .workspace_bytes = workspace_bytes(r, part),
+            .transfer_bytes = transfer_bytes(r),
+            .cost = partition_stage(p, bounds[i], bounds[i + 1]).cost / mean,
+        };
+        rank->total_bytes = rank->weight_bytes + rank->workspace_bytes + rank->transfer_bytes +
+                            ((uint64_t)PLAN_PROCESS_MIB << 20);
+    }
 }
 
-/* Pages for the pool of every rank: as many as wanted, fewer where a rank's memory or --kv-memory ends. */
-static status choose_pages(const plan_request *r, const partition_problem *without_kv, const int *bounds,
-                           plan *out) {
-    int64_t least = kv_pages_for(r->longest_tokens, r->page_tokens), room = INT32_MAX;
-    if (r->kv_bytes_per_rank) {
-        uint64_t one = page_bytes_of_layers(r, widest(bounds, r->n_ranks));
-        int64_t fits = (int64_t)(r->kv_bytes_per_rank / one);
-        if (fits < least)
-            return status_refuse(
-                "--kv-memory %.1f MiB holds %lld tokens on a rank, but a sequence of %lld tokens needs "
-                "%.1f MiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
-                mem_mib(r->kv_bytes_per_rank), (long long)fits * r->page_tokens, (long long)r->longest_tokens,
-                mem_mib((uint64_t)least * one));
-        if (room > fits) room = fits;
+/* Pages that --kv-memory holds on every rank. */
+static status fit_kv_memory(const plan_request *r, const plan *p, int64_t least, int64_t *room) {
+    uint64_t needs = 0;
+    for (const plan_rank *k = p->ranks; r->kv_bytes_per_rank && k < p->ranks + p->n_ranks; k++) {
+        int64_t fits = most_pages(r, k->slice, r->kv_bytes_per_rank);
+        uint64_t one = kv_bytes(r, k->slice, least);
+        if (fits < *room) *room = fits;
+        if (one > needs) needs = one;
     }
-    for (int i = 0; r->bytes_per_rank && i < r->n_ranks; i++) {
-        uint64_t base = partition_stage_bytes(without_kv, bounds[i], bounds[i + 1]);
-        uint64_t one = page_bytes_of_layers(r, bounds[i + 1] - bounds[i]);
-        int64_t fits = base < r->bytes_per_rank ? (int64_t)((r->bytes_per_rank - base) / one) : 0;
+    if (*room >= least) return STATUS_OK;
+    return status_refuse(
+        "--kv-memory %.1f MiB holds %lld tokens on a rank, but a sequence of %lld tokens needs "
+        "%.1f MiB: raise --kv-memory, lower --context or --max-tokens, or start more ranks",
+        mem_mib(r->kv_bytes_per_rank), (long long)*room * r->page_tokens, (long long)r->longest_tokens,
+        mem_mib(needs));
+}
+
+/* Pages for which every rank has memory beside all else. */
+static status fit_memory(const plan_request *r, const plan *p, int64_t least, int64_t *room) {
+    for (int i = 0; r->bytes_per_rank && i < p->n_ranks; i++) {
+        const plan_rank *k = &p->ranks[i];
+        int64_t fits = k->total_bytes < r->bytes_per_rank
+                           ? most_pages(r, k->slice, r->bytes_per_rank - k->total_bytes)
+                           : 0;
         if (fits < least)
             return status_refuse("rank %d may take %.1f MiB, %s, but needs %.1f MiB for layers %d to %d with "
                                  "one sequence of %lld "
                                  "tokens: start more ranks, lower --context or --max-tokens, or raise that",
                                  i, mem_mib(r->bytes_per_rank), r->bound_by,
-                                 mem_mib(base + (uint64_t)least * one), bounds[i], bounds[i + 1] - 1,
-                                 (long long)r->longest_tokens);
-        if (room > fits) room = fits;
+                                 mem_mib(k->total_bytes + kv_bytes(r, k->slice, least)), k->slice.first_layer,
+                                 k->slice.last_layer - 1, (long long)r->longest_tokens);
+        if (fits < *room) *room = fits;
     }
-    int64_t wanted = r->wanted_pages > least ? r->wanted_pages : least;
-    out->n_pages = wanted < room ? wanted : room;
-    out->n_room_pages = room;
     return STATUS_OK;
 }
 
-static void fill_ranks(const plan_request *r, const partition_problem *p, const int *bounds, plan *out) {
-    double mean = (p->n_layers * p->layer_cost + p->first_cost + p->last_cost) / r->n_ranks;
-    for (int i = 0; i < r->n_ranks; i++) {
-        plan_rank *rank = &out->ranks[i];
-        slice s = {bounds[i], bounds[i + 1], p->n_layers};
-        rank->slice = s;
-        rank->weight_bytes = model_weight_bytes(r->config, s, r->precision);
-        rank->kv_bytes = (uint64_t)out->n_pages * page_bytes_of_layers(r, s.last_layer - s.first_layer);
-        rank->workspace_bytes = workspace_bytes(r, s);
-        rank->transfer_bytes = plan_transfer_bytes(r);
-        rank->total_bytes = rank->weight_bytes + rank->kv_bytes + rank->workspace_bytes +
-                            rank->transfer_bytes + ((uint64_t)PLAN_PROCESS_MIB << 20);
-        rank->cost = ((s.last_layer - s.first_layer) * p->layer_cost + (slice_embeds(s) ? p->first_cost : 0) +
-                      (slice_has_head(s) ? p->last_cost : 0)) /
-                     mean;
+/* The pool of every rank: as many pages as are wanted, fewer where there is no room for them. */
+static status choose_pages(const plan_request *r, int64_t least, plan *out) {
+    const int64_t wanted = r->wanted_pages > least ? r->wanted_pages : least;
+    int64_t room = INT32_MAX;
+    status st = fit_kv_memory(r, out, least, &room);
+    if (st == STATUS_OK) st = fit_memory(r, out, least, &room);
+    if (st != STATUS_OK) return st;
+    out->n_room_pages = room;
+    out->n_pages = wanted < room ? wanted : room;
+    for (plan_rank *k = out->ranks; k < out->ranks + out->n_ranks; k++) {
+        k->kv_bytes = kv_bytes(r, k->slice, out->n_pages);
+        k->total_bytes += k->kv_bytes;
     }
+    return STATUS_OK;
 }
 
 status plan_make(const plan_request *r, plan *out) {
-    if (kv_pages_for(r->longest_tokens, r->page_tokens) > INT32_MAX)
+    const int64_t least = kv_pages_for(r->longest_tokens, r->page_tokens);
+    if (least > INT32_MAX)
         return status_refuse(
             "a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
             "--context",
             (long long)r->longest_tokens, INT32_MAX);
+    plan made = {.n_ranks = r->n_ranks, .ranks = mem_new((size_t)r->n_ranks, sizeof *made.ranks)};
     int *bounds = mem_new((size_t)r->n_ranks + 1, sizeof *bounds);
-    /* Layers are laid out so that one longest sequence fits; the pool then grows into what is left. */
-    partition_problem with_one = make_problem(r, kv_pages_for(r->longest_tokens, r->page_tokens));
-    partition_problem without_kv = make_problem(r, 0);
-    status st = r->layers_per_rank
-                    ? partition_from_list(r->layers_per_rank, r->config->n_layers, r->n_ranks, bounds)
-                    : partition_layers(&with_one, bounds);
-    plan made = {.n_ranks = r->n_ranks};
-    if (st == STATUS_OK) st = choose_pages(r, &without_kv, bounds, &made);
+    partition_load *layers = mem_new((size_t)r->config->n_layers, sizeof *layers);
+    partition_problem p = make_problem(r, least, layers);
+    status st = r->layers_per_rank ? partition_from_list(r->layers_per_rank, p.n_layers, p.n_ranks, bounds)
+                                   : partition_layers(&p, bounds);
     if (st == STATUS_OK) {
-        made.ranks = mem_new((size_t)r->n_ranks, sizeof *made.ranks);
-        fill_ranks(r, &without_kv, bounds, &made);
-        *out = made;
+        fill_ranks(r, &p, bounds, &made);
+        st = choose_pages(r, least, &made);
     }
+    free(layers);
     free(bounds);
+    if (st == STATUS_OK)
+        *out = made;
+    else
+        plan_free(&made);
     return st;
 }
 

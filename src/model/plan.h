@@ -59,6 +59,3 @@ plan_bound plan_bound_of_host(const memory_share *share);
 /* Refuses what cannot fit, saying what would make it fit. Release with plan_free. */
 status plan_make(const plan_request *request, plan *out);
 void plan_free(plan *p);
-
-/* Sizes of the messages of a step, for plans and for the engine. */
-size_t plan_transfer_bytes(const plan_request *request);
