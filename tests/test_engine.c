@@ -169,17 +169,17 @@ static status open_variant(const variant *v, engine **out) {
     engine_options o = {
         .model_dir = model_dir,
         .device = kind,
-        .precision = in,
         .n_threads = v->n_threads,
-        .chunk_tokens = v->chunk_tokens,
+        .sizing = {.precision = in,
+                   .chunk_tokens = v->chunk_tokens,
+                   .page_tokens = v->page_tokens,
+                   .n_sequences = v->n_sequences,
+                   .longest_tokens = LONGEST,
+                   .wanted_pages = v->n_sequences * kv_pages_for(LONGEST, v->page_tokens),
+                   .head_share = 0.5,
+                   .layers_per_rank = v->layers ? uneven[comm_size(ranks) - 1] : NULL},
         .chunks = v->equal_time ? &chunks : NULL,
         .times_steps = v->equal_time,
-        .page_tokens = v->page_tokens,
-        .n_sequences = v->n_sequences,
-        .longest_tokens = LONGEST,
-        .wanted_pages = v->n_sequences * kv_pages_for(LONGEST, v->page_tokens),
-        .head_share = 0.5,
-        .layers_per_rank = v->layers ? uneven[comm_size(ranks) - 1] : NULL,
     };
     status st = engine_open(ranks, &config, &o, out);
     chunk_list_free(&chunks);
@@ -319,14 +319,14 @@ static void demo_model_matches_reference(void) {
     engine_options o = {
         .model_dir = model_dir,
         .device = kind,
-        .precision = PRECISION_F32,
         .n_threads = 1,
-        .chunk_tokens = 100,
-        .page_tokens = 64,
-        .n_sequences = 2,
-        .longest_tokens = g.n_tokens + g.n_continued,
-        .wanted_pages = 2 * kv_pages_for(g.n_tokens + g.n_continued, 64),
-        .head_share = 1,
+        .sizing = {.precision = PRECISION_F32,
+                   .chunk_tokens = 100,
+                   .page_tokens = 64,
+                   .n_sequences = 2,
+                   .longest_tokens = g.n_tokens + g.n_continued,
+                   .wanted_pages = 2 * kv_pages_for(g.n_tokens + g.n_continued, 64),
+                   .head_share = 1},
     };
     engine *e;
     if (CHECK_OK(engine_open(ranks, &config, &o, &e))) {
@@ -370,18 +370,18 @@ static void refusals(void) {
         .model_dir = model_dir,
         .device = kind,
         .n_threads = 1,
-        .chunk_tokens = 64,
-        .page_tokens = 64,
-        .n_sequences = 1,
-        .longest_tokens = LONGEST,
-        .wanted_pages = 3,
-        .bytes_per_rank = 1 << 20,
+        .sizing = {.chunk_tokens = 64,
+                   .page_tokens = 64,
+                   .n_sequences = 1,
+                   .longest_tokens = LONGEST,
+                   .wanted_pages = 3,
+                   .bound = plan_bound_asked(1 << 20)},
     };
     CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "does not fit");
-    o.bytes_per_rank = 0;
-    o.layers_per_rank = "1,1,1,1,1";
+    o.sizing.bound = plan_bound_asked(0);
+    o.sizing.layers_per_rank = "1,1,1,1,1";
     CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "--layers-per-rank");
-    o.layers_per_rank = NULL;
+    o.sizing.layers_per_rank = NULL;
     o.model_dir = "/nowhere";
     CHECK_REFUSED(engine_open(ranks, &config, &o, &e), "/nowhere");
     run_variant(&v);

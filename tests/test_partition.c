@@ -234,16 +234,14 @@ static model_config make_config(bool tied) {
     };
 }
 
-static plan_request make_request(const model_config *config, int n_ranks) {
-    return (plan_request){
-        .bound_by = "as --memory-per-rank says",
-        .config = config,
-        .n_ranks = n_ranks,
+static sizing make_sizing(void) {
+    return (sizing){
         .chunk_tokens = 512,
         .page_tokens = 64,
         .n_sequences = 4,
         .longest_tokens = 4096,
         .wanted_pages = 4 * 64,
+        .bound = plan_bound_asked(0),
         .head_share = 0.5,
     };
 }
@@ -255,28 +253,28 @@ static uint64_t sum_weights(const plan *p) {
     return sum;
 }
 
-static void check_sums(const plan_request *r, const plan *p) {
-    const model_config *c = r->config;
-    uint64_t page = 2ull * (unsigned)c->n_kv_heads * (unsigned)c->head_dim * (unsigned)r->page_tokens *
-                    (r->precision == PRECISION_F32 ? 4 : 2);
+static void check_sums(const model_config *c, const sizing *s, const plan *p) {
+    uint64_t page = 2ull * (unsigned)c->n_kv_heads * (unsigned)c->head_dim * (unsigned)s->page_tokens *
+                    (s->precision == PRECISION_F32 ? 4 : 2);
     double cost = 0;
-    CU_ASSERT(p->n_ranks == r->n_ranks && p->ranks[0].slice.first_layer == 0);
+    CU_ASSERT(p->ranks[0].slice.first_layer == 0);
     for (int i = 0; i < p->n_ranks; i++) {
         const plan_rank *k = &p->ranks[i];
         int n_layers = k->slice.last_layer - k->slice.first_layer;
         CU_ASSERT(k->slice.last_layer ==
                   (i + 1 < p->n_ranks ? p->ranks[i + 1].slice.first_layer : c->n_layers));
         CU_ASSERT(k->slice.n_layers == c->n_layers && n_layers > 0);
-        CU_ASSERT(k->weight_bytes == model_weight_bytes(c, k->slice, r->precision));
+        CU_ASSERT(k->weight_bytes == model_weight_bytes(c, k->slice, s->precision));
         CU_ASSERT(k->kv_bytes == (uint64_t)n_layers * (uint64_t)p->n_pages * page);
-        CU_ASSERT(k->workspace_bytes == model_workspace_bytes(c, k->slice, r->precision, r->chunk_tokens) +
-                                            (r->saves && i == p->n_ranks - 1 ? 4 * (4ull * 128256) : 0));
+        CU_ASSERT(k->workspace_bytes ==
+                  model_workspace_bytes(c, k->slice, s->precision, s->chunk_tokens) +
+                      (s->saves && i == p->n_ranks - 1 ? (4ull + (unsigned)p->n_held) * (4ull * 128256) : 0));
         /* Three slots, and as much that MPI may hold. */
-        CU_ASSERT(k->transfer_bytes == (p->n_ranks > 1 ? 6ull : 3ull) * (unsigned)r->chunk_tokens *
+        CU_ASSERT(k->transfer_bytes == (p->n_ranks > 1 ? 6ull : 3ull) * (unsigned)s->chunk_tokens *
                                            (unsigned)c->d_model * sizeof(float));
         CU_ASSERT(k->total_bytes == k->weight_bytes + k->kv_bytes + k->workspace_bytes + k->transfer_bytes +
                                         ((uint64_t)PLAN_PROCESS_MIB << 20));
-        CU_ASSERT(r->bytes_per_rank == 0 || k->total_bytes <= r->bytes_per_rank);
+        CU_ASSERT(s->bound.bytes == 0 || k->total_bytes <= s->bound.bytes);
         cost += k->cost;
     }
     CU_ASSERT(fabs(cost - p->n_ranks) < 1e-9);
@@ -285,19 +283,19 @@ static void check_sums(const plan_request *r, const plan *p) {
 static void sums_of_a_plan(void) {
     model_config config = make_config(false);
     for (int n_ranks = 1; n_ranks <= 16; n_ranks++) {
-        plan_request r = make_request(&config, n_ranks);
-        r.precision = n_ranks % 2 ? PRECISION_BF16 : PRECISION_F32;
-        r.saves = n_ranks % 3 == 0; /* the logits of 4 sequences stay on the last rank */
+        sizing s = make_sizing();
+        s.precision = n_ranks % 2 ? PRECISION_BF16 : PRECISION_F32;
+        s.saves = n_ranks % 3 == 0; /* the logits of 4 sequences stay on the last rank */
         plan p;
-        CHECK_OK(plan_make(&r, &p));
-        CU_ASSERT(p.n_pages == r.wanted_pages);
-        check_sums(&r, &p);
+        CHECK_OK(plan_make(&config, &s, n_ranks, &p));
+        CU_ASSERT(p.n_ranks == n_ranks && p.n_pages == s.wanted_pages);
+        check_sums(&config, &s, &p);
         plan_free(&p);
     }
     /* 1.24e9 parameters and the head's 0.26e9, 2 bytes each: the published size of the model. */
-    plan_request r = make_request(&config, 1);
+    sizing s = make_sizing();
     plan p;
-    CHECK_OK(plan_make(&r, &p));
+    CHECK_OK(plan_make(&config, &s, 1, &p));
     CU_ASSERT(fabs((double)p.ranks[0].weight_bytes / (2 * (1235814400.0 + 2048.0 * 128256)) - 1) < 0.01);
     plan_free(&p);
 }
@@ -307,10 +305,10 @@ static void tied_heads(void) {
     model_config tied = make_config(true), untied = make_config(false);
     uint64_t table = device_matrix_bytes(PRECISION_BF16, tied.vocab_size, tied.d_model), one[2];
     for (int n_ranks = 1; n_ranks <= 4; n_ranks++) {
-        plan_request a = make_request(&tied, n_ranks), b = make_request(&untied, n_ranks);
+        const sizing s = make_sizing();
         plan p, q;
-        CHECK_OK(plan_make(&a, &p));
-        CHECK_OK(plan_make(&b, &q));
+        CHECK_OK(plan_make(&tied, &s, n_ranks, &p));
+        CHECK_OK(plan_make(&untied, &s, n_ranks, &q));
         if (n_ranks == 1) one[0] = sum_weights(&p), one[1] = sum_weights(&q);
         CU_ASSERT(sum_weights(&p) == one[0] + (n_ranks > 1 ? table : 0));
         CU_ASSERT(sum_weights(&q) == one[1]);
@@ -326,21 +324,22 @@ static void a_bound_is_exact(void) {
     for (int tied = 0; tied < 2; tied++) {
         for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
             model_config config = make_config(tied);
-            plan_request r = make_request(&config, i < 2 ? 1 : i < 4 ? 2 : 3);
+            const int n_ranks = i < 2 ? 1 : i < 4 ? 2 : 3;
+            sizing s = make_sizing();
             plan p;
-            r.layers_per_rank = lists[i];
-            r.saves = tied;
-            r.wanted_pages = 0; /* at least the longest sequence */
-            CHECK_OK(plan_make(&r, &p));
+            s.layers_per_rank = lists[i];
+            s.saves = tied;
+            s.wanted_pages = 0; /* at least the longest sequence */
+            CHECK_OK(plan_make(&config, &s, n_ranks, &p));
             CU_ASSERT(p.n_pages == 64);
-            for (int k = 0; k < r.n_ranks; k++)
-                if (p.ranks[k].total_bytes > r.bytes_per_rank) r.bytes_per_rank = p.ranks[k].total_bytes;
+            for (int k = 0; k < n_ranks; k++)
+                if (p.ranks[k].total_bytes > s.bound.bytes) s.bound.bytes = p.ranks[k].total_bytes;
             plan_free(&p);
-            CHECK_OK(plan_make(&r, &p));
+            CHECK_OK(plan_make(&config, &s, n_ranks, &p));
             CU_ASSERT(p.n_pages == 64);
             plan_free(&p);
-            r.bytes_per_rank--;
-            CHECK_REFUSED(plan_make(&r, &p), "--memory-per-rank");
+            s.bound.bytes--;
+            CHECK_REFUSED(plan_make(&config, &s, n_ranks, &p), "--memory-per-rank");
         }
     }
 }
@@ -350,10 +349,10 @@ static void head_share_moves_layers(void) {
     model_config config = make_config(false);
     int last[2];
     for (int k = 0; k < 2; k++) {
-        plan_request r = make_request(&config, 4);
-        r.head_share = k;
+        sizing s = make_sizing();
+        s.head_share = k;
         plan p;
-        CHECK_OK(plan_make(&r, &p));
+        CHECK_OK(plan_make(&config, &s, 4, &p));
         last[k] = p.ranks[3].slice.last_layer - p.ranks[3].slice.first_layer;
         plan_free(&p);
     }
@@ -368,106 +367,157 @@ static double told_mib(const char *part) {
     return value;
 }
 
-/* The request is refused; *field becomes what would do, as told behind this part of the text. */
-static void take_least(const plan_request *r, uint64_t *field, const char *part) {
+/* It is refused; *field becomes what would do, as told behind this part of the text. */
+static void take_least(const model_config *c, const sizing *s, int n_ranks, uint64_t *field,
+                       const char *part) {
     plan p;
-    CHECK_REFUSED(plan_make(r, &p), part);
+    CHECK_REFUSED(plan_make(c, s, n_ranks, &p), part);
     *field = (uint64_t)(told_mib(part) * mib);
 }
 
 static void kv_memory(void) {
     model_config config = make_config(false);
-    plan_request r = make_request(&config, 2), small = r;
+    sizing s = make_sizing(), small = s;
     plan p;
-    r.kv_bytes_per_rank = 200ull << 20;
-    CHECK_OK(plan_make(&r, &p));
-    CU_ASSERT(p.n_pages >= 64 && p.n_pages < r.wanted_pages);
+    s.kv_bytes_per_rank = 200ull << 20;
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.n_pages >= 64 && p.n_pages < s.wanted_pages);
     for (int i = 0; i < 2; i++)
-        CU_ASSERT(p.ranks[i].kv_bytes <= r.kv_bytes_per_rank);
-    check_sums(&r, &p);
+        CU_ASSERT(p.ranks[i].kv_bytes <= s.kv_bytes_per_rank);
+    check_sums(&config, &s, &p);
     plan_free(&p);
 
     small.kv_bytes_per_rank = 1 << 20;
-    CHECK_REFUSED(plan_make(&small, &p), "--kv-memory 1.0 MiB");
+    CHECK_REFUSED(plan_make(&config, &small, 2, &p), "--kv-memory 1.0 MiB");
     CU_ASSERT(strstr(status_text(), "raise --kv-memory") && strstr(status_text(), "start more ranks"));
-    take_least(&small, &small.kv_bytes_per_rank, "needs ");
-    CHECK_OK(plan_make(&small, &p));
+    take_least(&config, &small, 2, &small.kv_bytes_per_rank, "needs ");
+    CHECK_OK(plan_make(&config, &small, 2, &p));
     CU_ASSERT(p.n_pages == 64);
     plan_free(&p);
     small.kv_bytes_per_rank -= (uint64_t)(0.2 * mib);
-    CHECK_REFUSED(plan_make(&small, &p), "--kv-memory");
+    CHECK_REFUSED(plan_make(&config, &small, 2, &p), "--kv-memory");
 
-    r.layers_per_rank = "2,14"; /* the rank with the most layers has the fewest pages */
-    CHECK_OK(plan_make(&r, &p));
-    CU_ASSERT(p.ranks[1].kv_bytes <= r.kv_bytes_per_rank);
+    small.longest_tokens = 64; /* one page of 128 KiB on each layer */
+    small.wanted_pages = 5;
+    small.layers_per_rank = "2,14";
+    for (int64_t n = 1; n <= 6; n++) {
+        small.kv_bytes_per_rank = (uint64_t)n * 14 * (128 << 10);
+        CHECK_OK(plan_make(&config, &small, 2, &p));
+        CU_ASSERT(p.n_pages == (n < 5 ? n : 5) && p.n_room_pages == n);
+        plan_free(&p);
+        small.kv_bytes_per_rank--;
+        if (n == 1) CHECK_REFUSED(plan_make(&config, &small, 2, &p), "holds 0 tokens");
+        if (n == 1) continue;
+        CHECK_OK(plan_make(&config, &small, 2, &p));
+        CU_ASSERT(p.n_room_pages == n - 1);
+        plan_free(&p);
+    }
+
+    s.layers_per_rank = "2,14"; /* the rank with the most layers has the fewest pages */
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.ranks[1].kv_bytes <= s.kv_bytes_per_rank);
     plan_free(&p);
 }
 
 static void memory_bound(void) {
     model_config config = make_config(false);
-    plan_request r = make_request(&config, 3), small = r;
+    sizing s = make_sizing(), small = s;
     plan free_plan, p;
-    CHECK_OK(plan_make(&r, &free_plan));
+    CHECK_OK(plan_make(&config, &s, 3, &free_plan));
     uint64_t most = 0;
     for (int i = 0; i < 3; i++)
         if (free_plan.ranks[i].total_bytes > most) most = free_plan.ranks[i].total_bytes;
     plan_free(&free_plan);
-    r.bytes_per_rank = most - (32u << 20); /* fewer pages, or other layers */
-    CHECK_OK(plan_make(&r, &p));
+    s.bound.bytes = most - (32u << 20); /* fewer pages, or other layers */
+    CHECK_OK(plan_make(&config, &s, 3, &p));
     CU_ASSERT(p.n_pages >= 64);
-    check_sums(&r, &p);
+    check_sums(&config, &s, &p);
     plan_free(&p);
 
-    small.bytes_per_rank = 100 << 20;
-    take_least(&small, &small.bytes_per_rank, "at least ");
-    CHECK_OK(plan_make(&small, &p));
-    check_sums(&small, &p);
+    small.bound.bytes = 100 << 20;
+    take_least(&config, &small, 3, &small.bound.bytes, "at least ");
+    CHECK_OK(plan_make(&config, &small, 3, &p));
+    check_sums(&config, &small, &p);
     plan_free(&p);
-    small.bytes_per_rank -= (uint64_t)(0.2 * mib);
-    CHECK_REFUSED(plan_make(&small, &p), "does not fit");
+    small.bound.bytes -= (uint64_t)(0.2 * mib);
+    CHECK_REFUSED(plan_make(&config, &small, 3, &p), "does not fit");
     CU_ASSERT(strstr(status_text(), "start more ranks") && strstr(status_text(), "--memory-per-rank"));
 }
 
 /* With layers as the user said, the rank that does not fit is named. */
 static void memory_bound_with_a_list(void) {
     model_config config = make_config(false);
-    plan_request r = make_request(&config, 2);
+    sizing s = make_sizing();
     plan p;
-    r.layers_per_rank = "2,14";
-    CHECK_OK(plan_make(&r, &p));
+    s.layers_per_rank = "2,14";
+    CHECK_OK(plan_make(&config, &s, 2, &p));
     CU_ASSERT(p.ranks[0].slice.last_layer == 2);
-    r.bytes_per_rank = p.ranks[1].weight_bytes;
+    s.bound.bytes = p.ranks[1].weight_bytes;
     plan_free(&p);
-    CHECK_REFUSED(plan_make(&r, &p), "rank 1 may take");
+    CHECK_REFUSED(plan_make(&config, &s, 2, &p), "rank 1 may take");
     CU_ASSERT(strstr(status_text(), "layers 2 to 15") != NULL);
-    take_least(&r, &r.bytes_per_rank, "needs ");
-    CHECK_OK(plan_make(&r, &p));
-    check_sums(&r, &p);
+    take_least(&config, &s, 2, &s.bound.bytes, "needs ");
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    check_sums(&config, &s, &p);
     plan_free(&p);
-    r.layers_per_rank = "2,15";
-    CHECK_REFUSED(plan_make(&r, &p), "--layers-per-rank 2,15");
-    r.layers_per_rank = NULL;
-    r.n_ranks = 17;
-    CHECK_REFUSED(plan_make(&r, &p), "17 ranks are more than the model's 16 layers");
+    s.layers_per_rank = "2,15";
+    CHECK_REFUSED(plan_make(&config, &s, 2, &p), "--layers-per-rank 2,15");
+    s.layers_per_rank = NULL;
+    CHECK_REFUSED(plan_make(&config, &s, 17, &p), "17 ranks are more than the model's 16 layers");
+}
+
+/* Contexts that wait for a save have pages and logits beside the others', as far as there is room for them
+ * and they are worth it. */
+static void held_contexts(void) {
+    model_config config = make_config(false);
+    sizing s = make_sizing();
+    plan p;
+    s.saves = true;
+    s.n_held = 100;
+    s.held_pages = 2.5;
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.n_held == 100 && p.n_pages == s.wanted_pages + 250);
+    check_sums(&config, &s, &p);
+    for (int i = 0; i < 2; i++)
+        if (p.ranks[i].total_bytes > s.bound.bytes) s.bound.bytes = p.ranks[i].total_bytes;
+    plan_free(&p);
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.n_held == 100);
+    plan_free(&p);
+    s.bound.bytes--;
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.n_held == 50 && p.n_pages == s.wanted_pages + 125);
+    check_sums(&config, &s, &p);
+    plan_free(&p);
+
+    s.bound.bytes = 0;
+    s.n_held = 4096; /* more logits than 256 MB */
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.n_held == 256000000 / (4 * 128256));
+    plan_free(&p);
+    s.held_pages = 100; /* of 2 MiB each: more pages than 4 GB */
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    CU_ASSERT(p.n_held == 19);
+    plan_free(&p);
 }
 
 /* No sum overflows, and page numbers stay within their type. */
 static void longest_contexts(void) {
     model_config config = make_config(false);
-    plan_request r = make_request(&config, 1);
+    sizing s = make_sizing();
     plan p;
-    r.page_tokens = 1024;
-    r.longest_tokens = (int64_t)1 << 40;
-    r.wanted_pages = 65536 * ((int64_t)1 << 30);
-    r.bytes_per_rank = 1ull << 40;
-    CHECK_REFUSED(plan_make(&r, &p), "at least ");
-    CU_ASSERT(told_mib("at least ") > (double)r.longest_tokens * 32768 / mib);
-    r.bytes_per_rank = 0;
-    CHECK_OK(plan_make(&r, &p));
+    s.page_tokens = 1024;
+    s.longest_tokens = (int64_t)1 << 40;
+    s.wanted_pages = 65536 * ((int64_t)1 << 30);
+    s.bound.bytes = 1ull << 40;
+    CHECK_REFUSED(plan_make(&config, &s, 1, &p), "at least ");
+    CU_ASSERT(told_mib("at least ") > (double)s.longest_tokens * 32768 / mib);
+    s.bound.bytes = 0;
+    CHECK_OK(plan_make(&config, &s, 1, &p));
     CU_ASSERT(p.n_pages == INT32_MAX && p.ranks[0].kv_bytes == (uint64_t)INT32_MAX * 1024 * 32768);
     plan_free(&p);
-    r.page_tokens = 256;
-    CHECK_REFUSED(plan_make(&r, &p), "--page-tokens");
+    s.page_tokens = 256;
+    CHECK_REFUSED(plan_make(&config, &s, 1, &p), "--page-tokens");
 }
 
 int main(int argc, char **argv) {
@@ -484,6 +534,7 @@ int main(int argc, char **argv) {
         {"kv memory", kv_memory},
         {"memory bound", memory_bound},
         {"memory bound with a list", memory_bound_with_a_list},
+        {"held contexts", held_contexts},
         {"longest contexts", longest_contexts},
         CU_TEST_INFO_NULL,
     };

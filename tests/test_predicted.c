@@ -123,15 +123,14 @@ static status open_engine(const work *w, const chunk_list *chunks, engine **out)
     engine_options o = {
         .made = shape,
         .device = DEVICE_CPU,
-        .precision = PRECISION_BF16,
         .n_threads = 1,
-        .chunk_tokens = w->chunk_tokens,
+        .sizing = {.chunk_tokens = w->chunk_tokens,
+                   .page_tokens = PAGE,
+                   .n_sequences = w->n_sequences,
+                   .longest_tokens = LONGEST,
+                   .wanted_pages = w->n_sequences * kv_pages_for(LONGEST, PAGE),
+                   .layers_per_rank = layer_texts[comm_size(ranks) - 1]},
         .chunks = chunks,
-        .page_tokens = PAGE,
-        .n_sequences = w->n_sequences,
-        .longest_tokens = LONGEST,
-        .wanted_pages = w->n_sequences * kv_pages_for(LONGEST, PAGE),
-        .layers_per_rank = layer_texts[comm_size(ranks) - 1],
         .quiet = true,
     };
     return engine_open(ranks, &config, &o, out);

@@ -17,10 +17,6 @@
 #include "src/tokenizer/config.h"
 #include "src/tokenizer/synth_tokenizer.h"
 
-/* A decode row reads all weights for itself and few others; on CPUs it takes about as long as this many
- * prefill rows. */
-static const double prefill_rows_per_decode_row = 16;
-
 int run_say_failure(const comm *c, status st) {
     if (comm_rank(c) == 0) {
         notice_print_new(stderr);
@@ -143,20 +139,15 @@ int run_threads(const comm *c, const options *o) {
     return n > 0 && n <= 1024 ? n : comm_processors(c);
 }
 
-engine_options run_engine_options(const comm *c, const options *o) {
+engine_options run_engine_options(const comm *c, const options *o, const sizing *s) {
     synthetic_model made = {0};
     if (o->shape) (void)run_find_shape(o, &made); /* options_parse has found it */
     return (engine_options){
         .model_dir = o->model,
         .made = made,
-        .precision = o->precision,
         .device = o->device,
         .n_threads = run_threads(c, o),
-        .chunk_tokens = (int)o->chunk_tokens,
-        .page_tokens = (int)o->page_tokens,
-        .kv_bytes_per_rank = (uint64_t)o->kv_memory,
-        .bytes_per_rank = (uint64_t)o->memory_per_rank,
-        .layers_per_rank = o->layers_per_rank,
+        .sizing = *s,
         .transport = o->transport,
     };
 }
@@ -210,11 +201,12 @@ status run_open_engine(comm *c, const options *o, const model_config *config, en
                        engine **out) {
     chunk_list chunks = {0};
     status st = STATUS_OK;
-    if (comm_rank(c) == 0) st = run_make_chunks(o, config, comm_size(c), wanted->longest_tokens, &chunks);
+    if (comm_rank(c) == 0)
+        st = run_make_chunks(o, config, comm_size(c), wanted->sizing.longest_tokens, &chunks);
     if (comm_any_failed(c, &st)) return st;
     if (chunks.n > 0) wanted->chunks = &chunks;
     if (comm_rank(c) == 0 && config->dual_chunk_positions > 0 &&
-        wanted->longest_tokens > config->dual_chunk_positions)
+        wanted->sizing.longest_tokens > config->dual_chunk_positions)
         notice_add(
             "config.json: dual_chunk_attention_config is not used, as by transformers: beyond %lld tokens "
             "answers are worse than with it",
@@ -259,11 +251,6 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
     fprintf(stderr, "kvarve: %s %s\n", options_command_name(o->command), effective);
     notice_print_new(stderr);
     free(effective);
-}
-
-double run_head_share(int64_t prompt_tokens, int64_t decode_tokens) {
-    double decode = prefill_rows_per_decode_row * (double)decode_tokens, all = decode + (double)prompt_tokens;
-    return all > 0 ? decode / all : 1;
 }
 
 int32_t *run_walk_tokens(const model_config *config, size_t n) {

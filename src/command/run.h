@@ -51,9 +51,8 @@ status run_take_prompt(const options *o, text_buffer *out);
 /* --threads, or OMP_NUM_THREADS as batch scripts set it, or this rank's share of the host. Local. */
 int run_threads(const comm *c, const options *o);
 
-/* Engine options from the command line; the caller adds n_sequences, longest_tokens, wanted_pages and
- * head_share. Local. */
-engine_options run_engine_options(const comm *c, const options *o);
+/* Engine options from the command line. Local. */
+engine_options run_engine_options(const comm *c, const options *o, const sizing *s);
 
 /* Where --measured or --chunk-model is given: the best chunks of equal time for prompts of up to n_tokens
  * over n_ranks, of at most --chunk-tokens. Otherwise `out` stays empty. Local. */
@@ -74,7 +73,3 @@ session *run_submit_decodes(engine *e, const int32_t *tokens, int64_t depth, int
 
 /* One line on stderr: version, model, ranks, threads; another: the effective options. Rank 0. Local. */
 void run_print_begin(const comm *c, const engine *e, const options *o);
-
-/* How much of the pipeline's time the head takes: the share of rows that pass it, where a decode row counts
- * for as many prefill rows as take its time. Local. */
-double run_head_share(int64_t prompt_tokens, int64_t decode_tokens);

@@ -14,7 +14,7 @@ void engine_serve(engine *e) {
 }
 
 void engine_submit(engine *e, session *s) {
-    assert(s->n_prompt > 0 && session_most_tokens(s) <= e->options.longest_tokens);
+    assert(s->n_prompt > 0 && session_most_tokens(s) <= e->options.sizing.longest_tokens);
     s->n_known = (int64_t)s->tokens.n;
     s->handle = schedule_add(e->schedule, &(schedule_request){
                                               .n_prompt = s->n_known,
@@ -358,5 +358,5 @@ int64_t engine_chunk_rows(const engine *e, int64_t pos) {
 }
 
 int engine_n_slots(const engine *e) {
-    return e->options.n_sequences + e->options.n_held;
+    return e->options.sizing.n_sequences + e->plan.n_held;
 }

@@ -35,26 +35,16 @@ typedef struct engine_options {
     const char *model_dir;
     synthetic_model made; /* instead of what model_dir holds, where it has a name */
     device_kind device;
-    precision precision;
     int n_threads;
-    int chunk_tokens, page_tokens;
+    sizing sizing;            /* without a bound: this rank's share of what its host or GPU has free */
     const chunk_list *chunks; /* where prompts are cut, of at most chunk_tokens each; NULL: by chunk_tokens */
     bool times_steps;         /* keep a log of them, for engine_gather_steps */
-    int n_sequences;          /* at once */
-    int n_held;               /* as far as there is room: more that are over and wait for a save ... */
-    double held_pages;        /* ... each of so many pages */
-    int64_t longest_tokens;   /* of any sequence, prompt and generated */
-    int64_t wanted_pages;     /* for all that would run at once if there were room */
-    uint64_t kv_bytes_per_rank;  /* 0: as wanted, as far as the memory goes */
-    uint64_t bytes_per_rank;     /* 0: this rank's share of what its host or GPU has free */
-    double head_share;           /* see plan.h */
-    const char *layers_per_rank; /* NULL: the best partition */
-    transport_kind transport;    /* of activations between ranks */
-    bool quiet;                  /* no line that says what is loaded */
-    const char *save_dir;        /* the snapshot that is written to; NULL: none */
-    kv_codec codec;              /* of what is written */
-    const char *load_dir;        /* the snapshot that sessions refer to; NULL: none */
-    const char *manifest;        /* the n_manifest bytes of its manifest */
+    transport_kind transport; /* of activations between ranks */
+    bool quiet;               /* no line that says what is loaded */
+    const char *save_dir;     /* the snapshot that is written to; NULL: none, and sizing.saves is not set */
+    kv_codec codec;           /* of what is written */
+    const char *load_dir;     /* the snapshot that sessions refer to; NULL: none */
+    const char *manifest;     /* the n_manifest bytes of its manifest */
     size_t n_manifest;
 } engine_options;
 

@@ -1,5 +1,6 @@
 /* The begin and the end of an engine: plan, weights, cache and pipeline, agreed by all ranks; and its
  * figures. */
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +30,7 @@ static status choose_device(engine *e) {
 /* Threads that feed a GPU run best on processors near it. */
 static status open_device(engine *e) {
     const engine_options *o = &e->options;
-    status st = device_open(o->device, e->device_index, o->precision, o->n_threads, &e->worker.dev);
+    status st = device_open(o->device, e->device_index, o->sizing.precision, o->n_threads, &e->worker.dev);
     if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
     e->worker.trace.mark = e->worker.dev->ops->mark;
     return STATUS_OK;
@@ -64,41 +65,17 @@ static plan_bound bound_here(engine *e) {
 
 /* What is asked for counts, be it there or not. */
 static void find_bound(engine *e) {
-    uint64_t asked = e->options.bytes_per_rank;
-    e->bound = bound_here(e);
-    if (!asked) return;
-    if (e->bound.bytes && asked > e->bound.bytes && comm_rank(e->worker.comm) == 0)
-        notice_add("--memory-per-rank: %.1f MiB are more than %.1f MiB, %s", mem_mib(asked),
-                   mem_mib(e->bound.bytes), e->bound.by);
-    e->bound = plan_bound_asked(asked);
+    plan_bound *bound = &e->options.sizing.bound, here = bound_here(e);
+    if (bound->bytes == 0)
+        *bound = here;
+    else if (here.bytes && bound->bytes > here.bytes && comm_rank(e->worker.comm) == 0)
+        notice_add("--memory-per-rank: %.1f MiB are more than %.1f MiB, %s", mem_mib(bound->bytes),
+                   mem_mib(here.bytes), here.by);
 }
 
-/* Sequences that are over find room only where it is of no use to those that run. */
 static status make_plan(engine *e) {
-    engine_options *o = &e->options;
     find_bound(e);
-    for (;; o->n_held /= 2) {
-        plan_request asked = {
-            .config = &e->config,
-            .precision = o->precision,
-            .n_ranks = comm_size(e->worker.comm),
-            .chunk_tokens = o->chunk_tokens,
-            .page_tokens = o->page_tokens,
-            .n_sequences = engine_n_slots(e),
-            .saves = o->save_dir != NULL,
-            .longest_tokens = o->longest_tokens,
-            .wanted_pages = o->wanted_pages + (int64_t)(o->held_pages * o->n_held),
-            .kv_bytes_per_rank = o->kv_bytes_per_rank,
-            .bytes_per_rank = e->bound.bytes,
-            .bound_by = e->bound.by,
-            .head_share = o->head_share,
-            .layers_per_rank = o->layers_per_rank,
-        };
-        status st = plan_make(&asked, &e->plan);
-        bool fits = st == STATUS_OK && e->plan.n_pages >= asked.wanted_pages;
-        if (fits || o->n_held == 0) return st;
-        plan_free(&e->plan);
-    }
+    return plan_make(&e->config, &e->options.sizing, comm_size(e->worker.comm), &e->plan);
 }
 
 /* A copy of rank 0's n bytes on every rank, released with free(); NULL stays NULL. */
@@ -124,7 +101,7 @@ static void share_options(engine *e) {
     comm_broadcast(e->worker.comm, &e->config, sizeof e->config, 0);
     if (comm_rank(e->worker.comm) > 0) o->chunks = NULL; /* stage 0 cuts */
     o->model_dir = share_text(e->worker.comm, o->model_dir);
-    o->layers_per_rank = share_text(e->worker.comm, o->layers_per_rank);
+    o->sizing.layers_per_rank = share_text(e->worker.comm, o->sizing.layers_per_rank);
     o->save_dir = share_text(e->worker.comm, o->save_dir);
     o->load_dir = share_text(e->worker.comm, o->load_dir);
     o->manifest = share_bytes(e->worker.comm, o->manifest, o->n_manifest);
@@ -132,7 +109,8 @@ static void share_options(engine *e) {
 
 static void forget_shared_options(engine *e) {
     engine_options *o = &e->options;
-    const char **shared[] = {&o->model_dir, &o->layers_per_rank, &o->save_dir, &o->load_dir, &o->manifest};
+    const char **shared[] = {&o->model_dir, &o->sizing.layers_per_rank, &o->save_dir, &o->load_dir,
+                             &o->manifest};
     for (size_t i = 0; i < sizeof shared / sizeof *shared; i++) {
         free((void *)*shared[i]);
         *shared[i] = NULL;
@@ -148,7 +126,7 @@ static status open_weights(engine *e) {
     else
         st = weights_open(o->model_dir, &e->worker.files);
     if (st == STATUS_OK && comm_rank(e->worker.comm) == 0)
-        st = model_check_files(&e->config, o->precision, e->worker.files);
+        st = model_check_files(&e->config, o->sizing.precision, e->worker.files);
     if (comm_any_failed(e->worker.comm, &st)) return st;
     comm_broadcast(e->worker.comm, &e->config, sizeof e->config, 0);
     return STATUS_OK;
@@ -158,20 +136,20 @@ static status open_slice(engine *e) {
     const engine_options *o = &e->options;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
     status st =
-        model_open(&e->config, mine->slice, o->chunk_tokens, e->worker.files, e->worker.dev, &e->worker.trace,
-                   o->save_dir || o->load_dir ? e->model_digest : NULL, &e->worker.model);
+        model_open(&e->config, mine->slice, o->sizing.chunk_tokens, e->worker.files, e->worker.dev,
+                   &e->worker.trace, o->save_dir || o->load_dir ? e->model_digest : NULL, &e->worker.model);
     int64_t windows[MODEL_MAX_LAYERS];
     kv_shape shape = {
-        .format = model_kv_format(&e->config, precision_kv(o->precision), o->page_tokens),
+        .format = model_kv_format(&e->config, precision_kv(o->sizing.precision), o->sizing.page_tokens),
         .n_layers = mine->slice.last_layer - mine->slice.first_layer,
         .windows = windows,
         .n_pages = e->plan.n_pages,
         .n_slots = engine_n_slots(e),
-        .longest_tokens = o->longest_tokens,
-        .max_rows = o->chunk_tokens,
+        .longest_tokens = o->sizing.longest_tokens,
+        .max_rows = o->sizing.chunk_tokens,
     };
     for (int i = 0; i < shape.n_layers; i++)
-        windows[i] = model_config_kept(&e->config, mine->slice.first_layer + i, o->save_dir != NULL);
+        windows[i] = model_config_kept(&e->config, mine->slice.first_layer + i, o->sizing.saves);
     if (st == STATUS_OK) st = kv_cache_open(e->worker.dev, &shape, &e->worker.kv);
     return st;
 }
@@ -180,13 +158,13 @@ static void open_stage_0(engine *e) {
     schedule_limits limits = {
         .n_stages = comm_size(e->worker.comm),
         .n_slots = engine_n_slots(e),
-        .chunk_tokens = e->options.chunk_tokens,
-        .page_tokens = e->options.page_tokens,
+        .chunk_tokens = e->options.sizing.chunk_tokens,
+        .page_tokens = e->options.sizing.page_tokens,
         .n_pages = e->plan.n_pages,
     };
     size_t slots = (size_t)limits.n_slots;
     e->schedule = schedule_open(&limits);
-    schedule_keep_for_held(e->schedule, e->options.n_held);
+    schedule_keep_for_held(e->schedule, e->plan.n_held);
     if (e->options.chunks) schedule_use_chunks(e->schedule, e->options.chunks);
     e->options.chunks = NULL;
     e->planned = mem_new(slots, sizeof *e->planned);
@@ -198,7 +176,7 @@ static void open_stage_0(engine *e) {
 }
 
 static status open_pipeline(engine *e) {
-    int n_slots = engine_n_slots(e), rows = e->options.chunk_tokens;
+    int n_slots = engine_n_slots(e), rows = e->options.sizing.chunk_tokens;
     /* One step in each stage, and one on its way. */
     e->max_in_flight = comm_size(e->worker.comm) == 1 ? 1 : comm_size(e->worker.comm) + 1;
     pipeline_sizes sizes = {
@@ -222,7 +200,7 @@ static void add_up_digests(engine *e) {
         e->model_digest[0] += all[i][0];
         e->model_digest[1] += all[i][1];
     }
-    for (int k = 0; k < 2 && e->options.precision == PRECISION_INT8; k++)
+    for (int k = 0; k < 2 && e->options.sizing.precision == PRECISION_INT8; k++)
         e->model_digest[k] += model_int8_digest[k];
     free(all);
 }
@@ -261,7 +239,7 @@ static status open_parts(engine *e) {
     if (comm_any_failed(e->worker.comm, &st)) return st;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
     e->worker.stage = stage_open(&e->config, mine->slice, e->worker.model, e->worker.kv, mine->weight_bytes,
-                                 engine_n_slots(e), e->options.chunk_tokens, &e->worker.trace);
+                                 engine_n_slots(e), e->options.sizing.chunk_tokens, &e->worker.trace);
     e->worker.times_steps = e->options.times_steps;
     if (e->options.times_steps) stage_time_steps(e->worker.stage, &e->worker.seconds);
     e->worker.notes = mailbox_open(e->worker.comm);
@@ -281,6 +259,7 @@ status engine_open(comm *c, const model_config *config, const engine_options *op
         e->config = *config;
     }
     share_options(e);
+    assert(e->options.sizing.saves == (e->options.save_dir != NULL));
     status st = open_parts(e);
     forget_shared_options(e);
     if (st != STATUS_OK) {
@@ -381,7 +360,7 @@ const plan *engine_plan(const engine *e) {
 }
 
 const plan_bound *engine_bound(const engine *e) {
-    return &e->bound;
+    return &e->options.sizing.bound;
 }
 
 const model_config *engine_config(const engine *e) {

@@ -28,7 +28,6 @@ struct engine {
     engine_options options;
     model_config config;
     plan plan;
-    plan_bound bound; /* of each rank; 0: none is known */
     int max_in_flight;
     int device_index, device_ranks; /* of this rank's device, and how many ranks share it */
     rank_place *places;             /* of all ranks, on rank 0; NULL: no GPUs */

@@ -64,7 +64,6 @@ static status prepare(generation *g) {
     if (st != STATUS_OK) return st;
     generate_match_past(g);
     generate_add_up(g);
-    generate_plan_held(g);
     return g->options->resume ? open_results(g) : STATUS_OK;
 }
 
@@ -244,14 +243,7 @@ static void close_generation(generation *g) {
 
 static status open_engine(generation *g, comm *c, engine **out) {
     const options *o = g->options;
-    engine_options wanted = run_engine_options(c, o);
-    wanted.n_sequences = (int)(g->n_runnable < o->sequences ? g->n_runnable : o->sequences);
-    if (wanted.n_sequences == 0) wanted.n_sequences = 1; /* of one token, to see whose snapshot it is */
-    wanted.n_held = g->n_held;
-    wanted.held_pages = g->held_pages;
-    wanted.longest_tokens = g->longest_tokens > 0 ? g->longest_tokens : 1;
-    wanted.wanted_pages = g->wanted_pages;
-    wanted.head_share = run_head_share(g->prompt_tokens, g->max_new_tokens);
+    engine_options wanted = run_engine_options(c, o, &g->sizing);
     wanted.save_dir = o->save;
     wanted.codec = o->codec;
     wanted.load_dir = g->past_bytes ? o->resume : NULL;

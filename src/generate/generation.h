@@ -7,6 +7,7 @@
 #include "src/checkpoint/checkpoint.h"
 #include "src/command/options.h"
 #include "src/command/report.h"
+#include "src/command/sizing.h"
 #include "src/engine/stop.h"
 #include "src/generate/job.h"
 
@@ -28,8 +29,8 @@ typedef struct generation {
     job *jobs;
     int64_t n_jobs, n_failed;
     char first_failure[STATUS_TEXT_BYTES];
-    int64_t context, longest_tokens, wanted_pages, prompt_tokens, max_new_tokens;
-    int64_t n_runnable;
+    sizing sizing; /* of the n_runnable jobs that are not over */
+    int64_t context, max_new_tokens, n_runnable;
     run_summary summary;
     double begin;
     int64_t decode_done;
@@ -50,10 +51,7 @@ typedef struct generation {
     uint64_t batch_digest[2];
     session **to_release; /* whose pages a save still reads */
     int n_to_release;
-    double held_pages; /* of each of ... */
-    int n_held; /* contexts that are over, and wait in the cache until they are saved: room beside --sequences
-                 */
-    int64_t n_given_up;      /* that were to be kept */
+    int64_t n_given_up;      /* contexts that were to be kept */
     int64_t saved_at_tokens; /* tokens done when the last save began */
     stop_limits limits;
     const char *stop_reason; /* NULL: the run went to its end */
@@ -101,10 +99,6 @@ status generate_check_weights(const generation *g, const engine *e);
 
 /* Take the lock of --save; before its manifest is read. Local. */
 status generate_open_save(generation *g);
-
-/* How many contexts that are over shall find room beside those that run, so that saves are few. After
- * generate_add_up, whose wanted_pages grow. Local. */
-void generate_plan_held(generation *g);
 
 /* The model is loaded: the first save may begin. Local. */
 void generate_start_save(generation *g, engine *e, const char *effective_options);

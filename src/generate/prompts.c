@@ -250,27 +250,20 @@ status generate_read_prompts(generation *g) {
     return o->prompt || o->prompt_file ? read_single(g) : generate_take_past_prompt(g);
 }
 
-static int by_size_down(const void *a, const void *b) {
-    int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x > y ? -1 : x < y;
-}
-
 void generate_add_up(generation *g) {
-    int64_t *pages = mem_new((size_t)g->n_jobs, sizeof *pages);
+    job_size *sizes = mem_new((size_t)g->n_jobs, sizeof *sizes);
+    int64_t prompt_tokens = 0;
     for (int64_t i = 0; i < g->n_jobs; i++) {
         const job *j = &g->jobs[i];
         if (j->error || j->is_over) continue;
         const session *s = &j->session;
-        int64_t all = session_most_tokens(s);
-        if (all > g->longest_tokens) g->longest_tokens = all;
-        g->prompt_tokens += s->n_prompt;
+        prompt_tokens += s->n_prompt;
         g->max_new_tokens += s->max_tokens - session_n_generated(s);
         g->known_tokens += (int64_t)s->tokens.n;
         g->reused_tokens += s->n_cached;
-        pages[g->n_runnable++] = kv_pages_for(all, (int)g->options->page_tokens);
+        sizes[g->n_runnable++] = (job_size){1, session_most_tokens(s), j->is_kept};
     }
-    qsort(pages, (size_t)g->n_runnable, sizeof *pages, by_size_down);
-    for (int64_t i = 0; i < g->n_runnable && i < g->options->sequences; i++)
-        g->wanted_pages += pages[i];
-    free(pages);
+    g->sizing =
+        sizing_of(g->options, sizes, g->n_runnable, sizing_head_share(prompt_tokens, g->max_new_tokens));
+    free(sizes);
 }

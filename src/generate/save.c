@@ -17,13 +17,6 @@ static const double end_seconds = 2, unmeasured_save_seconds = 10, most_kept_sha
  * and that they work. */
 static const double first_save_share = 0.02;
 
-/* Contexts that are over wait for a save in this much of the cache, and with so many bytes of logits, at
- * most: to write so much takes longer than all that a save takes besides, so that more would hardly make it
- * cheaper.
- */
-static const double most_held_bytes = 4e9, most_held_logits_bytes = 256e6;
-enum { MOST_HELD = 4096 };
-
 /* ---- the run, as a snapshot sees it ---- */
 
 static checkpoint_fate fate_of(void *context, int64_t id) {
@@ -117,28 +110,6 @@ status generate_open_save(generation *g) {
     return status_refuse(
         "--save %s: there is a snapshot already: go on from it with --resume %s, or choose another name",
         o->save, o->save);
-}
-
-/* Of a batch that is only read all contexts are kept; of others some are over while a save reads them. */
-void generate_plan_held(generation *g) {
-    const options *o = g->options;
-    const model_config *c = &g->config;
-    int64_t n_kept = 0, n_pages = 0, n = g->n_runnable - o->sequences;
-    if (!o->save || n <= 0) return;
-    for (int64_t i = 0; i < g->n_jobs; i++) {
-        const job *j = &g->jobs[i];
-        if (j->error || j->is_over) continue;
-        n_kept += j->is_kept;
-        n_pages += kv_pages_for(session_most_tokens(&j->session), (int)o->page_tokens);
-    }
-    kv_format page = model_kv_format(c, precision_kv(o->precision), (int)o->page_tokens);
-    const double each = (double)n_pages / (double)g->n_runnable,
-                 page_bytes = (double)kv_page_bytes(&page) * c->n_layers;
-    const double most[] = {(double)n, n_kept > o->sequences ? MOST_HELD : (double)o->sequences,
-                           most_held_logits_bytes / (c->vocab_size * (double)sizeof(float)),
-                           most_held_bytes / (page_bytes * each)};
-    g->n_held = (int)fmin(fmin(most[0], most[1]), fmin(most[2], most[3]));
-    g->held_pages = each;
 }
 
 static void describe_run(const generation *g, const engine *e, const char *effective_options, manifest *m) {

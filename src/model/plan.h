@@ -4,6 +4,7 @@
  * `kvarve plan` prints it; a real run uses the same numbers to refuse what cannot fit. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "kernels/device.h"
@@ -15,21 +16,33 @@
  * MPI 4.1). */
 enum { PLAN_PROCESS_MIB = 64 };
 
-typedef struct plan_request {
-    const model_config *config;
+/* What a rank may take (0: no bound is known), and why, for people: "as --memory-per-rank says". */
+typedef struct plan_bound {
+    uint64_t bytes;
+    char by[700];
+} plan_bound;
+
+/* Of what is asked for by --memory-per-rank; of a GPU with so many free bytes that n_ranks share; and of a
+ * rank's share of its host. */
+plan_bound plan_bound_asked(uint64_t bytes);
+plan_bound plan_bound_of_gpu(uint64_t free_bytes, int n_ranks);
+plan_bound plan_bound_of_host(const memory_share *share);
+
+/* What a run asks of its ranks: src/command/sizing.h makes it. */
+typedef struct sizing {
     precision precision;
-    int n_ranks;
     int chunk_tokens, page_tokens;
-    int n_sequences;             /* in the cache at once */
-    bool saves;                  /* so that the last logits of each are kept */
-    int64_t longest_tokens;      /* the longest sequence: its pages must fit */
-    int64_t wanted_pages;        /* for all that should be there at once; the pool takes no more */
+    int n_sequences;        /* at once */
+    int64_t longest_tokens; /* of any sequence, prompt and generated: its pages must fit */
+    int64_t wanted_pages;   /* for all that would run at once if there were room; the pool takes no more */
+    bool saves;             /* so that the last logits of each sequence are kept */
+    int n_held;             /* as far as there is room: more that are over and wait for a save ... */
+    double held_pages;      /* ... each of so many pages */
     uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
-    uint64_t bytes_per_rank;     /* the bound; 0: none */
-    const char *bound_by;        /* where there is one, for people: "as --memory-per-rank says" */
+    plan_bound bound;            /* of all that a rank takes */
     double head_share;           /* of the rows, weighted by time, that pass the head: 0 to 1 */
     const char *layers_per_rank; /* NULL: the best partition */
-} plan_request;
+} sizing;
 
 typedef struct plan_rank {
     slice slice;
@@ -42,20 +55,9 @@ typedef struct plan {
     plan_rank *ranks;
     int64_t n_pages;      /* of every rank's pool: as many as are wanted, or as there is room for */
     int64_t n_room_pages; /* that there is room for beside all else; INT32_MAX: no bound */
+    int n_held;           /* of the sizing's, as many as there is room for */
 } plan;
 
-/* What a rank may take (0: no bound is known) and by what: bytes_per_rank and bound_by. */
-typedef struct plan_bound {
-    uint64_t bytes;
-    char by[700];
-} plan_bound;
-
-/* Of what is asked for by --memory-per-rank; of a GPU with so many free bytes that n_ranks share; and of a
- * rank's share of its host. */
-plan_bound plan_bound_asked(uint64_t bytes);
-plan_bound plan_bound_of_gpu(uint64_t free_bytes, int n_ranks);
-plan_bound plan_bound_of_host(const memory_share *share);
-
 /* Refuses what cannot fit, saying what would make it fit. Release with plan_free. */
-status plan_make(const plan_request *request, plan *out);
+status plan_make(const model_config *config, const sizing *s, int n_ranks, plan *out);
 void plan_free(plan *p);

@@ -9,6 +9,7 @@
 #include "src/command/number_list.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
+#include "src/command/sizing.h"
 #include "src/study/measure.h"
 
 enum { WARM_UP_TOKENS = 64, DECODE_TOKENS = 32, PROFILE_COLUMNS = 10 };
@@ -286,15 +287,6 @@ static status prepare(bench *b) {
     return STATUS_OK;
 }
 
-/* For one longest sequence, or for all of a batch. */
-static int64_t wanted_pages(const bench *b, int64_t longest_tokens) {
-    int page_tokens = (int)b->options->page_tokens;
-    int64_t one = kv_pages_for(longest_tokens, page_tokens), n = b->options->sequences;
-    int64_t depth = numbers_largest(&b->batch_depths);
-    int64_t batch = n > 1 ? n * kv_pages_for(depth + decode_tokens(b, depth, n), page_tokens) : 0;
-    return one > batch ? one : batch;
-}
-
 int command_bench(comm *c, const options *o) {
     if (o->measure) return measure_steps(c, o);
     bench b = {.options = o, .n_ranks = comm_size(c)};
@@ -302,11 +294,9 @@ int command_bench(comm *c, const options *o) {
     bool is_first = comm_rank(c) == 0;
     status st = is_first ? prepare(&b) : STATUS_OK;
     if (!comm_any_failed(c, &st)) {
-        engine_options wanted = run_engine_options(c, o);
-        wanted.n_sequences = (int)o->sequences;
-        wanted.longest_tokens = is_first ? longest(&b) : 0;
-        wanted.wanted_pages = is_first ? wanted_pages(&b, wanted.longest_tokens) : 0;
-        wanted.head_share = run_head_share(is_first ? numbers_largest(&b.prefills) : 0, DECODE_TOKENS);
+        sizing s = sizing_of_bench(o, longest(&b), decode_positions(&b, &b.batch_depths, o->sequences),
+                                   sizing_head_share(numbers_largest(&b.prefills), DECODE_TOKENS));
+        engine_options wanted = run_engine_options(c, o, &s);
         wanted.chunks = b.chunks.n > 0 ? &b.chunks : NULL;
         st = engine_open(c, &b.config, &wanted, &b.engine);
     }

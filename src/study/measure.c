@@ -12,6 +12,7 @@
 #include "src/command/number_list.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
+#include "src/command/sizing.h"
 #include "src/timing/step_costs.h"
 
 enum { DECODE_TOKENS = 32 };
@@ -60,11 +61,16 @@ static int64_t decode_tokens(const measurement *m, int64_t depth, int64_t n) {
     return DECODE_TOKENS + 1 + (n > 1 ? n * (depth / rows + 2) : 0);
 }
 
+/* Of each of n sequences behind at most that depth. */
+static int64_t decode_positions(const measurement *m, const numbers *depths, int64_t n) {
+    int64_t depth = numbers_largest(depths);
+    return depth + 1 + decode_tokens(m, depth, n);
+}
+
 static int64_t longest_of(const measurement *m) {
-    int64_t deep = numbers_largest(&m->depths), many = numbers_largest(&m->batch_depths);
-    int64_t n = m->options->sequences;
     int64_t prompt = m->chunks.n > 0 ? m->chunks.ends[m->chunks.n - 1] : 1;
-    int64_t one = deep + 1 + decode_tokens(m, deep, 1), all = many + 1 + decode_tokens(m, many, n);
+    int64_t one = decode_positions(m, &m->depths, 1);
+    int64_t all = decode_positions(m, &m->batch_depths, m->options->sequences);
     int64_t most = prompt > one ? prompt : one;
     return most > all ? most : all;
 }
@@ -98,15 +104,6 @@ static status prepare(measurement *m) {
             o->depths, o->batch_depths, (long long)m->config.max_positions, (long long)m->longest);
     m->tokens = run_walk_tokens(&m->config, (size_t)(m->longest + o->sequences));
     return STATUS_OK;
-}
-
-/* For one longest sequence, or for all of a batch. */
-static int64_t wanted_pages(const measurement *m) {
-    int page_tokens = (int)m->options->page_tokens;
-    int64_t depth = numbers_largest(&m->batch_depths), n = m->options->sequences;
-    int64_t one = kv_pages_for(m->longest, page_tokens);
-    int64_t batch = n * kv_pages_for(depth + 1 + decode_tokens(m, depth, n), page_tokens);
-    return one > batch ? one : batch;
 }
 
 /* ---- the runs ---- */
@@ -238,11 +235,9 @@ int measure_steps(comm *c, const options *o) {
     bool is_first = comm_rank(c) == 0;
     status st = is_first ? prepare(&m) : STATUS_OK;
     if (!comm_any_failed(c, &st)) {
-        engine_options wanted = run_engine_options(c, o);
-        wanted.n_sequences = (int)o->sequences;
-        wanted.longest_tokens = m.longest;
-        wanted.wanted_pages = is_first ? wanted_pages(&m) : 0;
-        wanted.head_share = run_head_share(m.longest, DECODE_TOKENS);
+        sizing s = sizing_of_bench(o, m.longest, decode_positions(&m, &m.batch_depths, o->sequences),
+                                   sizing_head_share(m.longest, DECODE_TOKENS));
+        engine_options wanted = run_engine_options(c, o, &s);
         wanted.chunks = &m.chunks;
         wanted.times_steps = true;
         st = engine_open(c, &m.config, &wanted, &m.engine);

@@ -8,6 +8,7 @@
 #include "src/command/progress.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
+#include "src/command/sizing.h"
 
 enum { DEFAULT_CONTEXT = 2048 };
 
@@ -158,11 +159,8 @@ int command_perplexity(comm *c, const options *o) {
     engine *e = NULL;
     status st = is_first ? prepare(&s) : STATUS_OK;
     if (!comm_any_failed(c, &st)) {
-        engine_options wanted = run_engine_options(c, o);
-        wanted.n_sequences = (int)(s.n_windows < o->sequences ? s.n_windows : o->sequences);
-        wanted.longest_tokens = s.context;
-        wanted.wanted_pages = wanted.n_sequences * kv_pages_for(s.context, (int)o->page_tokens);
-        wanted.head_share = 1;
+        sizing all_scored = sizing_of(o, &(job_size){.n = s.n_windows, .tokens = s.context}, 1, 1);
+        engine_options wanted = run_engine_options(c, o, &all_scored);
         st = run_open_engine(c, o, &s.config, &wanted, &e);
     }
     if (st == STATUS_OK) {

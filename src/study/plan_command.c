@@ -5,6 +5,7 @@
 #include "src/base/memory.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
+#include "src/command/sizing.h"
 #include "src/study/predict.h"
 
 static const double mib = 1024.0 * 1024;
@@ -17,22 +18,21 @@ static int ranks_of_host(const options *o) {
     return (int)((o->ranks + n - 1) / n);
 }
 
-/* What a rank may take, as in a run with a GPU for each rank, or on hosts like this one: what is asked for,
- * or else what is there. What is assumed is said first, so that a refusal can be understood too. Times are
- * predicted for other hosts as well, so they are bounded only by what is asked for. */
-static status find_bound(const options *o, plan_bound *out, bool *is_of_host) {
+/* What a rank may take, as in a run with a GPU for each rank, or on hosts like this one: *bound, where that
+ * was asked for, or else what is there. What is assumed is said first, so that a refusal can be understood
+ * too. Times are predicted for other hosts as well, so they are bounded only by what is asked for. */
+static status find_bound(const options *o, plan_bound *bound, bool *is_of_host) {
     const char *why = NULL;
-    plan_bound bound = {0};
-    if (o->memory_per_rank) {
-        bound = plan_bound_asked((uint64_t)o->memory_per_rank);
-        fprintf(stderr, "kvarve: assumed: each rank may take %.1f MiB, %s\n", mem_mib(bound.bytes), bound.by);
+    if (bound->bytes) {
+        fprintf(stderr, "kvarve: assumed: each rank may take %.1f MiB, %s\n", mem_mib(bound->bytes),
+                bound->by);
     } else if (o->device != DEVICE_CPU && device_count(o->device, &why) > 0) {
         uint64_t free_bytes = device_free_bytes(DEVICE_CUDA, 0);
-        bound = plan_bound_of_gpu(free_bytes, 1);
+        *bound = plan_bound_of_gpu(free_bytes, 1);
         fprintf(stderr,
                 "kvarve: assumed: each rank has a GPU to itself; GPU 0 of this host has %.1f MiB free, of "
                 "which a rank may take %.1f MiB\n",
-                mem_mib(free_bytes), mem_mib(bound.bytes));
+                mem_mib(free_bytes), mem_mib(bound->bytes));
     } else if (o->device == DEVICE_CUDA) {
         return status_refuse(
             "--device cuda: no usable GPU here: %s; where there is none, --memory-per-rank says what "
@@ -41,26 +41,24 @@ static status find_bound(const options *o, plan_bound *out, bool *is_of_host) {
     } else if (!o->predict) {
         int n = ranks_of_host(o);
         memory_share share = memory_share_of_host(n);
-        bound = plan_bound_of_host(&share);
+        *bound = plan_bound_of_host(&share);
         *is_of_host = true;
-        if (bound.bytes)
+        if (bound->bytes)
             fprintf(stderr,
                     "kvarve: assumed: a host like this for every %d rank%s (--nodes says otherwise), each of "
                     "which may take %.1f MiB, %s\n",
-                    n, n == 1 ? "" : "s", mem_mib(bound.bytes), bound.by);
+                    n, n == 1 ? "" : "s", mem_mib(bound->bytes), bound->by);
     }
-    *out = bound;
     return STATUS_OK;
 }
 
-static void print_plan(const plan_request *r, const plan *p) {
-    const model_config *config = r->config;
+static void print_plan(const model_config *config, const sizing *s, const plan *p) {
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
     printf("%s\n", shape);
     printf("%d ranks, %d sequences of at most %lld tokens, chunks of %d, pages of %d, weights in %s\n\n",
-           r->n_ranks, r->n_sequences, (long long)r->longest_tokens, r->chunk_tokens, r->page_tokens,
-           precision_weights(r->precision));
+           p->n_ranks, s->n_sequences, (long long)s->longest_tokens, s->chunk_tokens, s->page_tokens,
+           precision_weights(s->precision));
     printf("%5s %11s %12s %12s %12s %12s %12s %8s\n", "rank", "layers", "weights", "kv cache", "workspace",
            "transfers", "all MiB", "cost");
     uint64_t most = 0;
@@ -75,68 +73,59 @@ static void print_plan(const plan_request *r, const plan *p) {
     }
     printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
            "sequences at once\n",
-           model_kv_token_bytes(config, precision_kv(r->precision)) / 1024,
-           (long long)p->n_pages * r->page_tokens,
-           (long long)(p->n_pages / kv_pages_for(r->longest_tokens, r->page_tokens)));
+           model_kv_token_bytes(config, precision_kv(s->precision)) / 1024,
+           (long long)p->n_pages * s->page_tokens,
+           (long long)(p->n_pages / kv_pages_for(s->longest_tokens, s->page_tokens)));
     if (p->n_room_pages < INT32_MAX)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
-               (long long)p->n_pages, (long long)r->wanted_pages, (long long)p->n_room_pages);
+               (long long)p->n_pages, (long long)s->wanted_pages, (long long)p->n_room_pages);
     printf("each rank's total includes %d MiB for the program itself; cost is relative to the mean of the "
            "ranks\n",
            PLAN_PROCESS_MIB);
-    if (r->bytes_per_rank)
+    if (s->bound.bytes)
         printf("fits: the largest rank takes %.1f of %.1f MiB\n", (double)most / mib,
-               (double)r->bytes_per_rank / mib);
+               (double)s->bound.bytes / mib);
     else
         printf("needs %.1f MiB on the largest rank; --memory-per-rank checks it against a bound\n",
                (double)most / mib);
 }
 
 /* It does not fit this host; what it takes on others is shown all the same. */
-static status say_for_other_hosts(plan_request *r, status st) {
+static status say_for_other_hosts(const model_config *config, sizing s, int n_ranks, status st) {
     char why[STATUS_TEXT_BYTES];
     plan p;
     snprintf(why, sizeof why, "%s", status_text());
-    r->bytes_per_rank = 0;
-    if (plan_make(r, &p) == STATUS_OK) {
-        print_plan(r, &p);
+    s.bound.bytes = 0;
+    if (plan_make(config, &s, n_ranks, &p) == STATUS_OK) {
+        print_plan(config, &s, &p);
         plan_free(&p);
     }
     return status_adopt(st, why);
 }
 
-static status make_and_print(const options *o) {
-    model_config config;
-    plan_bound bound;
-    bool is_of_host = false;
-    status st = run_read_model(o, &config, NULL);
-    if (st == STATUS_OK) st = find_bound(o, &bound, &is_of_host);
-    if (st != STATUS_OK) return st;
-    int64_t context = o->context != OPTION_UNSET ? o->context : config.max_positions;
+/* --sequences that take the whole context, of which they generate as many tokens as --max-tokens says. */
+static sizing size_up(const options *o, const model_config *config) {
+    int64_t context = o->context != OPTION_UNSET ? o->context : config->max_positions;
     int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
     if (new_tokens > context) new_tokens = context;
-    plan_request r = {
-        .config = &config,
-        .precision = o->precision,
-        .n_ranks = (int)o->ranks,
-        .chunk_tokens = (int)o->chunk_tokens,
-        .page_tokens = (int)o->page_tokens,
-        .n_sequences = (int)o->sequences,
-        .saves = o->save != NULL,
-        .longest_tokens = context,
-        .wanted_pages = o->sequences * kv_pages_for(context, (int)o->page_tokens),
-        .kv_bytes_per_rank = (uint64_t)o->kv_memory,
-        .bytes_per_rank = bound.bytes,
-        .bound_by = bound.by,
-        .head_share = run_head_share(context - new_tokens, new_tokens),
-        .layers_per_rank = o->layers_per_rank,
-    };
-    if (o->predict) return predict_print(o, &r);
-    plan p;
-    st = plan_make(&r, &p);
-    if (st != STATUS_OK && is_of_host) return say_for_other_hosts(&r, st);
+    const job_size jobs = {.n = o->sequences, .tokens = context};
+    return sizing_of(o, &jobs, 1, sizing_head_share(context - new_tokens, new_tokens));
+}
+
+static status make_and_print(const options *o) {
+    model_config config;
+    bool is_of_host = false;
+    status st = run_read_model(o, &config, NULL);
     if (st != STATUS_OK) return st;
-    print_plan(&r, &p);
+    sizing s = size_up(o, &config);
+    st = find_bound(o, &s.bound, &is_of_host);
+    if (st != STATUS_OK) return st;
+    if (o->predict) return predict_print(o, &config, &s);
+    plan p;
+    st = plan_make(&config, &s, (int)o->ranks, &p);
+    if (st != STATUS_OK && is_of_host) return say_for_other_hosts(&config, s, (int)o->ranks, st);
+    if (st != STATUS_OK) return st;
+    print_plan(&config, &s, &p);
     plan_free(&p);
     return STATUS_OK;
 }

@@ -23,7 +23,8 @@ typedef struct row {
 
 typedef struct prediction {
     const options *options;
-    const plan_request *like;
+    const model_config *config;
+    const sizing *sizing;
     step_costs costs;
     link_speed within_node, between_nodes;
     int ranks_per_node;
@@ -42,10 +43,10 @@ static simulation set_up(const prediction *p, const row *r) {
         .within_node = p->within_node,
         .between_nodes = p->between_nodes,
         .costs = p->costs,
-        .row_bytes = (double)p->like->config->d_model * (double)sizeof(float),
-        .chunk_tokens = p->like->chunk_tokens,
+        .row_bytes = (double)p->config->d_model * (double)sizeof(float),
+        .chunk_tokens = p->sizing->chunk_tokens,
         .n_sequences = 1,
-        .n_prompt = p->like->longest_tokens,
+        .n_prompt = p->sizing->longest_tokens,
         .n_new = 1,
     };
 }
@@ -77,9 +78,9 @@ static prefill run_best_equal_length(const prediction *p, const row *r) {
     for (int64_t size = CHUNK_QUANTUM; size <= MOST_ROWS; size *= 2) {
         for (int half = 0; half < 2; half++) {
             int64_t rows = half ? size / 2 * 3 : size;
-            if (rows % CHUNK_QUANTUM || rows > MOST_ROWS || p->like->longest_tokens / rows > MOST_CHUNKS)
+            if (rows % CHUNK_QUANTUM || rows > MOST_ROWS || p->sizing->longest_tokens / rows > MOST_CHUNKS)
                 continue;
-            if (rows / 2 > p->like->longest_tokens) return best;
+            if (rows / 2 > p->sizing->longest_tokens) return best;
             prefill tried = run_prefill(p, r, rows, false);
             if (tried.seconds < best.seconds) best = tried;
         }
@@ -104,7 +105,7 @@ static double run_decode(const prediction *p, const row *r, int n_sequences, dou
 static void print_header(const prediction *p) {
     char shape[256];
     const step_costs *c = &p->costs;
-    model_config_describe(p->like->config, shape, sizeof shape);
+    model_config_describe(p->config, shape, sizeof shape);
     printf("%s\n", shape);
     step_costs_print(c);
     if (c->n_ranks > 0)
@@ -126,13 +127,13 @@ static void print_cell(const prediction *p, const row *r, prefill f, bool with_s
 }
 
 static void print_prefill(const prediction *p) {
-    int64_t asked = p->like->chunk_tokens;
+    int64_t asked = p->sizing->chunk_tokens;
     printf(
         "\nprefill of %lld tokens, one sequence: seconds until the first token, efficiency beside one rank "
         "at "
         "its best,\nand the bubble, in chunks of %lld, or of equal time and at most %lld; and in the best of "
         "any size\n\n",
-        (long long)p->like->longest_tokens, (long long)asked, (long long)asked);
+        (long long)p->sizing->longest_tokens, (long long)asked, (long long)asked);
     printf("%19s %23s %23s %30s %30s\n", "", "equal length", "equal time", "best equal length",
            "best equal time");
     printf("%5s %5s %7s", "ranks", "nodes", "balance");
@@ -151,17 +152,17 @@ static void print_prefill(const prediction *p) {
         print_cell(p, r, run_prefill(p, r, asked, true), false);
         print_cell(p, r, run_best_equal_length(p, r), true);
         print_cell(p, r, run_prefill(p, r, MOST_ROWS, true), true);
-        double n = (double)p->like->longest_tokens;
+        double n = (double)p->sizing->longest_tokens;
         printf(" %5.1f%%\n", 100 * chunk_model_bound(&p->costs.prefill, n, r->n_ranks));
         fflush(stdout);
     }
 }
 
 static void print_decode(const prediction *p) {
-    int n = p->like->n_sequences;
+    int n = p->sizing->n_sequences;
     char many[32];
     snprintf(many, sizeof many, "%d sequence%s", n, n == 1 ? "" : "s");
-    printf("\ndecode behind %lld tokens of context\n\n", (long long)p->like->longest_tokens);
+    printf("\ndecode behind %lld tokens of context\n\n", (long long)p->sizing->longest_tokens);
     printf("%26s %29s\n", "one sequence", many);
     printf("%5s %20s %8s %20s %8s\n", "ranks", "tokens/s", "bubble", "tokens/s", "bubble");
     for (int i = 0; i < p->n_rows; i++) {
@@ -178,22 +179,21 @@ static void print_decode(const prediction *p) {
 
 static void add_row(prediction *p, int n_ranks) {
     row *r = &p->rows[p->n_rows++];
-    plan_request request = *p->like;
+    sizing s = *p->sizing;
     int most = 0;
     *r = (row){.n_ranks = n_ranks, .n_nodes = (n_ranks + p->ranks_per_node - 1) / p->ranks_per_node};
-    request.n_ranks = n_ranks;
-    if (n_ranks != p->options->ranks) request.layers_per_rank = NULL;
-    if (plan_make(&request, &r->plan) != STATUS_OK) {
+    if (n_ranks != p->options->ranks) s.layers_per_rank = NULL;
+    if (plan_make(p->config, &s, n_ranks, &r->plan) != STATUS_OK) {
         r->why = mem_copy_text(status_text(), strcspn(status_text(), ":"));
         return;
     }
     r->n_layers = mem_new((size_t)n_ranks, sizeof *r->n_layers);
     for (int i = 0; i < n_ranks; i++) {
-        slice s = r->plan.ranks[i].slice;
-        r->n_layers[i] = s.last_layer - s.first_layer;
+        slice part = r->plan.ranks[i].slice;
+        r->n_layers[i] = part.last_layer - part.first_layer;
         if (r->n_layers[i] > most) most = r->n_layers[i];
     }
-    r->balance = (double)request.config->n_layers / ((double)most * n_ranks);
+    r->balance = (double)p->config->n_layers / ((double)most * n_ranks);
 }
 
 static void free_rows(prediction *p) {
@@ -207,7 +207,7 @@ static void free_rows(prediction *p) {
 
 /* What one rank would take if it had the memory. */
 static double best_of_one_rank(const prediction *p) {
-    row one = {.n_ranks = 1, .n_layers = (int[]){p->like->config->n_layers}};
+    row one = {.n_ranks = 1, .n_layers = (int[]){p->config->n_layers}};
     prefill equal = run_best_equal_length(p, &one);
     return equal.seconds;
 }
@@ -225,11 +225,11 @@ static status choose_links(prediction *p) {
     return st;
 }
 
-status predict_print(const options *o, const plan_request *like) {
-    prediction p = {.options = o, .like = like};
+status predict_print(const options *o, const model_config *config, const sizing *s) {
+    prediction p = {.options = o, .config = config, .sizing = s};
     int64_t n_nodes = o->nodes == OPTION_UNSET ? 1 : o->nodes;
     p.ranks_per_node = (int)((o->ranks + n_nodes - 1) / n_nodes);
-    status st = step_costs_choose(o->measured, o->chunk_model, like->config, &p.costs);
+    status st = step_costs_choose(o->measured, o->chunk_model, config, &p.costs);
     if (st == STATUS_OK) st = choose_links(&p);
     if (st != STATUS_OK) return st;
     p.rows = mem_new(32, sizeof *p.rows);

@@ -6,6 +6,6 @@
 #include "src/model/plan.h"
 
 /* Simulate (src/study/simulate.h) one prompt of --context tokens, and decode behind as many, over each number
- * of ranks up to --ranks, and print what comes of it. `like` is the plan of any of them; a number of ranks
- * that has no plan is told instead. Refuses --measured files and models that do not fit together. */
-status predict_print(const options *o, const plan_request *like);
+ * of ranks up to --ranks, and print what comes of it. A number of ranks that has no plan is told instead.
+ * Refuses --measured files and models that do not fit together. */
+status predict_print(const options *o, const model_config *config, const sizing *s);

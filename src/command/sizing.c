@@ -1,0 +1,77 @@
+#include "src/command/sizing.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+
+/* A decode row reads all weights for itself and few others; on CPUs it takes about as long as this many
+ * prefill rows. */
+static const double prefill_rows_per_decode_row = 16;
+
+/* Contexts that wait for a save, at most. */
+enum { MOST_HELD = 4096 };
+
+double sizing_head_share(int64_t prompt_tokens, int64_t decode_tokens) {
+    double decode = prefill_rows_per_decode_row * (double)decode_tokens, all = decode + (double)prompt_tokens;
+    return all > 0 ? decode / all : 1;
+}
+
+static int by_tokens_down(const void *a, const void *b) {
+    int64_t x = ((const job_size *)a)->tokens, y = ((const job_size *)b)->tokens;
+    return x > y ? -1 : x < y;
+}
+
+/* Of jobs that are only read all contexts are kept; of others some are over while a save reads them. */
+static void hold_for_saves(sizing *s, int64_t n_jobs, int64_t n_kept, int64_t n_pages) {
+    int64_t n_more = n_jobs - s->n_sequences, most = n_kept > s->n_sequences ? MOST_HELD : s->n_sequences;
+    if (!s->saves || n_more <= 0) return;
+    s->n_held = (int)(n_more < most ? n_more : most);
+    s->held_pages = (double)n_pages / (double)n_jobs;
+}
+
+/* The largest of the jobs count for what is wanted at once. */
+static void add_up_jobs(sizing *s, int64_t most_sequences, const job_size *jobs, int64_t n) {
+    job_size *sorted = mem_new((size_t)n, sizeof *sorted);
+    int64_t n_jobs = 0, n_kept = 0, n_pages = 0, n_left = most_sequences;
+    if (n > 0) memcpy(sorted, jobs, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_tokens_down);
+    for (const job_size *j = sorted; j < sorted + n; j++) {
+        int64_t pages = kv_pages_for(j->tokens, s->page_tokens), n_at_once = j->n < n_left ? j->n : n_left;
+        if (j->tokens > s->longest_tokens) s->longest_tokens = j->tokens;
+        s->wanted_pages += n_at_once * pages;
+        n_left -= n_at_once;
+        n_jobs += j->n;
+        n_kept += j->is_kept ? j->n : 0;
+        n_pages += j->n * pages;
+    }
+    if (n_left < most_sequences) s->n_sequences = (int)(most_sequences - n_left);
+    hold_for_saves(s, n_jobs, n_kept, n_pages);
+    free(sorted);
+}
+
+sizing sizing_of(const options *o, const job_size *jobs, int64_t n, double head_share) {
+    sizing s = {
+        .precision = o->precision,
+        .chunk_tokens = (int)o->chunk_tokens,
+        .page_tokens = (int)o->page_tokens,
+        .n_sequences = 1, /* where there is no job, one of one token: to see whose snapshot it is */
+        .longest_tokens = 1,
+        .saves = o->save != NULL,
+        .kv_bytes_per_rank = (uint64_t)o->kv_memory,
+        .bound = plan_bound_asked((uint64_t)o->memory_per_rank),
+        .head_share = head_share,
+        .layers_per_rank = o->layers_per_rank,
+    };
+    add_up_jobs(&s, o->sequences, jobs, n);
+    return s;
+}
+
+sizing sizing_of_bench(const options *o, int64_t longest_tokens, int64_t batch_tokens, double head_share) {
+    const job_size one = {.n = 1, .tokens = longest_tokens},
+                   batch = {.n = o->sequences, .tokens = batch_tokens};
+    sizing alone = sizing_of(o, &one, 1, head_share), s = sizing_of(o, &batch, 1, head_share);
+    s.longest_tokens = longest_tokens;
+    if (alone.wanted_pages > s.wanted_pages) s.wanted_pages = alone.wanted_pages;
+    return s;
+}
