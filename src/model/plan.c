@@ -38,11 +38,17 @@ static const double most_held_bytes = 4e9, most_held_logits_bytes = 256e6;
 
 /* ---- parts of a rank's bytes ---- */
 
-/* K and V of a layer in a pool of so many pages. */
+/* K and V of a layer where sequences have so many pages, all together. */
 static uint64_t layer_kv_bytes(const model_config *c, const sizing *s, int layer_index, int64_t n_pages) {
-    const kv_format format = model_kv_format(c, precision_kv(s->precision), s->page_tokens);
-    (void)layer_index; /* all layers keep the same pages */
-    return (uint64_t)n_pages * kv_page_bytes(&format);
+    const kv_shape shape = {
+        .format = model_kv_format(c, precision_kv(s->precision), s->page_tokens),
+        .n_pages = n_pages,
+        .n_slots = s->n_sequences + s->n_held,
+        .longest_tokens = s->longest_tokens,
+        .max_rows = s->chunk_tokens,
+    };
+    int64_t kept = model_config_kept(c, layer_index, s->saves);
+    return (uint64_t)kv_pool_pages(&shape, kept) * kv_page_bytes(&shape.format);
 }
 
 static uint64_t kv_bytes(const model_config *c, const sizing *s, slice part, int64_t n_pages) {

@@ -52,6 +52,24 @@ static status find_bound(const options *o, plan_bound *bound, bool *is_of_host) 
     return STATUS_OK;
 }
 
+/* What is not kept of all positions. */
+static void print_windows(const model_config *config, const sizing *s) {
+    kv_shape one = {.format.page_tokens = s->page_tokens, .n_pages = INT32_MAX, .n_slots = 1};
+    int n_layers = 0;
+    one.longest_tokens = s->longest_tokens;
+    one.max_rows = s->chunk_tokens;
+    for (int l = 0; l < config->n_layers; l++)
+        n_layers += model_config_window(config, l) > 0;
+    if (n_layers == 0) return;
+    printf("%d of %d layers have a window of %lld positions: ", n_layers, config->n_layers,
+           (long long)config->window);
+    if (s->saves)
+        printf("a run that saves keeps all of theirs\n");
+    else
+        printf("they keep at most %lld tokens of a sequence\n",
+               (long long)kv_pool_pages(&one, config->window) * s->page_tokens);
+}
+
 static void print_plan(const model_config *config, const sizing *s, const plan *p) {
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
@@ -76,6 +94,7 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
            model_kv_token_bytes(config, precision_kv(s->precision)) / 1024,
            (long long)p->n_pages * s->page_tokens,
            (long long)(p->n_pages / kv_pages_for(s->longest_tokens, s->page_tokens)));
+    print_windows(config, s);
     if (p->n_room_pages < INT32_MAX)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
                (long long)p->n_pages, (long long)s->wanted_pages, (long long)p->n_room_pages);
