@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "mpi/comm_private.h"
@@ -28,7 +29,11 @@ static void die_on_all_ranks(const char *text) {
         fprintf(stderr, "kvarve: error: %s\n", text);
     last_save_say();
     fflush(NULL);
-    if (hooked_comm->size > 1) MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED); /* prints a page about it */
+    if (hooked_comm->size > 1) {
+        /* A launcher (MPICH's) may drop what it has not read by the time of the abort. */
+        nanosleep(&(struct timespec){0, 200 * 1000000}, NULL);
+        MPI_Abort(MPI_COMM_WORLD, EXIT_CODE_FAILED); /* prints a page about it */
+    }
     _Exit(EXIT_CODE_FAILED);
 }
 
@@ -217,12 +222,12 @@ void comm_watch(comm *c, double begin, const char *what) {
  * send. */
 double comm_wait_until(comm *c, bool (*ready)(void *context), void *context, const char *what) {
     const struct timespec pause = {0, 200 * 1000};
-    double begin = clock_seconds();
+    double begin = clock_seconds(), waited = 0;
     for (;;) {
         pthread_mutex_lock(&c->lock);
-        bool yes = ready(context), is_late = !yes && comm_is_late(c, begin);
+        bool yes = ready(context), is_late = !yes && waited > eager_seconds && comm_is_late(c, begin);
         pthread_mutex_unlock(&c->lock);
-        double waited = clock_seconds() - begin;
+        waited = clock_seconds() - begin;
         if (yes) return waited;
         if (is_late) die_of_waiting(c, what);
         /* After a while leave the processor to others: a save may be going on here. */

@@ -27,7 +27,7 @@ hangs() {
     generate "$np" $options --save "$dir" --fail-at "$fault:hang" "$@"
     seconds=$(($(date +%s) - begin))
     expect "np $np, $fault" 1 || return
-    check "np $np, $fault: in time" "it took $seconds s" [ $seconds -le 12 ]
+    check "np $np, $fault: in time" "it took $seconds s" [ $seconds -le 20 ]
     check "np $np, $fault: said" 'it is not' grep -q \
         "^kvarve: error: rank [0-9] on .*: waited 2 s without a sign of life for $what.*: a rank was lost or hangs" \
         "$temp/err"
