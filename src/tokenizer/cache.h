@@ -6,18 +6,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/hash_map.h"
+
 enum { CACHE_MAX_SYMBOLS = 32 }; /* of a run that is kept */
 
-typedef struct cache_entry {
-    uint64_t hash;
-    uint32_t at; /* in the store: the symbols, then the ids */
-    uint16_t n_symbols, n_ids;
-} cache_entry;
-
 typedef struct word_cache {
-    cache_entry *slots; /* n_symbols == 0: empty */
-    int32_t *store;
-    uint32_t n_stored, n_entries;
+    hash_map words; /* by hash of the symbols: where in the store, and how many symbols and ids */
+    int32_t *store; /* the symbols of a run, then its ids, and so on */
+    uint32_t n_stored;
 } word_cache;
 
 void word_cache_init(word_cache *cache);

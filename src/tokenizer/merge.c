@@ -8,84 +8,51 @@
 /* Up to this length a plain search for the lowest rank is faster than a heap. */
 enum { SHORT_RUN = 48 };
 
-static size_t hash_pair(uint64_t pair, size_t n_slots) {
-    uint64_t h = pair * 0x9E3779B97F4A7C15u;
-    return (size_t)(h ^ (h >> 32)) & (n_slots - 1);
-}
-
-static uint64_t pair_of(int32_t left, int32_t right) {
-    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
-}
-
 void merge_table_init(merge_table *table, size_t n) {
-    *table = (merge_table){.n_slots = 16, .n_joint_slots = 16};
-    while (table->n_slots < 2 * n)
-        table->n_slots *= 2;
-    table->slots = mem_new(table->n_slots, sizeof *table->slots);
-    memset(table->slots, -1, table->n_slots * sizeof *table->slots);
-    table->joints = mem_new(table->n_joint_slots, sizeof *table->joints);
+    *table = (merge_table){.merges = hash_map_new(n), .joints = hash_map_new(0)};
 }
 
 void merge_table_free(merge_table *table) {
-    free(table->slots);
-    free(table->joints);
-    *table = (merge_table){0};
+    hash_map_free(&table->merges);
+    hash_map_free(&table->joints);
 }
 
-static merge *slot_of(const merge_table *table, int32_t left, int32_t right) {
-    size_t at = hash_pair(pair_of(left, right), table->n_slots);
-    while (table->slots[at].left >= 0 && (table->slots[at].left != left || table->slots[at].right != right))
-        at = (at + 1) & (table->n_slots - 1);
-    return &table->slots[at];
-}
+/* A merge in one number: its rank above its result, so that of two the lower comes first, and none last. The
+ * map holds it plus one, as it holds no 0. */
+#define NO_MERGE UINT64_MAX
 
 void merge_table_add(merge_table *table, merge added) {
-    *slot_of(table, added.left, added.right) = added;
+    uint64_t value = (uint64_t)added.rank << 32 | (uint32_t)added.result;
+    hash_map_set(&table->merges, merge_pair(added.left, added.right), value + 1);
 }
 
-static const merge *find(const merge_table *table, int32_t left, int32_t right) {
-    const merge *slot = slot_of(table, left, right);
-    return slot->left >= 0 ? slot : NULL;
+static uint64_t find(const merge_table *table, int32_t left, int32_t right) {
+    return hash_map_find(&table->merges, merge_pair(left, right)) - 1;
 }
 
-/* Joints are kept plus one, so that no pair is 0. */
-static uint64_t *joint_slot(uint64_t *joints, size_t n_slots, uint64_t joint) {
-    size_t at = hash_pair(joint, n_slots);
-    while (joints[at] && joints[at] != joint)
-        at = (at + 1) & (n_slots - 1);
-    return &joints[at];
+static uint32_t rank_of(uint64_t found) {
+    return (uint32_t)(found >> 32);
+}
+
+static int32_t result_of(uint64_t found) {
+    return (int32_t)(uint32_t)found;
 }
 
 void merge_table_add_joint(merge_table *table, int32_t left, int32_t right) {
-    if (2 * (table->n_joints + 1) > table->n_joint_slots) {
-        size_t n_slots = 2 * table->n_joint_slots;
-        uint64_t *wider = mem_new(n_slots, sizeof *wider);
-        for (size_t i = 0; i < table->n_joint_slots; i++)
-            if (table->joints[i]) *joint_slot(wider, n_slots, table->joints[i]) = table->joints[i];
-        free(table->joints);
-        table->joints = wider;
-        table->n_joint_slots = n_slots;
-    }
-    uint64_t joint = pair_of(left, right) + 1;
-    uint64_t *slot = joint_slot(table->joints, table->n_joint_slots, joint);
-    table->n_joints += !*slot;
-    *slot = joint;
-}
-
-bool merge_table_joins(const merge_table *table, int32_t left, int32_t right) {
-    return *joint_slot(table->joints, table->n_joint_slots, pair_of(left, right) + 1) != 0;
+    hash_map_set(&table->joints, merge_pair(left, right), true);
 }
 
 static size_t merge_short(const merge_table *table, int32_t *ids, size_t n) {
-    const merge *found[SHORT_RUN]; /* of ids[i] and ids[i + 1] */
+    uint64_t found[SHORT_RUN]; /* of ids[i] and ids[i + 1] */
     for (size_t i = 0; i + 1 < n; i++)
         found[i] = find(table, ids[i], ids[i + 1]);
     for (;;) {
-        size_t best = n;
+        size_t best = 0;
+        uint64_t least = NO_MERGE;
         for (size_t i = 0; i + 1 < n; i++)
-            if (found[i] && (best == n || found[i]->rank < found[best]->rank)) best = i;
-        if (best == n) return n;
-        ids[best] = found[best]->result;
+            if (found[i] < least) least = found[best = i];
+        if (least == NO_MERGE) return n;
+        ids[best] = result_of(least);
         for (size_t i = best + 1; i + 1 < n; i++) {
             ids[i] = ids[i + 1];
             if (i + 2 < n) found[i] = found[i + 1];
@@ -134,14 +101,14 @@ static candidate heap_pop(long_run *run) {
     return top;
 }
 
-static const merge *merge_at(const long_run *run, uint32_t at) {
-    if (run->ids[at] < 0 || run->next[at] == run->n) return NULL;
+static uint64_t merge_at(const long_run *run, uint32_t at) {
+    if (run->ids[at] < 0 || run->next[at] == run->n) return NO_MERGE;
     return find(run->table, run->ids[at], run->ids[run->next[at]]);
 }
 
 static void push_merge_at(long_run *run, uint32_t at) {
-    const merge *found = merge_at(run, at);
-    if (found) heap_push(run, (candidate){found->rank, at});
+    uint64_t found = merge_at(run, at);
+    if (found != NO_MERGE) heap_push(run, (candidate){rank_of(found), at});
 }
 
 static void merge_neighbours(long_run *run, uint32_t at, int32_t result) {
@@ -170,8 +137,8 @@ static size_t merge_long(const merge_table *table, int32_t *ids, size_t n) {
         push_merge_at(&run, i);
     while (run.n_heap) {
         candidate top = heap_pop(&run);
-        const merge *found = merge_at(&run, top.at);
-        if (found && found->rank == top.rank) merge_neighbours(&run, top.at, found->result);
+        uint64_t found = merge_at(&run, top.at);
+        if (found != NO_MERGE && rank_of(found) == top.rank) merge_neighbours(&run, top.at, result_of(found));
     }
     size_t n_left = 0;
     for (size_t i = 0; i < n; i++)

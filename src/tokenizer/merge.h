@@ -8,18 +8,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/hash_map.h"
+
 typedef struct merge {
-    int32_t left, right; /* -1: empty slot */
+    int32_t left, right;
     uint32_t rank;
     int32_t result;
 } merge;
 
 typedef struct merge_table {
-    merge *slots;
-    size_t n_slots;
-    uint64_t *joints; /* set of pairs of first symbols that can ever stand at a merge's seam; 0: empty slot */
-    size_t n_joint_slots, n_joints;
+    hash_map merges; /* by pair of symbols */
+    hash_map joints; /* set of pairs of first symbols that can ever stand at a merge's seam */
 } merge_table;
+
+/* Two symbols as a key of the table. */
+static inline uint64_t merge_pair(int32_t left, int32_t right) {
+    return (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
+}
 
 /* A table with room for n merges. */
 void merge_table_init(merge_table *table, size_t n);
@@ -33,7 +38,9 @@ void merge_table_add_joint(merge_table *table, int32_t left, int32_t right);
 
 /* Whether any merge can reach over the seam between two neighbouring symbols; if not, a run may be cut there
  * without changing the result. */
-bool merge_table_joins(const merge_table *table, int32_t left, int32_t right);
+static inline bool merge_table_joins(const merge_table *table, int32_t left, int32_t right) {
+    return hash_map_find(&table->joints, merge_pair(left, right)) != 0;
+}
 
 /* Merge n symbols in place; returns how many are left. Takes O(n log n). */
 size_t merge_run(const merge_table *table, int32_t *ids, size_t n);

@@ -2,39 +2,23 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "src/tokenizer/json.h"
 
-static uint64_t mix(uint64_t h, uint64_t word) {
-    h = (h ^ word) * 0x9E3779B97F4A7C15u;
-    return h ^ (h >> 29);
-}
-
-static uint64_t hash_bytes(const char *bytes, size_t n) {
-    uint64_t h = n, word = 0;
-    for (; n >= 8; n -= 8, bytes += 8) {
-        memcpy(&word, bytes, 8);
-        h = mix(h, word);
+int32_t vocab_find(const vocab *voc, const char *content, size_t n) {
+    uint64_t hash = XXH3_64bits(content, n);
+    for (const hash_entry *e = NULL; (e = hash_map_next(&voc->ids, hash, e));) {
+        const int32_t id = (int32_t)e->value - 1;
+        const vocab_entry *entry = &voc->entries[id];
+        if ((size_t)entry->n == n && memcmp(voc->text.data + entry->at, content, n) == 0) return id;
     }
-    word = 0;
-    if (n) memcpy(&word, bytes, n);
-    return mix(mix(h, word), 0);
-}
-
-/* The slot with this content, or the empty one where it would go. */
-static size_t slot_of(const vocab *voc, const char *content, size_t n) {
-    size_t slot = hash_bytes(content, n) & (voc->n_slots - 1);
-    for (; voc->slots[slot] >= 0; slot = (slot + 1) & (voc->n_slots - 1)) {
-        const vocab_entry *entry = &voc->entries[voc->slots[slot]];
-        if ((size_t)entry->n == n && !memcmp(voc->text.data + entry->at, content, n)) break;
-    }
-    return slot;
+    return -1;
 }
 
 static status vocab_add(vocab *voc, const char *content, int32_t id) {
     size_t n = strlen(content);
-    size_t slot = slot_of(voc, content, n);
-    if (voc->slots[slot] >= 0)
+    if (vocab_find(voc, content, n) >= 0)
         return status_refuse("%s is there twice", tokenizer_json_quote_text(content).text);
     vocab_entry *entry = &voc->entries[id];
     if (entry->n >= 0)
@@ -42,7 +26,7 @@ static status vocab_add(vocab *voc, const char *content, int32_t id) {
                              id);
     *entry = (vocab_entry){.at = voc->text.n, .n = (int32_t)n};
     text_append(&voc->text, content, n);
-    voc->slots[slot] = id;
+    hash_map_add(&voc->ids, XXH3_64bits(content, n), (uint64_t)id + 1);
     return STATUS_OK;
 }
 
@@ -68,11 +52,7 @@ status vocab_parse(vocab *voc, const cJSON *json) {
     voc->entries = mem_new((size_t)voc->n_ids, sizeof *voc->entries);
     for (int32_t id = 0; id < voc->n_ids; id++)
         voc->entries[id].n = -1;
-    voc->n_slots = 16;
-    while (voc->n_slots < 2 * (size_t)voc->n_tokens)
-        voc->n_slots *= 2;
-    voc->slots = mem_new(voc->n_slots, sizeof *voc->slots);
-    memset(voc->slots, -1, voc->n_slots * sizeof *voc->slots);
+    voc->ids = hash_map_new((size_t)voc->n_tokens);
     text_append(&voc->text, "", 0);
     const cJSON *item;
     cJSON_ArrayForEach(item, json) {
@@ -85,12 +65,8 @@ status vocab_parse(vocab *voc, const cJSON *json) {
 void vocab_free(vocab *voc) {
     free(voc->text.data);
     free(voc->entries);
-    free(voc->slots);
+    hash_map_free(&voc->ids);
     *voc = (vocab){0};
-}
-
-int32_t vocab_find(const vocab *voc, const char *content, size_t n) {
-    return voc->slots[slot_of(voc, content, n)];
 }
 
 const char *vocab_content(const vocab *voc, int32_t id, size_t *n) {

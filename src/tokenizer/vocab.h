@@ -5,6 +5,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "src/base/hash_map.h"
 #include "src/base/memory.h"
 #include "src/base/status.h"
 
@@ -19,8 +20,7 @@ typedef struct vocab {
     vocab_entry *entries;
     int32_t n_ids; /* largest id + 1 */
     int32_t n_tokens;
-    int32_t *slots; /* hash table of ids, -1: empty */
-    size_t n_slots;
+    hash_map ids; /* by hash of the content, plus one */
 } vocab;
 
 /* From the object {content: id, ...}. */
