@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -286,7 +287,7 @@ static void refuse_member(json_object *object, const char *key, const cJSON *ite
 bool json_item_is_int(const cJSON *item, int64_t min, int64_t max, int64_t *out) {
     if (!cJSON_IsNumber(item)) return false;
     double value = item->valuedouble;
-    if (!(fabs(value) <= 0x1p53) || value != floor(value)) return false;
+    if (!(fabs(value) <= (double)JSON_MAX_EXACT) || value != floor(value)) return false;
     if ((int64_t)value < min || (int64_t)value > max) return false;
     *out = (int64_t)value;
     return true;
@@ -314,6 +315,16 @@ int64_t json_int(json_object *object, const char *key, int64_t min, int64_t max)
 
 int64_t json_int_or(json_object *object, const char *key, int64_t min, int64_t max, int64_t fallback) {
     return json_find(object, key) ? json_int(object, key, min, max) : fallback;
+}
+
+int64_t json_int64(json_object *object, const char *key) {
+    const cJSON *item = json_find(object, key);
+    if (!cJSON_IsString(item)) return json_int(object, key, -JSON_MAX_EXACT, JSON_MAX_EXACT);
+    char text[32];
+    const int64_t value = strtoll(item->valuestring, NULL, 10);
+    snprintf(text, sizeof text, "%" PRId64, value);
+    if (strcmp(text, item->valuestring) != 0) json_refuse(object, key, "not a whole number of 64 bits");
+    return value;
 }
 
 double json_number(json_object *object, const char *key, double min, double max) {
@@ -346,40 +357,4 @@ const char *json_text(json_object *object, const char *key) {
 
 const char *json_text_or(json_object *object, const char *key, const char *fallback) {
     return json_find(object, key) ? json_text(object, key) : fallback;
-}
-
-/* ---- writing ---- */
-
-static void append_escaped(text_buffer *out, unsigned char c) {
-    static const char shorts[] = "\"\"\\\\\nn\rr\tt"; /* pairs of a character and its escape */
-    for (const char *pair = shorts; *pair; pair += 2) {
-        if ((unsigned char)pair[0] != c) continue;
-        text_append(out, (const char[]){'\\', pair[1]}, 2);
-        return;
-    }
-    char code[8];
-    text_append(out, code, (size_t)snprintf(code, sizeof code, "\\u%04x", c));
-}
-
-void json_append_text(text_buffer *out, const char *bytes, size_t n) {
-    text_append(out, "\"", 1);
-    for (size_t i = 0; i < n;) {
-        int length = utf8_check(bytes + i, n - i, NULL);
-        unsigned char c = (unsigned char)bytes[i];
-        if (length < 0)
-            text_append(out, "\xEF\xBF\xBD", 3);
-        else if (c < 0x20 || c == '"' || c == '\\' || c == 0x7F)
-            append_escaped(out, c);
-        else
-            text_append(out, bytes + i, (size_t)length);
-        i += (size_t)abs(length);
-    }
-    text_append(out, "\"", 1);
-}
-
-void json_append_float(text_buffer *out, float value) {
-    char text[32];
-    int n = isfinite(value) ? snprintf(text, sizeof text, "%.9g", (double)value)
-                            : snprintf(text, sizeof text, "null");
-    text_append(out, text, (size_t)n);
 }

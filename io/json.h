@@ -1,4 +1,4 @@
-/* io/json.h: JSON from outside, checked: a small layer over cJSON for all readers, and strings for writers.
+/* io/json.h: all JSON that is read, which is checked, as a small layer over cJSON, and all that is written.
  *
  * Messages name the file and the key path, so callers pass a failure on as it is. All functions are Local. */
 #pragma once
@@ -12,6 +12,9 @@
 #include "src/base/status.h"
 
 enum { JSON_MAX_DEPTH = 100 };
+
+/* Integers up to here are the same for every reader of JSON, as a double has them exactly. */
+#define JSON_MAX_EXACT (INT64_C(1) << 53)
 
 /* Parse exactly one JSON value in n bytes; `name` is what messages call them. Refuses, with line and column,
  * what is not JSON, deeper nesting than JSON_MAX_DEPTH, and zero bytes (also as \u0000), which cJSON would
@@ -49,9 +52,10 @@ json_object json_view_member(json_object *parent, const char *key);
 /* The member, or NULL when it is absent or null. */
 const cJSON *json_find(const json_object *object, const char *key);
 
-/* Integers must be exact in a double: at most 2^53. Without _or, a member that is absent or null is refused.
- */
+/* Integers are at most JSON_MAX_EXACT; json_int64 takes larger ones too, as json_put_integer writes them.
+ * Without _or, a member that is absent or null is refused. */
 int64_t json_int(json_object *object, const char *key, int64_t min, int64_t max);
+int64_t json_int64(json_object *object, const char *key);
 int64_t json_int_or(json_object *object, const char *key, int64_t min, int64_t max, int64_t fallback);
 double json_number(json_object *object, const char *key, double min, double max);
 double json_number_or(json_object *object, const char *key, double min, double max, double fallback);
@@ -59,7 +63,7 @@ bool json_bool_or(json_object *object, const char *key, bool fallback);
 const char *json_text(json_object *object, const char *key); /* "" after a failure; owned by the document */
 const char *json_text_or(json_object *object, const char *key, const char *fallback);
 
-/* Whether this item is an integer in [min, max], exact in a double. */
+/* Whether this item is an integer in [min, max], at most JSON_MAX_EXACT. */
 bool json_item_is_int(const cJSON *item, int64_t min, int64_t max, int64_t *out);
 
 /* Whether the item says nothing: absent, null, an empty list or object, this number, or a list of this number
@@ -84,9 +88,37 @@ bool json_mend_halves(char *text, size_t n);
 void json_refuse(json_object *object, const char *key, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* ---- writing ---- */
+
+enum { JSON_WRITER_MAX_DEPTH = 16 };
+
+/* One value and all in it, appended to a text: {.out = text} begins one. Each member and item stands on a
+ * line of its own, indented by two spaces for each group around it; those of a group that json_open_line
+ * opened, and of all in it, on one line. */
+typedef struct json_writer {
+    text_buffer *out; /* borrowed */
+    int depth;        /* open groups */
+    int line_depth;   /* of the outermost of them that stays on one line; 0: none */
+    bool has_members; /* the innermost */
+    char closing[JSON_WRITER_MAX_DEPTH];
+} json_writer;
+
+/* Open an object '{' or an array '[', and close the innermost. The key is NULL for an item of an array, and
+ * for the value that is not in a group. */
+void json_open(json_writer *w, const char *key, char bracket);
+void json_open_line(json_writer *w, const char *key, char bracket);
+void json_close(json_writer *w);
+
+/* Values. Numbers read back as the same double, or float; one that is not finite is null. An integer beyond
+ * JSON_MAX_EXACT is a text, which json_int64 reads. */
+void json_put_bool(json_writer *w, const char *key, bool value);
+void json_put_integer(json_writer *w, const char *key, int64_t value);
+void json_put_number(json_writer *w, const char *key, double value);
+void json_put_float(json_writer *w, const char *key, float value);
+void json_put_text(json_writer *w, const char *key, const char *text);             /* NULL is "" */
+void json_put_bytes(json_writer *w, const char *key, const char *bytes, size_t n); /* as json_append_text */
+void json_put_verbatim(json_writer *w, const char *key, const char *value);        /* JSON already */
+
 /* Append n bytes as a JSON string in quotes. The result is UTF-8 whatever the bytes are: invalid parts become
  * U+FFFD, one for each maximal part as in Unicode 15, 3.9. */
 void json_append_text(text_buffer *out, const char *bytes, size_t n);
-
-/* Append a number that reads back as the same float; null when it is not finite. */
-void json_append_float(text_buffer *out, float value);

@@ -75,8 +75,56 @@ static void test_json_text(void) {
         float value;
         memcpy(&value, &bits, sizeof value);
         text_buffer out = {0};
-        json_append_float(&out, value);
+        json_put_float(&(json_writer){.out = &out}, NULL, value);
         CU_ASSERT(isfinite(value) ? strtof(out.data, NULL) == value : strcmp(out.data, "null") == 0);
+        free(out.data);
+    }
+}
+
+static void test_writer(void) {
+    text_buffer out = {0};
+    json_writer w = {.out = &out};
+    json_open(&w, NULL, '{');
+    json_open(&w, "none", '[');
+    json_close(&w);
+    json_open_line(&w, "a\"", '[');
+    json_put_integer(&w, NULL, JSON_MAX_EXACT);
+    json_open(&w, NULL, '{');
+    json_put_bool(&w, "b", true);
+    json_put_text(&w, "c", NULL);
+    json_close(&w);
+    json_open(&w, NULL, '[');
+    json_close(&w);
+    json_close(&w);
+    json_open(&w, "d", '[');
+    json_put_integer(&w, NULL, INT64_MIN);
+    json_put_number(&w, NULL, 0.1);
+    json_put_number(&w, NULL, -INFINITY);
+    json_put_bytes(&w, NULL, "e\xFF", 2);
+    json_close(&w);
+    json_put_verbatim(&w, "f", "1.50");
+    json_close(&w);
+    CU_ASSERT_STRING_EQUAL(out.data, "{\n  \"none\": [],\n"
+                                     "  \"a\\\"\": [9007199254740992, {\"b\": true, \"c\": \"\"}, []],\n"
+                                     "  \"d\": [\n    \"-9223372036854775808\",\n    0.10000000000000001,\n"
+                                     "    null,\n    \"e\xEF\xBF\xBD\"\n  ],\n  \"f\": 1.50\n}");
+    free(out.data);
+}
+
+/* What is written reads back as the same. */
+static void test_integers(void) {
+    static const int64_t values[] = {0, -7, JSON_MAX_EXACT, JSON_MAX_EXACT + 1, INT64_MIN, INT64_MAX};
+    for (size_t i = 0; i < sizeof values / sizeof *values; i++) {
+        text_buffer out = {0};
+        json_writer w = {.out = &out};
+        json_open(&w, NULL, '{');
+        json_put_integer(&w, "a", values[i]);
+        json_close(&w);
+        cJSON *item;
+        if (!CHECK_OK(json_parse(out.data, out.n, "x.json", &item))) return;
+        json_object object = json_view(item, "x.json");
+        CU_ASSERT(json_int64(&object, "a") == values[i] && object.st == STATUS_OK);
+        cJSON_Delete(item);
         free(out.data);
     }
 }
@@ -122,10 +170,9 @@ static void test_neutral(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"parse", test_json},
-                           {"as python", test_as_python},
-                           {"neutral", test_neutral},
-                           {"text", test_json_text},
+    CU_TestInfo tests[] = {{"parse", test_json},      {"as python", test_as_python},
+                           {"neutral", test_neutral}, {"text", test_json_text},
+                           {"writer", test_writer},   {"integers", test_integers},
                            CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "json", tests);
 }

@@ -159,76 +159,60 @@ const char *finish_reason_name(finish_reason reason) {
     return names[reason];
 }
 
-static void put(text_buffer *out, const char *text) {
-    text_append(out, text, strlen(text));
-}
-
-static void put_integer(text_buffer *out, int64_t value) {
-    char text[32];
-    text_append(out, text, (size_t)snprintf(text, sizeof text, "%" PRId64, value));
-}
-
-static void put_logprob(text_buffer *out, const result_logprob *l) {
-    put(out, "{\"token\": ");
-    put_integer(out, l->token);
-    put(out, ", \"logprob\": ");
-    json_append_float(out, l->logprob);
-    put(out, ", \"top\": [");
+static void put_logprob(json_writer *w, const result_logprob *l) {
+    json_open(w, NULL, '{');
+    json_put_integer(w, "token", l->token);
+    json_put_float(w, "logprob", l->logprob);
+    json_open(w, "top", '[');
     for (int i = 0; i < l->n_top; i++) {
-        put(out, i ? ", [" : "[");
-        put_integer(out, l->top_tokens[i]);
-        put(out, ", ");
-        json_append_float(out, l->top_logprobs[i]);
-        put(out, "]");
+        json_open(w, NULL, '[');
+        json_put_integer(w, NULL, l->top_tokens[i]);
+        json_put_float(w, NULL, l->top_logprobs[i]);
+        json_close(w);
     }
-    put(out, "]}");
+    json_close(w);
+    json_close(w);
 }
 
-static void put_tokens(text_buffer *out, const char *key, const int32_t *tokens, size_t n) {
-    put(out, key);
-    for (size_t i = 0; i < n; i++) {
-        if (i) put(out, ", ");
-        put_integer(out, tokens[i]);
-    }
-    put(out, "]");
+static void put_tokens(json_writer *w, const char *key, const int32_t *tokens, size_t n) {
+    json_open(w, key, '[');
+    for (size_t i = 0; i < n; i++)
+        json_put_integer(w, NULL, tokens[i]);
+    json_close(w);
 }
 
-static void put_generated(text_buffer *out, const result *line) {
-    if (line->prompt_tokens)
-        put_tokens(out, ", \"prompt_token_ids\": [", line->prompt_tokens, line->n_prompt_tokens);
-    put(out, ", \"text\": ");
-    json_append_text(out, line->text, line->n_text);
-    put_tokens(out, ", \"tokens\": [", line->tokens, line->n_tokens);
-    put(out, ", \"finish_reason\": \"");
-    put(out, finish_reason_name(line->finish));
-    put(out, "\", \"usage\": {\"prompt_tokens\": ");
-    put_integer(out, (int64_t)line->n_prompt_tokens);
-    put(out, ", \"completion_tokens\": ");
-    put_integer(out, (int64_t)line->n_tokens);
-    put(out, "}");
+static void put_generated(json_writer *w, const result *line) {
+    if (line->prompt_tokens) put_tokens(w, "prompt_token_ids", line->prompt_tokens, line->n_prompt_tokens);
+    json_put_bytes(w, "text", line->text, line->n_text);
+    put_tokens(w, "tokens", line->tokens, line->n_tokens);
+    json_put_text(w, "finish_reason", finish_reason_name(line->finish));
+    json_open(w, "usage", '{');
+    json_put_integer(w, "prompt_tokens", (int64_t)line->n_prompt_tokens);
+    json_put_integer(w, "completion_tokens", (int64_t)line->n_tokens);
+    json_close(w);
     if (!line->logprobs) return;
-    put(out, ", \"logprobs\": [");
-    for (size_t i = 0; i < line->n_tokens; i++) {
-        if (i) put(out, ", ");
-        put_logprob(out, &line->logprobs[i]);
-    }
-    put(out, "]");
+    json_open(w, "logprobs", '[');
+    for (size_t i = 0; i < line->n_tokens; i++)
+        put_logprob(w, &line->logprobs[i]);
+    json_close(w);
 }
 
 status results_write(results *r, const result *line) {
     text_buffer out = {0};
-    put(&out, "{\"id\": ");
+    json_writer w = {.out = &out};
+    json_open_line(&w, NULL, '{');
     if (line->id_is_json)
-        put(&out, line->id);
+        json_put_verbatim(&w, "id", line->id);
     else
-        json_append_text(&out, line->id, strlen(line->id));
+        json_put_text(&w, "id", line->id);
     if (line->finish == FINISH_ERROR) {
-        put(&out, ", \"finish_reason\": \"error\", \"error\": ");
-        json_append_text(&out, line->error, strlen(line->error));
+        json_put_text(&w, "finish_reason", finish_reason_name(line->finish));
+        json_put_text(&w, "error", line->error);
     } else {
-        put_generated(&out, line);
+        put_generated(&w, line);
     }
-    put(&out, "}\n");
+    json_close(&w);
+    text_append(&out, "\n", 1);
     status st = write_whole(r, out.data, out.n);
     free(out.data);
     return st;

@@ -20,46 +20,43 @@ void step_times_free(step_times *t) {
 
 /* ---- writing ---- */
 
-static cJSON *make_steps(const step_times *t) {
-    cJSON *list = cJSON_CreateArray();
+static void put_steps(json_writer *w, const step_times *t) {
+    json_open(w, "steps", '[');
     for (int i = 0; i < t->n_steps; i++) {
         const step_time *s = &t->steps[i];
-        cJSON *item = cJSON_CreateObject();
-        cJSON_AddNumberToObject(item, "rank", s->rank);
-        cJSON_AddNumberToObject(item, "sequences", s->n_sequences);
-        cJSON_AddNumberToObject(item, "history", s->history);
-        cJSON_AddNumberToObject(item, "rows", s->n_rows);
-        cJSON_AddNumberToObject(item, "layer_seconds", s->layer_seconds);
-        cJSON_AddNumberToObject(item, "head_rows", s->n_head_rows);
-        cJSON_AddNumberToObject(item, "head_seconds", s->head_seconds);
-        cJSON_AddItemToArray(list, item);
+        json_open(w, NULL, '{');
+        json_put_integer(w, "rank", s->rank);
+        json_put_integer(w, "sequences", s->n_sequences);
+        json_put_number(w, "history", s->history);
+        json_put_integer(w, "rows", s->n_rows);
+        json_put_number(w, "layer_seconds", s->layer_seconds);
+        json_put_integer(w, "head_rows", s->n_head_rows);
+        json_put_number(w, "head_seconds", s->head_seconds);
+        json_close(w);
     }
-    return list;
-}
-
-static char *make_text(const step_times *t) {
-    cJSON *root = cJSON_CreateObject(), *ranks = cJSON_CreateArray();
-    cJSON_AddNumberToObject(root, "format", FORMAT);
-    cJSON_AddStringToObject(root, "model", t->model);
-    cJSON_AddStringToObject(root, "processor", t->processor);
-    cJSON_AddNumberToObject(root, "threads", t->n_threads);
-    cJSON_AddNumberToObject(root, "hop_seconds", t->hop_seconds);
-    for (int i = 0; i < t->n_ranks; i++) {
-        cJSON *rank = cJSON_CreateObject();
-        cJSON_AddNumberToObject(rank, "layers", t->layers[i]);
-        cJSON_AddItemToArray(ranks, rank);
-    }
-    cJSON_AddItemToObject(root, "ranks", ranks);
-    cJSON_AddItemToObject(root, "steps", make_steps(t));
-    char *text = cJSON_Print(root);
-    cJSON_Delete(root);
-    return text;
+    json_close(w);
 }
 
 status step_times_write(const step_times *t, const char *path) {
-    char *text = make_text(t);
-    status st = file_write_text(path, text);
-    free(text);
+    text_buffer text = {0};
+    json_writer w = {.out = &text};
+    json_open(&w, NULL, '{');
+    json_put_integer(&w, "format", FORMAT);
+    json_put_text(&w, "model", t->model);
+    json_put_text(&w, "processor", t->processor);
+    json_put_integer(&w, "threads", t->n_threads);
+    json_put_number(&w, "hop_seconds", t->hop_seconds);
+    json_open(&w, "ranks", '[');
+    for (int i = 0; i < t->n_ranks; i++) {
+        json_open(&w, NULL, '{');
+        json_put_integer(&w, "layers", t->layers[i]);
+        json_close(&w);
+    }
+    json_close(&w);
+    put_steps(&w, t);
+    json_close(&w);
+    status st = file_write_text(path, text.data);
+    free(text.data);
     return st;
 }
 

@@ -8,7 +8,6 @@
 #include "io/snapshot/manifest_private.h"
 #include "src/base/utf8.h"
 
-static const int64_t max_exact = INT64_C(1) << 53;
 static const size_t max_file_bytes = (size_t)16 << 30;
 
 /* ---- the file ---- */
@@ -55,17 +54,6 @@ status manifest_parse(const char *bytes, size_t n_bytes, const char *name, manif
 static char *read_text(json_object *object, const char *key) {
     const char *text = json_text(object, key);
     return mem_copy_text(text, strlen(text));
-}
-
-/* As put_integer writes it: a text when beyond 2^53. */
-static int64_t read_int64(json_object *object, const char *key) {
-    const cJSON *item = json_find(object, key);
-    if (!cJSON_IsString(item)) return json_int(object, key, -max_exact, max_exact);
-    char text[32];
-    const int64_t value = strtoll(item->valuestring, NULL, 10);
-    snprintf(text, sizeof text, "%" PRId64, value);
-    if (strcmp(text, item->valuestring) != 0) json_refuse(object, key, "not a whole number of 64 bits");
-    return value;
 }
 
 static void read_digest(json_object *object, const char *key, uint64_t digest[2]) {
@@ -125,7 +113,7 @@ static void read_array(reader *r, json_object *arrays, manifest_array a) {
     json_object object = json_view_member(arrays, manifest_array_name(a));
     const int64_t offset = json_int(&object, "file_offset", 0, (int64_t)r->file_bytes);
     const int64_t room = ((int64_t)r->file_bytes - offset) / (int64_t)manifest_element_bytes(a);
-    const int64_t n = json_int(&object, "n_elements", 0, max_exact);
+    const int64_t n = json_int(&object, "n_elements", 0, JSON_MAX_EXACT);
     if (object.st == STATUS_OK && n > room) json_refuse(&object, "n_elements", "more than the file holds");
     if (object.st != STATUS_OK) arrays->st = object.st;
     r->arrays[a] = (array_view){.next = r->file + offset, .n_left = object.st == STATUS_OK ? n : 0};
@@ -184,7 +172,7 @@ static void read_origin(json_object *root, manifest *m) {
     m->host = read_text(&o, "host");
     m->processor = read_text(&o, "processor");
     m->n_ranks = (int)json_int(&o, "n_ranks", 0, INT32_MAX);
-    m->unix_time = json_int(&o, "unix_time", -max_exact, max_exact);
+    m->unix_time = json_int(&o, "unix_time", -JSON_MAX_EXACT, JSON_MAX_EXACT);
     m->seconds_computed = json_number(&o, "seconds_computed", 0, 1e18);
     root->st = o.st;
 }
@@ -195,8 +183,8 @@ static void read_batch(reader *r, json_object *root) {
     json_object o = json_view_member(root, "batch");
     read_digest(&o, "digest", b->digest);
     read_digest(&o, "output_digest", b->output_digest);
-    b->output_bytes = json_int(&o, "output_bytes", -1, max_exact);
-    const int64_t n_lines = json_int(&o, "n_lines", 1, max_exact);
+    b->output_bytes = json_int(&o, "output_bytes", -1, JSON_MAX_EXACT);
+    const int64_t n_lines = json_int(&o, "n_lines", 1, JSON_MAX_EXACT);
     const unsigned char *bytes = take(r, &o, "n_lines", MANIFEST_IS_DONE, 0, n_lines);
     root->st = o.st;
     if (!bytes) return;
@@ -211,8 +199,8 @@ static void read_batch(reader *r, json_object *root) {
 
 static void read_root(reader *r, json_object *root) {
     manifest *m = r->m;
-    m->save_number = json_int(root, "save_number", 1, max_exact);
-    m->n_rows = json_int(root, "n_rows", 0, max_exact);
+    m->save_number = json_int(root, "save_number", 1, JSON_MAX_EXACT);
+    m->n_rows = json_int(root, "n_rows", 0, JSON_MAX_EXACT);
     m->codec = read_codec(root, "codec");
     m->page_tokens = (int)json_int(root, "page_tokens", 1, INT32_MAX);
     if (root->st == STATUS_OK) read_model(root, m);
@@ -248,8 +236,8 @@ static status read_segment(const reader *r, const cJSON *item, int64_t i, segmen
     s.codec = read_codec(&o, "codec");
     s.is_plain = json_bool_or(&o, "plain", false);
     s.chunk_tokens = (int)json_int(&o, "chunk_tokens", 1, INT32_MAX);
-    s.file_bytes = json_int(&o, "file_bytes", 0, max_exact);
-    s.index_offset = json_int(&o, "index_offset", 0, max_exact);
+    s.file_bytes = json_int(&o, "file_bytes", 0, JSON_MAX_EXACT);
+    s.index_offset = json_int(&o, "index_offset", 0, JSON_MAX_EXACT);
     read_digest(&o, "digest", s.digest);
     if (o.st == STATUS_OK) o.st = segment_check(&s, label);
     if (o.st == STATUS_OK) *out = s;
@@ -282,13 +270,13 @@ static void read_id(json_object *o, manifest_sequence *s) {
 static void read_sampling(json_object *sequence, sampling_options *s) {
     json_object o = json_view_member(sequence, "sampling");
     s->temperature = json_number(&o, "temperature", 0, 1e9);
-    s->top_k = json_int(&o, "top_k", 0, max_exact);
+    s->top_k = json_int(&o, "top_k", 0, JSON_MAX_EXACT);
     s->top_p = json_number(&o, "top_p", 0, 1);
     s->min_p = json_number(&o, "min_p", 0, 1);
     s->repetition_penalty = json_number(&o, "repetition_penalty", 0, 1e9);
-    s->seed = read_int64(&o, "seed");
-    s->max_tokens = json_int(&o, "max_tokens", 0, max_exact);
-    s->n_logprobs = json_int(&o, "logprobs", 0, max_exact);
+    s->seed = json_int64(&o, "seed");
+    s->max_tokens = json_int(&o, "max_tokens", 0, JSON_MAX_EXACT);
+    s->n_logprobs = json_int(&o, "logprobs", 0, JSON_MAX_EXACT);
     s->ignore_eos = json_bool_or(&o, "ignore_eos", false);
     if (o.st == STATUS_OK) o.st = status_at(sampling_check(s), "%s: sampling", o.file);
     sequence->st = o.st;
@@ -354,8 +342,8 @@ static void read_finish(json_object *o, manifest_sequence *s) {
 }
 
 static void read_tokens(reader *r, json_object *o, manifest_sequence *s) {
-    const int64_t first = json_int(o, "first_token", 0, max_exact);
-    const int64_t n = json_int(o, "n_tokens", 0, max_exact);
+    const int64_t first = json_int(o, "first_token", 0, JSON_MAX_EXACT);
+    const int64_t n = json_int(o, "n_tokens", 0, JSON_MAX_EXACT);
     s->n_prompt = json_int(o, "n_prompt", 0, n);
     s->tokens = take(r, o, "first_token", MANIFEST_TOKENS, first, n);
     if (!s->tokens) return;
@@ -369,9 +357,9 @@ static void read_tokens(reader *r, json_object *o, manifest_sequence *s) {
 }
 
 static void read_texts(reader *r, json_object *o, manifest_sequence *s) {
-    const int64_t first = json_int(o, "first_text_byte", 0, max_exact);
-    const int64_t n_prompt = json_int(o, "prompt_text_bytes", 0, max_exact);
-    const int64_t n_text = json_int(o, "text_bytes", 0, max_exact);
+    const int64_t first = json_int(o, "first_text_byte", 0, JSON_MAX_EXACT);
+    const int64_t n_prompt = json_int(o, "prompt_text_bytes", 0, JSON_MAX_EXACT);
+    const int64_t n_text = json_int(o, "text_bytes", 0, JSON_MAX_EXACT);
     s->prompt_text = take(r, o, "first_text_byte", MANIFEST_TEXT, first, n_prompt);
     s->text = take(r, o, "first_text_byte", MANIFEST_TEXT, first + n_prompt, n_text);
     if (o->st != STATUS_OK) return;
@@ -383,7 +371,7 @@ static void read_texts(reader *r, json_object *o, manifest_sequence *s) {
 }
 
 static void read_logprobs(reader *r, json_object *o, manifest_sequence *s) {
-    const int64_t first = json_int(o, "first_logprob", 0, max_exact);
+    const int64_t first = json_int(o, "first_logprob", 0, JSON_MAX_EXACT);
     const int64_t per_token = json_int(o, "logprobs_per_token", 0, SAMPLING_MAX_LOGPROBS + 1);
     const int64_t n = (s->n_tokens - s->n_prompt) * per_token;
     manifest_logprob *logprobs = take(r, o, "first_logprob", MANIFEST_LOGPROBS, first, n);
@@ -400,7 +388,7 @@ static void read_logprobs(reader *r, json_object *o, manifest_sequence *s) {
 }
 
 static void read_last_logits(reader *r, json_object *o, manifest_sequence *s) {
-    const int64_t row = json_int(o, "last_logits_row", -1, max_exact);
+    const int64_t row = json_int(o, "last_logits_row", -1, JSON_MAX_EXACT);
     const int64_t n = r->m->vocab_size;
     if (row < 0 || o->st != STATUS_OK) return;
     if (row > r->arrays[MANIFEST_LAST_LOGITS].n_taken / n)
@@ -414,7 +402,7 @@ static status read_sequence(reader *r, const cJSON *item, int64_t i, manifest_se
     json_object o = json_view(item, label);
     read_id(&o, s);
     s->line = json_int(&o, "line", -1, r->m->batch.n_lines - 1);
-    s->sequence_id = read_int64(&o, "sequence_id");
+    s->sequence_id = json_int64(&o, "sequence_id");
     read_tokens(r, &o, s);
     read_texts(r, &o, s);
     read_logprobs(r, &o, s);

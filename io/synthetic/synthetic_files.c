@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "io/files.h"
+#include "io/json.h"
 #include "kernels/dtype.h"
 #include "src/base/alive.h"
 
@@ -208,20 +209,19 @@ status synthetic_files_write_text(synthetic_files *f, const char *name, const te
 
 status synthetic_files_write_index(synthetic_files *f) {
     if (f->n_files == 1) return STATUS_OK;
-    char line[256];
     text_buffer json = {0};
-    snprintf(line, sizeof line, "{\n  \"metadata\": {\"total_size\": %llu},\n  \"weight_map\": {",
-             (unsigned long long)f->n_data_bytes);
-    append(&json, line);
-    for (int i = 0; i < f->n_files; i++) {
-        const synthetic_file *file = &f->files[i];
-        for (size_t k = file->first; k < file->first + file->n; k++) {
-            snprintf(line, sizeof line, "%s\n    \"%s\": \"%s\"", k ? "," : "", f->tensors[k].name,
-                     file->name);
-            append(&json, line);
-        }
-    }
-    append(&json, "\n  }\n}\n");
+    json_writer w = {.out = &json};
+    json_open(&w, NULL, '{');
+    json_open_line(&w, "metadata", '{');
+    json_put_integer(&w, "total_size", (int64_t)f->n_data_bytes);
+    json_close(&w);
+    json_open(&w, "weight_map", '{');
+    for (int i = 0; i < f->n_files; i++)
+        for (size_t k = f->files[i].first; k < f->files[i].first + f->files[i].n; k++)
+            json_put_text(&w, f->tensors[k].name, f->files[i].name);
+    json_close(&w);
+    json_close(&w);
+    append(&json, "\n");
     status st = synthetic_files_write_text(f, index_name, &json);
     free(json.data);
     return st;

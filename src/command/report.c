@@ -183,88 +183,89 @@ static void print_notes(const run_figures *f, const options *o, const engine *e)
 
 /* ---- JSON ---- */
 
-static void add_rank(cJSON *list, const rank_report *r, int rank) {
-    cJSON *item = cJSON_CreateObject(), *regions = cJSON_CreateObject();
-    cJSON_AddNumberToObject(item, "rank", rank);
-    cJSON_AddNumberToObject(item, "first_layer", r->slice.first_layer);
-    cJSON_AddNumberToObject(item, "last_layer", r->slice.last_layer);
-    cJSON_AddNumberToObject(item, "weight_bytes", (double)r->weight_bytes);
-    cJSON_AddNumberToObject(item, "kv_bytes", (double)r->kv_bytes);
-    cJSON_AddNumberToObject(item, "planned_bytes", (double)r->total_bytes);
-    cJSON_AddNumberToObject(item, "file_bytes_read", (double)r->file_bytes);
-    cJSON_AddNumberToObject(item, "load_seconds", r->load_seconds);
-    cJSON_AddNumberToObject(item, "steps", (double)r->stage.n_steps);
-    cJSON_AddNumberToObject(item, "rows", (double)r->stage.n_rows);
-    cJSON_AddNumberToObject(item, "bytes_sent", r->bytes_sent);
+static void put_rank(json_writer *w, const rank_report *r, int rank) {
+    json_open(w, NULL, '{');
+    json_put_integer(w, "rank", rank);
+    json_put_integer(w, "first_layer", r->slice.first_layer);
+    json_put_integer(w, "last_layer", r->slice.last_layer);
+    json_put_integer(w, "weight_bytes", (int64_t)r->weight_bytes);
+    json_put_integer(w, "kv_bytes", (int64_t)r->kv_bytes);
+    json_put_integer(w, "planned_bytes", (int64_t)r->total_bytes);
+    json_put_integer(w, "file_bytes_read", (int64_t)r->file_bytes);
+    json_put_number(w, "load_seconds", r->load_seconds);
+    json_put_integer(w, "steps", r->stage.n_steps);
+    json_put_integer(w, "rows", r->stage.n_rows);
+    json_put_number(w, "bytes_sent", r->bytes_sent);
+    json_open(w, "region_seconds", '{');
     for (int i = 0; i < N_REGIONS; i++)
-        cJSON_AddNumberToObject(regions, region_name((region)i), r->trace.seconds[i]);
-    cJSON_AddItemToObject(item, "region_seconds", regions);
-    cJSON_AddItemToArray(list, item);
+        json_put_number(w, region_name((region)i), r->trace.seconds[i]);
+    json_close(w);
+    json_close(w);
 }
 
-static void add_snapshots(cJSON *root, const run_figures *f) {
+static void put_snapshots(json_writer *w, const run_figures *f) {
     const checkpoint_stats *s = &f->summary.saves;
-    cJSON_AddNumberToObject(root, "reused_tokens", (double)f->summary.reused_tokens);
-    cJSON_AddNumberToObject(root, "load_kv_seconds", most_seconds(f, REGION_LOAD));
-    cJSON_AddNumberToObject(root, "saves", s->n_saves);
-    cJSON_AddNumberToObject(root, "failed_saves", s->n_failed);
-    cJSON_AddNumberToObject(root, "saved_tokens", (double)s->n_tokens);
-    cJSON_AddNumberToObject(root, "saved_kv_bytes", s->raw_bytes);
-    cJSON_AddNumberToObject(root, "saved_file_bytes", (double)s->file_bytes);
-    cJSON_AddNumberToObject(root, "save_seconds", s->seconds);
-    cJSON_AddNumberToObject(root, "save_stall_seconds", most_seconds(f, REGION_SAVE));
-    cJSON_AddNumberToObject(root, "save_end_seconds", f->summary.end_save_seconds);
-    cJSON_AddNumberToObject(root, "tokens_per_second_while_saving",
-                            per_second((double)s->beside_tokens, s->beside_seconds));
-    cJSON_AddNumberToObject(root, "tokens_per_second_otherwise",
-                            per_second((double)s->alone_tokens, s->alone_seconds));
+    json_put_integer(w, "reused_tokens", f->summary.reused_tokens);
+    json_put_number(w, "load_kv_seconds", most_seconds(f, REGION_LOAD));
+    json_put_integer(w, "saves", s->n_saves);
+    json_put_integer(w, "failed_saves", s->n_failed);
+    json_put_integer(w, "saved_tokens", s->n_tokens);
+    json_put_number(w, "saved_kv_bytes", s->raw_bytes);
+    json_put_integer(w, "saved_file_bytes", s->file_bytes);
+    json_put_number(w, "save_seconds", s->seconds);
+    json_put_number(w, "save_stall_seconds", most_seconds(f, REGION_SAVE));
+    json_put_number(w, "save_end_seconds", f->summary.end_save_seconds);
+    json_put_number(w, "tokens_per_second_while_saving",
+                    per_second((double)s->beside_tokens, s->beside_seconds));
+    json_put_number(w, "tokens_per_second_otherwise", per_second((double)s->alone_tokens, s->alone_seconds));
 }
 
-static cJSON *make_json(const run_figures *f, const options *o, const engine *e) {
-    cJSON *root = cJSON_CreateObject(), *ranks = cJSON_CreateArray(), *notes = cJSON_CreateArray();
+static void put_run(json_writer *w, const run_figures *f, const options *o, const engine *e) {
     char shape[256], *effective = options_effective(o);
     model_config_describe(engine_config(e), shape, sizeof shape);
-    cJSON_AddStringToObject(root, "command", options_command_name(o->command));
-    cJSON_AddStringToObject(root, "options", effective);
+    json_put_text(w, "command", options_command_name(o->command));
+    json_put_text(w, "options", effective);
     free(effective);
-    cJSON_AddStringToObject(root, "model", shape);
-    cJSON_AddNumberToObject(root, "ranks", f->n_ranks);
-    cJSON_AddNumberToObject(root, "requests", (double)f->summary.n_requests);
-    cJSON_AddNumberToObject(root, "seconds", f->times.seconds);
-    cJSON_AddNumberToObject(root, "prefill_seconds", f->times.prefill_seconds);
-    cJSON_AddNumberToObject(root, "decode_seconds", f->times.decode_seconds);
-    cJSON_AddNumberToObject(root, "prompt_tokens", (double)f->times.prompt_tokens);
-    cJSON_AddNumberToObject(root, "generated_tokens",
-                            (double)(f->times.decode_tokens + f->times.mixed_tokens));
-    cJSON_AddNumberToObject(root, "prefill_tokens_per_second",
-                            per_second((double)f->times.prompt_tokens, f->times.prefill_seconds));
-    cJSON_AddNumberToObject(root, "decode_tokens_per_second",
-                            per_second((double)f->times.decode_tokens, f->times.decode_seconds));
-    cJSON_AddNumberToObject(root, "first_token_seconds", f->summary.first_token_seconds);
-    cJSON_AddNumberToObject(root, "read_bytes_per_second", f->bytes_read_per_second);
-    cJSON_AddNumberToObject(root, "machine_read_bytes_per_second", f->machine.read_bytes_per_second);
-    cJSON_AddNumberToObject(root, "flops", f->flops);
-    add_snapshots(root, f);
-    for (int i = 0; i < notice_count(); i++)
-        cJSON_AddItemToArray(notes, cJSON_CreateString(notice_text(i)));
-    cJSON_AddItemToObject(root, "notes", notes);
-    if (f->summary.n_scored) {
-        cJSON_AddNumberToObject(root, "scored_tokens", (double)f->summary.n_scored);
-        cJSON_AddNumberToObject(root, "nll", f->summary.nll);
-        cJSON_AddNumberToObject(root, "perplexity", f->summary.perplexity);
-    }
-    for (int i = 0; i < f->n_ranks; i++)
-        add_rank(ranks, &f->ranks[i], i);
-    cJSON_AddItemToObject(root, "per_rank", ranks);
-    return root;
+    json_put_text(w, "model", shape);
+    json_put_integer(w, "ranks", f->n_ranks);
+    json_put_integer(w, "requests", f->summary.n_requests);
+    json_put_number(w, "seconds", f->times.seconds);
+    json_put_number(w, "prefill_seconds", f->times.prefill_seconds);
+    json_put_number(w, "decode_seconds", f->times.decode_seconds);
+    json_put_integer(w, "prompt_tokens", f->times.prompt_tokens);
+    json_put_integer(w, "generated_tokens", f->times.decode_tokens + f->times.mixed_tokens);
+    json_put_number(w, "prefill_tokens_per_second",
+                    per_second((double)f->times.prompt_tokens, f->times.prefill_seconds));
+    json_put_number(w, "decode_tokens_per_second",
+                    per_second((double)f->times.decode_tokens, f->times.decode_seconds));
+    json_put_number(w, "first_token_seconds", f->summary.first_token_seconds);
+    json_put_number(w, "read_bytes_per_second", f->bytes_read_per_second);
+    json_put_number(w, "machine_read_bytes_per_second", f->machine.read_bytes_per_second);
+    json_put_number(w, "flops", f->flops);
 }
 
 static status write_json(const run_figures *f, const options *o, const engine *e) {
-    cJSON *root = make_json(f, o, e);
-    char *text = cJSON_Print(root);
-    cJSON_Delete(root);
-    status st = file_write_text(o->report, text);
-    free(text);
+    text_buffer text = {0};
+    json_writer w = {.out = &text};
+    json_open(&w, NULL, '{');
+    put_run(&w, f, o, e);
+    put_snapshots(&w, f);
+    json_open(&w, "notes", '[');
+    for (int i = 0; i < notice_count(); i++)
+        json_put_text(&w, NULL, notice_text(i));
+    json_close(&w);
+    if (f->summary.n_scored) {
+        json_put_integer(&w, "scored_tokens", f->summary.n_scored);
+        json_put_number(&w, "nll", f->summary.nll);
+        json_put_number(&w, "perplexity", f->summary.perplexity);
+    }
+    json_open(&w, "per_rank", '[');
+    for (int i = 0; i < f->n_ranks; i++)
+        put_rank(&w, &f->ranks[i], i);
+    json_close(&w);
+    json_close(&w);
+    status st = file_write_text(o->report, text.data);
+    free(text.data);
     return st;
 }
 
