@@ -66,6 +66,30 @@ status file_refuse_pointer(const char *path, const char *bytes, size_t n) {
                          path);
 }
 
+status file_read_all(const char *path, size_t max_bytes, char **bytes, size_t *n) {
+    int fd;
+    int64_t n_bytes;
+    status st = file_open_regular(path, &fd, &n_bytes);
+    if (st != STATUS_OK) return st;
+    char *data = NULL;
+    if ((uint64_t)n_bytes > max_bytes) {
+        st = status_refuse("%s: %lld bytes, more than the %zu that such a file may have", path,
+                           (long long)n_bytes, max_bytes);
+    } else {
+        data = mem_new((size_t)n_bytes + 1, 1);
+        st = file_read_at(fd, path, 0, data, (size_t)n_bytes);
+    }
+    close(fd);
+    if (st == STATUS_OK) st = file_refuse_pointer(path, data, (size_t)n_bytes);
+    if (st != STATUS_OK) {
+        free(data);
+        return st;
+    }
+    *bytes = data;
+    *n = (size_t)n_bytes;
+    return STATUS_OK;
+}
+
 /* ---- writing ---- */
 
 status file_reserve(int fd, const char *path, int64_t n_bytes) {

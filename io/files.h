@@ -22,6 +22,10 @@ status file_open_regular(const char *path, int *fd, int64_t *n_bytes);
 /* Exactly n bytes at this offset. Refuses a file that is shorter. */
 status file_read_at(int fd, const char *path, int64_t offset, void *out, size_t n);
 
+/* The bytes of a regular file of at most max_bytes, a zero byte behind them. Refuses a Git LFS pointer, as
+ * such. Released with free(). */
+status file_read_all(const char *path, size_t max_bytes, char **bytes, size_t *n);
+
 /* Refuses the beginning of a file, where it is a Git LFS pointer: a few lines that stand for the file itself.
  */
 status file_refuse_pointer(const char *path, const char *bytes, size_t n);

@@ -1,19 +1,19 @@
 #include "io/json.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
+#include <xxhash.h>
 
 #include "io/files.h"
+#include "src/base/hash_map.h"
 #include "src/base/notice.h"
 #include "src/base/utf8.h"
+
+enum { MAX_KEY_BYTES = 150 }; /* in a message */
 
 /* ---- parsing ---- */
 
@@ -77,23 +77,19 @@ status json_parse(const char *bytes, size_t n, const char *name, cJSON **out) {
     return STATUS_OK;
 }
 
-static int compare_keys(const void *a, const void *b) {
-    return strcmp((*(const cJSON *const *)a)->string, (*(const cJSON *const *)b)->string);
-}
-
-/* The key that occurs twice, or NULL. */
+/* A key that occurs twice, or NULL. */
 static const char *find_duplicate(const cJSON *object) {
-    size_t n = 0;
-    const cJSON *member;
-    cJSON_ArrayForEach(member, object) n++;
-    const cJSON **members = mem_new(n, sizeof *members);
-    n = 0;
-    cJSON_ArrayForEach(member, object) members[n++] = member;
-    qsort(members, n, sizeof *members, compare_keys);
     const char *found = NULL;
-    for (size_t i = 1; i < n && !found; i++)
-        if (strcmp(members[i - 1]->string, members[i]->string) == 0) found = members[i]->string;
-    free(members);
+    hash_map keys = hash_map_new((size_t)cJSON_GetArraySize(object)); /* by hash: the member */
+    const cJSON *member;
+    cJSON_ArrayForEach(member, object) {
+        uint64_t hash = XXH3_64bits(member->string, strlen(member->string));
+        for (const hash_entry *e = NULL; !found && (e = hash_map_next(&keys, hash, e));)
+            if (strcmp((const char *)(uintptr_t)e->value, member->string) == 0) found = member->string;
+        if (found) break;
+        hash_map_add(&keys, hash, (uintptr_t)member->string);
+    }
+    hash_map_free(&keys);
     return found;
 }
 
@@ -137,55 +133,10 @@ status json_parse_as_python(const char *bytes, size_t n, const char *name, cJSON
     return st;
 }
 
-/* ---- files ---- */
-
-static status read_open_file(int fd, const char *path, size_t max_bytes, char **bytes, size_t *n) {
-    struct stat info;
-    if (fstat(fd, &info) != 0) return status_fail("%s: %s", path, strerror(errno));
-    if (!S_ISREG(info.st_mode)) return status_refuse("%s: not a regular file", path);
-    if ((uint64_t)info.st_size > max_bytes)
-        return status_refuse("%s: %lld bytes, more than the %zu that such a file may have", path,
-                             (long long)info.st_size, max_bytes);
-    size_t wanted = (size_t)info.st_size, done = 0;
-    char *data = mem_new(wanted + 1, 1);
-    while (done < wanted) {
-        ssize_t got = read(fd, data + done, wanted - done);
-        if (got < 0 && errno == EINTR) continue;
-        if (got < 0) {
-            status st = status_fail("%s: cannot be read: %s", path, strerror(errno));
-            free(data);
-            return st;
-        }
-        if (got == 0) break; /* shrunk meanwhile: what is there is judged by the parser */
-        done += (size_t)got;
-    }
-    data[done] = '\0';
-    *bytes = data;
-    *n = done;
-    return STATUS_OK;
-}
-
-status json_read_bytes(const char *path, size_t max_bytes, char **bytes, size_t *n) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a FIFO must not hang us before it is refused */
-    if (fd < 0) return status_refuse("%s: cannot be opened: %s", path, strerror(errno));
-    char *data = NULL;
-    size_t n_data = 0;
-    status st = read_open_file(fd, path, max_bytes, &data, &n_data);
-    close(fd);
-    if (st == STATUS_OK) st = file_refuse_pointer(path, data, n_data);
-    if (st != STATUS_OK) {
-        free(data);
-        return st;
-    }
-    *bytes = data;
-    *n = n_data;
-    return STATUS_OK;
-}
-
 status json_read_file(const char *path, size_t max_bytes, cJSON **out) {
     char *bytes;
     size_t n;
-    status st = json_read_bytes(path, max_bytes, &bytes, &n);
+    status st = file_read_all(path, max_bytes, &bytes, &n);
     if (st != STATUS_OK) return st;
     st = json_parse(bytes, n, path, out);
     free(bytes);
@@ -194,78 +145,124 @@ status json_read_file(const char *path, size_t max_bytes, cJSON **out) {
 
 /* ---- objects ---- */
 
-static bool is_control(char c) {
-    return (unsigned char)c < 0x20 || c == 0x7F;
-}
-
 bool json_is_printable(const char *text) {
-    while (*text && !is_control(*text))
+    while (*text && (unsigned char)*text >= 0x20 && *text != 0x7F)
         text++;
     return *text == '\0';
 }
 
-__attribute__((format(printf, 1, 2))) static status refuse_printable(const char *format, ...) {
-    char text[STATUS_TEXT_BYTES];
+/* "FILE: a.b[2]": where the object stands, and behind it a member. */
+static void append_place(text_buffer *out, const json_object *object, const char *key) {
+    char index[32] = "";
+    if (object->parent)
+        append_place(out, object->parent, object->key);
+    else
+        text_append(out, object->file, strlen(object->file));
+    if (object->index >= 0)
+        text_append(out, index, (size_t)snprintf(index, sizeof index, "[%" PRId64 "]", object->index));
+    if (!key) return;
+    text_append(out, object->parent ? "." : ": ", object->parent ? 1 : 2);
+    text_append(out, key, strnlen(key, MAX_KEY_BYTES));
+}
+
+static bool has_failed(const json_object *object) {
+    for (const json_object *o = object; o; o = o->parent)
+        if (o->st != STATUS_OK) return true;
+    return false;
+}
+
+void json_adopt(json_object *object, const char *key, status st) {
+    if (st == STATUS_OK || has_failed(object)) return;
+    text_buffer place = {0};
+    append_place(&place, object, key);
+    status_keep_to_line(place.data);
+    status_at(st, "%s", place.data);
+    free(place.data);
+    for (; object; object = object->parent) {
+        object->st = st;
+        object->item = NULL;
+    }
+}
+
+void json_refuse(json_object *object, const char *key, const char *format, ...) {
+    if (has_failed(object)) return;
+    char text[STATUS_TEXT_BYTES / 2];
     va_list args;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    for (char *c = text; *c; c++)
-        if (is_control(*c)) *c = '?';
-    return status_refuse("%s", text);
+    json_adopt(object, key, status_refuse("%s", text));
 }
 
-/* Why the item cannot be viewed, or NULL. */
-static const char *object_problem(const cJSON *item, char *text, size_t bytes) {
-    if (!cJSON_IsObject(item)) return "an object {...} was expected";
-    const char *twice = find_duplicate(item);
-    if (!twice) return NULL;
-    snprintf(text, bytes, "the key \"%.100s\" occurs twice", twice);
-    return text;
+static void check_object(json_object *object) {
+    const char *twice = cJSON_IsObject(object->item) ? find_duplicate(object->item) : NULL;
+    if (!cJSON_IsObject(object->item))
+        json_refuse(object, NULL, "an object {...} was expected");
+    else if (twice)
+        json_refuse(object, NULL, "the key \"%.100s\" occurs twice", twice);
 }
 
 json_object json_view(const cJSON *item, const char *file) {
-    char text[160];
-    const char *problem = object_problem(item, text, sizeof text);
-    if (problem) return (json_object){.file = file, .st = refuse_printable("%s: %s", file, problem)};
-    return (json_object){.item = item, .file = file};
+    json_object object = {.item = item, .file = file, .index = -1};
+    check_object(&object);
+    return object;
 }
+
+json_object json_view_optional(json_object *parent, const char *key) {
+    json_object object = {.item = json_find(parent, key),
+                          .parent = parent,
+                          .file = parent->file,
+                          .key = key,
+                          .index = -1,
+                          .st = parent->st};
+    if (object.item) check_object(&object);
+    return object;
+}
+
+json_object json_view_member(json_object *parent, const char *key) {
+    json_object object = json_view_optional(parent, key);
+    if (!object.item) json_refuse(&object, NULL, "an object {...} was expected");
+    return object;
+}
+
+bool json_next_object(json_object *parent, const char *key, json_object *item) {
+    if (has_failed(parent)) return false;
+    const cJSON *array = item->parent ? NULL : json_array(parent, key);
+    const cJSON *next = item->parent ? item->item->next : array ? array->child : NULL;
+    if (!next) return false;
+    *item = (json_object){.item = next,
+                          .parent = parent,
+                          .file = parent->file,
+                          .key = key,
+                          .index = item->parent ? item->index + 1 : 0};
+    check_object(item);
+    return item->st == STATUS_OK;
+}
+
+/* ---- members ---- */
 
 const cJSON *json_find(const json_object *object, const char *key) {
     const cJSON *item = object->item ? cJSON_GetObjectItemCaseSensitive(object->item, key) : NULL;
     return cJSON_IsNull(item) ? NULL : item;
 }
 
-json_object json_view_member(json_object *parent, const char *key) {
-    char text[160];
-    const cJSON *item = json_find(parent, key);
-    const char *problem = object_problem(item, text, sizeof text);
-    if (problem) json_refuse(parent, key, "%s", problem);
-    json_object object = {.item = problem ? NULL : item, .file = parent->file, .st = parent->st};
-    int n = snprintf(object.path, sizeof object.path, "%s%s.", parent->path, key);
-    if (n >= (int)sizeof object.path) object.path[sizeof object.path - 2] = '.'; /* cut, still a path */
-    return object;
+const cJSON *json_array_optional(json_object *object, const char *key) {
+    return json_find(object, key) ? json_array(object, key) : NULL;
 }
 
-void json_refuse(json_object *object, const char *key, const char *format, ...) {
-    if (object->st != STATUS_OK) return;
-    char text[STATUS_TEXT_BYTES / 2];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
-    va_end(args);
-    object->st = refuse_printable("%s: %s%.150s: %s", object->file, object->path, key, text);
-    object->item = NULL;
+const cJSON *json_array(json_object *object, const char *key) {
+    const cJSON *item = json_find(object, key);
+    if (cJSON_IsArray(item)) return item;
+    json_refuse(object, key, "an array was expected");
+    return NULL;
 }
-
-/* ---- members ---- */
 
 /* What is there instead, short enough for a message. */
 static void describe(const cJSON *item, char *text, size_t bytes) {
     if (!item)
         snprintf(text, bytes, "it is missing");
     else if (cJSON_IsString(item))
-        snprintf(text, bytes, "it is \"%.60s\"", item->valuestring);
+        snprintf(text, bytes, "it is %s", utf8_quote(item->valuestring).text);
     else if (cJSON_IsNumber(item) && !isfinite(item->valuedouble))
         snprintf(text, bytes, "it is not finite");
     else if (cJSON_IsNumber(item))
@@ -341,11 +338,14 @@ double json_number_or(json_object *object, const char *key, double min, double m
     return json_find(object, key) ? json_number(object, key, min, max) : fallback;
 }
 
-bool json_bool_or(json_object *object, const char *key, bool fallback) {
+bool json_bool(json_object *object, const char *key) {
     const cJSON *item = json_find(object, key);
-    if (!item) return fallback;
     if (!cJSON_IsBool(item)) refuse_member(object, key, item, "true or false");
     return cJSON_IsTrue(item);
+}
+
+bool json_bool_or(json_object *object, const char *key, bool fallback) {
+    return json_find(object, key) ? json_bool(object, key) : fallback;
 }
 
 const char *json_text(json_object *object, const char *key) {
@@ -357,4 +357,31 @@ const char *json_text(json_object *object, const char *key) {
 
 const char *json_text_or(json_object *object, const char *key, const char *fallback) {
     return json_find(object, key) ? json_text(object, key) : fallback;
+}
+
+uint32_t json_character(json_object *object, const char *key) {
+    const char *text = json_text(object, key);
+    size_t n_bytes = 0;
+    if (*text && utf8_count_valid(text, strlen(text)) == strlen(text)) {
+        uint32_t code = utf8_read(text, &n_bytes);
+        if (text[n_bytes] == '\0') return code;
+    }
+    refuse_member(object, key, json_find(object, key), "a single character");
+    return 0;
+}
+
+int json_choice(json_object *object, const char *key, const char *const names[], int n) {
+    const char *text = json_text(object, key);
+    text_buffer known = {0};
+    for (int i = 0; i < n; i++) {
+        if (strcmp(text, names[i]) == 0) {
+            free(known.data);
+            return i;
+        }
+        if (i) text_append(&known, i + 1 < n ? ", " : " and ", i + 1 < n ? 2 : 5);
+        text_append(&known, names[i], strlen(names[i]));
+    }
+    json_refuse(object, key, "%s is not supported; %s are", utf8_quote(text).text, known.data);
+    free(known.data);
+    return 0;
 }

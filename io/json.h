@@ -26,31 +26,46 @@ status json_parse(const char *bytes, size_t n, const char *name, cJSON **out);
  * NOTE. */
 status json_parse_as_python(const char *bytes, size_t n, const char *name, cJSON **out);
 
-/* The bytes of a regular file of at most max_bytes, a zero byte behind them. Refuses a Git LFS pointer, as
- * such. Release with free(). */
-status json_read_bytes(const char *path, size_t max_bytes, char **bytes, size_t *n);
-
-/* The same, parsed; messages name the path. */
+/* A file of at most max_bytes, read by file_read_all and parsed; messages name the path. */
 status json_read_file(const char *path, size_t max_bytes, cJSON **out);
 
-/* A view of one object of a document. The first failure sticks in `st` and its text is recorded: a caller may
- * read all members and look at `st` once, before it uses what it read. After a failure the getters return the
- * least value or the fallback. An optional member that is null counts as absent. */
+/* A view of one object of a document. The first failure sticks in `st`, and in that of the views that it was
+ * taken from, and its text is recorded: a caller may read all members and look at `st` once, before it uses
+ * what it read. After a failure the getters return the least value or the fallback. An optional member that
+ * is null counts as absent. Messages are "FILE: a.b[2].KEY: text", on one line. */
 typedef struct json_object {
-    const cJSON *item; /* borrowed; NULL after a failure */
-    const char *file;  /* borrowed, for messages */
-    char path[64];     /* of the object, with a dot behind it; "" for the root */
+    const cJSON *item;          /* borrowed; NULL after a failure, or of what is optional and absent */
+    struct json_object *parent; /* that it is a member of, which must outlive it; NULL: none */
+    const char *file, *key;     /* borrowed, for messages: the document, and the member */
+    int64_t index;              /* in the array that the member is; -1: it is none */
     status st;
 } json_object;
 
 /* View an item that must be an object without duplicate keys. Refused otherwise (in `st`). */
 json_object json_view(const cJSON *item, const char *file);
 
-/* View a member, which must be such an object. A failure is one of the parent too. */
+/* View a member, which must be such an object; _optional: or absent. */
 json_object json_view_member(json_object *parent, const char *key);
+json_object json_view_optional(json_object *parent, const char *key);
+
+/* View the next item of a member that is an array of such objects: the first where *item is zeroed. False
+ * behind the last, and after a failure. */
+bool json_next_object(json_object *parent, const char *key, json_object *item);
+
+/* Refuse the member `key`, or the object itself (NULL), unless a failure is there already. */
+void json_refuse(json_object *object, const char *key, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* Take over what became of using a member (or the object, NULL): the text of a failure gets its place in
+ * front. */
+void json_adopt(json_object *object, const char *key, status st);
 
 /* The member, or NULL when it is absent or null. */
 const cJSON *json_find(const json_object *object, const char *key);
+
+/* The member, which must be an array; _optional: or absent. NULL when it is absent, and after a failure. */
+const cJSON *json_array(json_object *object, const char *key);
+const cJSON *json_array_optional(json_object *object, const char *key);
 
 /* Integers are at most JSON_MAX_EXACT; json_int64 takes larger ones too, as json_put_integer writes them.
  * Without _or, a member that is absent or null is refused. */
@@ -59,9 +74,13 @@ int64_t json_int64(json_object *object, const char *key);
 int64_t json_int_or(json_object *object, const char *key, int64_t min, int64_t max, int64_t fallback);
 double json_number(json_object *object, const char *key, double min, double max);
 double json_number_or(json_object *object, const char *key, double min, double max, double fallback);
+bool json_bool(json_object *object, const char *key);
 bool json_bool_or(json_object *object, const char *key, bool fallback);
 const char *json_text(json_object *object, const char *key); /* "" after a failure; owned by the document */
 const char *json_text_or(json_object *object, const char *key, const char *fallback);
+uint32_t json_character(json_object *object, const char *key); /* a text of one character: its code point */
+int json_choice(json_object *object, const char *key, const char *const names[],
+                int n); /* its place in them */
 
 /* Whether this item is an integer in [min, max], at most JSON_MAX_EXACT. */
 bool json_item_is_int(const cJSON *item, int64_t min, int64_t max, int64_t *out);
@@ -82,11 +101,6 @@ bool json_is_value(const char *text, size_t n);
 
 /* Replace each \uXXXX that is half a surrogate pair by \ufffd, in place; whether there was one. */
 bool json_mend_halves(char *text, size_t n);
-
-/* Record in `st` (unless a failure is there already) that the member `key` is refused: "FILE: PATH.KEY:
- * text". Control characters become question marks, so that it stays one line. */
-void json_refuse(json_object *object, const char *key, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
 
 /* ---- writing ---- */
 

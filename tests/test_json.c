@@ -1,5 +1,6 @@
 /* tests/test_json.c: JSON from outside, as its two readers take it, and strings as they are written. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,6 +44,81 @@ static void test_json(void) {
     json_object twice = json_view(item, "x.json");
     CHECK_REFUSED(twice.st, "x.json: the key \"a\" occurs twice");
     cJSON_Delete(item);
+}
+
+/* The first failure is that of all views around it, with its place in the document. */
+static void test_views(void) {
+    static const char text[] =
+        "{\"a\": {\"b\": [{\"c\": 1}, {\"c\": \"x\"}, {\"c\": 3}]}, \"d\": null, \"e\": 5}";
+    cJSON *document;
+    if (!CHECK_OK(json_parse(text, strlen(text), "x.json", &document))) return;
+    json_object root = json_view(document, "x.json"), none = json_view_optional(&root, "d"),
+                a = json_view_member(&root, "a"), item = {0};
+    CU_ASSERT(none.item == NULL && none.st == STATUS_OK && json_array_optional(&root, "d") == NULL);
+    CU_ASSERT(json_next_object(&a, "b", &item) && json_int(&item, "c", 0, 9) == 1);
+    CU_ASSERT(json_next_object(&a, "b", &item) && json_int(&item, "c", 0, 9) == 0);
+    CHECK_REFUSED(root.st, "x.json: a.b[1].c: an integer from 0 to 9 was expected, but it is \"x\"");
+    json_refuse(&root, "e", "later");
+    json_adopt(&a, NULL, STATUS_REFUSED);
+    CHECK_REFUSED(a.st, "x.json: a.b[1].c: an integer");
+    CU_ASSERT(!json_next_object(&a, "b", &item) && json_int_or(&root, "e", 0, 9, 7) == 7);
+
+    item = (json_object){0};
+    root = json_view(document, "x.json");
+    CU_ASSERT(!json_next_object(&root, "e", &item));
+    CHECK_REFUSED(root.st, "x.json: e: an array was expected");
+    root = json_view(document, "x.json");
+    a = json_view_member(&root, "a");
+    json_adopt(&a, "b", status_refuse("what became\n of it"));
+    CHECK_REFUSED(root.st, "x.json: a.b: what became? of it");
+    root = json_view(document, "x.json");
+    json_refuse(&root, NULL, "as a whole");
+    CHECK_REFUSED(root.st, "x.json: as a whole");
+    cJSON_Delete(document);
+}
+
+static void test_words(void) {
+    static const char text[] =
+        "{\"a\": \"two\", \"b\": \"three\", \"c\": \"\xC3\xA9\", \"d\": \"\xC3\xA9x\", \"e\": \"\"}";
+    static const char *const names[] = {"one", "two", "none"};
+    cJSON *document;
+    if (!CHECK_OK(json_parse(text, strlen(text), "x.json", &document))) return;
+    json_object o = json_view(document, "x.json");
+    CU_ASSERT(json_choice(&o, "a", names, 3) == 1 && json_character(&o, "c") == 0xE9 && o.st == STATUS_OK);
+    json_choice(&o, "b", names, 3);
+    CHECK_REFUSED(o.st, "x.json: b: \"three\" is not supported; one, two and none are");
+    for (int i = 0; i < 2; i++) {
+        o = json_view(document, "x.json");
+        json_character(&o, i ? "d" : "e");
+        CHECK_REFUSED(o.st, "a single character was expected, but it is \"");
+    }
+    cJSON_Delete(document);
+}
+
+/* Any two of many keys that are the same, and none that only have much in common. */
+static void test_many_keys(void) {
+    enum { N = 3000 };
+    for (int twice = -1; twice < N; twice += 271) {
+        text_buffer text = {0};
+        json_writer w = {.out = &text};
+        char key[16], message[64];
+        json_open_line(&w, NULL, '{');
+        for (int i = 0; i <= N; i++) {
+            snprintf(key, sizeof key, "key %d", i == N ? twice : i);
+            json_put_bool(&w, key, true);
+        }
+        json_close(&w);
+        cJSON *document;
+        if (!CHECK_OK(json_parse(text.data, text.n, "x.json", &document))) return;
+        snprintf(message, sizeof message, "x.json: the key \"key %d\" occurs twice", twice);
+        status st = json_view(document, "x.json").st;
+        if (twice < 0)
+            CHECK_OK(st);
+        else
+            CHECK_REFUSED(st, message);
+        cJSON_Delete(document);
+        free(text.data);
+    }
 }
 
 static void test_json_text(void) {
@@ -170,9 +246,10 @@ static void test_neutral(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"parse", test_json},      {"as python", test_as_python},
-                           {"neutral", test_neutral}, {"text", test_json_text},
-                           {"writer", test_writer},   {"integers", test_integers},
-                           CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"parse", test_json},          {"views", test_views},
+                           {"words", test_words},         {"many keys", test_many_keys},
+                           {"as python", test_as_python}, {"neutral", test_neutral},
+                           {"text", test_json_text},      {"writer", test_writer},
+                           {"integers", test_integers},   CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "json", tests);
 }

@@ -545,7 +545,7 @@ static void test_changed_text(void) {
         {"[8, 6, 10]", "\"x\"", "extents: item 1"},
         {"\"top_p\": 0.90000000000000002", "\"top_p\": 2", "top_p"},
         {"\"repetition_penalty\": 1.1000000000000001", "\"repetition_penalty\": 0",
-         "sequences[0]: sampling: "},
+         "sequences[0].sampling: "},
         {"\"seed\": 9007199254740992", "\"seed\": \"x\"", "seed"},
         {"\"seed\": 9007199254740992", "\"seed\": \"9223372036854775807\"", "seed"},
         {"\"stop\": []", "\"stop\": [1]", "not an array of texts"},

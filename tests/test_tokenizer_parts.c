@@ -195,6 +195,19 @@ static void test_long_words(void) {
 #define PAIR             "{\"type\":\"BertProcessing\",\"cls\":[\"a\",0],\"sep\":[\"b\",1]}"
 #define PROCESSORS(list) FILE_OF("\"post_processor\":{\"type\":\"Sequence\",\"processors\":[" list "]}")
 
+static void test_quote(void) {
+    static const struct {
+        const char *text, *quoted;
+    } cases[] = {{"", "\"\""},
+                 {"a \"b\"\n\x7F\xC3\xA9\xFF", "\"a \"b\"??\xC3\xA9?\""},
+                 {"0123456789012345678901234567890123456789012345678901234567890123456789",
+                  "\"012345678901234567890123456789012345678901234567890123456789012345...\""},
+                 {"01234567890123456789012345678901234567890123456789012345678901234\xC3\xA9",
+                  "\"01234567890123456789012345678901234567890123456789012345678901234...\""}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        CU_ASSERT_STRING_EQUAL(utf8_quote(cases[i].text).text, cases[i].quoted);
+}
+
 static void test_refused(void) {
     static const struct {
         const char *json, *part;
@@ -202,23 +215,23 @@ static void test_refused(void) {
         {"", "x.json: empty, but JSON was expected"},
         {"{\"model\":", "x.json: not valid JSON at column 9"},
         {"{} {}", "more text"},
-        {"[]", "JSON object"},
-        {"{}", "\"model\" is missing"},
+        {"[]", "x.json: an object {...} was expected"},
+        {"{}", "x.json: model: an object {...} was expected"},
         {"{\"model\":\"\xFF\"}", "UTF-8 at byte 10"},
         {"{\"model\":\"\\u0000\"}", "\\u0000"},
-        {"{\"model\":3}", "\"model\" must be an object"},
-        {"{\"model\":{},\"model\":{}}", "\"model\" is there twice"},
-        {"{\"model\":{\"type\":\"Unigram\"}}", "x.json: model: type \"Unigram\" is not supported"},
-        {"{\"model\":{\"type\":\"BPE\"}}", "\"vocab\" is missing"},
-        {"{" MODEL("[]", "[]") "}", "\"vocab\" must be an object"},
-        {"{" MODEL("{}", "{}") "}", "\"merges\" must be an array"},
+        {"{\"model\":3}", "x.json: model: an object {...} was expected"},
+        {"{\"model\":{},\"model\":{}}", "x.json: the key \"model\" occurs twice"},
+        {"{\"model\":{\"type\":\"Unigram\"}}", "x.json: model.type: \"Unigram\" is not supported"},
+        {"{\"model\":{\"type\":\"BPE\"}}", "model.vocab: an object {...} was expected"},
+        {"{" MODEL("[]", "[]") "}", "model.vocab: an object {...} was expected"},
+        {"{" MODEL("{}", "{}") "}", "model.merges: an array was expected"},
         {"{" MODEL("{\"a\":-1}", "[]") "}", "vocab: the id of \"a\""},
         {"{" MODEL("{\"a\":1.5}", "[]") "}", "the id of \"a\""},
         {"{" MODEL("{\"a\":\"0\"}", "[]") "}", "the id of \"a\""},
         {"{" MODEL("{\"a\":99999999}", "[]") "}", "the id of \"a\""},
         {"{" MODEL("{\"a\":1e300}", "[]") "}", "the id of \"a\""},
         {"{" MODEL("{\"a\":0,\"b\":0}", "[]") "}", "\"b\" has the id 0 of another token"},
-        {"{" MODEL("{\"a\\n\":0,\"a\\n\":1}", "[]") "}", "\"a?\" is there twice"},
+        {"{" MODEL("{\"a\\n\":0,\"a\\n\":1}", "[]") "}", "model.vocab: the key \"a?\" occurs twice"},
         {"{" MODEL("{\"a\":0}", "[\"a\"]") "}", "merges[0]: must be two tokens"},
         {"{" MODEL("{\"a\":0}", "[\"a a a\"]") "}", "merges[0]: must be two tokens"},
         {"{" MODEL("{\"a\":0}", "[[\"a\"]]") "}", "merges[0]: must be a string or"},
@@ -230,8 +243,9 @@ static void test_refused(void) {
         {"{\"model\":{\"unk_token\":1,\"vocab\":{},\"merges\":[]}}", "unk_token"},
         {"{\"model\":{\"byte_fallback\":1,\"vocab\":{},\"merges\":[]}}", "byte_fallback"},
         {FILE_OF("\"version\":\"2.0\""), "version"},
-        {FILE_OF("\"added_tokens\":{}"), "added_tokens: must be an array"},
-        {FILE_OF("\"added_tokens\":[{\"id\":3}]"), "added_tokens: [0]: \"content\" is missing"},
+        {FILE_OF("\"added_tokens\":{}"), "added_tokens: an array was expected"},
+        {FILE_OF("\"added_tokens\":[{\"id\":3}]"),
+         "added_tokens[0].content: a text was expected, but it is missing"},
         {FILE_OF("\"added_tokens\":[" TOKEN("7", "x", "false") "]"), "\"x\" must have the id 3"},
         {FILE_OF("\"added_tokens\":[" TOKEN("3", "a", "false") "]"), "\"a\" must have the id 0"},
         {FILE_OF("\"added_tokens\":[" TOKEN("3", "", "false") "]"), "\"\" is nothing"},
@@ -240,15 +254,15 @@ static void test_refused(void) {
         {FILE_OF("\"normalizer\":{\"type\":\"Lowercase\"},\"added_tokens\":[" TOKEN(
              "3", "X", "true") "," TOKEN("4", "x", "true") "]"),
          "are the same after normalization"},
-        {FILE_OF("\"normalizer\":{}"), "normalizer: \"type\" is missing"},
+        {FILE_OF("\"normalizer\":{}"), "normalizer.type: a text was expected, but it is missing"},
         {FILE_OF("\"normalizer\":{\"type\":\"Precompiled\"}"),
-         "normalizer: type \"Precompiled\" is not supported"},
+         "normalizer.type: \"Precompiled\" is not supported"},
         {FILE_OF("\"normalizer\":{\"type\":\"Sequence\",\"normalizers\":[{\"type\":\"NFC\"},{\"type\":"
                  "\"Strip\"}]}"),
-         "normalizer: normalizers[1]: \"strip_left\" is missing"},
+         "normalizer.normalizers[1].strip_left: true or false was expected, but it is missing"},
         {FILE_OF("\"normalizer\":{\"type\":\"Replace\",\"pattern\":{},\"content\":\"\"}"),
-         "\"Regex\" is missing"},
-        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Words\"}"), "pre_tokenizer: type \"Words\""},
+         "normalizer.pattern.Regex: a text was expected, but it is missing"},
+        {FILE_OF("\"pre_tokenizer\":{\"type\":\"Words\"}"), "pre_tokenizer.type: \"Words\""},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"ab\"}"), "a single character"},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_\",\"add_prefix_space\":false,"
                  "\"prepend_scheme\":\"first\"}"),
@@ -263,30 +277,32 @@ static void test_refused(void) {
         {SPLIT("(?<a>\\\\g<a>)"), "never ending recursion"},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{\"String\":\"a\"},\"behavior\":\"Odd\","
                  "\"invert\":false}"),
-         "behavior \"Odd\""},
+         "behavior: \"Odd\" is not supported"},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"Punctuation\",\"behavior\":\"isolated\"}"),
-         "behavior \"isolated\""},
+         "behavior: \"isolated\""},
         {FILE_OF("\"pre_tokenizer\":{\"type\":\"FixedLength\",\"length\":0}"),
-         "\"length\" must be at least 1"},
-        {FILE_OF("\"post_processor\":{\"type\":\"Pairs\"}"), "post_processor: type \"Pairs\""},
+         "pre_tokenizer.length: an integer from 1"},
+        {FILE_OF("\"post_processor\":{\"type\":\"Pairs\"}"), "post_processor.type: \"Pairs\""},
         {FILE_OF("\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"a\"],\"sep\":[\"b\",1]}"),
-         "\"cls\" must be a token and its id"},
+         "post_processor.cls: must be a token and its id"},
         {FILE_OF("\"post_processor\":{\"type\":\"RobertaProcessing\",\"cls\":[\"a\",0],\"sep\":[\"z\",9]}"),
          "no token has the id 9"},
-        {PROCESSORS(TEMPLATE(TEXTS) "," PAIR), "processors[1]: BertProcessing behind a TemplateProcessing"},
+        {PROCESSORS(TEMPLATE(TEXTS) "," PAIR),
+         "post_processor.processors[1]: BertProcessing behind a TemplateProcessing"},
         {PROCESSORS(PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," PAIR "," TEMPLATE(
              TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS "," TEXTS)),
          "processors[8]: more than 256 tokens"},
         {FILE_OF("\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":"
                  "\"s\"}}],"
                  "\"special_tokens\":{}}"),
-         "single[0]: special_tokens: \"s\" is missing"},
+         "post_processor.special_tokens.s: an object {...} was expected"},
         {FILE_OF("\"post_processor\":{\"type\":\"TemplateProcessing\",\"single\":[{\"SpecialToken\":{\"id\":"
                  "\"s\"}}],"
                  "\"special_tokens\":{\"s\":{\"ids\":[9]}}}"),
          "no token has the id 9"},
-        {FILE_OF("\"decoder\":{\"type\":\"WordPiece\"}"), "decoder: type \"WordPiece\""},
-        {FILE_OF("\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":-1,\"stop\":0}"), "\"start\""},
+        {FILE_OF("\"decoder\":{\"type\":\"WordPiece\"}"), "decoder.type: \"WordPiece\""},
+        {FILE_OF("\"decoder\":{\"type\":\"Strip\",\"content\":\" \",\"start\":-1,\"stop\":0}"),
+         "decoder.start: an integer from 0"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         tokenizer *tok = NULL;
@@ -370,10 +386,16 @@ static void test_hostile(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {
-        {"utf8", test_utf8},      {"merges", test_merges},         {"cache", test_cache},
-        {"lookup", test_lookup},  {"long words", test_long_words}, {"refused", test_refused},
-        {"deep json", test_deep}, {"odd parts", test_odd_parts},   {"hostile patterns", test_hostile},
-        CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"utf8", test_utf8},
+                           {"merges", test_merges},
+                           {"cache", test_cache},
+                           {"quote", test_quote},
+                           {"lookup", test_lookup},
+                           {"long words", test_long_words},
+                           {"refused", test_refused},
+                           {"deep json", test_deep},
+                           {"odd parts", test_odd_parts},
+                           {"hostile patterns", test_hostile},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "tokenizer parts", tests);
 }

@@ -62,12 +62,11 @@ status step_times_write(const step_times *t, const char *path) {
 
 /* ---- reading ---- */
 
-/* The member, a list of 1 to `most` items; NULL after a failure. */
-static const cJSON *find_list(json_object *root, const char *key, int most) {
-    const cJSON *list = json_find(root, key);
-    int n = cJSON_IsArray(list) ? cJSON_GetArraySize(list) : 0;
+/* Room for the items of an array, which has 1 to `most`; NULL after a failure. */
+static void *make_room(json_object *root, const char *key, int most, size_t item_bytes) {
+    int n = cJSON_GetArraySize(json_array(root, key));
     if (n < 1 || n > most) json_refuse(root, key, "expected a list of 1 to %d objects", most);
-    return root->st == STATUS_OK ? list : NULL;
+    return root->st == STATUS_OK ? mem_new((size_t)n, item_bytes) : NULL;
 }
 
 static void copy_text(json_object *root, const char *key, char *out, size_t n) {
@@ -76,25 +75,17 @@ static void copy_text(json_object *root, const char *key, char *out, size_t n) {
     snprintf(out, n, "%s", text);
 }
 
-static status read_ranks(json_object *root, step_times *out) {
-    const cJSON *list = find_list(root, "ranks", MAX_RANKS), *item;
-    if (!list) return root->st;
-    out->layers = mem_new((size_t)cJSON_GetArraySize(list), sizeof *out->layers);
-    cJSON_ArrayForEach(item, list) {
-        json_object rank = json_view(item, root->file);
+static void read_ranks(json_object *root, step_times *out) {
+    json_object rank = {0};
+    out->layers = make_room(root, "ranks", MAX_RANKS, sizeof *out->layers);
+    while (json_next_object(root, "ranks", &rank))
         out->layers[out->n_ranks++] = (int)json_int(&rank, "layers", 1, MAX_RANKS);
-        if (rank.st != STATUS_OK) return rank.st;
-    }
-    return STATUS_OK;
 }
 
-static status read_steps(json_object *root, step_times *out) {
-    const cJSON *list = find_list(root, "steps", MAX_FILE_BYTES), *item;
-    if (!list) return root->st;
-    out->steps = mem_new((size_t)cJSON_GetArraySize(list), sizeof *out->steps);
-    cJSON_ArrayForEach(item, list) {
-        json_object step = json_view(item, root->file);
-        snprintf(step.path, sizeof step.path, "steps[%d].", out->n_steps);
+static void read_steps(json_object *root, step_times *out) {
+    json_object step = {0};
+    out->steps = make_room(root, "steps", MAX_FILE_BYTES, sizeof *out->steps);
+    while (json_next_object(root, "steps", &step))
         out->steps[out->n_steps++] = (step_time){
             .rank = (int)json_int(&step, "rank", 0, out->n_ranks - 1),
             .n_sequences = (int)json_int(&step, "sequences", 1, MAX_ROWS),
@@ -104,33 +95,24 @@ static status read_steps(json_object *root, step_times *out) {
             .n_head_rows = (int)json_int(&step, "head_rows", 0, MAX_ROWS),
             .head_seconds = json_number(&step, "head_seconds", 0, most_seconds),
         };
-        if (step.st != STATUS_OK) return step.st;
-    }
-    return STATUS_OK;
-}
-
-static status read_root(json_object *root, step_times *out) {
-    json_int(root, "format", FORMAT, FORMAT);
-    copy_text(root, "model", out->model, sizeof out->model);
-    copy_text(root, "processor", out->processor, sizeof out->processor);
-    out->n_threads = (int)json_int(root, "threads", 1, MAX_RANKS);
-    out->hop_seconds = json_number(root, "hop_seconds", 0, most_seconds);
-    status st = root->st;
-    if (st == STATUS_OK) st = read_ranks(root, out);
-    if (st == STATUS_OK) st = read_steps(root, out);
-    return st;
 }
 
 static status read_document(cJSON *document, const char *name, step_times *out) {
     step_times t = {0};
     json_object root = json_view(document, name);
-    status st = root.st == STATUS_OK ? read_root(&root, &t) : root.st;
-    if (st == STATUS_OK)
+    json_int(&root, "format", FORMAT, FORMAT);
+    copy_text(&root, "model", t.model, sizeof t.model);
+    copy_text(&root, "processor", t.processor, sizeof t.processor);
+    t.n_threads = (int)json_int(&root, "threads", 1, MAX_RANKS);
+    t.hop_seconds = json_number(&root, "hop_seconds", 0, most_seconds);
+    read_ranks(&root, &t);
+    read_steps(&root, &t);
+    if (root.st == STATUS_OK)
         *out = t;
     else
         step_times_free(&t);
     cJSON_Delete(document);
-    return st;
+    return root.st;
 }
 
 status step_times_parse(const char *bytes, size_t n, const char *name, step_times *out) {

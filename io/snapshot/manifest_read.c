@@ -16,7 +16,7 @@ status manifest_read_bytes(const char *dir, char **bytes, size_t *n_bytes) {
     char *path = manifest_path(dir), *read = NULL;
     size_t n = 0;
     manifest_block block;
-    status st = json_read_bytes(path, max_file_bytes, &read, &n);
+    status st = file_read_all(path, max_file_bytes, &read, &n);
     if (st == STATUS_OK) st = manifest_block_parse(read, n, path, &block);
     if (st == STATUS_OK) st = manifest_block_check_digest(&block, read, path);
     free(path);
@@ -82,17 +82,6 @@ static kv_codec read_codec(json_object *object, const char *key) {
     return KV_CODEC_NONE;
 }
 
-/* An array, and how many items it has; NULL after a failure. */
-static const cJSON *read_list(json_object *object, const char *key, int64_t *n) {
-    const cJSON *list = json_find(object, key), *item;
-    *n = 0;
-    if (cJSON_IsArray(list))
-        cJSON_ArrayForEach(item, list)++ *n;
-    else
-        json_refuse(object, key, "an array was expected");
-    return cJSON_IsArray(list) && object->st == STATUS_OK ? list : NULL;
-}
-
 /* ---- the arrays ---- */
 
 /* The elements of each array that are not taken yet: the sequences take theirs one behind the other. */
@@ -104,7 +93,6 @@ typedef struct array_view {
 typedef struct reader {
     const char *file; /* its bytes, among them the arrays */
     size_t file_bytes;
-    const char *name;
     array_view arrays[N_MANIFEST_ARRAYS];
     manifest *m;
 } reader;
@@ -115,7 +103,6 @@ static void read_array(reader *r, json_object *arrays, manifest_array a) {
     const int64_t room = ((int64_t)r->file_bytes - offset) / (int64_t)manifest_element_bytes(a);
     const int64_t n = json_int(&object, "n_elements", 0, JSON_MAX_EXACT);
     if (object.st == STATUS_OK && n > room) json_refuse(&object, "n_elements", "more than the file holds");
-    if (object.st != STATUS_OK) arrays->st = object.st;
     r->arrays[a] = (array_view){.next = r->file + offset, .n_left = object.st == STATUS_OK ? n : 0};
 }
 
@@ -162,7 +149,6 @@ static void read_model(json_object *root, manifest *m) {
     m->type = read_dtype(&o, "kv_dtype");
     if (strcmp(json_text_or(&o, "keys", MANIFEST_KEYS), MANIFEST_KEYS) != 0)
         json_refuse(&o, "keys", "this program reads keys that are kept %s", MANIFEST_KEYS);
-    root->st = o.st;
 }
 
 static void read_origin(json_object *root, manifest *m) {
@@ -174,19 +160,17 @@ static void read_origin(json_object *root, manifest *m) {
     m->n_ranks = (int)json_int(&o, "n_ranks", 0, INT32_MAX);
     m->unix_time = json_int(&o, "unix_time", -JSON_MAX_EXACT, JSON_MAX_EXACT);
     m->seconds_computed = json_number(&o, "seconds_computed", 0, 1e18);
-    root->st = o.st;
 }
 
 static void read_batch(reader *r, json_object *root) {
-    if (!json_find(root, "batch")) return;
     manifest_batch *b = &r->m->batch;
-    json_object o = json_view_member(root, "batch");
+    json_object o = json_view_optional(root, "batch");
+    if (!o.item) return;
     read_digest(&o, "digest", b->digest);
     read_digest(&o, "output_digest", b->output_digest);
     b->output_bytes = json_int(&o, "output_bytes", -1, JSON_MAX_EXACT);
     const int64_t n_lines = json_int(&o, "n_lines", 1, JSON_MAX_EXACT);
     const unsigned char *bytes = take(r, &o, "n_lines", MANIFEST_IS_DONE, 0, n_lines);
-    root->st = o.st;
     if (!bytes) return;
     b->n_lines = n_lines;
     b->is_done = mem_new((size_t)n_lines, sizeof *b->is_done);
@@ -203,58 +187,43 @@ static void read_root(reader *r, json_object *root) {
     m->n_rows = json_int(root, "n_rows", 0, JSON_MAX_EXACT);
     m->codec = read_codec(root, "codec");
     m->page_tokens = (int)json_int(root, "page_tokens", 1, INT32_MAX);
-    if (root->st == STATUS_OK) read_model(root, m);
-    if (root->st == STATUS_OK) read_origin(root, m);
-    json_object arrays = {0};
-    if (root->st == STATUS_OK) {
-        arrays = json_view_member(root, "arrays");
-        for (int a = 0; a < N_MANIFEST_ARRAYS && arrays.st == STATUS_OK; a++)
-            read_array(r, &arrays, (manifest_array)a);
-        root->st = arrays.st;
-    }
-    if (root->st == STATUS_OK) read_batch(r, root);
+    read_model(root, m);
+    read_origin(root, m);
+    json_object arrays = json_view_member(root, "arrays");
+    for (int a = 0; a < N_MANIFEST_ARRAYS; a++)
+        read_array(r, &arrays, (manifest_array)a);
+    read_batch(r, root);
 }
 
 /* ---- segments ---- */
 
-static status read_segment(const reader *r, const cJSON *item, int64_t i, segment_info *out) {
-    char label[STATUS_TEXT_BYTES / 2];
-    snprintf(label, sizeof label, "%.400s: segments[%" PRId64 "]", r->name, i);
-    json_object o = json_view(item, label);
+static void read_segment(const reader *r, json_object *o, segment_info *s) {
     const manifest *m = r->m;
-    segment_info s = {0};
     int64_t save_number = 0;
-    const char *name = json_text(&o, "file");
-    if (o.st == STATUS_OK && !segment_parse_name(name, &s, &save_number))
-        json_refuse(&o, "file", "\"%.100s\" is not the name of a segment", name);
-    if (o.st == STATUS_OK && (s.last_layer > m->n_layers || s.row0 > m->n_rows ||
-                              s.n_rows > m->n_rows - s.row0 || save_number > m->save_number))
-        json_refuse(&o, "file", "%.100s is beyond the layers, rows or saves of this snapshot", name);
-    s.type = m->type;
-    s.n_kv_heads = m->n_kv_heads;
-    s.head_dim = m->head_dim;
-    s.codec = read_codec(&o, "codec");
-    s.is_plain = json_bool_or(&o, "plain", false);
-    s.chunk_tokens = (int)json_int(&o, "chunk_tokens", 1, INT32_MAX);
-    s.file_bytes = json_int(&o, "file_bytes", 0, JSON_MAX_EXACT);
-    s.index_offset = json_int(&o, "index_offset", 0, JSON_MAX_EXACT);
-    read_digest(&o, "digest", s.digest);
-    if (o.st == STATUS_OK) o.st = segment_check(&s, label);
-    if (o.st == STATUS_OK) *out = s;
-    return o.st;
+    const char *name = json_text(o, "file");
+    if (!segment_parse_name(name, s, &save_number))
+        json_refuse(o, "file", "\"%.100s\" is not the name of a segment", name);
+    if (s->last_layer > m->n_layers || s->row0 > m->n_rows || s->n_rows > m->n_rows - s->row0 ||
+        save_number > m->save_number)
+        json_refuse(o, "file", "%.100s is beyond the layers, rows or saves of this snapshot", name);
+    s->type = m->type;
+    s->n_kv_heads = m->n_kv_heads;
+    s->head_dim = m->head_dim;
+    s->codec = read_codec(o, "codec");
+    s->is_plain = json_bool_or(o, "plain", false);
+    s->chunk_tokens = (int)json_int(o, "chunk_tokens", 1, INT32_MAX);
+    s->file_bytes = json_int(o, "file_bytes", 0, JSON_MAX_EXACT);
+    s->index_offset = json_int(o, "index_offset", 0, JSON_MAX_EXACT);
+    read_digest(o, "digest", s->digest);
+    if (o->st == STATUS_OK) json_adopt(o, NULL, segment_check(s, name));
 }
 
-static status read_segments(reader *r, json_object *root) {
-    int64_t n;
-    const cJSON *list = read_list(root, "segments", &n), *item;
-    if (!list) return root->st;
-    r->m->segments = mem_new((size_t)n, sizeof *r->m->segments);
-    cJSON_ArrayForEach(item, list) {
-        status st = read_segment(r, item, r->m->n_segments, &r->m->segments[r->m->n_segments]);
-        if (st != STATUS_OK) return st;
-        r->m->n_segments++;
-    }
-    return STATUS_OK;
+static void read_segments(reader *r, json_object *root) {
+    json_object o = {0};
+    r->m->segments =
+        mem_new((size_t)cJSON_GetArraySize(json_array(root, "segments")), sizeof *r->m->segments);
+    while (json_next_object(root, "segments", &o))
+        read_segment(r, &o, &r->m->segments[r->m->n_segments++]);
 }
 
 /* ---- sequences ---- */
@@ -278,15 +247,13 @@ static void read_sampling(json_object *sequence, sampling_options *s) {
     s->max_tokens = json_int(&o, "max_tokens", 0, JSON_MAX_EXACT);
     s->n_logprobs = json_int(&o, "logprobs", 0, JSON_MAX_EXACT);
     s->ignore_eos = json_bool_or(&o, "ignore_eos", false);
-    if (o.st == STATUS_OK) o.st = status_at(sampling_check(s), "%s: sampling", o.file);
-    sequence->st = o.st;
+    if (o.st == STATUS_OK) json_adopt(&o, NULL, sampling_check(s));
 }
 
 static void read_extents(json_object *o, const manifest *m, manifest_sequence *s) {
-    int64_t n, pos = 0;
-    const cJSON *list = read_list(o, "extents", &n), *item;
-    s->extents = mem_new((size_t)n, sizeof *s->extents);
-    if (!list) return;
+    int64_t pos = 0;
+    const cJSON *list = json_array(o, "extents"), *item;
+    s->extents = mem_new((size_t)cJSON_GetArraySize(list), sizeof *s->extents);
     cJSON_ArrayForEach(item, list) {
         manifest_extent *e = &s->extents[s->n_extents++];
         const bool good = cJSON_IsArray(item) && cJSON_GetArraySize(item) == 3 &&
@@ -305,10 +272,9 @@ static void read_extents(json_object *o, const manifest *m, manifest_sequence *s
 }
 
 static void read_stops(json_object *o, manifest_sequence *s) {
-    int64_t n;
-    const cJSON *list = read_list(o, "stop", &n), *item;
-    if (list && n > MANIFEST_MAX_STOPS) json_refuse(o, "stop", "more than %d texts", MANIFEST_MAX_STOPS);
-    if (!list || n > MANIFEST_MAX_STOPS) return;
+    const cJSON *list = json_array(o, "stop"), *item;
+    if (cJSON_GetArraySize(list) > MANIFEST_MAX_STOPS)
+        json_refuse(o, "stop", "more than %d texts", MANIFEST_MAX_STOPS);
     cJSON_ArrayForEach(item, list) {
         if (!cJSON_IsString(item)) json_refuse(o, "stop", "not an array of texts");
         if (o->st != STATUS_OK) return;
@@ -317,11 +283,10 @@ static void read_stops(json_object *o, manifest_sequence *s) {
 }
 
 static void read_stop_tokens(json_object *o, int vocab_size, manifest_sequence *s) {
-    int64_t n, id;
-    if (!json_find(o, "stop_token_ids")) return;
-    const cJSON *list = read_list(o, "stop_token_ids", &n), *item;
+    int64_t id;
+    const cJSON *list = json_array_optional(o, "stop_token_ids"), *item;
     if (!list) return;
-    s->stop_tokens = mem_new((size_t)n, sizeof *s->stop_tokens);
+    s->stop_tokens = mem_new((size_t)cJSON_GetArraySize(list), sizeof *s->stop_tokens);
     cJSON_ArrayForEach(item, list) {
         if (!json_item_is_int(item, 0, vocab_size - 1, &id))
             json_refuse(o, "stop_token_ids", "not an array of tokens");
@@ -396,36 +361,27 @@ static void read_last_logits(reader *r, json_object *o, manifest_sequence *s) {
     s->last_logits = take(r, o, "last_logits_row", MANIFEST_LAST_LOGITS, row * n, n);
 }
 
-static status read_sequence(reader *r, const cJSON *item, int64_t i, manifest_sequence *s) {
-    char label[STATUS_TEXT_BYTES / 2];
-    snprintf(label, sizeof label, "%.400s: sequences[%" PRId64 "]", r->name, i);
-    json_object o = json_view(item, label);
-    read_id(&o, s);
-    s->line = json_int(&o, "line", -1, r->m->batch.n_lines - 1);
-    s->sequence_id = json_int64(&o, "sequence_id");
-    read_tokens(r, &o, s);
-    read_texts(r, &o, s);
-    read_logprobs(r, &o, s);
-    read_last_logits(r, &o, s);
-    read_extents(&o, r->m, s);
-    read_stops(&o, s);
-    read_stop_tokens(&o, r->m->vocab_size, s);
-    read_finish(&o, s);
-    read_sampling(&o, &s->sampling);
-    return o.st;
+static void read_sequence(reader *r, json_object *o, manifest_sequence *s) {
+    read_id(o, s);
+    s->line = json_int(o, "line", -1, r->m->batch.n_lines - 1);
+    s->sequence_id = json_int64(o, "sequence_id");
+    read_tokens(r, o, s);
+    read_texts(r, o, s);
+    read_logprobs(r, o, s);
+    read_last_logits(r, o, s);
+    read_extents(o, r->m, s);
+    read_stops(o, s);
+    read_stop_tokens(o, r->m->vocab_size, s);
+    read_finish(o, s);
+    read_sampling(o, &s->sampling);
 }
 
-static status read_sequences(reader *r, json_object *root) {
-    int64_t n;
-    const cJSON *list = read_list(root, "sequences", &n), *item;
-    if (!list) return root->st;
-    r->m->sequences = mem_new((size_t)n, sizeof *r->m->sequences);
-    cJSON_ArrayForEach(item, list) {
-        int64_t i = r->m->n_sequences++;
-        status st = read_sequence(r, item, i, &r->m->sequences[i]);
-        if (st != STATUS_OK) return st;
-    }
-    return STATUS_OK;
+static void read_sequences(reader *r, json_object *root) {
+    json_object o = {0};
+    r->m->sequences =
+        mem_new((size_t)cJSON_GetArraySize(json_array(root, "sequences")), sizeof *r->m->sequences);
+    while (json_next_object(root, "sequences", &o))
+        read_sequence(r, &o, &r->m->sequences[r->m->n_sequences++]);
 }
 
 /* ---- all of it ---- */
@@ -438,17 +394,13 @@ status manifest_parse_json(const char *json, size_t n_json, const char *file, si
     status st = json_parse(json, n_json, label, &document);
     if (st != STATUS_OK) return st;
     manifest m = {0};
-    reader r = {.file = file, .file_bytes = file_bytes, .name = name, .m = &m};
+    reader r = {.file = file, .file_bytes = file_bytes, .m = &m};
     json_object root = json_view(document, label);
     read_root(&r, &root);
-    st = root.st;
-    if (st == STATUS_OK) st = read_segments(&r, &root);
-    if (st == STATUS_OK) st = read_sequences(&r, &root);
-    if (st == STATUS_OK) {
-        check_all_taken(&r, &root);
-        st = root.st;
-    }
-    if (st == STATUS_OK) st = manifest_check_rows(&m, name);
+    read_segments(&r, &root);
+    read_sequences(&r, &root);
+    check_all_taken(&r, &root);
+    st = root.st == STATUS_OK ? manifest_check_rows(&m, name) : root.st;
     cJSON_Delete(document);
     if (st == STATUS_OK)
         *out = m;

@@ -1,5 +1,8 @@
 #include "src/base/utf8.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 uint32_t utf8_read(const char *text, size_t *n_bytes) {
     const unsigned char *b = (const unsigned char *)text;
     if (b[0] < 0x80) {
@@ -99,4 +102,21 @@ void utf8_append_repaired(text_buffer *out, const char *text, size_t n) {
 void utf8_append(text_buffer *out, uint32_t code) {
     char bytes[4];
     text_append(out, bytes, utf8_write(code, bytes));
+}
+
+quoted_text utf8_quote(const char *text) {
+    quoted_text quote = {"\""};
+    const size_t most = sizeof quote.text - sizeof "...\"", n = strlen(text);
+    size_t used = 1, at = 0;
+    while (at < n) {
+        int length = utf8_check(text + at, n - at, NULL);
+        size_t n_bytes = (size_t)abs(length);
+        bool is_plain = length > 0 && (unsigned char)text[at] >= 0x20 && text[at] != 0x7F;
+        if (used + (is_plain ? n_bytes : 1) > most) break;
+        memcpy(quote.text + used, is_plain ? text + at : "?", is_plain ? n_bytes : 1);
+        used += is_plain ? n_bytes : 1;
+        at += n_bytes;
+    }
+    strcpy(quote.text + used, at < n ? "...\"" : "\"");
+    return quote;
 }

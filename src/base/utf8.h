@@ -30,3 +30,10 @@ void utf8_append_repaired(text_buffer *out, const char *text, size_t n);
 
 /* Append one code point. */
 void utf8_append(text_buffer *out, uint32_t code);
+
+/* A text from outside as it may stand in a message: in quotes, on one line, cut when long; "?" stands for
+ * control characters and for what is not UTF-8. */
+typedef struct quoted_text {
+    char text[72];
+} quoted_text;
+quoted_text utf8_quote(const char *text);

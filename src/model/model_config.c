@@ -200,11 +200,10 @@ static void read_windows(json_object *root, model_config *c) {
 
 /* Attention in chunks that stretches a context (arXiv 2402.17463), which is not done, as in transformers. */
 static void read_dual_chunks(json_object *root, model_config *c) {
-    if (!json_find(root, "dual_chunk_attention_config")) return;
-    json_object chunks = json_view_member(root, "dual_chunk_attention_config");
+    json_object chunks = json_view_optional(root, "dual_chunk_attention_config");
+    if (!chunks.item) return;
     int64_t size = json_int_or(&chunks, "chunk_size", 1, INT32_MAX, 1);
     c->dual_chunk_positions = json_int_or(&chunks, "original_max_position_embeddings", 1, INT32_MAX, size);
-    if (chunks.st != STATUS_OK) root->st = chunks.st;
 }
 
 /* ---- tokens ---- */
@@ -275,7 +274,7 @@ static status read_with(parse_function *parse, const char *dir, const char *file
     struct stat info;
     bool is_missing = stat(path, &info) != 0 && (errno == ENOENT || errno == ENOTDIR);
     status st = STATUS_OK;
-    if (!is_missing) st = json_read_bytes(path, MAX_CONFIG_BYTES, &bytes, &n);
+    if (!is_missing) st = file_read_all(path, MAX_CONFIG_BYTES, &bytes, &n);
     if (!is_missing && st == STATUS_OK) st = parse(bytes, n, path, out);
     if (is_missing && !optional) st = model_dir_refuse(dir, file);
     free(bytes);

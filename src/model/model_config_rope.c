@@ -39,8 +39,8 @@ static void read_partial(json_object *object, rope_kind kind) {
     if (kind != ROPE_DEFAULT)
         json_refuse(object, "partial_rotary_factor", "rotating only a part of each head is not supported");
     else
-        notice_add("%s: %spartial_rotary_factor is not used: whole heads are rotated, as by transformers",
-                   object->file, object->path);
+        notice_add("%s: %s%spartial_rotary_factor is not used: whole heads are rotated, as by transformers",
+                   object->file, object->key ? object->key : "", object->key ? "." : "");
 }
 
 static bool counts(rope_kind kind, const char *key) {
@@ -62,8 +62,8 @@ static void check_members(json_object *scaling, rope_kind kind) {
             return;
         }
         if (!cJSON_IsNull(member) && !counts(kind, member->string))
-            notice_add("%s: %s%.60s is not used with rope_type \"%s\", as by transformers", scaling->file,
-                       scaling->path, member->string, kinds[kind].name);
+            notice_add("%s: %s.%.60s is not used with rope_type \"%s\", as by transformers", scaling->file,
+                       scaling->key, member->string, kinds[kind].name);
     }
 }
 
@@ -101,8 +101,8 @@ static void read_scaling(json_object *root, json_object *scaling, model_config *
         json_refuse(scaling, "rope_type", "\"%.60s\" is not supported; default, linear, llama3 and yarn are",
                     type);
     if (json_find(scaling, "type") && strcmp(type, old_type) != 0)
-        notice_add("%s: %stype \"%.60s\" is not used: rope_type \"%s\" is, as by transformers", scaling->file,
-                   scaling->path, old_type, type);
+        notice_add("%s: %s.type \"%.60s\" is not used: rope_type \"%s\" is, as by transformers",
+                   scaling->file, scaling->key, old_type, type);
     check_members(scaling, rope->kind);
     read_partial(scaling, rope->kind);
     read_partial(root, rope->kind);
@@ -132,7 +132,6 @@ static bool read_object(json_object *root, const char *key, model_config *c) {
     if (root->st != STATUS_OK || !is_given(root, key)) return false;
     json_object scaling = json_view_member(root, key);
     read_scaling(root, &scaling, c);
-    if (scaling.st != STATUS_OK) root->st = scaling.st;
     const cJSON *outside = json_find(root, "rope_theta");
     if (outside && c->rope.theta != outside->valuedouble)
         json_refuse(root, key, "rope_theta is %g in it, but %g outside: remove the wrong one", c->rope.theta,

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "src/base/utf8.h"
-#include "src/tokenizer/json.h"
 #include "src/tokenizer/unicode.h"
 
 static int compare_patterns(const added_token *a, const added_token *b) {
@@ -28,8 +27,7 @@ static status order_by_content(added_tokens *added) {
     qsort(added->by_content, added->n, sizeof *added->by_content, compare_contents);
     for (size_t i = 1; i < added->n; i++)
         if (!compare_contents(&added->by_content[i - 1], &added->by_content[i]))
-            return status_refuse("%s is there twice",
-                                 tokenizer_json_quote_text(added->by_content[i]->content).text);
+            return status_refuse("%s is there twice", utf8_quote(added->by_content[i]->content).text);
     return STATUS_OK;
 }
 
@@ -39,8 +37,7 @@ static status matcher_init(added_matcher *matcher, const added_tokens *added, bo
         const added_token *token = &added->tokens[i];
         if (token->normalized != normalized) continue;
         if (token->n_pattern == 0)
-            return status_refuse("%s is nothing after normalization",
-                                 tokenizer_json_quote_text(token->content).text);
+            return status_refuse("%s is nothing after normalization", utf8_quote(token->content).text);
         matcher->tokens[matcher->n++] = token;
         matcher->begins[(unsigned char)token->pattern[0]] = true;
     }
@@ -48,8 +45,8 @@ static status matcher_init(added_matcher *matcher, const added_tokens *added, bo
     for (size_t i = 1; i < matcher->n; i++)
         if (!compare_patterns(matcher->tokens[i - 1], matcher->tokens[i]))
             return status_refuse("%s and %s are the same after normalization",
-                                 tokenizer_json_quote_text(matcher->tokens[i - 1]->content).text,
-                                 tokenizer_json_quote_text(matcher->tokens[i]->content).text);
+                                 utf8_quote(matcher->tokens[i - 1]->content).text,
+                                 utf8_quote(matcher->tokens[i]->content).text);
     return STATUS_OK;
 }
 
@@ -125,75 +122,58 @@ void added_matcher_cut(const added_matcher *matcher, size_t base, size_t n, bool
     piece_list_append(to, (piece){base + done, base + n, PIECE_IS_TEXT, first && done == 0});
 }
 
-static status parse_fields(added_token *token, const cJSON *json, const normalizer *norm) {
-    const char *content;
-    status st = tokenizer_json_get_text(json, "content", &content);
-    if (!st) st = tokenizer_json_get_bool(json, "single_word", &token->single_word);
-    if (!st) st = tokenizer_json_get_bool(json, "lstrip", &token->lstrip);
-    if (!st) st = tokenizer_json_get_bool(json, "rstrip", &token->rstrip);
-    if (!st) st = tokenizer_json_get_bool(json, "normalized", &token->normalized);
-    if (!st) st = tokenizer_json_get_bool(json, "special", &token->special);
-    if (st) return st;
+static void parse_fields(added_token *token, json_object *json, const normalizer *norm) {
+    const char *content = json_text(json, "content");
+    token->single_word = json_bool(json, "single_word");
+    token->lstrip = json_bool(json, "lstrip");
+    token->rstrip = json_bool(json, "rstrip");
+    token->normalized = json_bool(json, "normalized");
+    token->special = json_bool(json, "special");
+    if (json->st != STATUS_OK) return;
     text_buffer pattern = {0};
     text_append(&pattern, "", 0);
     bool keeps_first;
     if (token->normalized)
-        st = normalizer_apply(norm, content, strlen(content), &pattern, &keeps_first);
+        json_adopt(json, "content", normalizer_apply(norm, content, strlen(content), &pattern, &keeps_first));
     else
         text_append(&pattern, content, strlen(content));
     token->content = mem_copy_text(content, strlen(content));
     token->pattern = pattern.data;
     token->n_pattern = pattern.n;
-    return st;
 }
 
 /* Hugging Face tokenizers does not read the ids but gives them anew: that of the model's token of the same
  * content, or the next free one behind the vocabulary's. A file that says otherwise would be read differently
  * there. */
-static status check_id(const added_token *token, const cJSON *json, const vocab *voc, int32_t *next_id) {
-    int32_t id, expected = vocab_find(voc, token->content, strlen(token->content));
-    const cJSON *value;
+static void parse_id(added_token *token, json_object *json, const vocab *voc, int32_t *next_id) {
+    int32_t expected = vocab_find(voc, token->content, strlen(token->content));
     size_t n;
-    status st = tokenizer_json_get(json, "id", &value);
-    if (st) return st;
-    if (!tokenizer_json_is_id(value, &id)) return status_refuse("\"id\" must be a whole number");
+    token->id = (int32_t)json_int(json, "id", 0, INT32_MAX);
     if (expected < 0) expected = (*next_id)++;
-    if (id != expected)
-        return status_refuse("%s must have the id %d (it has %d)",
-                             tokenizer_json_quote_text(token->content).text, expected, id);
-    const char *other = vocab_content(voc, id, &n);
+    if (token->id != expected)
+        json_refuse(json, "id", "%s must have the id %d (it has %d)", utf8_quote(token->content).text,
+                    expected, token->id);
+    const char *other = vocab_content(voc, token->id, &n);
     if (other && (n != strlen(token->content) || memcmp(other, token->content, n) != 0))
-        return status_refuse("%s has the id %d of another token",
-                             tokenizer_json_quote_text(token->content).text, id);
-    return STATUS_OK;
+        json_refuse(json, "id", "%s has the id %d of another token", utf8_quote(token->content).text,
+                    token->id);
 }
 
-static status parse_token(added_tokens *added, const cJSON *json, const vocab *voc, const normalizer *norm,
-                          int32_t *next_id) {
-    added_token *token = &added->tokens[added->n];
-    *token = (added_token){.id = -1};
-    added->n++;
-    status st = parse_fields(token, json, norm);
-    if (st) return st;
-    st = check_id(token, json, voc, next_id);
-    if (st) return st;
-    token->id = cJSON_GetObjectItemCaseSensitive(json, "id")->valueint;
-    return STATUS_OK;
-}
-
-status added_tokens_parse(added_tokens *added, const cJSON *json, const vocab *voc, const normalizer *norm) {
-    added->tokens = mem_new(json ? (size_t)cJSON_GetArraySize(json) : 0, sizeof *added->tokens);
-    if (json && !cJSON_IsArray(json)) return status_refuse("must be an array");
+void added_tokens_parse(added_tokens *added, json_object *owner, const vocab *voc, const normalizer *norm) {
+    static const char key[] = "added_tokens";
+    const cJSON *list = json_array_optional(owner, key);
+    if (!list) return;
+    added->tokens = mem_new((size_t)cJSON_GetArraySize(list), sizeof *added->tokens);
     int32_t next_id = voc->n_tokens;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, json) {
-        status st = parse_token(added, item, voc, norm, &next_id);
-        if (st) return status_at(st, "[%zu]", added->n - 1);
+    json_object json = {0};
+    while (json_next_object(owner, key, &json)) {
+        added_token *token = &added->tokens[added->n++];
+        parse_fields(token, &json, norm);
+        if (json.st == STATUS_OK) parse_id(token, &json, voc, &next_id);
     }
-    status st = order_by_content(added);
-    if (!st) st = matcher_init(&added->raw, added, false);
-    if (!st) st = matcher_init(&added->normalized, added, true);
-    return st;
+    if (owner->st == STATUS_OK) json_adopt(owner, key, order_by_content(added));
+    if (owner->st == STATUS_OK) json_adopt(owner, key, matcher_init(&added->raw, added, false));
+    if (owner->st == STATUS_OK) json_adopt(owner, key, matcher_init(&added->normalized, added, true));
 }
 
 const added_token *added_tokens_find(const added_tokens *added, const char *content) {

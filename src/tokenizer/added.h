@@ -1,10 +1,9 @@
 /* src/tokenizer/added.h: tokens that are found in the text as they are, before the model sees it. Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 
-#include "src/base/status.h"
+#include "io/json.h"
 #include "src/tokenizer/normalize.h"
 #include "src/tokenizer/pieces.h"
 #include "src/tokenizer/vocab.h"
@@ -34,8 +33,8 @@ typedef struct added_tokens {
     added_matcher raw, normalized;
 } added_tokens;
 
-/* From the array "added_tokens", or NULL for none. The caller frees also after a refusal. */
-status added_tokens_parse(added_tokens *added, const cJSON *json, const vocab *voc, const normalizer *norm);
+/* From the member "added_tokens", where it is there. The caller frees also after a refusal. */
+void added_tokens_parse(added_tokens *added, json_object *owner, const vocab *voc, const normalizer *norm);
 void added_tokens_free(added_tokens *added);
 
 /* The token of this content, or NULL. */

@@ -5,7 +5,6 @@
 
 #include "src/base/alive.h"
 #include "src/base/utf8.h"
-#include "src/tokenizer/json.h"
 
 static int32_t find_char(const bpe *model, const char *text, size_t n_bytes, uint32_t code) {
     return code < BPE_N_DIRECT ? model->direct_ids[code] : vocab_find(&model->voc, text, n_bytes);
@@ -38,7 +37,7 @@ static status make_symbols(bpe *model, const char *piece, size_t n) {
                 return status_refuse(
                     "text with an unknown character, but the tokenizer's unknown token %s is not "
                     "in its vocabulary",
-                    tokenizer_json_quote_text(model->unk_token).text);
+                    utf8_quote(model->unk_token).text);
             if (waits && !model->fuse_unk) token_list_append(&model->symbols, model->unk_id);
             waits = true;
         }

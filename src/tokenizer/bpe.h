@@ -5,9 +5,9 @@
  * none of these ways is left out, as in Hugging Face tokenizers. Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 
+#include "io/json.h"
 #include "src/tokenizer/cache.h"
 #include "src/tokenizer/merge.h"
 #include "src/tokenizer/token_list.h"
@@ -30,7 +30,7 @@ typedef struct bpe {
 } bpe;
 
 /* From the object "model". The caller frees also after a refusal. */
-status bpe_parse(bpe *model, const cJSON *json);
+void bpe_parse(bpe *model, json_object *json);
 void bpe_free(bpe *model);
 
 /* Append the ids of a piece, n bytes of valid UTF-8. */

@@ -4,48 +4,27 @@
 
 #include "src/base/utf8.h"
 #include "src/tokenizer/bpe.h"
-#include "src/tokenizer/json.h"
 
 /* What Hugging Face tokenizers knows for BPE but no model of ours needs. */
-static status refuse_unsupported(const cJSON *json) {
+static void refuse_unsupported(json_object *json) {
     static const char *const texts[] = {"continuing_subword_prefix", "end_of_word_suffix"};
-    const cJSON *value;
-    for (size_t i = 0; i < 2; i++) {
-        status st = tokenizer_json_get(json, texts[i], &value);
-        if (st) return st;
-        if (value && !(cJSON_IsString(value) && !*value->valuestring))
-            return status_refuse("\"%s\" is not supported", texts[i]);
-    }
-    status st = tokenizer_json_get(json, "dropout", &value);
-    if (st) return st;
-    if (value && !(cJSON_IsNumber(value) && value->valuedouble == 0))
-        return status_refuse("\"dropout\" other than 0 is not supported");
-    return STATUS_OK;
+    for (size_t i = 0; i < 2; i++)
+        if (*json_text_or(json, texts[i], "")) json_refuse(json, texts[i], "is not supported");
+    if (json_number_or(json, "dropout", 0, 1, 0) != 0)
+        json_refuse(json, "dropout", "other than 0 is not supported");
+    const char *type = json_text_or(json, "type", "BPE"); /* old files do not say it */
+    if (strcmp(type, "BPE") != 0)
+        json_refuse(json, "type", "%s is not supported (BPE is)", utf8_quote(type).text);
 }
 
-static status check_type(const cJSON *json) {
-    const cJSON *type;
-    status st = tokenizer_json_get(json, "type", &type);
-    if (st || !type) return st; /* old files do not say it */
-    if (!cJSON_IsString(type)) return status_refuse("\"type\" must be a string");
-    if (strcmp(type->valuestring, "BPE") != 0)
-        return status_refuse("type %s is not supported (BPE is)",
-                             tokenizer_json_quote_text(type->valuestring).text);
-    return STATUS_OK;
-}
-
-static status parse_options(bpe *model, const cJSON *json) {
-    status st = tokenizer_json_get_bool_or(json, "fuse_unk", false, &model->fuse_unk);
-    if (!st) st = tokenizer_json_get_bool_or(json, "byte_fallback", false, &model->byte_fallback);
-    if (!st) st = tokenizer_json_get_bool_or(json, "ignore_merges", false, &model->ignore_merges);
-    const cJSON *unk;
-    if (!st) st = tokenizer_json_get(json, "unk_token", &unk);
-    if (st || !unk) return st;
-    if (!cJSON_IsString(unk)) return status_refuse("\"unk_token\" must be a string");
-    size_t n = strlen(unk->valuestring);
-    model->unk_token = mem_copy_text(unk->valuestring, n);
-    model->unk_id = vocab_find(&model->voc, unk->valuestring, n);
-    return STATUS_OK;
+static void parse_options(bpe *model, json_object *json) {
+    model->fuse_unk = json_bool_or(json, "fuse_unk", false);
+    model->byte_fallback = json_bool_or(json, "byte_fallback", false);
+    model->ignore_merges = json_bool_or(json, "ignore_merges", false);
+    const char *unk = json_text_or(json, "unk_token", NULL);
+    if (!unk) return;
+    model->unk_token = mem_copy_text(unk, strlen(unk));
+    model->unk_id = vocab_find(&model->voc, unk, strlen(unk));
 }
 
 static void find_symbols(bpe *model) {
@@ -87,7 +66,7 @@ static status read_merge(const cJSON *item, merge_text *out) {
 static status find_token(const vocab *voc, const char *content, int32_t *id) {
     *id = vocab_find(voc, content, strlen(content));
     if (*id >= 0) return STATUS_OK;
-    return status_refuse("the token %s is not in the vocabulary", tokenizer_json_quote_text(content).text);
+    return status_refuse("the token %s is not in the vocabulary", utf8_quote(content).text);
 }
 
 static status resolve_merge(const vocab *voc, const merge_text *text, merge *out) {
@@ -124,37 +103,42 @@ static void add_joints(bpe *model, const merge_text *text, const merge *added) {
             merge_table_add_joint(&model->merges, left[i / 2], right[i % 2]);
 }
 
-static status parse_merges(bpe *model, const cJSON *json) {
-    merge_table_init(&model->merges, (size_t)cJSON_GetArraySize(json));
-    uint32_t rank = 0;
-    const cJSON *item;
-    cJSON_ArrayForEach(item, json) {
-        merge_text text = {0};
-        merge added = {.rank = rank};
-        /* A line of the old merges.txt, which is no merge. */
-        if (cJSON_IsString(item) && !strncmp(item->valuestring, "#version", 8)) continue;
-        status st = read_merge(item, &text);
-        if (!st) st = resolve_merge(&model->voc, &text, &added);
-        if (st) return status_at(st, "merges[%u]", rank);
-        merge_table_add(&model->merges, added);
-        add_joints(model, &text, &added);
-        rank++;
-    }
+static status parse_merge(bpe *model, const cJSON *item, uint32_t rank) {
+    merge_text text = {0};
+    merge added = {.rank = rank};
+    status st = read_merge(item, &text);
+    if (st == STATUS_OK) st = resolve_merge(&model->voc, &text, &added);
+    if (st != STATUS_OK) return st;
+    merge_table_add(&model->merges, added);
+    add_joints(model, &text, &added);
     return STATUS_OK;
 }
 
-status bpe_parse(bpe *model, const cJSON *json) {
+static void parse_merges(bpe *model, json_object *json) {
+    const cJSON *list = json_array(json, "merges"), *item;
+    merge_table_init(&model->merges, (size_t)cJSON_GetArraySize(list));
+    uint32_t rank = 0;
+    cJSON_ArrayForEach(item, list) {
+        /* A line of the old merges.txt, which is no merge. */
+        if (cJSON_IsString(item) && !strncmp(item->valuestring, "#version", 8)) continue;
+        char place[32];
+        status st = parse_merge(model, item, rank);
+        if (st != STATUS_OK) {
+            snprintf(place, sizeof place, "merges[%u]", rank);
+            json_adopt(json, place, st);
+            return;
+        }
+        rank++;
+    }
+}
+
+void bpe_parse(bpe *model, json_object *json) {
     *model = (bpe){.unk_id = BPE_NO_ID};
-    const cJSON *tokens, *merges;
-    status st = check_type(json);
-    if (!st) st = refuse_unsupported(json);
-    if (!st) st = tokenizer_json_get_object(json, "vocab", &tokens);
-    if (!st) st = status_at(vocab_parse(&model->voc, tokens), "vocab");
-    if (!st) st = parse_options(model, json);
-    if (!st) st = tokenizer_json_get_array(json, "merges", &merges);
-    if (!st) st = parse_merges(model, merges);
-    if (st) return st;
+    refuse_unsupported(json);
+    vocab_parse(&model->voc, json);
+    if (json->st != STATUS_OK) return;
+    parse_options(model, json);
+    parse_merges(model, json);
     find_symbols(model);
     word_cache_init(&model->cache);
-    return STATUS_OK;
 }

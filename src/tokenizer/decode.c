@@ -5,7 +5,6 @@
 
 #include "src/base/utf8.h"
 #include "src/tokenizer/bytes.h"
-#include "src/tokenizer/json.h"
 #include "src/tokenizer/metaspace.h"
 #include "src/tokenizer/pattern.h"
 
@@ -267,70 +266,56 @@ void decoder_states_free(decoder_states *states) {
     free(states);
 }
 
-static status parse_step(decoder_step *step, const cJSON *json, const char *type) {
-    const char *content;
-    status st = STATUS_OK;
-    if (!strcmp(type, "ByteLevel")) {
+static void parse_step(decoder_step *step, json_object *json, const char *type) {
+    if (strcmp(type, "ByteLevel") == 0) {
         step->kind = STEP_BYTE_LEVEL;
-    } else if (!strcmp(type, "ByteFallback")) {
+    } else if (strcmp(type, "ByteFallback") == 0) {
         step->kind = STEP_BYTE_FALLBACK;
-    } else if (!strcmp(type, "Fuse")) {
+    } else if (strcmp(type, "Fuse") == 0) {
         step->kind = STEP_FUSE;
-    } else if (!strcmp(type, "Replace")) {
+    } else if (strcmp(type, "Replace") == 0) {
         step->kind = STEP_REPLACE;
-        st = text_pattern_parse(&step->pattern, json);
-        if (!st) st = tokenizer_json_get_text(json, "content", &content);
-        if (!st) step->content = mem_copy_text(content, strlen(content));
-    } else if (!strcmp(type, "Strip")) {
+        text_pattern_parse(&step->pattern, json);
+        const char *content = json_text(json, "content");
+        step->content = mem_copy_text(content, strlen(content));
+    } else if (strcmp(type, "Strip") == 0) {
         step->kind = STEP_STRIP;
-        st = tokenizer_json_get_char(json, "content", &step->code);
-        if (!st) st = tokenizer_json_get_count(json, "start", &step->start);
-        if (!st) st = tokenizer_json_get_count(json, "stop", &step->stop);
-    } else if (!strcmp(type, "Metaspace")) {
+        step->code = json_character(json, "content");
+        step->start = (uint32_t)json_int(json, "start", 0, INT32_MAX);
+        step->stop = (uint32_t)json_int(json, "stop", 0, INT32_MAX);
+    } else if (strcmp(type, "Metaspace") == 0) {
         step->kind = STEP_METASPACE;
-        metaspace_scheme scheme;
-        st = tokenizer_json_get_char(json, "replacement", &step->code);
-        if (!st) st = metaspace_parse_scheme(json, &scheme);
-        if (!st) step->drops_first = scheme != METASPACE_NEVER;
+        step->code = json_character(json, "replacement");
+        step->drops_first = metaspace_parse_scheme(json) != METASPACE_NEVER;
     } else {
-        st = status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
+        json_refuse(json, "type", "%s is not supported", utf8_quote(type).text);
     }
-    return st;
 }
 
-static void add_step(decoder *dec, decoder_step step) {
+static decoder_step *add_step(decoder *dec) {
     dec->steps = mem_resize(dec->steps, dec->n + 1, sizeof *dec->steps);
-    dec->steps[dec->n++] = step;
+    dec->steps[dec->n] = (decoder_step){0};
+    return &dec->steps[dec->n++];
 }
 
 /* Add the steps of an object; a Sequence adds those of its parts. */
-static status parse_steps(decoder *dec, const cJSON *json) {
-    const char *type;
-    status st = tokenizer_json_get_text(json, "type", &type);
-    if (st) return st;
-    if (strcmp(type, "Sequence") != 0) {
-        if (dec->n == MAX_STEPS) return status_refuse("more than %d steps are not supported", MAX_STEPS);
-        add_step(dec, (decoder_step){0});
-        return parse_step(&dec->steps[dec->n - 1], json, type);
-    }
-    const cJSON *parts, *part;
-    st = tokenizer_json_get_array(json, "decoders", &parts);
-    if (st) return st;
-    int i = 0;
-    cJSON_ArrayForEach(part, parts) {
-        st = parse_steps(dec, part);
-        if (st) return status_at(st, "decoders[%d]", i);
-        i++;
-    }
-    return STATUS_OK;
+static void parse_steps(decoder *dec, json_object *json) {
+    const char *type = json_text(json, "type");
+    json_object part = {0};
+    if (strcmp(type, "Sequence") == 0)
+        while (json_next_object(json, "decoders", &part))
+            parse_steps(dec, &part);
+    else if (dec->n == MAX_STEPS)
+        json_refuse(json, NULL, "more than %d steps are not supported", MAX_STEPS);
+    else
+        parse_step(add_step(dec), json, type);
 }
 
-status decoder_parse(decoder *dec, const cJSON *json) {
-    if (!json) {
-        add_step(dec, (decoder_step){.kind = STEP_JOIN});
-        return STATUS_OK;
-    }
-    status st = parse_steps(dec, json);
+void decoder_parse(decoder *dec, json_object *json) {
+    if (json->item)
+        parse_steps(dec, json);
+    else
+        add_step(dec)->kind = STEP_JOIN;
     bool fused = false;
     for (size_t i = 0; i < dec->n; i++) {
         decoder_step *step = &dec->steps[i];
@@ -340,7 +325,6 @@ status decoder_parse(decoder *dec, const cJSON *json) {
         step->parts = i + 1 == dec->n || dec->steps[i + 1].kind == STEP_FUSE;
         fused |= step->kind == STEP_FUSE || step->kind == STEP_BYTE_LEVEL;
     }
-    return st;
 }
 
 void decoder_free(decoder *dec) {

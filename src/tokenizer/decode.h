@@ -5,11 +5,10 @@
  * text can be decoded while its tokens come. Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 
+#include "io/json.h"
 #include "src/base/memory.h"
-#include "src/base/status.h"
 
 /* Steps in order. */
 typedef struct decoder {
@@ -20,8 +19,8 @@ typedef struct decoder {
 /* What the steps have to remember between the tokens of one text. */
 typedef struct decoder_states decoder_states;
 
-/* From the object "decoder", or NULL for none. The caller frees also after a refusal. */
-status decoder_parse(decoder *dec, const cJSON *json);
+/* From the object "decoder", where it is there. The caller frees also after a refusal. */
+void decoder_parse(decoder *dec, json_object *json);
 void decoder_free(decoder *dec);
 
 /* The states at the beginning of a text. A run of byte tokens that is no UTF-8 becomes U+FFFD for each byte,

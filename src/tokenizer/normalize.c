@@ -6,7 +6,6 @@
 #include "src/base/utf8.h"
 #include "src/tokenizer/bytes.h"
 #include "src/tokenizer/forms.h"
-#include "src/tokenizer/json.h"
 #include "src/tokenizer/pattern.h"
 #include "src/tokenizer/unicode.h"
 
@@ -128,72 +127,54 @@ static void rewrite_byte_level(const normalizer_step *step, const char *text, si
     bytes_to_chars(text, n, out);
 }
 
-static status parse_content(normalizer_step *step, const cJSON *json, const char *key) {
-    const char *content;
-    status st = tokenizer_json_get_text(json, key, &content);
-    if (!st) step->content = mem_copy_text(content, strlen(content));
-    return st;
+static char *copy_member(json_object *json, const char *key) {
+    const char *text = json_text(json, key);
+    return mem_copy_text(text, strlen(text));
 }
 
-static status parse_step(normalizer_step *step, const cJSON *json, const char *type) {
-    bool form =
-        !strcmp(type, "NFC") || !strcmp(type, "NFD") || !strcmp(type, "NFKC") || !strcmp(type, "NFKD");
-    if (form) {
+static void parse_step(normalizer_step *step, json_object *json, const char *type) {
+    if (strcmp(type, "NFC") == 0 || strcmp(type, "NFD") == 0 || strcmp(type, "NFKC") == 0 ||
+        strcmp(type, "NFKD") == 0) {
         step->rewrite = rewrite_form;
         step->form =
             (unicode_form){.composed = type[strlen(type) - 1] == 'C', .compatibility = type[2] == 'K'};
-        return STATUS_OK;
-    }
-    if (!strcmp(type, "Lowercase")) {
+    } else if (strcmp(type, "Lowercase") == 0) {
         step->rewrite = rewrite_lowercase;
-        return STATUS_OK;
-    }
-    if (!strcmp(type, "StripAccents") || !strcmp(type, "Nmt")) {
-        step->rewrite = *type == 'S' ? rewrite_strip_accents : rewrite_nmt;
-        return STATUS_OK;
-    }
-    if (!strcmp(type, "Strip")) {
-        step->apply = apply_strip;
-        status st = tokenizer_json_get_bool(json, "strip_left", &step->strips_left);
-        return st ? st : tokenizer_json_get_bool(json, "strip_right", &step->strips_right);
-    }
-    if (!strcmp(type, "Prepend")) {
-        step->apply = apply_prepend;
-        return parse_content(step, json, "prepend");
-    }
-    if (!strcmp(type, "Replace")) {
-        step->apply = apply_replace;
-        status st = text_pattern_parse(&step->pattern, json);
-        return st ? st : parse_content(step, json, "content");
-    }
-    if (!strcmp(type, "ByteLevel")) {
+    } else if (strcmp(type, "StripAccents") == 0) {
+        step->rewrite = rewrite_strip_accents;
+    } else if (strcmp(type, "Nmt") == 0) {
+        step->rewrite = rewrite_nmt;
+    } else if (strcmp(type, "ByteLevel") == 0) {
         step->rewrite = rewrite_byte_level;
-        return STATUS_OK;
+    } else if (strcmp(type, "Strip") == 0) {
+        step->apply = apply_strip;
+        step->strips_left = json_bool(json, "strip_left");
+        step->strips_right = json_bool(json, "strip_right");
+    } else if (strcmp(type, "Prepend") == 0) {
+        step->apply = apply_prepend;
+        step->content = copy_member(json, "prepend");
+    } else if (strcmp(type, "Replace") == 0) {
+        step->apply = apply_replace;
+        text_pattern_parse(&step->pattern, json);
+        step->content = copy_member(json, "content");
+    } else {
+        json_refuse(json, "type", "%s is not supported", utf8_quote(type).text);
     }
-    return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
 }
 
 /* Add the steps of an object; a Sequence adds those of its parts. */
-status normalizer_parse(normalizer *norm, const cJSON *json) {
-    if (!json) return STATUS_OK;
-    const char *type;
-    status st = tokenizer_json_get_text(json, "type", &type);
-    if (st) return st;
-    if (strcmp(type, "Sequence") != 0) {
-        norm->steps = mem_resize(norm->steps, norm->n + 1, sizeof *norm->steps);
-        norm->steps[norm->n] = (normalizer_step){.apply = apply_rewrite};
-        return parse_step(&norm->steps[norm->n++], json, type);
+void normalizer_parse(normalizer *norm, json_object *json) {
+    if (!json->item) return;
+    const char *type = json_text(json, "type");
+    if (strcmp(type, "Sequence") == 0) {
+        json_object part = {0};
+        while (json_next_object(json, "normalizers", &part))
+            normalizer_parse(norm, &part);
+        return;
     }
-    const cJSON *parts, *part;
-    st = tokenizer_json_get_array(json, "normalizers", &parts);
-    if (st) return st;
-    int i = 0;
-    cJSON_ArrayForEach(part, parts) {
-        st = normalizer_parse(norm, part);
-        if (st) return status_at(st, "normalizers[%d]", i);
-        i++;
-    }
-    return STATUS_OK;
+    norm->steps = mem_resize(norm->steps, norm->n + 1, sizeof *norm->steps);
+    norm->steps[norm->n] = (normalizer_step){.apply = apply_rewrite};
+    parse_step(&norm->steps[norm->n++], json, type);
 }
 
 void normalizer_free(normalizer *norm) {

@@ -4,11 +4,10 @@
  * of these. Of those that Hugging Face tokenizers has, BertNormalizer and Precompiled are refused. Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 
+#include "io/json.h"
 #include "src/base/memory.h"
-#include "src/base/status.h"
 
 /* Steps in order; zeroed changes nothing. */
 typedef struct normalizer {
@@ -16,8 +15,8 @@ typedef struct normalizer {
     size_t n;
 } normalizer;
 
-/* From the object "normalizer", or NULL for none. The caller frees also after a refusal. */
-status normalizer_parse(normalizer *norm, const cJSON *json);
+/* From the object "normalizer", where it is there. The caller frees also after a refusal. */
+void normalizer_parse(normalizer *norm, json_object *json);
 void normalizer_free(normalizer *norm);
 
 /* Append the normalized text; n bytes of valid UTF-8 to valid UTF-8. *keeps_first: whether its beginning is

@@ -7,22 +7,17 @@
 #include "src/base/memory.h"
 #include "src/base/utf8.h"
 
-status text_pattern_parse(text_pattern *pattern, const cJSON *owner) {
+void text_pattern_parse(text_pattern *pattern, json_object *owner) {
     *pattern = (text_pattern){0};
-    const cJSON *object, *literal;
-    status st = tokenizer_json_get_object(owner, "pattern", &object);
-    if (!st) st = tokenizer_json_get(object, "String", &literal);
-    if (st) return st;
-    const char *text;
-    if (!literal) {
-        st = tokenizer_json_get_text(object, "Regex", &text);
-        return st ? st : regex_open(text, &pattern->re);
+    json_object json = json_view_member(owner, "pattern");
+    bool is_literal = json_find(&json, "String");
+    const char *text = json_text(&json, is_literal ? "String" : "Regex");
+    if (is_literal) {
+        pattern->n = strlen(text);
+        pattern->literal = mem_copy_text(text, pattern->n);
+    } else if (json.st == STATUS_OK) {
+        json_adopt(&json, "Regex", regex_open(text, &pattern->re));
     }
-    st = tokenizer_json_get_text(object, "String", &text);
-    if (st) return st;
-    pattern->n = strlen(text);
-    pattern->literal = mem_copy_text(text, pattern->n);
-    return STATUS_OK;
 }
 
 void text_pattern_free(text_pattern *pattern) {

@@ -3,7 +3,7 @@
 
 #include <stdbool.h>
 
-#include "src/tokenizer/json.h"
+#include "io/json.h"
 #include "src/tokenizer/regex.h"
 
 /* A part of a text, which is a match or stands between matches. */
@@ -27,7 +27,7 @@ typedef struct text_pattern {
 
 /* From the member "pattern" of an object: {"String": text} or {"Regex": text}. The caller frees also after a
  * refusal. */
-status text_pattern_parse(text_pattern *pattern, const cJSON *owner);
+void text_pattern_parse(text_pattern *pattern, json_object *owner);
 void text_pattern_free(text_pattern *pattern);
 
 /* Fill the list with the spans of a text, in order and covering it. Matches may be empty. */

@@ -5,7 +5,6 @@
 
 #include "src/base/utf8.h"
 #include "src/tokenizer/bytes.h"
-#include "src/tokenizer/json.h"
 #include "src/tokenizer/metaspace.h"
 #include "src/tokenizer/pattern.h"
 #include "src/tokenizer/unicode.h"
@@ -212,39 +211,28 @@ static status apply_metaspace(const pretokenizer_step *step, const char *text, s
 }
 
 /* A character of the file as the pattern that is looked for. */
-static status parse_char(pretokenizer_step *step, const cJSON *json, const char *key) {
-    uint32_t code;
-    status st = tokenizer_json_get_char(json, key, &code);
-    if (st != STATUS_OK) return st;
+static void parse_char(pretokenizer_step *step, json_object *json, const char *key) {
     char text[4];
-    step->pattern.n = utf8_write(code, text);
+    step->pattern.n = utf8_write(json_character(json, key), text);
     step->pattern.literal = mem_copy_text(text, step->pattern.n);
-    return STATUS_OK;
 }
 
-static status parse_behavior(pretokenizer_step *step, const char *behavior) {
+static void parse_behavior(pretokenizer_step *step, json_object *json) {
     static const char *const names[] = {"Removed", "Isolated", "MergedWithPrevious", "MergedWithNext",
                                         "Contiguous"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        if (strcmp(behavior, names[i]) != 0) continue;
-        step->behavior = (split_behavior)i;
-        return STATUS_OK;
-    }
-    return status_refuse("behavior %s is not supported", tokenizer_json_quote_text(behavior).text);
+    step->behavior = (split_behavior)json_choice(json, "behavior", names, sizeof names / sizeof *names);
 }
 
-static status parse_split(pretokenizer_step *step, const cJSON *json) {
+static void parse_split(pretokenizer_step *step, json_object *json) {
     step->apply = apply_split;
-    const char *behavior;
-    status st = text_pattern_parse(&step->pattern, json);
-    if (st == STATUS_OK) st = tokenizer_json_get_bool(json, "invert", &step->invert);
-    if (st == STATUS_OK) st = tokenizer_json_get_text(json, "behavior", &behavior);
-    return st == STATUS_OK ? parse_behavior(step, behavior) : st;
+    text_pattern_parse(&step->pattern, json);
+    step->invert = json_bool(json, "invert");
+    parse_behavior(step, json);
 }
 
-static status parse_delimiter(pretokenizer_step *step, const cJSON *json) {
+static void parse_delimiter(pretokenizer_step *step, json_object *json) {
     step->apply = apply_split; /* REMOVED */
-    return parse_char(step, json, "delimiter");
+    parse_char(step, json, "delimiter");
 }
 
 static void cut_at(pretokenizer_step *step, bool (*is)(uint32_t code), split_behavior behavior) {
@@ -253,78 +241,65 @@ static void cut_at(pretokenizer_step *step, bool (*is)(uint32_t code), split_beh
     step->behavior = behavior;
 }
 
-static status parse_digits(pretokenizer_step *step, const cJSON *json) {
-    bool individual;
-    status st = tokenizer_json_get_bool(json, "individual_digits", &individual);
-    if (st == STATUS_OK) cut_at(step, unicode_is_numeric, individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS);
-    return st;
+static void parse_digits(pretokenizer_step *step, json_object *json) {
+    bool individual = json_bool(json, "individual_digits");
+    cut_at(step, unicode_is_numeric, individual ? SPLIT_ISOLATED : SPLIT_CONTIGUOUS);
 }
 
-static status parse_punctuation(pretokenizer_step *step, const cJSON *json) {
+static void parse_punctuation(pretokenizer_step *step, json_object *json) {
     cut_at(step, unicode_is_punctuation, SPLIT_ISOLATED);
-    const cJSON *value;
-    const char *behavior;
-    status st = tokenizer_json_get(json, "behavior", &value);
-    if (st != STATUS_OK || !value) return st;
-    st = tokenizer_json_get_text(json, "behavior", &behavior);
-    return st == STATUS_OK ? parse_behavior(step, behavior) : st;
+    if (json_find(json, "behavior")) parse_behavior(step, json);
 }
 
-static status parse_fixed_length(pretokenizer_step *step, const cJSON *json) {
+static void parse_fixed_length(pretokenizer_step *step, json_object *json) {
     step->apply = apply_fixed_length;
-    step->length = 5;
-    const cJSON *value;
-    status st = tokenizer_json_get(json, "length", &value);
-    if (st == STATUS_OK && value) st = tokenizer_json_get_count(json, "length", &step->length);
-    if (st == STATUS_OK && step->length == 0) st = status_refuse("\"length\" must be at least 1");
-    return st;
+    step->length = (uint32_t)json_int_or(json, "length", 1, INT32_MAX, 5);
 }
 
-static status parse_byte_level(pretokenizer_step *step, const cJSON *json) {
+static void parse_byte_level(pretokenizer_step *step, json_object *json) {
     step->apply = apply_byte_level;
-    bool use_regex;
-    status st = tokenizer_json_get_bool(json, "add_prefix_space", &step->adds_space);
-    if (!st) st = tokenizer_json_get_bool_or(json, "use_regex", true, &use_regex);
-    return !st && use_regex ? regex_open(BYTE_LEVEL_REGEX, &step->pattern.re) : st;
+    step->adds_space = json_bool(json, "add_prefix_space");
+    if (json_bool_or(json, "use_regex", true))
+        json_adopt(json, NULL, regex_open(BYTE_LEVEL_REGEX, &step->pattern.re));
 }
 
-static status parse_metaspace(pretokenizer_step *step, const cJSON *json) {
+static void parse_metaspace(pretokenizer_step *step, json_object *json) {
     step->apply = apply_metaspace;
-    status st = parse_char(step, json, "replacement");
-    if (st == STATUS_OK) st = tokenizer_json_get_bool_or(json, "split", true, &step->splits);
-    return st == STATUS_OK ? metaspace_parse_scheme(json, &step->scheme) : st;
+    parse_char(step, json, "replacement");
+    step->splits = json_bool_or(json, "split", true);
+    step->scheme = metaspace_parse_scheme(json);
 }
 
-static status parse_whitespace(pretokenizer_step *step, const cJSON *json) {
+static void parse_whitespace(pretokenizer_step *step, json_object *json) {
     (void)json;
     step->apply = apply_whitespace;
-    return STATUS_OK;
 }
 
-static status parse_whitespace_split(pretokenizer_step *step, const cJSON *json) {
+static void parse_whitespace_split(pretokenizer_step *step, json_object *json) {
     (void)json;
     cut_at(step, unicode_is_white_space, SPLIT_REMOVED);
-    return STATUS_OK;
 }
 
-static status parse_scripts(pretokenizer_step *step, const cJSON *json) {
+static void parse_scripts(pretokenizer_step *step, json_object *json) {
     (void)json;
     step->apply = apply_scripts;
-    return STATUS_OK;
 }
 
-static status parse_step(pretokenizer_step *step, const cJSON *json, const char *type) {
+static void parse_step(pretokenizer_step *step, json_object *json, const char *type) {
     static const struct {
         const char *type;
-        status (*parse)(pretokenizer_step *step, const cJSON *json);
+        void (*parse)(pretokenizer_step *step, json_object *json);
     } kinds[] = {{"ByteLevel", parse_byte_level},  {"CharDelimiterSplit", parse_delimiter},
                  {"Digits", parse_digits},         {"FixedLength", parse_fixed_length},
                  {"Metaspace", parse_metaspace},   {"Punctuation", parse_punctuation},
                  {"Split", parse_split},           {"UnicodeScripts", parse_scripts},
                  {"Whitespace", parse_whitespace}, {"WhitespaceSplit", parse_whitespace_split}};
-    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (!strcmp(type, kinds[i].type)) return kinds[i].parse(step, json);
-    return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(type, kinds[i].type) != 0) continue;
+        kinds[i].parse(step, json);
+        return;
+    }
+    json_refuse(json, "type", "%s is not supported", utf8_quote(type).text);
 }
 
 static pretokenizer_step *add_step(pretokenizer *pre) {
@@ -334,27 +309,19 @@ static pretokenizer_step *add_step(pretokenizer *pre) {
 }
 
 /* Add the steps of an object; a Sequence adds those of its parts. */
-status pretokenizer_parse(pretokenizer *pre, const cJSON *json) {
-    if (!json) return STATUS_OK;
-    const char *type;
-    status st = tokenizer_json_get_text(json, "type", &type);
-    if (st) return st;
-    if (!strcmp(type, "BertPreTokenizer")) {
+void pretokenizer_parse(pretokenizer *pre, json_object *json) {
+    if (!json->item) return;
+    const char *type = json_text(json, "type");
+    if (strcmp(type, "BertPreTokenizer") == 0) {
         cut_at(add_step(pre), unicode_is_white_space, SPLIT_REMOVED);
         cut_at(add_step(pre), unicode_is_punctuation, SPLIT_ISOLATED);
-        return STATUS_OK;
+    } else if (strcmp(type, "Sequence") == 0) {
+        json_object part = {0};
+        while (json_next_object(json, "pretokenizers", &part))
+            pretokenizer_parse(pre, &part);
+    } else {
+        parse_step(add_step(pre), json, type);
     }
-    if (strcmp(type, "Sequence") != 0) return parse_step(add_step(pre), json, type);
-    const cJSON *parts, *part;
-    st = tokenizer_json_get_array(json, "pretokenizers", &parts);
-    if (st) return st;
-    int i = 0;
-    cJSON_ArrayForEach(part, parts) {
-        st = pretokenizer_parse(pre, part);
-        if (st) return status_at(st, "pretokenizers[%d]", i);
-        i++;
-    }
-    return STATUS_OK;
 }
 
 void pretokenizer_free(pretokenizer *pre) {

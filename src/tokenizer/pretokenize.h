@@ -5,9 +5,7 @@
  * Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
-
-#include "src/base/status.h"
+#include "io/json.h"
 #include "src/tokenizer/pieces.h"
 
 /* Steps in order; zeroed changes nothing. */
@@ -16,8 +14,8 @@ typedef struct pretokenizer {
     size_t n;
 } pretokenizer;
 
-/* From the object "pre_tokenizer", or NULL for none. The caller frees also after a refusal. */
-status pretokenizer_parse(pretokenizer *pre, const cJSON *json);
+/* From the object "pre_tokenizer", where it is there. The caller frees also after a refusal. */
+void pretokenizer_parse(pretokenizer *pre, json_object *json);
 void pretokenizer_free(pretokenizer *pre);
 
 /* Cut the pieces of text further; some steps also rewrite the text. */

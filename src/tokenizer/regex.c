@@ -6,8 +6,8 @@
 #include <string.h>
 
 #include "src/base/memory.h"
+#include "src/base/utf8.h"
 #include "src/tokenizer/charset.h"
-#include "src/tokenizer/json.h"
 
 enum {
     MAX_PATTERN_BYTES = 1 << 16, /* compiling takes a time that may grow with its square */
@@ -67,7 +67,7 @@ status regex_open(const char *pattern, regex **out) {
     re->pattern = mem_copy_text(pattern, strlen(pattern));
     status st = compile(re, pattern);
     if (st != STATUS_OK) {
-        st = status_at(st, "regex %s", tokenizer_json_quote_text(pattern).text);
+        st = status_at(st, "regex %s", utf8_quote(pattern).text);
         regex_close(re);
         return st;
     }
@@ -108,8 +108,7 @@ status regex_find(regex *re, const char *text, size_t n, size_t from, bool *foun
     int first = rc < 0 ? -1 : re->match->beg[0], last = rc < 0 ? -1 : re->match->end[0];
     bool is_part = is_boundary(text, n, first) && is_boundary(text, n, last) && (size_t)first >= from;
     if (!is_part || last < first) /* \K may set the beginning anywhere */
-        return status_refuse("the tokenizer's regex %s failed on this text: %s",
-                             tokenizer_json_quote_text(re->pattern).text,
+        return status_refuse("the tokenizer's regex %s failed on this text: %s", utf8_quote(re->pattern).text,
                              rc < 0 ? error_text(rc, NULL).text : "a match that is no part of it");
     *start = (size_t)first;
     *end = (size_t)last;

@@ -4,70 +4,53 @@
 #include <string.h>
 
 #include "src/base/memory.h"
-#include "src/tokenizer/json.h"
+#include "src/base/utf8.h"
 
 /* {"SpecialToken": {"id": name}}, whose ids stand in special_tokens.NAME.ids. */
-static status parse_special(template *around, const cJSON *piece, const cJSON *special_tokens) {
-    const char *name;
-    const cJSON *token, *ids, *item;
-    status st = tokenizer_json_get_text(piece, "id", &name);
-    if (!st) st = tokenizer_json_get_object(special_tokens, name, &token);
-    if (!st) st = tokenizer_json_get_array(token, "ids", &ids);
-    if (st) return status_at(st, "special_tokens");
+static void parse_special(template *around, json_object *piece, json_object *special_tokens) {
+    json_object token = json_view_member(special_tokens, json_text(piece, "id"));
+    const cJSON *ids = json_array(&token, "ids"), *item;
     cJSON_ArrayForEach(item, ids) {
-        int32_t id;
-        if (!tokenizer_json_is_id(item, &id))
-            return status_refuse("special_tokens: an id must be a whole number");
-        token_list_append(&around->items, id);
+        int64_t id = 0;
+        if (!json_item_is_int(item, 0, INT32_MAX, &id))
+            json_refuse(&token, "ids", "an id must be a whole number");
+        token_list_append(&around->items, (int32_t)id);
     }
-    return STATUS_OK;
 }
 
 /* {"Sequence": {"id": "A"}}: the text. */
-static status parse_sequence(template *around, const cJSON *piece) {
-    const char *name;
-    status st = tokenizer_json_get_text(piece, "id", &name);
-    if (st) return st;
-    if (strcmp(name, "A") != 0)
-        return status_refuse("sequence %s is not supported", tokenizer_json_quote_text(name).text);
+static void parse_sequence(template *around, json_object *piece) {
+    static const char *const names[] = {"A"};
+    json_choice(piece, "id", names, 1);
     token_list_append(&around->items, TEMPLATE_TEXT);
-    return STATUS_OK;
 }
 
-static status parse_processing(template *around, const cJSON *json) {
-    const cJSON *single, *special_tokens, *item;
-    status st = tokenizer_json_get_array(json, "single", &single);
-    if (!st) st = tokenizer_json_get_object(json, "special_tokens", &special_tokens);
-    if (st) return st;
-    int i = 0;
-    cJSON_ArrayForEach(item, single) {
-        const cJSON *special, *sequence;
-        st = tokenizer_json_get(item, "SpecialToken", &special);
-        if (!st) st = tokenizer_json_get(item, "Sequence", &sequence);
-        if (!st && !special && !sequence) st = status_refuse("must be a SpecialToken or a Sequence");
-        if (!st)
-            st = special ? parse_special(around, special, special_tokens) : parse_sequence(around, sequence);
-        if (st) return status_at(st, "single[%d]", i);
-        i++;
+static void parse_processing(template *around, json_object *json) {
+    json_object special_tokens = json_view_member(json, "special_tokens"), piece = {0};
+    while (json_next_object(json, "single", &piece)) {
+        json_object special = json_view_optional(&piece, "SpecialToken"),
+                    sequence = json_view_optional(&piece, "Sequence");
+        if (special.item)
+            parse_special(around, &special, &special_tokens);
+        else if (sequence.item)
+            parse_sequence(around, &sequence);
+        else
+            json_refuse(&piece, NULL, "must be a SpecialToken or a Sequence");
     }
-    return STATUS_OK;
 }
 
 /* BertProcessing and RobertaProcessing: a token before the text and one behind it, each [name, id]. */
-static status parse_pair(template *around, const cJSON *json) {
+static void parse_pair(template *around, json_object *json) {
     static const char *const keys[] = {"cls", "sep"};
     for (size_t i = 0; i < 2; i++) {
-        const cJSON *pair;
-        int32_t id;
-        status st = tokenizer_json_get_array(json, keys[i], &pair);
-        if (st != STATUS_OK) return st;
+        const cJSON *pair = json_array(json, keys[i]);
+        int64_t id = 0;
         if (cJSON_GetArraySize(pair) != 2 || !cJSON_IsString(pair->child) ||
-            !tokenizer_json_is_id(pair->child->next, &id))
-            return status_refuse("\"%s\" must be a token and its id", keys[i]);
+            !json_item_is_int(pair->child->next, 0, INT32_MAX, &id))
+            json_refuse(json, keys[i], "must be a token and its id");
         if (i) token_list_append(&around->items, TEMPLATE_TEXT);
-        token_list_append(&around->items, id);
+        token_list_append(&around->items, (int32_t)id);
     }
-    return STATUS_OK;
 }
 
 enum { MAX_ITEMS = 256 };
@@ -87,39 +70,33 @@ static status put_around(template *around, const template *outer) {
     return status_refuse("more than %d tokens and texts are not supported", MAX_ITEMS);
 }
 
-static status parse_processor(template *around, const cJSON *json) {
-    const char *type;
-    status st = tokenizer_json_get_text(json, "type", &type);
-    if (st || !strcmp(type, "ByteLevel")) return st;
-    bool pair = !strcmp(type, "BertProcessing") || !strcmp(type, "RobertaProcessing");
-    if (pair || !strcmp(type, "TemplateProcessing")) {
-        /* Hugging Face tokenizers fails, or takes each token of the template for a text. */
-        if (around->is_template)
-            return status_refuse("%s behind a TemplateProcessing is not supported", type);
-        around->is_template = !pair;
-        template outer = {0};
-        st = pair ? parse_pair(&outer, json) : parse_processing(&outer, json);
-        if (st == STATUS_OK) st = put_around(around, &outer);
-        template_free(&outer);
-        return st;
+static void parse_processor(template *around, json_object *json) {
+    const char *type = json_text(json, "type");
+    if (strcmp(type, "Sequence") == 0) {
+        json_object part = {0};
+        while (json_next_object(json, "processors", &part))
+            parse_processor(around, &part);
+        return;
     }
-    if (strcmp(type, "Sequence") != 0)
-        return status_refuse("type %s is not supported", tokenizer_json_quote_text(type).text);
-    const cJSON *parts, *part;
-    st = tokenizer_json_get_array(json, "processors", &parts);
-    if (st) return st;
-    int i = 0;
-    cJSON_ArrayForEach(part, parts) {
-        st = parse_processor(around, part);
-        if (st) return status_at(st, "processors[%d]", i);
-        i++;
-    }
-    return STATUS_OK;
+    if (strcmp(type, "ByteLevel") == 0) return;
+    bool is_pair = strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0;
+    if (!is_pair && strcmp(type, "TemplateProcessing") != 0)
+        json_refuse(json, "type", "%s is not supported", utf8_quote(type).text);
+    /* Hugging Face tokenizers fails, or takes each token of the template for a text. */
+    if (around->is_template) json_refuse(json, NULL, "%s behind a TemplateProcessing is not supported", type);
+    around->is_template = !is_pair;
+    template outer = {0};
+    if (is_pair)
+        parse_pair(&outer, json);
+    else
+        parse_processing(&outer, json);
+    if (json->st == STATUS_OK) json_adopt(json, NULL, put_around(around, &outer));
+    template_free(&outer);
 }
 
-status template_parse(template *around, const cJSON *json) {
+void template_parse(template *around, json_object *json) {
     token_list_append(&around->items, TEMPLATE_TEXT);
-    return json ? parse_processor(around, json) : STATUS_OK;
+    if (json->item) parse_processor(around, json);
 }
 
 void template_free(template *around) {

@@ -4,10 +4,9 @@
  * RobertaProcessing, ByteLevel (which changes no ids), and Sequence. Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stdbool.h>
 
-#include "src/base/status.h"
+#include "io/json.h"
 #include "src/tokenizer/token_list.h"
 
 enum { TEMPLATE_TEXT = -1 };
@@ -19,8 +18,8 @@ typedef struct template {
 }
 template;
 
-/* From the object "post_processor", or NULL for none. The caller frees also after a refusal. */
-status template_parse(template *around, const cJSON *json);
+/* From the object "post_processor", where it is there. The caller frees also after a refusal. */
+void template_parse(template *around, json_object *json);
 void template_free(template *around);
 
 /* The token that stands before, or behind, every text; TEMPLATE_TEXT: none. */

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/files.h"
 #include "io/json.h"
 #include "src/base/alive.h"
 #include "src/base/notice.h"
@@ -10,7 +11,6 @@
 #include "src/tokenizer/added.h"
 #include "src/tokenizer/bpe.h"
 #include "src/tokenizer/decode.h"
-#include "src/tokenizer/json.h"
 #include "src/tokenizer/pretokenize.h"
 #include "src/tokenizer/template.h"
 
@@ -51,26 +51,20 @@ static void fill_texts(tokenizer *tok) {
     }
 }
 
-/* Each part of the file in its turn; a failure names it. */
-static status parse_parts(tokenizer *tok, const cJSON *json) {
-    const cJSON *part;
-    status st = tokenizer_json_get(json, "version", &part);
-    if (!st && part && !(cJSON_IsString(part) && !strcmp(part->valuestring, "1.0")))
-        st = status_refuse("\"version\" must be \"1.0\"");
-    if (!st) st = tokenizer_json_get_object(json, "model", &part);
-    if (!st) st = status_at(bpe_parse(&tok->model, part), "model");
-    if (!st) st = tokenizer_json_get(json, "normalizer", &part);
-    if (!st) st = status_at(normalizer_parse(&tok->norm, part), "normalizer");
-    if (!st) st = tokenizer_json_get(json, "added_tokens", &part);
-    if (!st)
-        st = status_at(added_tokens_parse(&tok->added, part, &tok->model.voc, &tok->norm), "added_tokens");
-    if (!st) st = tokenizer_json_get(json, "pre_tokenizer", &part);
-    if (!st) st = status_at(pretokenizer_parse(&tok->pre, part), "pre_tokenizer");
-    if (!st) st = tokenizer_json_get(json, "post_processor", &part);
-    if (!st) st = status_at(template_parse(&tok->around, part), "post_processor");
-    if (!st) st = tokenizer_json_get(json, "decoder", &part);
-    if (!st) st = status_at(decoder_parse(&tok->dec, part), "decoder");
-    return st;
+static void parse_parts(tokenizer *tok, json_object *json) {
+    if (strcmp(json_text_or(json, "version", "1.0"), "1.0") != 0)
+        json_refuse(json, "version", "must be \"1.0\"");
+    json_object part = json_view_member(json, "model");
+    bpe_parse(&tok->model, &part);
+    part = json_view_optional(json, "normalizer");
+    normalizer_parse(&tok->norm, &part);
+    added_tokens_parse(&tok->added, json, &tok->model.voc, &tok->norm);
+    part = json_view_optional(json, "pre_tokenizer");
+    pretokenizer_parse(&tok->pre, &part);
+    part = json_view_optional(json, "post_processor");
+    template_parse(&tok->around, &part);
+    part = json_view_optional(json, "decoder");
+    decoder_parse(&tok->dec, &part);
 }
 
 /* The template's ids are those of tokens. */
@@ -78,7 +72,7 @@ static status check_template(const tokenizer *tok) {
     for (size_t i = 0; i < tok->around.items.n; i++) {
         int32_t id = tok->around.items.ids[i];
         if (id != TEMPLATE_TEXT && (id >= tok->n_tokens || !tok->texts[id].text))
-            return status_refuse("post_processor: no token has the id %d", id);
+            return status_refuse("no token has the id %d", id);
     }
     return STATUS_OK;
 }
@@ -90,15 +84,16 @@ status tokenizer_parse(const char *json, size_t n, const char *name, tokenizer *
     status st = json_parse(json, n, name, &tree);
     if (st) return st;
     tokenizer *tok = mem_new(1, sizeof *tok);
-    st = parse_parts(tok, tree);
-    cJSON_Delete(tree);
-    if (!st) {
+    json_object root = json_view(tree, name);
+    parse_parts(tok, &root);
+    if (root.st == STATUS_OK) {
         fill_texts(tok);
-        st = check_template(tok);
+        json_adopt(&root, "post_processor", check_template(tok));
     }
-    if (st) {
+    cJSON_Delete(tree);
+    if (root.st != STATUS_OK) {
         tokenizer_close(tok);
-        return status_at(st, "%s", name);
+        return root.st;
     }
     *out = tok;
     return STATUS_OK;
@@ -107,7 +102,7 @@ status tokenizer_parse(const char *json, size_t n, const char *name, tokenizer *
 status tokenizer_open(const char *path, tokenizer **out) {
     char *json;
     size_t n;
-    status st = json_read_bytes(path, TOKENIZER_MAX_BYTES, &json, &n);
+    status st = file_read_all(path, TOKENIZER_MAX_BYTES, &json, &n);
     if (st) return st;
     st = tokenizer_parse(json, n, path, out);
     free(json);

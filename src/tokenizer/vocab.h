@@ -1,13 +1,12 @@
 /* src/tokenizer/vocab.h: the model's tokens, by content and by id. Local. */
 #pragma once
 
-#include <cjson/cJSON.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "io/json.h"
 #include "src/base/hash_map.h"
 #include "src/base/memory.h"
-#include "src/base/status.h"
 
 typedef struct vocab_entry {
     size_t at; /* in the text of the vocabulary */
@@ -23,8 +22,8 @@ typedef struct vocab {
     hash_map ids; /* by hash of the content, plus one */
 } vocab;
 
-/* From the object {content: id, ...}. */
-status vocab_parse(vocab *voc, const cJSON *json);
+/* From the member "vocab", an object {content: id, ...}. The caller frees also after a refusal. */
+void vocab_parse(vocab *voc, json_object *owner);
 void vocab_free(vocab *voc);
 
 /* The id of the token with this content, or -1. */
