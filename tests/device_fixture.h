@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "kernels/device.h"
 #include "src/base/memory.h"
 #include "tests/harness.h"

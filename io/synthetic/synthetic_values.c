@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "io/synthetic/synthetic.h"
+#include "kernels/convert.h"
 
 enum { ELEMENTS_AT_ONCE = 1 << 16 }; /* of a thread */
 
@@ -60,18 +61,11 @@ void synthetic_values_close(synthetic_values *v) {
 
 /* ---- elements ---- */
 
-/* To the nearest, ties to even; x is finite. */
-static uint16_t bf16_of(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
-}
-
 /* What each level stands for in a tensor of this deviation. */
 static void fill_levels(const synthetic_values *v, double scale, uint16_t *levels) {
     for (int i = 0; i < N_LEVELS / 2; i++) {
-        levels[N_LEVELS / 2 + i] = bf16_of((float)(scale * v->normal[i]));
-        levels[N_LEVELS / 2 - 1 - i] = bf16_of((float)(-scale * v->normal[i]));
+        levels[N_LEVELS / 2 + i] = bf16_of_float((float)(scale * v->normal[i]));
+        levels[N_LEVELS / 2 - 1 - i] = bf16_of_float((float)(-scale * v->normal[i]));
     }
 }
 

@@ -9,7 +9,7 @@
  * As weights are stored + 128, the sum begins with -128 times the sum of the input. */
 #pragma once
 
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "kernels/cpu/inner_matmul.h"
 
 enum { INT8_INPUT_BYTES = 8 };

@@ -9,7 +9,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 
 typedef struct lanes {
     __m256 lo, hi;

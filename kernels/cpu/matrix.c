@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "kernels/cpu/convert.h"
+#include "kernels/convert.h"
 #include "kernels/cpu/cpu_device.h"
 #include "kernels/cpu/int8.h"
 #include "src/base/memory.h"

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "kernels/convert.h"
 #include "src/base/alive.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
@@ -62,36 +63,16 @@ static status take_weights(model *m) {
     return st;
 }
 
-static float half_to_float(uint16_t h) {
-    uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = (h >> 10) & 31u, fraction = h & 1023u, bits;
-    if (exponent == 0) { /* zero or subnormal: fraction * 2^-24 */
-        float value = (float)fraction * 0x1p-24f;
-        return sign ? -value : value;
-    }
-    bits = sign | (exponent == 31 ? 0x7F800000u : (exponent + 112) << 23) | fraction << 13;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 static void load_vector(model *m, const wanted *w, const void *data) {
     size_t n = (size_t)w->n_rows;
     float *values = mem_new(n, sizeof *values);
-    for (size_t i = 0; i < n; i++) {
-        uint32_t bits;
-        switch (w->tensor->type) {
-        case DTYPE_F32:
-            memcpy(&values[i], (const char *)data + 4 * i, 4);
-            break;
-        case DTYPE_BF16:
-            bits = (uint32_t)((const uint16_t *)data)[i] << 16;
-            memcpy(&values[i], &bits, 4);
-            break;
-        case DTYPE_F16:
-            values[i] = half_to_float(((const uint16_t *)data)[i]);
-            break;
-        }
-    }
+    const dtype type = w->tensor->type;
+    const float *floats = data;
+    const uint16_t *halves = data;
+    for (size_t i = 0; i < n; i++)
+        values[i] = type == DTYPE_F32    ? floats[i]
+                    : type == DTYPE_BF16 ? float_of_bf16(halves[i])
+                                         : float_of_f16(halves[i]);
     m->dev->ops->copy_in(m->dev, w->vector + w->row0, values, n * sizeof *values);
     free(values);
 }

@@ -1,4 +1,4 @@
-/* kernels/cpu/convert.h: float32 from and to the 16-bit types, one number at a time. */
+/* kernels/convert.h: float32 from and to the 16-bit types, one number at a time. Local. */
 #pragma once
 
 #include <stdint.h>
