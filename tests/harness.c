@@ -124,6 +124,15 @@ const char *harness_temp_dir(void) {
     return temp_dir;
 }
 
+const char *harness_fresh_dir(void) {
+    static char dirs[2][sizeof temp_dir + 20];
+    static int n;
+    char *dir = dirs[n % 2];
+    snprintf(dir, sizeof dirs[0], "%s/dir%d", temp_dir, n++);
+    CU_ASSERT(mkdir(dir, 0777) == 0);
+    return dir;
+}
+
 uint64_t harness_random(uint64_t *state) {
     /* splitmix64 (Steele, Lea, Flood 2014) */
     uint64_t z = (*state += 0x9E3779B97F4A7C15u);

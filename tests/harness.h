@@ -39,6 +39,9 @@ bool harness_is_long(void);
 /* A fresh directory of this rank, removed with its files at the end. */
 const char *harness_temp_dir(void);
 
+/* A new directory in it; the name lasts until the next call but one. */
+const char *harness_fresh_dir(void);
+
 /* A repeatable random stream. */
 uint64_t harness_random(uint64_t *state);     /* 64 bits */
 float harness_random_normal(uint64_t *state); /* mean 0, deviation 1 */

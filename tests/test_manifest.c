@@ -25,15 +25,6 @@
 
 /* ---- material ---- */
 
-static const char *fresh_dir(void) {
-    static char dirs[2][200];
-    static int n;
-    char *dir = dirs[n % 2];
-    snprintf(dir, sizeof dirs[0], "%s/snapshot%d", harness_temp_dir(), n++);
-    CU_ASSERT(mkdir(dir, 0777) == 0);
-    return dir;
-}
-
 static const char *path_of(const char *dir, const char *file) {
     static char path[400];
     snprintf(path, sizeof path, "%s/%s", dir, file);
@@ -253,7 +244,7 @@ static void check_same(const manifest *a, const manifest *b) {
 /* ---- there and back ---- */
 
 static void check_round_trip(const manifest *m) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     manifest got = {0};
     CU_ASSERT_FALSE(manifest_exists(dir));
     if (!CHECK_OK(manifest_write(dir, m))) return;
@@ -327,7 +318,7 @@ static void test_no_texts(void) {
     m.rope = NULL;
     m.n_sequences = 1;
     m.sequences = mem_new(1, sizeof *m.sequences);
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     if (!CHECK_OK(manifest_write(dir, &m))) return;
     CHECK_REFUSED(manifest_read(dir, &got),
                   "sequences[0]"); /* no sampling is like this: temperature 0, top_p 0 */
@@ -355,7 +346,7 @@ static void write_small(const char *dir, manifest *m) {
 }
 
 static void test_flipped_bits(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     manifest m, got;
     write_small(dir, &m);
     int fd = open(path_of(dir, "manifest.h5"), O_RDWR), n_missed = 0;
@@ -378,7 +369,7 @@ static void test_flipped_bits(void) {
 }
 
 static void test_truncated(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     manifest m, got;
     write_small(dir, &m);
     char path[400];
@@ -401,7 +392,7 @@ static void test_truncated(void) {
 }
 
 static void test_other_files(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     char path[400];
     snprintf(path, sizeof path, "%s/manifest.h5", dir);
     manifest m, got;
@@ -598,7 +589,7 @@ static void test_changed_arrays(void) {
 
 /* What cannot be read again is not written. */
 static void test_bad_manifest(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     manifest m = make_full();
     m.segments[2].n_rows = 3;
     CU_ASSERT_EQUAL(manifest_write(dir, &m), STATUS_FAILED);
@@ -648,7 +639,7 @@ static void test_remove_unnamed(void) {
     static const char *const removed[] = {
         "L000-003.T00000000-00000010.S0002.h5", ".L000-003.T00000000-00000010.S0001.h5.tmp",
         ".L000-003.T00000000-00000010.S0007.h5.tmp", ".manifest.h5.tmp", ".manifest.h5.old"};
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         harness_write_file(path_of(dir, kept[i]), "", 0);
     for (size_t i = 0; i < sizeof removed / sizeof *removed; i++)
@@ -686,7 +677,7 @@ static void test_faults(void) {
                                         "manifest-rename", "manifest-directory-flush"};
     manifest m = make_full();
     for (size_t i = 0; i < sizeof sites / sizeof *sites; i++) {
-        const char *dir = fresh_dir();
+        const char *dir = harness_fresh_dir();
         CHECK_OK(fault_arm(sites[i], 0));
         CU_ASSERT_EQUAL(manifest_write(dir, &m), STATUS_FAILED);
         CU_ASSERT_EQUAL(count_files(dir), 0);
@@ -699,7 +690,7 @@ static void test_faults(void) {
 }
 
 static void test_file_limit(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     manifest m;
     write_small(dir, &m);
     struct rlimit old;
@@ -725,7 +716,7 @@ static bool mount_small(const char *dir, unsigned long flags, const char *option
 }
 
 static void test_full_disk(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     if (!mount_small(dir, 0, "size=64k")) return;
     manifest m;
     write_small(dir, &m);
@@ -750,7 +741,7 @@ static void test_full_disk(void) {
 }
 
 static void test_read_only(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     manifest m;
     write_small(dir, &m);
     if (geteuid() == 0) {
@@ -784,7 +775,7 @@ static void test_many_sequences(void) {
         m.sequences[i] = make_sequence(&m, -1, 10, 5);
         add_extents(&m.sequences[i], 1, (manifest_extent[]){{0, 10, 10 * i}});
     }
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     double start = clock_seconds();
     CHECK_OK(manifest_write(dir, &m));
     double written = clock_seconds();

@@ -14,14 +14,6 @@
 
 enum { D = 4, MLP = 6, V = 8, N_LAYERS = 2 };
 
-static const char *fresh_dir(void) {
-    static char dir[200];
-    static int n;
-    snprintf(dir, sizeof dir, "%s/model%d", harness_temp_dir(), n++);
-    CU_ASSERT(mkdir(dir, 0777) == 0);
-    return dir;
-}
-
 static void write_text(const char *dir, const char *file, const char *text) {
     char path[400];
     snprintf(path, sizeof path, "%s/%s", dir, file);
@@ -72,7 +64,7 @@ static void add_model(made_file *f, const char *type) {
 
 /* Write the file, and compare it with the tiny config; sums up the digest where that is good. */
 static status check(made_file *f, bool is_tied, precision prec, model_config *c, uint64_t digest[2]) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     char config[400], path[400];
     snprintf(config, sizeof config,
              "{\"model_type\": \"llama\", \"num_hidden_layers\": %d, \"hidden_size\": %d, "
@@ -212,12 +204,12 @@ static void test_other_paths(void) {
     };
     char path[400];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        const char *dir = fresh_dir();
+        const char *dir = harness_fresh_dir();
         write_text(dir, cases[i].file, cases[i].text);
         CHECK_REFUSED(model_dir_refuse(dir, "config.json"), cases[i].part);
         CU_ASSERT(strstr(status_text(), dir) == status_text());
     }
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     write_text(dir, "tokenizer.model", "x");
     CHECK_REFUSED(model_dir_refuse(dir, "tokenizer.json"),
                   "tokenizer.json is missing, and tokenizer.model is not read");

@@ -32,16 +32,6 @@ int flock(int fd, int operation) {
 
 /* ---- material ---- */
 
-/* A fresh directory inside this rank's own; its name lasts until the next call but one. */
-static const char *fresh_dir(void) {
-    static char dirs[2][200];
-    static int n;
-    char *dir = dirs[n % 2];
-    snprintf(dir, sizeof dirs[0], "%s/snapshot%d", harness_temp_dir(), n++);
-    CU_ASSERT(mkdir(dir, 0777) == 0);
-    return dir;
-}
-
 static const char *path_of(const char *dir, const char *file) {
     static char path[400];
     snprintf(path, sizeof path, "%s/%s", dir, file);
@@ -195,7 +185,7 @@ static void test_chunk_tokens(void) {
 }
 
 static void test_numbers(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern();
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     const segment_info good = p.info;
@@ -266,7 +256,7 @@ static void check_plain_dataset(hid_t file, const pattern *p, int layer, kv_part
 static void test_plain(void) {
     for (int type = DTYPE_F32; type <= DTYPE_BF16; type++) {
         pattern p = make_pattern((dtype)type, KV_CODEC_NONE, 1, 4, 40, 500, 2, 8, 64);
-        const char *dir = fresh_dir();
+        const char *dir = harness_fresh_dir();
         if (!CHECK_OK(write_pattern(dir, &p, 2))) return;
         CU_ASSERT(p.info.is_plain);
         hid_t access = h5_file_access(), file = H5Fopen(path_of(dir, p.info.name), H5F_ACC_RDONLY, access);
@@ -291,7 +281,7 @@ static void check_old(dtype type) {
     memcpy(&index_offset, bytes + 12, sizeof index_offset);
     info.file_bytes = (int64_t)n - 20;
     info.index_offset = index_offset;
-    const char *dir = fresh_dir(), *path = path_of(dir, info.name);
+    const char *dir = harness_fresh_dir(), *path = path_of(dir, info.name);
     harness_write_file(path, bytes + 20, n - 20);
     segment_entry *entries;
     int fd = open(path, O_RDONLY);
@@ -334,7 +324,7 @@ static void test_no_conversions(void) {
 }
 
 static void check_round_trip(pattern *p, int n_threads) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     segment *s = NULL;
     if (!CHECK_OK(write_pattern(dir, p, n_threads))) return;
     CU_ASSERT_EQUAL(count_files(dir), 1);
@@ -389,7 +379,7 @@ static void test_same_bytes(void) {
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_LOSSLESS, 0, 3, 0, 100, 2, 8, 7), q = p;
     char *bytes[2];
     size_t n[2];
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     bytes[0] = harness_read_file(path_of(dir, p.info.name), &n[0]);
     for (time_t now = time(NULL); time(NULL) == now;) /* no matter when */
@@ -405,7 +395,7 @@ static void test_same_bytes(void) {
 
 static void test_many_readers(void) {
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_LOSSLESS, 0, 4, 10, 300, 2, 16, 32);
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     segment *s = NULL;
     if (!CHECK_OK(write_pattern(dir, &p, 2)) || !CHECK_OK(segment_open(dir, &p.info, &s))) return;
     int n_bad = 0;
@@ -419,7 +409,7 @@ static void test_many_readers(void) {
 /* ---- damage ---- */
 
 static void check_flipped_bits(kv_codec codec) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_coded(codec);
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     int fd = open(path_of(dir, p.info.name), O_RDWR), n_missed = 0, n_unnamed = 0;
@@ -446,7 +436,7 @@ static void test_flipped_bits(void) {
 
 /* A frame that is damaged is named, and does not harm the others. */
 static void test_named_frame(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern();
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     uint64_t entry[3]; /* of layer 2, v, chunk 1 */
@@ -475,7 +465,7 @@ static void test_named_frame(void) {
 
 /* Frames that are whole, but not in their places. */
 static void test_swapped_frames(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_NONE, 0, 1, 0, 16, 2, 8, 8);
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     segment_entry frames[4];
@@ -503,7 +493,7 @@ static void test_swapped_frames(void) {
 
 /* An index that no digest tells to be wrong, as its maker knew the digest. */
 static void test_index(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern();
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     segment_entry good[12], bad[12];
@@ -546,7 +536,7 @@ static void test_index(void) {
 }
 
 static void test_truncated(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern();
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     char path[400];
@@ -567,7 +557,7 @@ static void test_truncated(void) {
 }
 
 static void test_other_files(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern(), q = small_pattern();
     q.info.row0 = 60;
     segment_make_name(&q.info, 3);
@@ -605,7 +595,7 @@ static void check_failed(status st, const char *part) {
 }
 
 static void test_failing_source(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     for (int n_threads = 1; n_threads <= 3; n_threads++)
         for (int fail_at = 1; fail_at <= 12; fail_at += 11) { /* the first and the last chunk */
             pattern p = small_pattern();
@@ -621,7 +611,7 @@ static void test_failing_source(void) {
 static void test_faults(void) {
     static const char *const sites[] = {"segment-create", "segment-write", "segment-write::9fail",
                                         "segment-flush", "segment-rename"};
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern();
     for (size_t i = 0; i < sizeof sites / sizeof *sites; i++) {
         CHECK_OK(fault_arm(sites[i], 0));
@@ -651,7 +641,7 @@ static int count_open(void) {
 
 /* A file beyond a limit: HDF5's own writing fails, here and there, and the next file is good again. */
 static void check_file_limit(kv_codec codec) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     struct rlimit old;
     CU_ASSERT(getrlimit(RLIMIT_FSIZE, &old) == 0);
     void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
@@ -688,7 +678,7 @@ static bool mount_small(const char *dir, unsigned long flags, const char *option
 }
 
 static void test_full_disk(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     if (!mount_small(dir, 0, "size=1m")) return;
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_LOSSLESS, 0, 2, 0, 2000, 4, 64, 64);
     const int n_open = count_open();
@@ -704,7 +694,7 @@ static void test_full_disk(void) {
 }
 
 static void test_read_only(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     pattern p = small_pattern();
     if (geteuid() == 0) {
         if (!mount_small(dir, MS_RDONLY, "size=1m")) return;

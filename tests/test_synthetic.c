@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "io/synthetic/synthetic_files.h"
@@ -31,15 +30,6 @@ static float value_of(uint16_t bf16) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
-}
-
-/* A fresh directory inside this rank's own; its name lasts until the next call. */
-static const char *fresh_dir(void) {
-    static char dir[200];
-    static int n;
-    snprintf(dir, sizeof dir, "%s/model%d", harness_temp_dir(), n++);
-    CU_ASSERT(mkdir(dir, 0777) == 0);
-    return dir;
 }
 
 static int count_entries(const char *dir) {
@@ -304,7 +294,7 @@ static void files_equal_memory(void) {
         {1, 39, 1, false, 5, 300},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        const char *dir = fresh_dir();
+        const char *dir = harness_fresh_dir();
         synthetic_model m = model_of("tiny");
         m.tied_head = rows[i].tied_head;
         m.seed = rows[i].seed;
@@ -332,7 +322,7 @@ static void files_equal_memory(void) {
 
 /* Nothing is written over, and what cannot be written is told. */
 static void failures(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     synthetic_model m = model_of("tiny");
     synthetic_files f = synthetic_files_plan(dir, &m, 600000);
     synthetic_values *v = synthetic_values_open(&m);

@@ -11,15 +11,6 @@
 #include "src/base/notice.h"
 #include "tests/harness.h"
 
-/* A fresh directory inside this rank's own; its name lasts until the next call. */
-static const char *fresh_dir(void) {
-    static char dir[200];
-    static int n;
-    snprintf(dir, sizeof dir, "%s/model%d", harness_temp_dir(), n++);
-    CU_ASSERT(mkdir(dir, 0777) == 0);
-    return dir;
-}
-
 static const char *path_of(const char *dir, const char *file) {
     static char path[300];
     snprintf(path, sizeof path, "%s/%s", dir, file);
@@ -64,7 +55,7 @@ static void test_one_file(void) {
     unsigned char data[40];
     for (int i = 0; i < 40; i++)
         data[i] = (unsigned char)(i + 1);
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     write_file(dir, "model.safetensors", good_header, data, sizeof data);
     weights *w = NULL;
     if (!CHECK_OK(weights_open(dir, &w))) return;
@@ -127,7 +118,7 @@ static void write_shards(const char *dir, const char *index) {
 /* As transformers reads them: the tensors of all shards that the index names, also those that it does not,
  * and of one that two shards have the last. */
 static void test_shards(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     write_shards(dir, "{\"metadata\": {\"total_size\": 16}, \"weight_map\": {\"z\": \"m-2.safetensors\", "
                       "\"x\": \"m-1.safetensors\", \"y\": \"m-2.safetensors\"}}");
     weights *w = NULL;
@@ -150,7 +141,7 @@ static void test_shards(void) {
 
 /* What the index says and is not so is refused when it is needed, and only then. */
 static void test_missing_tensors(void) {
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     write_shards(dir, "{\"weight_map\": {\"x\": \"m-2.safetensors\", \"gone\": \"m-1.safetensors\", "
                       "\"lost\": \"m-3.safetensors\", \"z\": \"m-2.safetensors\"}}");
     weights *w = NULL;
@@ -187,7 +178,7 @@ static void test_shards_equal_one_file(void) {
     char dirs[2][200];
     for (int n_shards = 1; n_shards <= 3; n_shards += 2) {
         char *dir = dirs[n_shards / 2];
-        strcpy(dir, fresh_dir());
+        strcpy(dir, harness_fresh_dir());
         text_buffer index = {0};
         text_append(&index, "{\"weight_map\": {", 16);
         for (int s = 0; s < n_shards; s++) {
@@ -334,7 +325,7 @@ static void test_lying_headers(void) {
     };
 #undef ENTRY
     static const char data[16];
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_file(dir, "model.safetensors", cases[i].header, data, sizeof data);
         CHECK_REFUSED(try_open(dir), cases[i].part);
@@ -353,7 +344,7 @@ static void test_lying_headers(void) {
 
 static void test_broken_files(void) {
     static const char data[40] = {0};
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     CHECK_REFUSED(try_open("/no/such/directory"), "/no/such/directory: no such model directory");
     CHECK_REFUSED(try_open(dir),
                   "model.safetensors, or model.safetensors.index.json with its shards, is missing");
@@ -417,7 +408,7 @@ static void test_lying_index(void) {
         {"{\"weight_map\": {", "not valid JSON"},
         {"", "empty"},
     };
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         write_shards(dir, cases[i].index);
         CHECK_REFUSED(try_open(dir), cases[i].part);
@@ -443,7 +434,7 @@ static void test_not_finite(void) {
         {DTYPE_BF16, "BF16", {0x7F80, 0xFF80, 0x7FC0, 0xFF81}, {0x7F7F, 0xFF7F}},
         {DTYPE_F16, "F16", {0x7C00, 0xFC00, 0x7E00, 0x7C01}, {0x7BFF, 0xFBFF}},
     };
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     for (size_t k = 0; k < 3; k++) {
         size_t step = dtype_bytes(kinds[k].type);
         char header[200];
@@ -479,7 +470,7 @@ static void test_not_finite(void) {
 /* A tensor of more than two pieces, a file that shrinks behind our back, and a NaN far behind. */
 static void test_large_tensor(void) {
     enum { N = 9 << 20 };
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     uint32_t *data = mem_new(N, 4), *got = mem_new(N, 4);
     uint64_t random = 11;
     for (int i = 0; i < N; i++)
@@ -526,7 +517,7 @@ static void test_many_tensors(void) {
     uint16_t *data = mem_new(N, 2);
     for (int i = 0; i < N; i++)
         data[i] = (uint16_t)i;
-    const char *dir = fresh_dir();
+    const char *dir = harness_fresh_dir();
     write_file(dir, "model.safetensors", header.data, data, 2 * N);
     free(header.data);
     free(data);
