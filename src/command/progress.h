@@ -3,19 +3,19 @@
 #pragma once
 
 #include <stdbool.h>
-#include <stdint.h>
 
 typedef struct progress {
+    const char *unit; /* of what is done, as in "tokens"; borrowed */
     bool in_terminal, shown;
     double begin, last; /* seconds */
-    int64_t prompt_total, decode_total;
 } progress;
 
-/* Totals are what there is to do at most; 0: nothing of the kind. */
-progress progress_begin(int64_t prompt_total, int64_t decode_total);
+progress progress_begin(const char *unit);
 
-/* So much is done now; prints when it is time to. */
-void progress_update(progress *p, int64_t prompt_done, int64_t decode_done);
+/* So much is done now, of `all` at most. Prints when it is time to: the share, the text, the speed, the time
+ * left. */
+void progress_update(progress *p, double done, double all, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
 
 /* Take the bar away. */
 void progress_end(progress *p);

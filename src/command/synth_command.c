@@ -11,6 +11,7 @@
 #include "io/synthetic/synthetic_files.h"
 #include "io/weights/model_dir.h"
 #include "src/base/clock.h"
+#include "src/command/progress.h"
 #include "src/command/run.h"
 #include "src/tokenizer/synth_tokenizer.h"
 
@@ -48,27 +49,18 @@ static status make_dir(const char *dir, bool *is_new) {
 
 /* Rank 0's share, which stands for all. */
 typedef struct teller {
-    bool is_shown, in_terminal, was_shown;
-    double begin, last;
-    uint64_t n_done, n_all;
+    progress bar;
+    bool is_shown;
+    double done, all; /* GB */
     int n_ranks;
 } teller;
 
 static void tell(void *context, uint64_t n_bytes) {
     teller *t = context;
-    double now = clock_seconds();
-    t->n_done += n_bytes;
-    if (!t->is_shown || now - t->last < (t->in_terminal ? 0.1 : 5)) return;
-    t->last = now;
-    double done = (double)t->n_done, all = (double)t->n_all, speed = done / (now - t->begin);
-    fprintf(stderr, "%skvarve: %3.0f%% of %.2f GB, %.2f GB/s%s, %.0f s left%s", t->in_terminal ? "\r" : "",
-            100 * done / all, all / giga, speed / giga, t->n_ranks > 1 ? " by rank 0" : "",
-            (all - done) / speed, t->in_terminal ? "\033[K" : "\n");
-    t->was_shown = true;
-}
-
-static void tell_end(const teller *t) {
-    if (t->in_terminal && t->was_shown) fprintf(stderr, "\r\033[K");
+    t->done += (double)n_bytes / giga;
+    if (t->is_shown)
+        progress_update(&t->bar, t->done, t->all, "%.2f of %.2f GB%s", t->done, t->all,
+                        t->n_ranks > 1 ? " by rank 0" : "");
 }
 
 /* ---- writing ---- */
@@ -77,18 +69,18 @@ static void tell_end(const teller *t) {
 static status write_weights(const comm *c, const options *o, const synthetic_model *m,
                             synthetic_files *files) {
     const int n_ranks = comm_size(c), rank = comm_rank(c);
-    teller t = {.is_shown = rank == 0, .in_terminal = isatty(STDERR_FILENO), .n_ranks = n_ranks};
+    teller t = {.is_shown = rank == 0, .n_ranks = n_ranks};
     status st = STATUS_OK;
     for (int i = rank; i < files->n_files && st == STATUS_OK; i += n_ranks) {
         st = synthetic_files_create(files, i);
-        t.n_all += files->files[i].n_bytes - files->files[i].n_header;
+        t.all += (double)(files->files[i].n_bytes - files->files[i].n_header) / giga;
     }
-    t.begin = t.last = clock_seconds();
+    t.bar = progress_begin("GB");
     synthetic_values *values = synthetic_values_open(m);
     for (int i = rank; i < files->n_files && st == STATUS_OK; i += n_ranks)
         st = synthetic_files_fill(files, i, values, run_threads(c, o), tell, &t);
     synthetic_values_close(values);
-    tell_end(&t);
+    progress_end(&t.bar);
     return st;
 }
 

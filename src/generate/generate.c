@@ -137,17 +137,24 @@ static bool take_event(generation *g, engine *e, const event *ev) {
     return true;
 }
 
+static void show_progress(progress *bar, const generation *g, const engine *e) {
+    int64_t read = engine_get_times(e).prompt_tokens, to_read = g->known_tokens - g->reused_tokens;
+    progress_update(bar, (double)(read + g->decode_done), (double)(to_read + g->max_new_tokens),
+                    "read %lld of %lld, generated %lld of at most %lld tokens", (long long)read,
+                    (long long)to_read, (long long)g->decode_done, (long long)g->max_new_tokens);
+}
+
 /* Events until nothing is left, or the run must end early; a failure is one to read what is cached. */
 static status run_events(generation *g, engine *e) {
     status st = STATUS_OK;
-    progress bar = progress_begin(g->known_tokens - g->reused_tokens, g->max_new_tokens);
+    progress bar = progress_begin("tokens");
     for (event ev;;) {
         if (!engine_next(e, &ev)) {
             if (!g->stop_reason && st == STATUS_OK && generate_make_room(g, e)) continue;
             break;
         }
         region before = trace_enter(engine_trace(e), REGION_TEXT);
-        progress_update(&bar, engine_get_times(e).prompt_tokens, g->decode_done);
+        show_progress(&bar, g, e);
         if (!g->out && ev.kind == EVENT_TOKEN) progress_end(&bar);
         if (!take_event(g, e, &ev)) {
             st = STATUS_REFUSED;

@@ -112,7 +112,7 @@ static void run_stage_0(scoring *s, engine *e) {
     for (int64_t i = 0; i < s->n_windows; i++)
         all += window_end(s, i) - i * s->stride + (s->begin_token >= 0);
     session *windows = submit_windows(s, e);
-    progress bar = progress_begin(all, 0);
+    progress bar = progress_begin("tokens");
     for (event ev; engine_next(e, &ev);) {
         for (int64_t i = 0; i < ev.n_scores; i++) {
             double nll = (double)ev.scores[i];
@@ -120,7 +120,9 @@ static void run_stage_0(scoring *s, engine *e) {
             s->window_squares[ev.session->id] += nll * nll;
         }
         s->n_scored += ev.n_scores;
-        progress_update(&bar, engine_get_times(e).prompt_tokens, 0);
+        int64_t read = engine_get_times(e).prompt_tokens;
+        progress_update(&bar, (double)read, (double)all, "read %lld of %lld tokens", (long long)read,
+                        (long long)all);
     }
     progress_end(&bar);
     sessions_free(windows, s->n_windows);
