@@ -35,8 +35,8 @@ by_signals() {
     # only that of Open MPI 4 passes on what ranks say after it got SIGTERM (findings/openmpi_5_drops_last_words.sh).
     every='--save-every 100' every_of_term=$every
     case $("$mpiexec" --version 2>&1) in
-    *OpenRTE*) every= every_of_term= ;;
-    *Open*) every= ;;
+    *OpenRTE*) every='' every_of_term='' ;;
+    *Open*) every='' ;;
     esac
     for victim in first last; do
         # shellcheck disable=SC2086
