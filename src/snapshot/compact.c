@@ -152,7 +152,7 @@ static status write_layers(compaction *k, const char *dir, segment_info *info, i
         st = segment_open(dir, s, &open[i]);
         if (st == STATUS_OK) add_pieces(k, s, info, open[i]);
     }
-    qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_layer_and_row);
+    if (k->n_pieces > 0) qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_layer_and_row);
     const segment_source source = {read_new, k};
     if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads);
     for (int64_t i = 0; i < m->n_segments; i++)
