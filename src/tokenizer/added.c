@@ -179,6 +179,7 @@ void added_tokens_parse(added_tokens *added, json_object *owner, const vocab *vo
 const added_token *added_tokens_find(const added_tokens *added, const char *content) {
     added_token wanted = {.content = (char *)content};
     const added_token *key = &wanted;
+    if (added->n == 0) return NULL;
     const added_token **found =
         bsearch(&key, added->by_content, added->n, sizeof *added->by_content, compare_contents);
     return found ? *found : NULL;
