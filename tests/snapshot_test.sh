@@ -47,6 +47,16 @@ find_ranks() {
     other_rank=$(echo "$all_ranks" | grep -vx "$rank_0" | tail -n 1)
 }
 
+# The launcher of the started job: below it may be others that start the ranks of a host.
+launcher() {
+    above=$rank_0
+    while [ "$above" -gt 1 ] && [ "$above" -ne "$job" ]; do
+        below=$above
+        above=$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$below/status")
+    done
+    echo "$below"
+}
+
 # ---- snapshots ----
 
 segments_of() { # segments_of DIR: the names of its files of K and V

@@ -17,7 +17,7 @@ make_saved() {
     expect 'a snapshot' 0
 }
 
-# start_saved NP ARGUMENTS...: from a copy of it, until there is text.
+# start_saved NP ARGUMENTS...: from a copy of it, until there is text; with --save-every, until a save is said.
 start_saved() {
     dir=$temp/last.kvs
     rm -rf "$dir"
@@ -28,6 +28,8 @@ start_saved() {
     start "$np" $long --save "$dir" --resume "$dir" "$@"
     find_ranks
     wait_for 60 [ -s "$started/out" ] || failed "a run of $np ranks" 'it does not come to text'
+    [ $# -eq 0 ] || [ "$1" != --save-every ] || wait_for 60 grep -q 'the last good save is' "$started/err" ||
+        failed "a run of $np ranks" 'it does not come to a save'
 }
 
 by_signals() {
@@ -58,8 +60,7 @@ by_signals() {
     # To the launcher, which may kill in a quarter of a second.
     # shellcheck disable=SC2086
     start_saved 2 $every_of_term
-    [ -z "$every_of_term" ] || wait_for 60 grep -q 'the last good save is' "$started/err"
-    kill -TERM "$(sed -n 's/^PPid:[^0-9]*//p' "/proc/$rank_0/status")"
+    kill -TERM "$(launcher)"
     wait_job
     check 'SIGTERM to all' "exit status $status" [ "$status" -ne 0 ]
     if [ -z "$every_of_term" ]; then
