@@ -104,7 +104,8 @@ typedef struct device_ops {
     void (*mark)(const char *region_name);
 
     /* Memory; several threads may copy in at once. alloc says in its text how many bytes were wanted.
-     * Contents start undefined. */
+     * Contents start undefined. What copy_in takes from memory that is not of alloc_host may change as soon
+     * as it returns. */
     status (*alloc)(device *dev, size_t bytes, void **out);
     void (*release)(device *dev, void *ptr);
     void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);

@@ -14,8 +14,8 @@ void *mem_new(size_t n, size_t item_bytes);
 /* Grow or shrink to n items of item_bytes; new bytes are not zeroed. */
 void *mem_resize(void *old, size_t n, size_t item_bytes);
 
-/* Room for one more behind n items of an array that only grows so, from NULL on: it doubles. New bytes are
- * not zeroed. */
+/* Room for one more behind n items of an array that grows by nothing else, from NULL on; it may have had more
+ * items meanwhile. It doubles. New bytes are not zeroed. */
 void *mem_grow(void *items, size_t n, size_t item_bytes);
 
 /* Bytes in MiB, rounded up to a tenth: for messages, so that what they ask for is enough. */

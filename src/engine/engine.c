@@ -22,10 +22,7 @@ void engine_submit(engine *e, session *s) {
                                               .n_all = session_most_tokens(s),
                                               .n_cached = s->n_cached,
                                           });
-    if (s->handle >= e->session_capacity) {
-        e->session_capacity = 2 * e->session_capacity + 16;
-        e->sessions = mem_resize(e->sessions, (size_t)e->session_capacity, sizeof(session *));
-    }
+    e->sessions = mem_grow(e->sessions, (size_t)s->handle, sizeof(session *));
     e->sessions[s->handle] = s;
     e->n_unloaded += s->n_cached > 0;
 }

@@ -36,7 +36,6 @@ struct engine {
     /* Stage 0 only. */
     schedule *schedule;
     session **sessions; /* by the schedule's sequence number */
-    int64_t session_capacity;
     planned_span *planned;
     issued_step *issued; /* a ring of max_in_flight */
     int first_issued, n_issued;

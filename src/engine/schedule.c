@@ -28,7 +28,7 @@ typedef struct sequence {
 struct schedule {
     schedule_limits limits;
     sequence *sequences;
-    int64_t n, capacity;
+    int64_t n;
     int64_t first_waiting; /* all before have entered */
     int64_t n_left;
     int64_t free_pages;
@@ -86,10 +86,7 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
     assert(r->n_cached >= 0 && r->n_cached < r->n_prompt);
     assert(r->n_generated >= 0 && r->n_generated < r->n_prompt);
     assert(r->n_all >= r->n_prompt && schedule_fits(s, r->n_all));
-    if (s->n == s->capacity) {
-        s->capacity = 2 * s->capacity + 16;
-        s->sequences = mem_resize(s->sequences, (size_t)s->capacity, sizeof *s->sequences);
-    }
+    s->sequences = mem_grow(s->sequences, (size_t)s->n, sizeof *s->sequences);
     s->sequences[s->n] = (sequence){
         .slot = -1,
         .n_prompt = r->n_prompt,

@@ -147,7 +147,7 @@ static const kv_group *group_of(const kv_cache *kv, int layer) {
     return &kv->groups[kv->group_of[layer]];
 }
 
-/* Nothing that is queued later may find a page in an entry that was given back. */
+/* -1, so that where memory is the host's a read of what is gone does not find another sequence's page. */
 static void give_back(const kv_cache *kv, kv_group *g, int slot, int64_t end) {
     int32_t *table = g->tables + slot * kv->table_pages;
     for (page_range *mine = &g->slots[slot]; mine->first < end && mine->first < mine->end; mine->first++) {
