@@ -22,6 +22,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "kernels/attend_blocks.h"
 #include "kernels/dtype.h"
 #include "kernels/kv_page.h"
 #include "kernels/level_stream.h"
@@ -61,6 +62,22 @@ typedef struct kv_layer {
 /* The table of a slot. */
 KV_FUNCTION const int32_t *kv_layer_table(const kv_layer *kv, int slot) {
     return kv->tables + (size_t)slot * (size_t)kv->table_pages;
+}
+
+/* A part of a step's attention: the rows of spans [first_span, last_span), and of what they see what lies in
+ * these nodes (of ATTEND_NODE_LEVEL: attend_blocks.h). */
+typedef struct attend_extent {
+    int first_span, last_span;
+    attend_nodes nodes;
+} attend_extent;
+
+/* Whether its rows see nothing beside its nodes. */
+static inline bool attend_extent_is_whole(const attend_extent *e, const span *spans, int64_t window) {
+    for (const span *s = spans + e->first_span; s < spans + e->last_span; s++) {
+        attend_nodes seen = attend_nodes_seen(s->pos0, s->pos0 + s->n_rows - 1, window, ATTEND_NODE_LEVEL);
+        if (seen.first < e->nodes.first || seen.last > e->nodes.last) return false;
+    }
+    return true;
 }
 
 enum { DEVICE_MAX_TOP = 64, DEVICE_TOP_ROWS = 64 };
@@ -184,8 +201,18 @@ typedef struct device_ops {
     void (*kv_append)(device *dev, const attention_shape *shape, const qkv_weights *weights,
                       const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
 
-    /* y[T, H K] (act): causal attention of every row over its sequence's pages, the row's own position
-     * included. */
+    /* Causal attention of rows over their sequences' pages, their own position included. It is two
+     * operations, so that a sequence's pages need not all be here:
+     * attend_part: partials[nodes of the extent, T, H, attend_partial_floats(K)] = the partial result of each
+     * row of the extent in each of its nodes; of those that a row does not see there is none, and what lies
+     * in its place is undefined.
+     * attend_merge: y[T, H K] (act), rows of the extent = what such partials merge to, whoever computed them
+     * on such a device; the extent has all nodes that its rows see.
+     * attend: both, for all rows and nodes, with the same bits: what is between need not lie in memory. */
+    void (*attend_part)(device *dev, const attention_shape *shape, const kv_layer *kv,
+                        const attend_extent *extent, const void *q, float *partials);
+    void (*attend_merge)(device *dev, const attention_shape *shape, const attend_extent *extent,
+                         const float *partials, void *y);
     void (*attend)(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
 
     /* What is wanted of n (at most DEVICE_TOP_ROWS) rows of logits [n, V], so that these need not leave the

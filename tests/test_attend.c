@@ -455,6 +455,47 @@ static void test_company(void) {
     for_each_device(check_company);
 }
 
+/* Each node by as many threads as it may be, later ones first, and their merge. */
+static void check_parts(const char *isa, precision p) {
+    enum { ROWS = 3, END = 2 * ATTEND_NODE + 2 };
+    uint64_t seed = 14;
+    device *alone = open_device(isa, p, 1);
+    sequence s =
+        new_sequence((attention_shape){.n_heads = 4, .n_kv_heads = 1, .head_dim = 20}, END, alone->kv, &seed);
+    size_t bytes = ROWS * q_width(&s.shape) * dtype_bytes(alone->act), first = END - ROWS;
+    const char *q = s.q + first * q_width(&s.shape) * dtype_bytes(alone->act);
+    attend_rows(alone, &s, 64, ROWS, (int)first, END, s.y);
+    const char *expected = s.y + (q - s.q);
+
+    cache c = new_cache(&s.shape, END, 80, alone->kv);
+    fill_cache(&c, &s, dtype_bytes(alone->kv), 0, END);
+    const span rows = {0, ROWS, (int64_t)first, 0, false};
+    const attend_partials layout = {0, 0, ROWS, s.shape.n_heads, s.shape.head_dim};
+    float *partials = new_poisoned(DTYPE_F32, 3 * attend_node_floats(&layout));
+    for (int n = 3; n > 0; n--) {
+        device *dev = open_device(isa, p, n);
+        const attend_extent node = {0, 1, {n - 1, n}}, all = {0, 1, {0, 3}};
+        dev->ops->begin_step(dev, 1, &rows);
+        dev->ops->attend_part(dev, &s.shape, &c.layer, &node, q,
+                              partials + attend_partial_at(&layout, n - 1, 0, 0));
+        if (n == 1) {
+            char *y = new_poisoned(dev->act, ROWS * q_width(&s.shape));
+            dev->ops->attend_merge(dev, &s.shape, &all, partials, y);
+            CHECK_CASE(!memcmp(y, expected, bytes), "%s: nodes apart differ from all", isa);
+            free(y);
+        }
+        close_device(dev);
+    }
+    free(partials);
+    free_cache(&c);
+    free_sequence(&s);
+    close_device(alone);
+}
+
+static void test_parts(void) {
+    for_each_device(check_parts);
+}
+
 /* ---- failure ---- */
 
 /* One row of attention, which fails on a device with absurdly many threads: no machine has the workspace. */
@@ -491,9 +532,15 @@ static void test_sticky_failure(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {
-        {"blocks", test_blocks},   {"rope table", test_rope_table},           {"append", test_append},
-        {"attend", test_attend},   {"attend extremes", test_attend_extremes}, {"same bits", test_same},
-        {"company", test_company}, {"sticky failure", test_sticky_failure},   CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"blocks", test_blocks},
+                           {"rope table", test_rope_table},
+                           {"append", test_append},
+                           {"attend", test_attend},
+                           {"attend extremes", test_attend_extremes},
+                           {"same bits", test_same},
+                           {"company", test_company},
+                           {"parts", test_parts},
+                           {"sticky failure", test_sticky_failure},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "attend", tests);
 }

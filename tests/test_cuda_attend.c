@@ -239,7 +239,7 @@ static void test_maps(void) {
         for (int64_t pos = 0; pos < 9000; pos += 97) {
             int64_t next = attend_block_of(attend_first_position(pos, 3000));
             for (int64_t unit = 0; unit << level <= 9000 / ATTEND_BLOCK; unit++) {
-                attend_blocks b = attend_blocks_of(pos, 3000, unit, level);
+                attend_nodes b = attend_blocks_of(pos, 3000, unit, level);
                 if (b.first >= b.last) continue;
                 CU_ASSERT(b.first == next && b.first >> level == unit && (b.last - 1) >> level == unit);
                 next = b.last;
@@ -301,7 +301,7 @@ static void test_values(void) {
     with_each_kernel(check_cases);
 }
 
-/* More positions than a segment of prompt attention, and than a warp's share of units. */
+/* More positions than a node, and than a warp's share of units. */
 static void check_long(void) {
     enum { END = 16500 };
     sequence s = new_sequence(shape_of(2, 1, 64, 0), END, 10);
@@ -378,8 +378,10 @@ static void check_all_chunks(void) {
     check_chunks(shape_of(3, 1, 96, 70), 100, 330);
     check_chunks(shape_of(4, 1, 128, 0), 500, 600);
     check_chunks(shape_of(1, 1, 256, 100), 200, 320);
-    check_chunks(shape_of(1, 1, 64, 0), 16380, 16400); /* segments apart, and in turn */
+    check_chunks(shape_of(1, 1, 64, 0), 16380, 16400); /* nodes apart, and in turn */
     check_chunks(shape_of(1, 1, 64, 8200), 16380, 16400);
+    check_chunks(shape_of(1, 1, 64, 0), 5 * ATTEND_NODE - 3, 5 * ATTEND_NODE + 3);
+    check_chunks(shape_of(3, 1, 64, 2 * ATTEND_NODE + 500), 5 * ATTEND_NODE - 3, 5 * ATTEND_NODE + 3);
 }
 
 static void test_chunks(void) {

@@ -73,7 +73,6 @@ judge() {
         function excuse(kernel, bytes, why) { most[kernel] = bytes; reason[kernel] = why }
         function complain(what) { problems = problems name " (" arch "): " what "\n"; bad = 1 }
         BEGIN {
-            excuse("merge_blocks", 384, "the reference keeps a tree, and the bits of a count say where")
             excuse("fill_rope_table", 32, "cosf and sinf of angles beyond 105615")
             excuse("attend_prompt_kernel<128,2>", 8, "with sm_80 and sm_120, one number of 255, read once for a tile")
             # Read weights or KV pages, all of it bf16, into the tensor cores: the copies that their source unrolls.

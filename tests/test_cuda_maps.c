@@ -92,7 +92,7 @@ static void test_units(void) {
                 int64_t n_units = attend_rounded_blocks(positions[p]) >> level;
                 int64_t next = attend_block_of(attend_first_position(positions[p], windows[w]));
                 for (int64_t unit = 0; unit < n_units; unit++) {
-                    attend_blocks b = attend_blocks_of(positions[p], windows[w], unit, level);
+                    attend_nodes b = attend_blocks_of(positions[p], windows[w], unit, level);
                     if (b.first >= b.last) continue;
                     CU_ASSERT_FATAL(b.first == next && b.last - b.first <= 1 << level);
                     next = b.last;
@@ -149,7 +149,6 @@ static void test_matrices(void) {
     }
 }
 
-/* Partial results, float32: a half of the warp writes four rows' pairs of neighbours at once. */
 /* Hopper's tiles: every chunk has a place of its own, and the eight that a row's lanes write together lie in
  * different banks, as do eight rows of one chunk, which a product reads. */
 static void test_swizzled_banks(void) {
@@ -173,11 +172,12 @@ static void test_swizzled_banks(void) {
     CU_ASSERT(attend_hopper_bytes(128) <= 227 << 10);
 }
 
+/* Partial results, float32: a half of the warp writes four rows' pairs of neighbours at once. */
 static void test_partial_banks(void) {
     for (int w = 0; w < N_WIDTHS; w++) {
         int word[WARP];
         for (int lane = 0; lane < WARP; lane++)
-            word[lane] = lane / 4 * attend_stride(WIDTHS[w]) + lane % 4 * 2;
+            word[lane] = lane / 4 * attend_staged_floats(WIDTHS[w]) + lane % 4 * 2;
         CHECK_CASE(use_banks_once(word, 0, 16, 2) && use_banks_once(word, 16, 16, 2), "width %d", WIDTHS[w]);
     }
 }

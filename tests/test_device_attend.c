@@ -267,22 +267,42 @@ static void test_append(void) {
 
 /* ---- attention ---- */
 
+/* A step's pages and queries on the device. */
+typedef struct loaded {
+    kv_layer kv;
+    void *q;
+} loaded;
+
+static loaded load(const tested *t, const step *s) {
+    void *pool = new_pool(s, t->dev->kv), *q = new_queries(s, t->dev->act);
+    void *pages = array_new(t->dev, pool, pool_elements(s) * dtype_bytes(t->dev->kv));
+    loaded l = {layer_of(s, t->dev, pages), array_new(t->dev, q, q_elements(s) * dtype_bytes(t->dev->act))};
+    free(pool);
+    free(q);
+    return l;
+}
+
+static void unload(const tested *t, const loaded *l) {
+    t->dev->ops->release(t->dev, l->kv.pages);
+    t->dev->ops->release(t->dev, (void *)l->kv.tables);
+    t->dev->ops->release(t->dev, l->q);
+}
+
+static void *attend_loaded(const tested *t, const step *s, const loaded *l) {
+    device *dev = t->dev;
+    size_t n = q_elements(s) + GUARD;
+    void *y = array_poisoned(dev, dev->act, n);
+    dev->ops->begin_step(dev, s->n_spans, s->spans);
+    dev->ops->attend(dev, &s->shape, &l->kv, l->q, y);
+    return array_take(dev, y, n * dtype_bytes(dev->act));
+}
+
 /* y of all rows, in host memory. */
 static void *attend(const tested *t, const step *s) {
-    device *dev = t->dev;
-    size_t n = q_elements(s), type_bytes = dtype_bytes(dev->act);
-    void *host_pool = new_pool(s, dev->kv), *host_q = new_queries(s, dev->act);
-    void *pages = array_new(dev, host_pool, pool_elements(s) * type_bytes);
-    void *q = array_new(dev, host_q, n * type_bytes), *y = array_poisoned(dev, dev->act, n + GUARD);
-    kv_layer kv = layer_of(s, dev, pages);
-    dev->ops->begin_step(dev, s->n_spans, s->spans);
-    dev->ops->attend(dev, &s->shape, &kv, q, y);
-    dev->ops->release(dev, q);
-    dev->ops->release(dev, pages);
-    dev->ops->release(dev, (void *)kv.tables);
-    free(host_pool);
-    free(host_q);
-    return array_take(dev, y, (n + GUARD) * type_bytes);
+    loaded l = load(t, s);
+    void *y = attend_loaded(t, s, &l);
+    unload(t, &l);
+    return y;
 }
 
 static void expected_row(const step *s, dtype type, const void *pool, const void *q, int i, int t, int head,
@@ -408,6 +428,141 @@ static void test_company(void) {
     for_each_kind(check_company);
 }
 
+/* ---- attention as two operations ---- */
+
+enum { MAX_CELLS = 64 };
+
+/* Rows at the edges of nodes and pages, and a context of several nodes. */
+static const step_part long_parts[] = {{ATTEND_NODE - 1, 2, true, 0},
+                                       {4 * ATTEND_NODE + 9, 1, true, 1},
+                                       {2 * ATTEND_NODE - 2, 3, false, 2},
+                                       {60, 9, false, 3}};
+enum { LONG_PARTS = sizeof long_parts / sizeof *long_parts };
+
+static int random_below(uint64_t *seed, int n) {
+    return (int)(harness_random(seed) % (uint64_t)n);
+}
+
+/* Extents that together have each span's nodes once: random runs of spans, each in random runs of nodes, in
+ * no order. */
+static int cut(uint64_t *seed, int n_nodes, attend_extent *extents) {
+    int n = 0;
+    for (int first = 0, last; first < LONG_PARTS; first = last) {
+        last = first + 1 + random_below(seed, LONG_PARTS - first);
+        for (int node = 0, end; node < n_nodes; node = end) {
+            end = node + 1 + random_below(seed, n_nodes - node);
+            extents[n++] = (attend_extent){first, last, {node, end}};
+        }
+    }
+    for (int i = n - 1; i > 0; i--) {
+        int other = random_below(seed, i + 1);
+        attend_extent one = extents[i];
+        extents[i] = extents[other];
+        extents[other] = one;
+    }
+    return n;
+}
+
+/* The partial results of an extent of a step, put where the rows and nodes of another step have theirs, which
+ * begins with `row0` of that. */
+static void add_part(const tested *t, const step *s, const loaded *l, const attend_extent *e,
+                     const attend_partials *all, int row0, float *partials) {
+    device *dev = t->dev;
+    const attend_partials own = {e->nodes.first, 0, s->n_rows, s->shape.n_heads, s->shape.head_dim};
+    size_t n = (size_t)(e->nodes.last - e->nodes.first) * attend_node_floats(&own);
+    float *device_part = array_poisoned(dev, DTYPE_F32, n + GUARD);
+    dev->ops->begin_step(dev, s->n_spans, s->spans);
+    dev->ops->attend_part(dev, &s->shape, &l->kv, e, l->q, device_part);
+    float *part = array_take(dev, device_part, (n + GUARD) * sizeof *part);
+    CU_ASSERT(count_nan(part + n, DTYPE_F32, GUARD) == GUARD);
+    for (int i = e->first_span; i < e->last_span; i++)
+        for (int row = s->spans[i].row0; row < s->spans[i].row0 + s->spans[i].n_rows; row++)
+            for (int64_t node = e->nodes.first; node < e->nodes.last; node++)
+                memcpy(partials + attend_partial_at(all, node, row0 + row, 0),
+                       part + attend_partial_at(&own, node, row, 0),
+                       (size_t)s->shape.n_heads * attend_partial_floats(own.width) * sizeof *part);
+    free(part);
+}
+
+/* y of such partial results, by random runs of spans. */
+static void *merge_parts(const tested *t, uint64_t *seed, const step *s, const float *partials, size_t n,
+                         int n_nodes) {
+    device *dev = t->dev;
+    size_t n_y = q_elements(s) + GUARD;
+    void *device_partials = array_new(dev, partials, n * sizeof *partials);
+    void *y = array_poisoned(dev, dev->act, n_y);
+    dev->ops->begin_step(dev, s->n_spans, s->spans);
+    for (int first = 0, last; first < s->n_spans; first = last) {
+        last = first + 1 + random_below(seed, s->n_spans - first);
+        const attend_extent e = {first, last, {0, n_nodes}};
+        dev->ops->attend_merge(dev, &s->shape, &e, device_partials, y);
+    }
+    dev->ops->release(dev, device_partials);
+    return array_take(dev, y, n_y * dtype_bytes(dev->act));
+}
+
+/* Whoever computes which nodes, in whatever order: all spans in company, or each alone, in other pages. */
+static void check_parts_of(const tested *t, attention_shape shape, uint64_t *seed) {
+    step all = new_step(shape, 64, long_parts, LONG_PARTS), alone[LONG_PARTS];
+    loaded of_all = load(t, &all), of_one[LONG_PARTS];
+    for (int i = 0; i < LONG_PARTS; i++) {
+        alone[i] = new_step(shape, i % 2 ? 48 : 16, &long_parts[i], 1);
+        of_one[i] = load(t, &alone[i]);
+    }
+    void *expected = attend_loaded(t, &all, &of_all);
+    double error = attention_error(t, &all, expected),
+           bound = t->dev->kv == DTYPE_F32 ? F32_ATTENTION_BOUND : BF16_BOUND;
+    CHECK_CASE(error < bound, "%s: K %d window %d: %g", t->name, shape.head_dim, (int)shape.window, error);
+
+    const int n_nodes = 5;
+    const attend_partials layout = {0, 0, all.n_rows, shape.n_heads, shape.head_dim};
+    const size_t n = (size_t)n_nodes * attend_node_floats(&layout);
+    for (int trial = 0; trial < (harness_is_slow() ? 1 : 3); trial++) {
+        attend_extent extents[MAX_CELLS];
+        float *partials = new_poisoned(DTYPE_F32, n);
+        for (int i = 0, n_extents = cut(seed, n_nodes, extents); i < n_extents; i++) {
+            const attend_extent *e = &extents[i];
+            if (random_below(seed, 2)) {
+                add_part(t, &all, &of_all, e, &layout, 0, partials);
+                continue;
+            }
+            for (int k = e->first_span; k < e->last_span; k++) {
+                const attend_extent own = {0, 1, e->nodes};
+                add_part(t, &alone[k], &of_one[k], &own, &layout, all.spans[k].row0, partials);
+            }
+        }
+        void *y = merge_parts(t, seed, &all, partials, n, n_nodes);
+        CHECK_CASE(same_bits(y, expected, t->dev->act, q_elements(&all) + GUARD),
+                   "%s: H %d G %d K %d window %d: parts differ from the whole", t->name, shape.n_heads,
+                   shape.n_kv_heads, shape.head_dim, (int)shape.window);
+        free(y);
+        free(partials);
+    }
+    free(expected);
+    unload(t, &of_all);
+    free(all.tables);
+    for (int i = 0; i < LONG_PARTS; i++) {
+        unload(t, &of_one[i]);
+        free(alone[i].tables);
+    }
+}
+
+static void check_parts(const tested *t) {
+    const attention_shape long_shapes[] = {
+        {.n_heads = 2, .n_kv_heads = 1, .head_dim = 10},
+        {.n_heads = 2, .n_kv_heads = 2, .head_dim = 16, .window = 9000},
+        {.n_heads = 2, .n_kv_heads = 1, .head_dim = 64, .window = ATTEND_NODE + 300},
+        {.n_heads = 1, .n_kv_heads = 1, .head_dim = 80},
+    };
+    uint64_t seed = 21;
+    for (size_t i = 0; i < sizeof long_shapes / sizeof *long_shapes; i++)
+        check_parts_of(t, long_shapes[i], &seed);
+}
+
+static void test_parts(void) {
+    for_each_kind(check_parts);
+}
+
 /* ---- steps that a device may know by heart ---- */
 
 /* Two sequences get a token each in step after step, from the third block of positions into the fourth: with
@@ -479,7 +634,12 @@ static void test_replay(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"rope table", test_rope_table}, {"append", test_append}, {"attend", test_attend},
-                           {"company", test_company},       {"replay", test_replay}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"rope table", test_rope_table},
+                           {"append", test_append},
+                           {"attend", test_attend},
+                           {"company", test_company},
+                           {"parts", test_parts},
+                           {"replay", test_replay},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "device attend", tests);
 }

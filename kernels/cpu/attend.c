@@ -1,10 +1,12 @@
 /* Attention over paged keys and values; the arithmetic of positions is in kernels/attend_blocks.h.
  *
  * A tile is up to TILE_QUERIES queries (rows times the heads of one kv head) of one span, which read every
- * key and value together. A task is one tile over one unit, an aligned range of blocks; each block's partial
- * results (attend_block.c) enter the tree. Where a tile has several units, their results are merged after all
- * tasks.
- */
+ * key and value of a node together. A task is one tile over one unit, an aligned range of blocks; each
+ * block's partial results (attend_block.c) enter the tree. Where a tile has several units, their results are
+ * merged after all tasks.
+ *
+ * attend_part wants the results of nodes of ATTEND_NODE_LEVEL, attend that of the root; attend_merge takes
+ * the nodes for units of the root, whose results are there already. */
 #include <omp.h>
 #include <stdlib.h>
 
@@ -92,10 +94,22 @@ static void pack_queries(const attend_job *job, const attend_work *work, const a
     }
 }
 
+/* Where a query's partial result lies among the job's. */
+static size_t partial_at(const attend_job *job, const attend_tile *tile, int kv_head, int query,
+                         int64_t node) {
+    int flat = tile->query0 + query;
+    return attend_partial_at(&job->layout, node, tile->span->row0 + flat / job->group,
+                             kv_head * job->group + flat % job->group);
+}
+
 static void put_result(const attend_job *job, const attend_tile *tile, int kv_head, const float *partials) {
-    for (int i = 0; i < tile->n_queries; i++)
-        job->kernels->finish(partials + (size_t)i * job->partial_floats, job->shape->head_dim,
-                             job->y + query_offset(job, tile, kv_head, i));
+    for (int i = 0; i < tile->n_queries; i++, partials += job->partial_floats)
+        if (job->y)
+            job->kernels->finish(partials, job->shape->head_dim,
+                                 job->y + query_offset(job, tile, kv_head, i));
+        else
+            memcpy(job->partials + partial_at(job, tile, kv_head, i, tile->node), partials,
+                   job->partial_floats * sizeof *partials);
 }
 
 static float *unit_result(const attend_job *job, const attend_tile *tile, int kv_head, int unit) {
@@ -106,109 +120,149 @@ static float *unit_result(const attend_job *job, const attend_tile *tile, int kv
 static void attend_unit(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                         int unit) {
     int64_t start = (int64_t)(tile->first_unit + unit) << job->unit_level;
-    int64_t block = start > tile->first_block ? start : tile->first_block;
-    int64_t end = start + ((int64_t)1 << job->unit_level);
-    if (end > tile->last_block + 1) end = tile->last_block + 1;
+    const attend_nodes all = {start, start + ((int64_t)1 << job->unit_level)},
+                       seen = attend_nodes_common(all, tile->blocks);
     pack_queries(job, work, tile, kv_head);
-    tree_skip(job, work->levels, block - start, tile->n_queries);
-    for (; block < end; block++) {
+    tree_skip(job, work->levels, seen.first - start, tile->n_queries);
+    for (int64_t block = seen.first; block < seen.last; block++) {
         attend_block(job, work, tile, kv_head, block);
         tree_add(job, work->levels, block - start, work->partials, tile->n_queries);
     }
     if (tile->n_units == 1) {
-        tree_finish(job, work->levels, end - start, work->partials, tile->n_queries);
+        tree_finish(job, work->levels, seen.last - start, work->partials, tile->n_queries);
         put_result(job, tile, kv_head, work->partials);
     } else {
-        tree_finish(job, work->levels, end - start, unit_result(job, tile, kv_head, unit), tile->n_queries);
+        tree_finish(job, work->levels, seen.last - start, unit_result(job, tile, kv_head, unit),
+                    tile->n_queries);
     }
+}
+
+/* The given partial results of a node, in work->partials: empty ones of queries that do not see it. */
+static float *copy_given(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                         int64_t node) {
+    float *partial = work->partials;
+    for (int i = 0; i < tile->n_queries; i++, partial += job->partial_floats) {
+        const int64_t pos = attend_query_pos(job, tile, i);
+        const attend_nodes seen = attend_nodes_seen(pos, pos, job->shape->window, ATTEND_NODE_LEVEL);
+        if (node < seen.first || node >= seen.last)
+            attend_clear_partial(job, partial);
+        else
+            memcpy(partial, job->given + partial_at(job, tile, kv_head, i, node),
+                   job->partial_floats * sizeof *partial);
+    }
+    return work->partials;
 }
 
 /* The units are the leaves of the same tree's upper part. */
 static void merge_units(const attend_job *job, const attend_work *work, const attend_tile *tile,
                         int kv_head) {
     tree_skip(job, work->levels, tile->first_unit, tile->n_queries);
-    for (int unit = 0; unit < tile->n_units; unit++)
-        tree_add(job, work->levels, tile->first_unit + unit, unit_result(job, tile, kv_head, unit),
-                 tile->n_queries);
+    for (int unit = 0; unit < tile->n_units; unit++) {
+        float *partials = job->given ? copy_given(job, work, tile, kv_head, tile->first_unit + unit)
+                                     : unit_result(job, tile, kv_head, unit);
+        tree_add(job, work->levels, tile->first_unit + unit, partials, tile->n_queries);
+    }
     tree_finish(job, work->levels, tile->first_unit + tile->n_units, work->partials, tile->n_queries);
     put_result(job, tile, kv_head, work->partials);
 }
 
 /* ---- the plan ---- */
 
-static int tiles_of_span(const attend_job *job, const span *s) {
-    return (s->n_rows * job->group + TILE_QUERIES - 1) / TILE_QUERIES;
+/* The tiles of a span, from `tile` on; returns how many, also without filling them in, where tile is NULL. */
+static int plan_span(const attend_job *job, const span *s, attend_tile *tile) {
+    int n_queries = s->n_rows * job->group, n_tiles = 0;
+    for (int query0 = 0; query0 < n_queries; query0 += TILE_QUERIES) {
+        attend_tile next = {.span = s, .query0 = query0};
+        next.n_queries = n_queries - query0 < TILE_QUERIES ? n_queries - query0 : TILE_QUERIES;
+        const int64_t pos = attend_query_pos(job, &next, 0),
+                      last_pos = attend_query_pos(job, &next, next.n_queries - 1);
+        const attend_nodes blocks = attend_nodes_seen(pos, last_pos, job->shape->window, 0),
+                           nodes = attend_nodes_common(
+                               job->extent.nodes,
+                               attend_nodes_seen(pos, last_pos, job->shape->window, job->level));
+        for (next.node = nodes.first; next.node < nodes.last; next.node++, n_tiles++) {
+            const attend_nodes node = {next.node, next.node + 1};
+            next.blocks = attend_nodes_common(blocks, attend_nodes_below(node, job->level));
+            if (tile) tile[n_tiles] = next;
+        }
+    }
+    return n_tiles;
 }
 
-/* Fill the tiles, and choose units so that the threads have about TASKS_PER_THREAD tasks each. */
-static void plan_tiles(attend_job *job, int n_threads) {
-    int64_t n_blocks = 0, last_block = 0;
-    attend_tile *tile = job->tiles;
-    for (int i = 0; i < job->n_spans; i++) {
-        const span *s = &job->spans[i];
-        int n_queries = s->n_rows * job->group;
-        for (int query0 = 0; query0 < n_queries; query0 += TILE_QUERIES, tile++) {
-            *tile = (attend_tile){.span = s, .query0 = query0};
-            tile->n_queries = n_queries - query0 < TILE_QUERIES ? n_queries - query0 : TILE_QUERIES;
-            int64_t first = attend_first_position(attend_query_pos(job, tile, 0), job->shape->window);
-            tile->first_block = attend_block_of(first);
-            tile->last_block = attend_block_of(attend_query_pos(job, tile, tile->n_queries - 1));
-            n_blocks += tile->last_block + 1 - tile->first_block;
-            if (tile->last_block > last_block) last_block = tile->last_block;
-        }
+static int plan_spans(const attend_job *job, attend_tile *tiles) {
+    int n_tiles = 0;
+    for (int i = job->extent.first_span; i < job->extent.last_span; i++)
+        n_tiles += plan_span(job, &job->spans[i], tiles ? tiles + n_tiles : NULL);
+    return n_tiles;
+}
+
+/* Choose units so that the threads have about TASKS_PER_THREAD tasks each. */
+static void plan_units(attend_job *job, int n_threads) {
+    int64_t n_blocks = 0, end = 0;
+    for (const attend_tile *tile = job->tiles; tile < job->tiles + job->n_tiles; tile++) {
+        n_blocks += tile->blocks.last - tile->blocks.first;
+        if (tile->blocks.last > end) end = tile->blocks.last;
     }
     job->unit_level =
         attend_unit_level(n_blocks * job->shape->n_kv_heads, (int64_t)TASKS_PER_THREAD * n_threads);
-    job->n_levels = attend_levels(last_block + 1);
-    for (tile = job->tiles; tile < job->tiles + job->n_tiles; tile++) {
-        tile->first_unit = (int)(tile->first_block >> job->unit_level);
-        tile->n_units = (int)(tile->last_block >> job->unit_level) + 1 - tile->first_unit;
+    if (job->unit_level > job->level) job->unit_level = job->level;
+    if (job->given) job->unit_level = ATTEND_NODE_LEVEL;
+    job->n_levels = attend_levels(end);
+    for (attend_tile *tile = job->tiles; tile < job->tiles + job->n_tiles; tile++) {
+        tile->first_unit = (int)(tile->blocks.first >> job->unit_level);
+        tile->n_units = (int)((tile->blocks.last - 1) >> job->unit_level) + 1 - tile->first_unit;
         tile->result = job->n_results;
-        if (tile->n_units > 1) job->n_results += tile->n_units;
+        if (tile->n_units > 1 && !job->given) job->n_results += tile->n_units;
         if (tile->n_units > job->max_units) job->max_units = tile->n_units;
     }
 }
 
 static void run_tasks(const attend_job *job, char *work_memory, size_t work_bytes, int n_threads) {
-    int G = job->shape->n_kv_heads;
+    const int G = job->shape->n_kv_heads, n_units = job->given ? 0 : job->max_units;
 #pragma omp parallel num_threads(n_threads)
     {
         attend_work work;
         work_layout(job, work_memory + (size_t)omp_get_thread_num() * work_bytes, &work);
 #pragma omp for schedule(dynamic) collapse(3)
-        for (int unit = 0; unit < job->max_units; unit++)
+        for (int unit = 0; unit < n_units; unit++)
             for (int i = 0; i < job->n_tiles; i++)
                 for (int kv_head = 0; kv_head < G; kv_head++)
                     if (unit < job->tiles[i].n_units) attend_unit(job, &work, &job->tiles[i], kv_head, unit);
-        if (job->max_units > 1) {
+        if (job->given || job->max_units > 1) {
 #pragma omp for schedule(dynamic) collapse(2)
             for (int i = 0; i < job->n_tiles; i++)
                 for (int kv_head = 0; kv_head < G; kv_head++)
-                    if (job->tiles[i].n_units > 1) merge_units(job, &work, &job->tiles[i], kv_head);
+                    if (job->given || job->tiles[i].n_units > 1)
+                        merge_units(job, &work, &job->tiles[i], kv_head);
         }
     }
 }
 
-void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, const void *q, void *y) {
-    cpu_device *dev = cpu_device_of(base);
-    attend_job job = {.kernels = dev->kernels, .shape = shape, .kv = kv, .q = q, .y = y};
+/* Do what the members of the job ask for that the operations fill in. */
+static void run_job(cpu_device *dev, attend_job job) {
+    const attention_shape *shape = job.shape;
+    job.kernels = dev->kernels;
     job.n_spans = dev->n_spans;
     job.spans = dev->spans;
-    job.type_bytes = dtype_bytes(base->kv);
+    assert(job.extent.first_span >= 0 && job.extent.last_span <= job.n_spans);
+    job.type_bytes = dtype_bytes(dev->base.kv);
     job.group = shape->n_heads / shape->n_kv_heads;
     job.width = (shape->head_dim + PANEL - 1) / PANEL * PANEL;
-    job.partial_floats = (size_t)(PARTIAL_VALUES + job.width);
+    job.partial_floats = attend_partial_floats(shape->head_dim);
     job.n_words = (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
     job.panel_words = (int)(PANEL * job.type_bytes / sizeof(uint32_t));
     job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->tile.input_word_bytes;
     job.score_rows = job.group < TILE_QUERIES ? job.group : TILE_QUERIES;
     if (job.score_rows < job.kernels->tile.rows) job.score_rows = job.kernels->tile.rows;
-    for (int i = 0; i < job.n_spans; i++)
-        job.n_tiles += tiles_of_span(&job, &job.spans[i]);
+    job.n_tiles = plan_spans(&job, NULL);
     if (!job.n_tiles) return;
 
+    const span *last = &job.spans[job.n_spans - 1];
+    job.layout = (attend_partials){job.layout.first_node, 0, last->row0 + last->n_rows, shape->n_heads,
+                                   shape->head_dim};
     job.tiles = mem_new((size_t)job.n_tiles, sizeof *job.tiles);
-    plan_tiles(&job, dev->n_threads);
+    plan_spans(&job, job.tiles);
+    plan_units(&job, dev->n_threads);
     attend_work work;
     size_t work_bytes = work_layout(&job, NULL, &work);
     size_t results = (size_t)(job.n_results * shape->n_kv_heads) * TILE_QUERIES * job.partial_floats;
@@ -218,4 +272,37 @@ void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, 
         run_tasks(&job, memory, work_bytes, dev->n_threads);
     }
     free(job.tiles);
+}
+
+/* ---- the operations ---- */
+
+void cpu_attend_part(device *base, const attention_shape *shape, const kv_layer *kv,
+                     const attend_extent *extent, const void *q, float *partials) {
+    run_job(cpu_device_of(base), (attend_job){.shape = shape,
+                                              .kv = kv,
+                                              .extent = *extent,
+                                              .level = ATTEND_NODE_LEVEL,
+                                              .q = q,
+                                              .partials = partials,
+                                              .layout.first_node = extent->nodes.first});
+}
+
+void cpu_attend_merge(device *base, const attention_shape *shape, const attend_extent *extent,
+                      const float *partials, void *y) {
+    assert(attend_extent_is_whole(extent, cpu_device_of(base)->spans, shape->window));
+    run_job(cpu_device_of(base), (attend_job){.shape = shape,
+                                              .extent = {extent->first_span, extent->last_span, {0, 1}},
+                                              .level = ATTEND_ROOT_LEVEL,
+                                              .y = y,
+                                              .given = partials,
+                                              .layout.first_node = extent->nodes.first});
+}
+
+void cpu_attend(device *base, const attention_shape *shape, const kv_layer *kv, const void *q, void *y) {
+    run_job(cpu_device_of(base), (attend_job){.shape = shape,
+                                              .kv = kv,
+                                              .extent = {0, cpu_device_of(base)->n_spans, {0, 1}},
+                                              .level = ATTEND_ROOT_LEVEL,
+                                              .q = q,
+                                              .y = y});
 }

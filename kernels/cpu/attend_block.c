@@ -110,7 +110,7 @@ static void weigh(const attend_job *job, const attend_work *work, int row, int q
         work->weights + (size_t)row * job->weight_bytes + at * job->kernels->tile.input_word_bytes,
         job->weight_bytes, n_queries, work->values + at * PANEL, (size_t)block_words(job) * PANEL,
         job->width / PANEL, (panels.last - panels.first) * job->panel_words,
-        work->partials + (size_t)query * job->partial_floats + PARTIAL_VALUES, job->partial_floats);
+        work->partials + (size_t)query * job->partial_floats + ATTEND_PARTIAL_VALUES, job->partial_floats);
 }
 
 /* Infinite and NaN alike have an exponent of ones. */
@@ -220,7 +220,7 @@ static void weigh_as_they_lie(const attend_job *job, const attend_work *work, co
         n = attend_queries_at_once(job, tile, query);
         job->kernels->weigh_rows(work->weights + (size_t)query * job->weight_bytes + at, job->weight_bytes, n,
                                  v.at, v.row_bytes, (panels.last - panels.first) * PANEL, job->width,
-                                 work->partials + (size_t)query * job->partial_floats + PARTIAL_VALUES,
+                                 work->partials + (size_t)query * job->partial_floats + ATTEND_PARTIAL_VALUES,
                                  job->partial_floats);
     }
 }

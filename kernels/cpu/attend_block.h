@@ -2,6 +2,7 @@
  * which walks the blocks, shares with it. Everything is Local. */
 #pragma once
 
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -13,27 +14,37 @@ enum {
     BLOCK_PANELS = ATTEND_BLOCK / PANEL,
 };
 
-/* Queries that read every key and value together. */
+static_assert((int)ATTEND_PARTIAL_LINE == PANEL, "the values of a partial result are whole panels");
+
+/* Queries that read every key and value of a node together. */
 typedef struct attend_tile {
     const span *span;
-    int query0, n_queries;           /* of the span's rows times `group` */
-    int64_t first_block, last_block; /* that any of the queries sees */
+    int query0, n_queries; /* of the span's rows times `group` */
+    int64_t node;          /* of the job's level */
+    attend_nodes blocks;   /* of the node that any of the queries sees */
     int first_unit, n_units;
     int64_t result; /* its first unit's place among the results of kv head 0; unused for one unit */
 } attend_tile;
 
 typedef struct attend_job {
-    const cpu_kernels *kernels;
+    /* What the operations fill in. */
     const attention_shape *shape;
-    const kv_layer *kv;
-    int n_spans;
-    const span *spans;
+    const kv_layer *kv;   /* not looked at where there are given ones */
+    attend_extent extent; /* with nodes of `level` */
+    int level;            /* of the nodes whose results are wanted */
     const char *q;
-    char *y;
+    char *y;                /* NULL: the nodes' partial results are wanted */
+    float *partials;        /* these, laid out as `layout` */
+    const float *given;     /* partial results to merge, laid out as `layout`; NULL: there are none */
+    attend_partials layout; /* of it the first node */
+
+    const cpu_kernels *kernels;
+    int n_spans; /* of the step */
+    const span *spans;
     size_t type_bytes;
     int group;             /* query heads of a kv head */
     int width;             /* head_dim rounded up to PANEL */
-    size_t partial_floats; /* of one query */
+    size_t partial_floats; /* from one query's to the next */
     int n_words;           /* of a key */
     int panel_words;       /* of the values of a panel's positions */
     size_t weight_bytes;   /* of one query's weights in a block, as input words */
@@ -71,7 +82,7 @@ static inline int attend_queries_at_once(const attend_job *job, const attend_til
 /* No positions yet. */
 static inline void attend_clear_partial(const attend_job *job, float *partial) {
     memset(partial, 0, job->partial_floats * sizeof *partial);
-    partial[PARTIAL_MAX] = -INFINITY;
+    partial[ATTEND_PARTIAL_MAX] = -INFINITY;
 }
 
 /* The partial results of the tile's queries over one block, into work->partials. */

@@ -64,4 +64,8 @@ void cpu_score(device *dev, const float *logits, int n, int V, const int32_t *ho
 void cpu_top_logits(device *dev, const float *logits, int n, int V, int k, float *host_values,
                     int32_t *host_ids);
 
+void cpu_attend_part(device *dev, const attention_shape *shape, const kv_layer *kv,
+                     const attend_extent *extent, const void *q, float *partials);
+void cpu_attend_merge(device *dev, const attention_shape *shape, const attend_extent *extent,
+                      const float *partials, void *y);
 void cpu_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);

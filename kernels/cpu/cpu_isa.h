@@ -25,11 +25,6 @@ enum { INT8_GROUP = 128, INT8_WORD_COLS = 4, INT8_GROUP_WORDS = 1 + INT8_GROUP /
  * panels, so that a sum does not depend on which others are taken beside it. */
 enum { WEIGH_PANELS = 2 };
 
-/* The partial result of attention for one query over some positions: the largest score, the sum of
- * exp(score - max), and the values weighted by exp(score - max). Floats [0], [1], and from [PARTIAL_VALUES]
- * on the head width rounded up to PANEL. No positions: max -inf, sum 0, values 0. */
-enum { PARTIAL_MAX = 0, PARTIAL_SUM = 1, PARTIAL_VALUES = 16 };
-
 /* Products of few rows with some panels. */
 typedef struct cpu_tile {
     int rows;                /* most of a call */
@@ -81,8 +76,9 @@ typedef struct cpu_kernels {
     void (*weigh_rows)(const void *weights, size_t row_bytes, int n_rows, const void *v, size_t v_row_bytes,
                        int n, int n_dims, float *values, size_t ld);
 
-    /* later = earlier and later merged, exactly by m = max(m1, m2), e = sum e_j exp(m_j - m), same for the
-     * values (DistAttention, arXiv 2401.02669). A partial without positions changes no bit. */
+    /* later = earlier and later, partial results (attend_blocks.h), merged, exactly by m = max(m1, m2), e =
+     * sum e_j exp(m_j - m), same for the values (DistAttention, arXiv 2401.02669). An empty one changes no
+     * bit. */
     void (*merge)(const float *earlier, float *later, int width);
 
     /* y[n] (act) = values / sum. */

@@ -2,6 +2,7 @@
  * results. Written in the lanes of the file that includes it; `bf16` is a constant in every call. */
 #pragma once
 
+#include "kernels/attend_blocks.h"
 #include "kernels/cpu/inner_matmul.h"
 
 /* Lanes beside the range count as -inf, whose exp is exactly 0: they change no bit of maximum and sum. */
@@ -23,8 +24,8 @@ INNER void softmax_any(bool bf16, float *scores, int first, int last, float scal
         tile_store_inputs(bf16, weights + (size_t)i * input_bytes, e);
         sum = lanes_add(sum, e);
     }
-    partial[PARTIAL_MAX] = max;
-    partial[PARTIAL_SUM] = lanes_sum(sum);
+    partial[ATTEND_PARTIAL_MAX] = max;
+    partial[ATTEND_PARTIAL_SUM] = lanes_sum(sum);
 }
 
 /* PANEL elements of row i < n from dim on, or zeros; `some` is for those at the end of a row. */
@@ -74,7 +75,7 @@ INNER void weigh_rows_any(bool bf16, const void *weights, size_t row_bytes, int 
 }
 
 static bool partial_is_empty(const float *partial) {
-    return partial[PARTIAL_MAX] == -INFINITY && partial[PARTIAL_SUM] == 0;
+    return attend_partial_is_empty(partial[ATTEND_PARTIAL_MAX], partial[ATTEND_PARTIAL_SUM]);
 }
 
 /* exp(max - larger); 1 for equal ones, so that no difference of infinities arises. */
@@ -87,23 +88,23 @@ static float merge_factor(float max, float larger) {
 static void inner_merge(const float *earlier, float *later, int width) {
     if (partial_is_empty(earlier)) return;
     if (partial_is_empty(later)) {
-        memcpy(later, earlier, (size_t)(PARTIAL_VALUES + width) * sizeof *later);
+        memcpy(later, earlier, (size_t)(ATTEND_PARTIAL_VALUES + width) * sizeof *later);
         return;
     }
-    float m1 = earlier[PARTIAL_MAX], m2 = later[PARTIAL_MAX], m = m1 > m2 ? m1 : m2;
+    float m1 = earlier[ATTEND_PARTIAL_MAX], m2 = later[ATTEND_PARTIAL_MAX], m = m1 > m2 ? m1 : m2;
     float f1 = merge_factor(m1, m), f2 = merge_factor(m2, m);
-    later[PARTIAL_MAX] = m;
-    later[PARTIAL_SUM] = earlier[PARTIAL_SUM] * f1 + later[PARTIAL_SUM] * f2;
-    for (int i = PARTIAL_VALUES; i < PARTIAL_VALUES + width; i += 16) {
+    later[ATTEND_PARTIAL_MAX] = m;
+    later[ATTEND_PARTIAL_SUM] = earlier[ATTEND_PARTIAL_SUM] * f1 + later[ATTEND_PARTIAL_SUM] * f2;
+    for (int i = ATTEND_PARTIAL_VALUES; i < ATTEND_PARTIAL_VALUES + width; i += 16) {
         lanes theirs = lanes_mul(lanes_load(later + i), lanes_set(f2));
         lanes_store(later + i, lanes_fma(lanes_load(earlier + i), lanes_set(f1), theirs));
     }
 }
 
 INNER void finish_any(bool bf16, const float *partial, int n, void *y) {
-    lanes sum = lanes_set(partial[PARTIAL_SUM]);
+    lanes sum = lanes_set(partial[ATTEND_PARTIAL_SUM]);
     for (int i = 0; i < n; i += 16) {
         int left = lanes_left(n, i);
-        lanes_store_act(bf16, y, i, left, lanes_div(lanes_load(partial + PARTIAL_VALUES + i), sum));
+        lanes_store_act(bf16, y, i, left, lanes_div(lanes_load(partial + ATTEND_PARTIAL_VALUES + i), sum));
     }
 }

@@ -1,3 +1,5 @@
+#include <assert.h>
+
 #include "kernels/cuda/attend/attend_map.h"
 #include "kernels/cuda/device/cuda_ops.h"
 
@@ -12,13 +14,29 @@ bool cuda_attend_can(const cuda_device *dev, const attention_shape *shape) {
            attend_generated_bytes(width, n_queries, 0) <= dev->max_shared_bytes;
 }
 
-void cuda_attend(device *base, const attention_shape *shape, const kv_layer *kv, const void *q, void *y) {
-    cuda_device *dev = cuda_device_of(base);
-    int n_spans = dev->step.n_spans, n_generated = dev->step.n_generated_spans;
+/* y, or, where that is NULL, partials. */
+static void attend(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                   const attend_extent *extent, const void *q, float *partials, void *y) {
+    assert(extent->last_span <= dev->step.n_spans);
     if (!cuda_attend_can(dev, shape)) {
-        cuda_attend_exact(dev, shape, kv, 0, n_spans, q, y);
+        cuda_attend_exact(dev, shape, kv, extent, q, partials, y);
         return;
     }
-    cuda_attend_generated(dev, shape, kv, 0, n_generated, q, y);
-    cuda_attend_prompt(dev, shape, kv, n_generated, n_spans, q, y);
+    attend_extent generated = *extent, prompt = *extent;
+    const int middle = dev->step.n_generated_spans;
+    if (generated.last_span > middle) generated.last_span = middle;
+    if (prompt.first_span < middle) prompt.first_span = middle;
+    cuda_attend_generated(dev, shape, kv, &generated, q, partials, y);
+    cuda_attend_prompt(dev, shape, kv, &prompt, q, partials, y);
+}
+
+void cuda_attend_part(device *base, const attention_shape *shape, const kv_layer *kv,
+                      const attend_extent *extent, const void *q, float *partials) {
+    attend(cuda_device_of(base), shape, kv, extent, q, partials, NULL);
+}
+
+void cuda_attend(device *base, const attention_shape *shape, const kv_layer *kv, const void *q, void *y) {
+    cuda_device *dev = cuda_device_of(base);
+    const attend_extent all = {.last_span = dev->step.n_spans};
+    attend(dev, shape, kv, &all, q, NULL, y);
 }

@@ -20,16 +20,15 @@ typedef struct attend_job {
     int64_t window;
     const uint16_t *q;
     uint16_t *y;
-    float *results; /* partial results of ATTEND_RESULT + head_dim floats each */
+    float *results; /* partial results, laid out as `layout`; NULL: all goes to y at once */
+    attend_partials layout;
 } attend_job;
 
-/* A partial result in memory: the values, then maximum, sum and two floats of padding. */
-enum { ATTEND_RESULT = 4 };
-
 static inline attend_job attend_job_of(const cuda_device *dev, const attention_shape *shape,
-                                       const kv_layer *kv, int first_span, int last_span, const void *q,
+                                       const kv_layer *kv, const attend_extent *extent, const void *q,
                                        void *y) {
-    const span *first = &dev->step.host_spans[first_span], *last = &dev->step.host_spans[last_span - 1];
+    const span *first = &dev->step.host_spans[extent->first_span],
+               *last = &dev->step.host_spans[extent->last_span - 1];
     attend_job job = {};
     job.step = dev->step;
     job.first_row = first->row0;
@@ -136,23 +135,24 @@ __device__ __forceinline__ void attend_pack_weights(uint32_t a[4], const float s
     a[3] = attend_pack(s[1][2], s[1][3]);
 }
 
-/* ---- partial results of one query, its values spread over the lanes of a warp: v[i] is value lane + 32 i
- * ---- */
+/* ---- partial results of one query, its values spread over the lanes of a warp: v[i] is value lane + 32 i.
+ * EXACT: exponents are of e and accurate; otherwise of 2, and fast ---- */
 
-template <int WIDTH> struct attend_partial { float max, sum, v[attend_per_lane(WIDTH)]; };
+template <int N> struct attend_partial { float max, sum, v[N]; };
 
-template <int WIDTH> __device__ __forceinline__ attend_partial<WIDTH> attend_neutral() {
-    attend_partial<WIDTH> p;
+template <int N> __device__ __forceinline__ attend_partial<N> attend_neutral() {
+    attend_partial<N> p;
     p.max = -INFINITY;
     p.sum = 0;
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+    for (int i = 0; i < N; i++)
         p.v[i] = 0;
     return p;
 }
 
-__device__ __forceinline__ float attend_factor(float max, float larger) {
-    return max == larger ? 1.0f : attend_exp2(max - larger);
+/* 1 for equal ones: no difference of infinities. */
+template <bool EXACT> __device__ __forceinline__ float attend_factor(float max, float larger) {
+    return max == larger ? 1.0f : EXACT ? expf(max - larger) : attend_exp2(max - larger);
 }
 
 /* x times f of the earlier, y times g of the later: one rounding order wherever partial results merge. */
@@ -160,100 +160,105 @@ __device__ __forceinline__ float attend_blend(float x, float f, float y, float g
     return fmaf(x, f, __fmul_rn(y, g));
 }
 
-template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> attend_merge(const attend_partial<WIDTH> &earlier,
-                                                              const attend_partial<WIDTH> &later) {
-    if (earlier.max == -INFINITY) return later;
-    if (later.max == -INFINITY) return earlier;
-    attend_partial<WIDTH> p;
+template <bool EXACT = false, int N>
+__device__ __forceinline__ attend_partial<N> attend_merge(const attend_partial<N> &earlier,
+                                                          const attend_partial<N> &later) {
+    if (attend_partial_is_empty(earlier.max, earlier.sum)) return later;
+    if (attend_partial_is_empty(later.max, later.sum)) return earlier;
+    attend_partial<N> p;
     p.max = fmaxf(earlier.max, later.max);
-    float f = attend_factor(earlier.max, p.max), g = attend_factor(later.max, p.max);
+    float f = attend_factor<EXACT>(earlier.max, p.max), g = attend_factor<EXACT>(later.max, p.max);
     p.sum = attend_blend(earlier.sum, f, later.sum, g);
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+    for (int i = 0; i < N; i++)
         p.v[i] = attend_blend(earlier.v[i], f, later.v[i], g);
     return p;
 }
 
-/* From and to memory: WIDTH values, maximum, sum. */
-template <int WIDTH> __device__ __forceinline__ attend_partial<WIDTH> attend_get(const float *at) {
+/* From and to memory, as attend_blocks.h has them. */
+template <int N> __device__ __forceinline__ attend_partial<N> attend_get(const float *at, int width) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
-    attend_partial<WIDTH> p;
-    p.max = at[WIDTH];
-    p.sum = at[WIDTH + 1];
+    attend_partial<N> p;
+    p.max = at[ATTEND_PARTIAL_MAX];
+    p.sum = at[ATTEND_PARTIAL_SUM];
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
-        p.v[i] = WIDTH % WARP == 0 || lane + WARP * i < WIDTH ? at[lane + WARP * i] : 0;
+    for (int i = 0; i < N; i++)
+        p.v[i] = lane + WARP * i < width ? at[ATTEND_PARTIAL_VALUES + lane + WARP * i] : 0;
     return p;
 }
 
-template <int WIDTH> __device__ __forceinline__ void attend_put(float *at, const attend_partial<WIDTH> &p) {
+template <int N>
+__device__ __forceinline__ void attend_put(float *at, const attend_partial<N> &p, int width) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
-    if (lane == 0) at[WIDTH] = p.max, at[WIDTH + 1] = p.sum;
+    if (lane == 0) at[ATTEND_PARTIAL_MAX] = p.max, at[ATTEND_PARTIAL_SUM] = p.sum;
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
-        if (WIDTH % WARP == 0 || lane + WARP * i < WIDTH) at[lane + WARP * i] = p.v[i];
+    for (int i = 0; i < N; i++)
+        if (lane + WARP * i < width) at[ATTEND_PARTIAL_VALUES + lane + WARP * i] = p.v[i];
+}
+
+/* Four of them, so many floats apart, as one subtree. */
+template <int N, bool EXACT = false>
+__device__ __forceinline__ attend_partial<N> attend_merge_quarters(const float *at, int floats, int width) {
+    return attend_merge<EXACT>(
+        attend_merge<EXACT>(attend_get<N>(at, width), attend_get<N>(at + floats, width)),
+        attend_merge<EXACT>(attend_get<N>(at + 2 * floats, width), attend_get<N>(at + 3 * floats, width)));
 }
 
 /* The query's result. */
-template <int WIDTH>
-__device__ __forceinline__ void attend_finish(uint16_t *y, const attend_partial<WIDTH> &p) {
+template <bool EXACT = false, int N, typename E>
+__device__ __forceinline__ void attend_finish(E *y, const attend_partial<N> &p, int width) {
     int lane = static_cast<int>(threadIdx.x) % WARP;
     float inverse = 1.0f / p.sum;
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
-        if (WIDTH % WARP == 0 || lane + WARP * i < WIDTH)
-            y[lane + WARP * i] = static_cast<uint16_t>(attend_pack(p.v[i] * inverse, 0));
+    for (int i = 0; i < N; i++)
+        if (lane + WARP * i < width)
+            y[lane + WARP * i] = static_cast<E>(EXACT ? p.v[i] / p.sum : p.v[i] * inverse);
 }
 
 /* ---- the tree of kernels/attend_blocks.h: what waits at each level, every lane for itself ---- */
 
-template <int WIDTH> __device__ __forceinline__ float *attend_level(float *levels, int level) {
-    return levels + level * attend_level_floats(WIDTH) + static_cast<int>(threadIdx.x) % WARP;
-}
-
-template <int WIDTH>
-__device__ __forceinline__ void attend_put_level(float *levels, int level, const attend_partial<WIDTH> &p) {
-    float *at = attend_level<WIDTH>(levels, level);
+template <int N>
+__device__ __forceinline__ void attend_put_level(float *levels, int level, const attend_partial<N> &p) {
+    float *at = levels + level * attend_level_floats(N) + static_cast<int>(threadIdx.x) % WARP;
     at[0] = p.max;
     at[WARP] = p.sum;
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+    for (int i = 0; i < N; i++)
         at[(i + 2) * WARP] = p.v[i];
 }
 
-template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> attend_get_level(float *levels, int level) {
-    const float *at = attend_level<WIDTH>(levels, level);
-    attend_partial<WIDTH> p;
+template <int N>
+__device__ __forceinline__ attend_partial<N> attend_get_level(const float *levels, int level) {
+    const float *at = levels + level * attend_level_floats(N) + static_cast<int>(threadIdx.x) % WARP;
+    attend_partial<N> p;
     p.max = at[0];
     p.sum = at[WARP];
 #pragma unroll
-    for (int i = 0; i < attend_per_lane(WIDTH); i++)
+    for (int i = 0; i < N; i++)
         p.v[i] = at[(i + 2) * WARP];
     return p;
 }
 
 /* A walk that starts behind `count` leaves that are not seen. */
-template <int WIDTH> __device__ __forceinline__ void attend_skip_leaves(float *levels, int count) {
+template <int N> __device__ __forceinline__ void attend_skip_leaves(float *levels, int count) {
     for (int level = 0; count >> level; level++)
-        if (count >> level & 1) attend_put_level<WIDTH>(levels, level, attend_neutral<WIDTH>());
+        if (count >> level & 1) attend_put_level(levels, level, attend_neutral<N>());
 }
 
 /* Add a leaf to a walk that has seen `count` leaves. */
-template <int WIDTH>
-__device__ __forceinline__ void attend_add_leaf(float *levels, int count, attend_partial<WIDTH> leaf) {
+template <bool EXACT = false, int N>
+__device__ __forceinline__ void attend_add_leaf(float *levels, int count, attend_partial<N> leaf) {
     int level = 0;
     for (; count >> level & 1; level++)
-        leaf = attend_merge<WIDTH>(attend_get_level<WIDTH>(levels, level), leaf);
-    attend_put_level<WIDTH>(levels, level, leaf);
+        leaf = attend_merge<EXACT>(attend_get_level<N>(levels, level), leaf);
+    attend_put_level(levels, level, leaf);
 }
 
 /* All of a walk of `count` leaves, and one more, the last. */
-template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> attend_last_leaf(float *levels, int count,
-                                                                  attend_partial<WIDTH> leaf) {
+template <bool EXACT = false, int N>
+__device__ __forceinline__ attend_partial<N> attend_last_leaf(float *levels, int count,
+                                                              attend_partial<N> leaf) {
     for (int level = 0; count >> level; level++)
-        if (count >> level & 1) leaf = attend_merge<WIDTH>(attend_get_level<WIDTH>(levels, level), leaf);
+        if (count >> level & 1) leaf = attend_merge<EXACT>(attend_get_level<N>(levels, level), leaf);
     return leaf;
 }

@@ -1,13 +1,12 @@
 /* Attention for any head width up to MAX_HEAD_DIM in both precisions: the reference on the GPU, and what
  * serves where nothing faster can.
  *
- * First, every row, head and block of ATTEND_BLOCK positions gives a partial result: the largest score, the
- * sum of the weights, the weighted sum of the values. Then they merge in the tree of attend_blocks.h. A row's
- * result depends on its position and its sequence only. Positions come from the tables of the step; the
+ * First, every row, head and block of ATTEND_BLOCK positions gives a partial result, then these merge. A
+ * row's result depends on its position and its sequence only. Positions come from the tables of the step; the
  * number of blocks is rounded up, so that a recorded launch serves later steps. */
 #include <assert.h>
 
-#include "kernels/attend_blocks.h"
+#include "kernels/cuda/attend/attend_merge.h"
 #include "kernels/cuda/device/cuda_ops.h"
 #include "kernels/cuda/device/elements.cuh"
 #include "kernels/cuda/device/warp.cuh"
@@ -19,8 +18,6 @@ enum {
     THREADS = 128,
     OCTET = 8, /* lanes that share a key */
     N_OCTETS = THREADS / OCTET,
-    MAX_LEVELS = 32,          /* of the tree: any number of blocks */
-    AT_ONCE = 8,              /* partial results that are loaded before they are merged */
     SCRATCH_BYTES = 64 << 20, /* for partial results, unless one row needs more */
     MAX_ROWS_AT_ONCE = 32768, /* grid.z */
 };
@@ -32,25 +29,21 @@ struct attend_job {
     float scale;
     int64_t window;
     kv_layer kv;
-    int row0, n_rows, n_blocks; /* blocks: from the first that the row sees */
-    float *partials;            /* [n_rows][n_heads][n_blocks][2 + head_dim]: maximum, sum, values */
+    attend_nodes blocks; /* that count, of those that a row sees */
+    float *partials;     /* of n_rows rows; the first block is the first that counts */
+    attend_partials layout;
 };
 
 struct row_place {
-    int64_t pos, first_block;
-    int n_blocks; /* that it sees */
+    int64_t pos;
+    attend_nodes blocks;
     const int32_t *table;
 };
 
 __device__ __forceinline__ row_place place_of(const attend_job &job, int64_t row) {
-    int64_t pos = job.step.row_pos[row], first = attend_block_of(attend_first_position(pos, job.window));
-    return {pos, first, static_cast<int>(attend_block_of(pos) - first + 1),
+    int64_t pos = job.step.row_pos[row];
+    return {pos, attend_nodes_common(attend_nodes_seen(pos, pos, job.window, 0), job.blocks),
             kv_layer_table(&job.kv, job.step.row_slot[row])};
-}
-
-__device__ __forceinline__ float *partial_of(const attend_job &job, int64_t row, int head, int block) {
-    int64_t number = ((row - job.row0) * job.n_heads + head) * job.n_blocks + block;
-    return job.partials + number * (2 + job.head_dim);
 }
 
 /* ---- one block ---- */
@@ -138,12 +131,12 @@ template <bool VECTOR, typename E>
 __global__ void attend_block(const attend_job job, const E *pages, const E *q) {
     __shared__ float query[MAX_HEAD_DIM + 4], scores[ATTEND_BLOCK], weights[ATTEND_BLOCK];
     __shared__ __align__(16) float sums[4 * THREADS];
-    int block = static_cast<int>(blockIdx.x), head = static_cast<int>(blockIdx.y), K = job.head_dim;
-    int64_t row = job.row0 + static_cast<int64_t>(blockIdx.z);
+    int head = static_cast<int>(blockIdx.y), K = job.head_dim;
+    int64_t row = job.layout.first_row + static_cast<int64_t>(blockIdx.z);
     row_place place = place_of(job, row);
-    if (block >= place.n_blocks) return;
-    attend_range range = attend_range_in(place.pos, job.window, place.first_block + block);
-    int64_t start = (place.first_block + block) * ATTEND_BLOCK;
+    int64_t block = place.blocks.first + blockIdx.x, start = block * ATTEND_BLOCK;
+    if (block >= place.blocks.last) return;
+    attend_range range = attend_range_in(place.pos, job.window, block);
 
     const E *own = q + (row * job.n_heads + head) * K;
     for (int i = static_cast<int>(threadIdx.x); i < K + 4; i += THREADS)
@@ -151,108 +144,52 @@ __global__ void attend_block(const attend_job job, const E *pages, const E *q) {
     __syncthreads();
     score_block<VECTOR>(job, pages, place, head, start, range, query, scores);
     __syncthreads();
-    float *partial = partial_of(job, row, head, block), max, sum;
+    float *partial = job.partials + attend_partial_at(&job.layout, blockIdx.x, row, head), max, sum;
     weigh_block(scores, weights, &max, &sum);
     __syncthreads();
     if (threadIdx.x == 0) {
-        partial[0] = max;
-        partial[1] = sum;
+        partial[ATTEND_PARTIAL_MAX] = max;
+        partial[ATTEND_PARTIAL_SUM] = sum;
     }
-    sum_values<VECTOR>(job, pages, place, head, start, range, weights, sums, partial + 2);
-}
-
-/* ---- the tree ---- */
-
-/* Of one element of the values. */
-struct attend_partial {
-    float max, sum, value;
-};
-
-__device__ __forceinline__ bool partial_is_empty(attend_partial p) {
-    return p.max == -INFINITY && p.sum == 0;
-}
-
-__device__ __forceinline__ attend_partial partial_merge(attend_partial earlier, attend_partial later) {
-    if (partial_is_empty(earlier)) return later;
-    if (partial_is_empty(later)) return earlier;
-    float max = fmaxf(earlier.max, later.max); /* factor 1 for equal ones: no difference of infinities */
-    float f1 = earlier.max == max ? 1.0f : expf(earlier.max - max);
-    float f2 = later.max == max ? 1.0f : expf(later.max - max);
-    return {max, fmaf(earlier.sum, f1, later.sum * f2), fmaf(earlier.value, f1, later.value * f2)};
-}
-
-/* A thread for each element of a row and head: a binary counter walks over the row's blocks. */
-template <typename E> __global__ void merge_blocks(const attend_job job, E *y) {
-    attend_partial levels[MAX_LEVELS];
-    int i = static_cast<int>(threadIdx.x), head = static_cast<int>(blockIdx.y), K = job.head_dim;
-    int64_t row = job.row0 + static_cast<int64_t>(blockIdx.z);
-    if (i >= K) return;
-    const attend_partial empty = {-INFINITY, 0, 0};
-    row_place place = place_of(job, row);
-    for (int level = 0; level < MAX_LEVELS; level++)
-        levels[level] = empty;
-    for (int block0 = 0; block0 < place.n_blocks; block0 += AT_ONCE) {
-        attend_partial loaded[AT_ONCE];
-#pragma unroll
-        for (int k = 0; k < AT_ONCE; k++) {
-            int block = block0 + k < place.n_blocks ? block0 + k : block0;
-            const float *p = partial_of(job, row, head, block);
-            loaded[k] = {p[0], p[1], p[2 + i]};
-        }
-        for (int k = 0; k < AT_ONCE && block0 + k < place.n_blocks; k++) {
-            int64_t count = place.first_block + block0 + k;
-            int level = 0;
-            attend_partial sum = loaded[k];
-            for (; count & 1; count >>= 1)
-                sum = partial_merge(levels[level++], sum);
-            levels[level] = sum;
-        }
-    }
-    attend_partial all = empty;
-    int level = 0;
-    for (int64_t count = place.first_block + place.n_blocks; count; count >>= 1, level++)
-        if (count & 1) all = partial_merge(levels[level], all);
-    y[(row * job.n_heads + head) * K + i] = static_cast<E>(all.value / all.sum);
+    sum_values<VECTOR>(job, pages, place, head, start, range, weights, sums, partial + ATTEND_PARTIAL_VALUES);
 }
 
 /* ---- launching ---- */
 
 template <typename E>
-void launch_attend(cuda_device *dev, const attend_job &job, const void *pages, const void *q, void *y) {
-    unsigned heads = static_cast<unsigned>(job.n_heads), rows = static_cast<unsigned>(job.n_rows);
-    unsigned threads = static_cast<unsigned>((job.head_dim + WARP - 1) / WARP * WARP);
+void launch_blocks(cuda_device *dev, const attend_job &job, int n_blocks, const void *pages, const void *q) {
+    dim3 grid(static_cast<unsigned>(n_blocks), static_cast<unsigned>(job.n_heads),
+              static_cast<unsigned>(job.layout.n_rows));
     auto kernel =
         elements_are_vectors(job.head_dim, pages, pages) ? attend_block<true, E> : attend_block<false, E>;
-    cuda_launch(dev, "attend", kernel, dim3(static_cast<unsigned>(job.n_blocks), heads, rows), dim3(THREADS),
-                0, job, static_cast<const E *>(pages), static_cast<const E *>(q));
-    cuda_launch(dev, "attend", merge_blocks<E>, dim3(1, heads, rows), dim3(threads), 0, job,
-                static_cast<E *>(y));
+    cuda_launch(dev, "attend", kernel, grid, dim3(THREADS), 0, job, static_cast<const E *>(pages),
+                static_cast<const E *>(q));
 }
 
-/* Blocks that any row of these spans can see. */
-int64_t count_blocks(const span *spans, int n_spans, int64_t window) {
-    int64_t last = 0;
-    for (int i = 0; i < n_spans; i++) {
-        int64_t pos = spans[i].pos0 + spans[i].n_rows - 1;
-        if (pos > last) last = pos;
-    }
-    int64_t n = attend_rounded_blocks(last), in_window = (window - 1 + ATTEND_BLOCK - 1) / ATTEND_BLOCK + 1;
+/* Rows whose partial results are in scratch memory at the same time. */
+int rows_at_once(size_t row_bytes, int n_rows) {
+    int64_t n = static_cast<int64_t>(SCRATCH_BYTES / row_bytes), most = MAX_ROWS_AT_ONCE;
+    n = n < 1 ? 1 : n < most ? n : most;
+    return n < n_rows ? static_cast<int>(n) : n_rows;
+}
+
+/* Any row sees at most so many of these. */
+int64_t most_seen(attend_nodes blocks, int64_t window) {
+    int64_t n = blocks.last - blocks.first, in_window = (window - 1 + ATTEND_BLOCK - 1) / ATTEND_BLOCK + 1;
     return window > 0 && in_window < n ? in_window : n;
 }
 
 } // namespace
 
-void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
-                       int last_span, const void *q, void *y) {
+void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                       const attend_extent *extent, const void *q, float *partials, void *y) {
     assert(shape->head_dim <= MAX_HEAD_DIM && dev->base.act == dev->base.kv);
-    if (first_span >= last_span) return;
-    const span *spans = dev->step.host_spans, *last = &spans[last_span - 1];
-    int end = last->row0 + last->n_rows;
-    int64_t n_blocks = count_blocks(spans + first_span, last_span - first_span, shape->window);
-    size_t row_bytes = static_cast<size_t>(shape->n_heads) * static_cast<size_t>(n_blocks) *
-                       static_cast<size_t>(2 + shape->head_dim) * sizeof(float);
-    size_t at_once = SCRATCH_BYTES / row_bytes, most = MAX_ROWS_AT_ONCE;
-    at_once = at_once < 1 ? 1 : at_once < most ? at_once : most;
+    if (extent->first_span >= extent->last_span) return;
+    attend_merging merging = attend_merging_of(dev, shape, extent, partials, y);
+    attend_nodes blocks = {0, attend_rounded_blocks(attend_last_pos(dev, extent))};
+    if (!y) blocks = attend_nodes_common(blocks, attend_nodes_below(extent->nodes, ATTEND_NODE_LEVEL));
+    if (blocks.first >= blocks.last) return;
+    const int64_t n_blocks = most_seen(blocks, shape->window);
     attend_job job = {dev->step,
                       shape->n_heads,
                       shape->n_kv_heads,
@@ -260,18 +197,23 @@ void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_
                       shape->scale,
                       shape->window,
                       *kv,
-                      spans[first_span].row0,
-                      0,
-                      static_cast<int>(n_blocks),
-                      nullptr};
-    int rows_at_once =
-        end - job.row0 < static_cast<int>(at_once) ? end - job.row0 : static_cast<int>(at_once);
-    job.partials =
-        static_cast<float *>(cuda_device_scratch(dev, static_cast<size_t>(rows_at_once) * row_bytes));
+                      blocks,
+                      nullptr,
+                      {0, merging.first_row, 1, shape->n_heads, shape->head_dim}};
+    size_t row_bytes = static_cast<size_t>(n_blocks) * attend_node_floats(&job.layout) * sizeof(float);
+    int end = merging.first_row + merging.n_rows, at_once = rows_at_once(row_bytes, merging.n_rows);
+    job.partials = static_cast<float *>(cuda_device_scratch(dev, static_cast<size_t>(at_once) * row_bytes));
     if (!job.partials) return;
-    auto launch = dev->base.kv == DTYPE_F32 ? launch_attend<float> : launch_attend<__nv_bfloat16>;
-    for (; job.row0 < end; job.row0 += job.n_rows) {
-        job.n_rows = end - job.row0 < rows_at_once ? end - job.row0 : rows_at_once;
-        launch(dev, job, kv->pages, q, y);
+    auto launch = dev->base.kv == DTYPE_F32 ? launch_blocks<float> : launch_blocks<__nv_bfloat16>;
+    merging.exact = merging.from_first = true;
+    merging.leaves = job.partials;
+    merging.nodes = blocks;
+    for (; job.layout.first_row < end; job.layout.first_row += job.layout.n_rows) {
+        job.layout.n_rows = end - job.layout.first_row < at_once ? end - job.layout.first_row : at_once;
+        launch(dev, job, static_cast<int>(n_blocks), kv->pages, q);
+        merging.first_row = job.layout.first_row;
+        merging.n_rows = job.layout.n_rows;
+        merging.layout = job.layout;
+        attend_launch_merge(dev, &merging);
     }
 }

@@ -6,12 +6,13 @@
  * four warps has a quarter of every block, and brings the keys and values of that to shared memory itself: a
  * ring of quanta of 16 positions, several of them under way at any time, without a wait for other warps.
  * Behind each block the four partial results merge, and enter the tree of kernels/attend_blocks.h, of which
- * quarters are the lowest two levels. The units' results are leaves of the same tree's upper part, which a
- * second kernel merges. So a row's bits do not depend on the level.
+ * quarters are the lowest two levels. The units' results are leaves of the same tree's upper part, which
+ * attend_merge.cu merges. So a row's bits do not depend on the level.
  *
  * A row's position is read from the step's tables on the GPU. The grid knows only an upper bound, a power of
  * two: units behind the position end at once, and a recorded step can be replayed while rows move on. */
 #include "kernels/cuda/attend/attend.cuh"
+#include "kernels/cuda/attend/attend_merge.h"
 #include "kernels/cuda/device/cuda_ops.h"
 
 enum {
@@ -41,7 +42,7 @@ __device__ __forceinline__ generated_task find_task(const attend_job &job) {
     return task;
 }
 
-/* The element of q and y where a query begins; divided by the width, its number among results. */
+/* The element of q and y where a query begins. */
 __device__ __forceinline__ size_t query_element(const attend_job &job, const generated_task &task, int query,
                                                 int width) {
     return (static_cast<size_t>(task.row) * static_cast<size_t>(job.n_heads) +
@@ -191,60 +192,54 @@ __device__ __forceinline__ void attend_quarter(const attend_job &job, const bloc
 
 /* ---- partial results ---- */
 
-/* To shared memory [query][attend_stride]: values, maximum, sum. */
+/* To shared memory [warp][query], attend_staged_floats apart. */
 template <int WIDTH>
-__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, int n_queries,
-                                            float *partials) {
+__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, int n_queries, float *staged) {
     int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         int query = 8 * half + lane / 4;
         if (query >= n_queries) continue;
-        float *at = partials + (warp * n_queries + query) * attend_stride(WIDTH);
-        if (lane % 4 == 0) at[WIDTH] = state.max[half], at[WIDTH + 1] = state.sum[2 * half];
+        float *at = staged + (warp * n_queries + query) * attend_staged_floats(WIDTH);
+        if (lane % 4 == 0)
+            at[ATTEND_PARTIAL_MAX] = state.max[half], at[ATTEND_PARTIAL_SUM] = state.sum[2 * half];
+        at += ATTEND_PARTIAL_VALUES + lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < WIDTH / 8; n++)
-            *reinterpret_cast<float2 *>(at + 8 * n + lane % 4 * 2) =
+            *reinterpret_cast<float2 *>(at + 8 * n) =
                 make_float2(state.o[n][2 * half], state.o[n][2 * half + 1]);
     }
 }
 
+/* The result of a unit, or of all. */
 template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> merge_quarters(const float *partials, int n_queries,
-                                                                int query) {
-    const float *at = partials + query * attend_stride(WIDTH);
-    int quarter = n_queries * attend_stride(WIDTH);
-    return attend_merge<WIDTH>(
-        attend_merge<WIDTH>(attend_get<WIDTH>(at), attend_get<WIDTH>(at + quarter)),
-        attend_merge<WIDTH>(attend_get<WIDTH>(at + 2 * quarter), attend_get<WIDTH>(at + 3 * quarter)));
+__device__ __forceinline__ void put_unit(const attend_job &job, const generated_task &task, int query,
+                                         int64_t unit, const attend_partial<attend_per_lane(WIDTH)> &p) {
+    if (job.results)
+        attend_put(job.results + attend_partial_at(&job.layout, unit, task.row, task.head0 + query), p,
+                   WIDTH);
+    else
+        attend_finish(reinterpret_cast<__nv_bfloat16 *>(job.y) + query_element(job, task, query, WIDTH), p,
+                      WIDTH);
 }
 
-/* The result of a unit, or of all where there is only one. */
-template <int WIDTH>
-__device__ __forceinline__ void put_unit(const attend_job &job, size_t element, int unit, int n_units,
-                                         const attend_partial<WIDTH> &p) {
-    if (n_units == 1) {
-        attend_finish<WIDTH>(job.y + element, p);
-    } else {
-        size_t number = element / WIDTH * static_cast<size_t>(n_units) + static_cast<size_t>(unit);
-        attend_put<WIDTH>(job.results + number * (WIDTH + ATTEND_RESULT), p);
-    }
-}
-
-/* ---- kernels ---- */
+/* ---- the kernel ---- */
 
 template <int WIDTH>
-__global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const attend_job job, int level) {
-    constexpr int stride = attend_stride(WIDTH), slots = attend_slots(WIDTH);
+__global__ void __launch_bounds__(ATTEND_THREADS, 2)
+    attend_generated_kernel(const attend_job job, int level) {
+    constexpr int stride = attend_stride(WIDTH), slots = attend_slots(WIDTH), N = attend_per_lane(WIDTH);
     const int warp = static_cast<int>(threadIdx.x) / WARP;
+    const int64_t unit = job.layout.first_node + blockIdx.y;
     const generated_task task = find_task(job);
-    const attend_blocks blocks = attend_blocks_of(task.pos, job.window, blockIdx.y, level);
+    const attend_nodes blocks = attend_blocks_of(task.pos, job.window, unit, level);
     if (blocks.first >= blocks.last) return;
     uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory());
     uint16_t *ring = q + ATTEND_HEADS * stride,
              *ring_end = ring + ATTEND_WARPS * slots * ATTEND_QUANTUM * stride;
-    float *partials = reinterpret_cast<float *>(ring_end);
-    float *levels = partials + ATTEND_WARPS * task.n_queries * stride;
+    float *staged = reinterpret_cast<float *>(ring_end);
+    const int staged_quarter = task.n_queries * attend_staged_floats(WIDTH);
+    float *levels = staged + ATTEND_WARPS * staged_quarter;
     ring += warp * slots * ATTEND_QUANTUM * stride;
 
     block_source now = find_block<WIDTH>(job, task, blocks.first, blocks.last);
@@ -255,10 +250,9 @@ __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const 
         start_copy<WIDTH>(job, now, i, ring);
         copy_async_commit();
     }
-    int count =
-        static_cast<int>(blocks.first - (static_cast<int64_t>(blockIdx.y) << level)); /* that are not seen */
+    int count = static_cast<int>(blocks.first - (unit << level)); /* that are not seen */
     for (int query = warp; query < task.n_queries; query += ATTEND_WARPS)
-        attend_skip_leaves<WIDTH>(levels + query * level * attend_level_floats(WIDTH), count);
+        attend_skip_leaves<N>(levels + query * level * attend_level_floats(N), count);
     copy_async_wait<attend_slots(WIDTH) - 1>();
     __syncthreads(); /* the queries are there */
 
@@ -268,108 +262,67 @@ __global__ void __launch_bounds__(ATTEND_THREADS) attend_generated_kernel(const 
         now = next;
         next = find_block<WIDTH>(job, task, block + 2, blocks.last); /* known when it is needed */
         __syncthreads(); /* the partial results before were read */
-        put_quarter<WIDTH>(state, task.n_queries, partials);
+        put_quarter<WIDTH>(state, task.n_queries, staged);
         __syncthreads();
         for (int query = warp; query < task.n_queries; query += ATTEND_WARPS) {
-            float *own = levels + query * level * attend_level_floats(WIDTH);
-            attend_partial<WIDTH> p = merge_quarters<WIDTH>(partials, task.n_queries, query);
+            float *own = levels + query * level * attend_level_floats(N);
+            attend_partial<N> p =
+                attend_merge_quarters<N>(staged + query * attend_staged_floats(WIDTH), staged_quarter, WIDTH);
             if (block + 1 < blocks.last)
-                attend_add_leaf<WIDTH>(own, count, p);
+                attend_add_leaf(own, count, p);
             else
-                put_unit<WIDTH>(job, query_element(job, task, query, WIDTH), static_cast<int>(blockIdx.y),
-                                static_cast<int>(gridDim.y), attend_last_leaf<WIDTH>(own, count, p));
+                put_unit<WIDTH>(job, task, query, unit, attend_last_leaf(own, count, p));
         }
     }
 }
 
-/* Units [first, first + 4) of those that the row sees, [begin, end), as one subtree. */
-template <int WIDTH>
-__device__ __forceinline__ attend_partial<WIDTH> merge_four(const float *results, int64_t first,
-                                                            int64_t begin, int64_t end) {
-    attend_partial<WIDTH> p[4];
-#pragma unroll
-    for (int i = 0; i < 4; i++)
-        p[i] = first + i >= begin && first + i < end
-                   ? attend_get<WIDTH>(results + (first + i) * (WIDTH + ATTEND_RESULT))
-                   : attend_neutral<WIDTH>();
-    return attend_merge<WIDTH>(attend_merge<WIDTH>(p[0], p[1]), attend_merge<WIDTH>(p[2], p[3]));
-}
-
-/* A CTA merges the units of one query: each warp an aligned quarter of them, n_each, a power of two. */
-template <int WIDTH>
-__global__ void __launch_bounds__(ATTEND_THREADS)
-    attend_units_kernel(const attend_job job, int level, int n_units, int n_each) {
-    float *shared = reinterpret_cast<float *>(cuda_shared_memory());
-    int warp = static_cast<int>(threadIdx.x) / WARP, n_levels = attend_levels(n_each / 4);
-    int64_t query = static_cast<int64_t>(job.first_row) * job.n_heads + blockIdx.x;
-    int64_t pos = job.step.row_pos[query / job.n_heads];
-    int64_t begin = attend_block_of(attend_first_position(pos, job.window)) >> level;
-    int64_t start = static_cast<int64_t>(warp) * n_each, end = (attend_block_of(pos) >> level) + 1;
-    end = min(end, start + n_each);
-    const float *results = job.results + query * n_units * (WIDTH + ATTEND_RESULT);
-    float *levels =
-        shared + ATTEND_WARPS * attend_stride(WIDTH) + warp * n_levels * attend_level_floats(WIDTH);
-
-    attend_partial<WIDTH> p = attend_neutral<WIDTH>();
-    int count = static_cast<int>(max(begin - start, static_cast<int64_t>(0)) / 4);
-    if (max(begin, start) < end) {
-        attend_skip_leaves<WIDTH>(levels, count);
-        for (; start + 4 * (count + 1) < end; count++)
-            attend_add_leaf<WIDTH>(levels, count, merge_four<WIDTH>(results, start + 4 * count, begin, end));
-        p = attend_last_leaf<WIDTH>(levels, count, merge_four<WIDTH>(results, start + 4 * count, begin, end));
-    }
-    attend_put<WIDTH>(shared + warp * attend_stride(WIDTH), p);
-    __syncthreads();
-    if (warp == 0) attend_finish<WIDTH>(job.y + query * WIDTH, merge_quarters<WIDTH>(shared, 1, 0));
-}
-
 /* ---- launching ---- */
 
+/* The units' results lie in scratch memory: what they are to become is in `merging`, as far as the units do
+ * not matter. Where there is only one unit of all that rows see, it is the result. */
 template <int WIDTH>
-static void launch_units(cuda_device *dev, const attend_job &job, int level, int n_units) {
-    int n_each = n_units < ATTEND_WARPS ? 1 : n_units / ATTEND_WARPS;
-    int floats =
-        ATTEND_WARPS * (attend_stride(WIDTH) + attend_levels(n_each / 4) * attend_level_floats(WIDTH));
-    int64_t n_queries = static_cast<int64_t>(job.n_rows) * job.n_heads;
-    cuda_launch(dev, "attend", attend_units_kernel<WIDTH>, dim3(static_cast<unsigned>(n_queries)),
-                dim3(ATTEND_THREADS), static_cast<size_t>(floats) * sizeof(float), job, level, n_units,
-                n_each);
-}
-
-template <int WIDTH> static void launch_generated(cuda_device *dev, attend_job job) {
+static void launch_generated(cuda_device *dev, attend_job job, attend_nodes blocks, attend_merging merging) {
     int n_queries = job.group < ATTEND_HEADS ? job.group : static_cast<int>(ATTEND_HEADS);
     int64_t parts = (job.group + ATTEND_HEADS - 1) / ATTEND_HEADS,
             n_tasks = job.n_rows * job.n_kv_heads * parts;
-    int64_t n_blocks = attend_rounded_blocks(dev->step.last_pos);
-    int level = attend_level_of(n_blocks, n_tasks, 4 * dev->n_multiprocessors,
+    int level = attend_level_of(blocks.last - blocks.first, n_tasks, 4 * dev->n_multiprocessors,
                                 attend_levels_that_fit(WIDTH, n_queries, dev->max_shared_bytes, UNIT_LEVELS));
-    int n_units = static_cast<int>(n_blocks >> level);
-    if (n_units > 1) {
-        size_t floats = static_cast<size_t>(job.n_rows) * static_cast<size_t>(job.n_heads) *
-                        static_cast<size_t>(n_units) * (WIDTH + ATTEND_RESULT);
-        job.results = static_cast<float *>(cuda_device_scratch(dev, floats * sizeof(float)));
+    const attend_nodes units = {blocks.first >> level, blocks.last >> level};
+    const int64_t n_units = units.last - units.first;
+    job.layout = {units.first, job.first_row, job.n_rows, job.n_heads, WIDTH};
+    if (n_units > 1 || !merging.y) {
+        size_t bytes = static_cast<size_t>(n_units) * attend_node_floats(&job.layout) * sizeof(float);
+        job.results = static_cast<float *>(cuda_device_scratch(dev, bytes));
         if (!job.results) return;
     }
     cuda_launch(dev, "attend", attend_generated_kernel<WIDTH>,
                 dim3(static_cast<unsigned>(n_tasks), static_cast<unsigned>(n_units)), dim3(ATTEND_THREADS),
                 attend_generated_bytes(WIDTH, n_queries, level), job, level);
-    if (n_units > 1) launch_units<WIDTH>(dev, job, level, n_units);
+    if (!job.results) return;
+    merging.leaves = job.results;
+    merging.layout = job.layout;
+    merging.level = level;
+    merging.nodes = units;
+    attend_launch_merge(dev, &merging);
 }
 
-void cuda_attend_generated(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
-                           int last_span, const void *q, void *y) {
-    if (first_span >= last_span) return;
-    attend_job job = attend_job_of(dev, shape, kv, first_span, last_span, q, y);
+void cuda_attend_generated(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                           const attend_extent *extent, const void *q, float *partials, void *y) {
+    attend_nodes blocks = {0, attend_rounded_blocks(dev->step.last_pos)};
+    if (!y) blocks = attend_nodes_common(blocks, attend_nodes_below(extent->nodes, ATTEND_NODE_LEVEL));
+    if (extent->first_span >= extent->last_span || blocks.first >= blocks.last) return;
+    attend_job job = attend_job_of(dev, shape, kv, extent, q, y);
+    attend_merging merging = attend_merging_of(dev, shape, extent, partials, y);
     switch (shape->head_dim) {
     case 64:
-        return launch_generated<64>(dev, job);
+        return launch_generated<64>(dev, job, blocks, merging);
     case 80:
-        return launch_generated<80>(dev, job);
+        return launch_generated<80>(dev, job, blocks, merging);
     case 96:
-        return launch_generated<96>(dev, job);
+        return launch_generated<96>(dev, job, blocks, merging);
     case 128:
-        return launch_generated<128>(dev, job);
+        return launch_generated<128>(dev, job, blocks, merging);
     case 256:
-        return launch_generated<256>(dev, job);
+        return launch_generated<256>(dev, job, blocks, merging);
     }
 }

@@ -153,7 +153,7 @@ __device__ __forceinline__ void pack_tile(const float s[SCORES][4], uint32_t wei
     }
 }
 
-/* Add tiles [first, last] of the CTA's to the state, all of one segment. */
+/* Add tiles [first, last] of the CTA's to the state, all of one node. */
 template <int WIDTH>
 __device__ __forceinline__ void attend_tiles(const attend_job &job, const prompt_place &place,
                                              const tile_stages &stages, int part, int first, int last,
@@ -190,19 +190,19 @@ __device__ __forceinline__ void attend_tiles(const attend_job &job, const prompt
 }
 
 template <int WIDTH>
-__device__ __forceinline__ void attend_segments(const attend_job &job, const prompt_place &place,
-                                                const tile_stages &stages) {
-    const int tiles_a_segment = ATTEND_SEGMENT / ATTEND_SWIZZLED_ROWS;
+__device__ __forceinline__ void attend_all_nodes(const attend_job &job, const prompt_plan &plan,
+                                                 const prompt_place &place, const tile_stages &stages) {
+    const int tiles_a_node = ATTEND_NODE / ATTEND_SWIZZLED_ROWS;
     int part = static_cast<int>(threadIdx.x) / WARPGROUP;
     uint32_t q[WIDTH / 16][4];
     load_queries<WIDTH>(job, place, q);
     for (int tile = place.tile; tile <= place.last_tile;) {
-        int segment = tile / tiles_a_segment;
-        int last = min(place.last_tile, (segment + 1) * tiles_a_segment - 1);
+        int node = tile / tiles_a_node;
+        int last = min(place.last_tile, (node + 1) * tiles_a_node - 1);
         prompt_state<WIDTH, 1> state;
         clear_state<WIDTH, 1>(state);
         attend_tiles<WIDTH>(job, place, stages, part, tile - place.tile, last - place.tile, q, state);
-        end_segment<WIDTH, 1>(job, place, segment, state);
+        end_node<WIDTH, 1>(job, plan, place, node, state);
         tile = last + 1;
     }
 }
@@ -213,12 +213,12 @@ __device__ __forceinline__ void attend_segments(const attend_job &job, const pro
  * when the third makes do with 56. */
 template <int WIDTH, int PARTS>
 __global__ void __launch_bounds__((PARTS + 1) * WARPGROUP, 1)
-    attend_hopper_kernel(const attend_job job, int first_span, int last_span) {
+    attend_hopper_kernel(const attend_job job, const prompt_plan plan) {
     static_assert(attend_prompt_positions(WIDTH) == ATTEND_SWIZZLED_ROWS, "tiles are as elsewhere");
     prompt_place &place = *reinterpret_cast<prompt_place *>(cuda_shared_memory());
     tile_stages stages = find_stages();
-    bool any = threadIdx.x == 0 && find_place(job, first_span, last_span, PARTS * PART_QUERIES, PARTS,
-                                              ATTEND_SWIZZLED_ROWS, &place);
+    bool any =
+        threadIdx.x == 0 && find_place(job, plan, PARTS * PART_QUERIES, PARTS, ATTEND_SWIZZLED_ROWS, &place);
     if (threadIdx.x == 0)
         for (int i = 0; i < ATTEND_STAGES; i++) {
             shared_barrier_init(stages.full + i, WARPGROUP);
@@ -230,26 +230,26 @@ __global__ void __launch_bounds__((PARTS + 1) * WARPGROUP, 1)
         copy_tiles<WIDTH>(job, place, stages);
     } else {
         if (PARTS == 2) warpgroup_take_registers<224>();
-        attend_segments<WIDTH>(job, place, stages);
+        attend_all_nodes<WIDTH>(job, plan, place, stages);
     }
 }
 
 template <int WIDTH>
-static void launch(cuda_device *dev, const attend_job &job, int first_span, int last_span, dim3 grid,
+static void launch(cuda_device *dev, const attend_job &job, const prompt_plan &plan, dim3 grid,
                    int n_queries) {
     size_t bytes = attend_hopper_bytes(WIDTH);
     if (n_queries == PART_QUERIES)
         cuda_launch(dev, "attend", attend_hopper_kernel<WIDTH, 1>, grid, dim3(2 * WARPGROUP), bytes, job,
-                    first_span, last_span);
+                    plan);
     else
         cuda_launch(dev, "attend", attend_hopper_kernel<WIDTH, 2>, grid, dim3(3 * WARPGROUP), bytes, job,
-                    first_span, last_span);
+                    plan);
 }
 
-void attend_launch_hopper(cuda_device *dev, const attend_job &job, int first_span, int last_span, int width,
+void attend_launch_hopper(cuda_device *dev, const attend_job &job, const prompt_plan &plan, int width,
                           dim3 grid, int n_queries) {
     if (width == 64)
-        launch<64>(dev, job, first_span, last_span, grid, n_queries);
+        launch<64>(dev, job, plan, grid, n_queries);
     else
-        launch<128>(dev, job, first_span, last_span, grid, n_queries);
+        launch<128>(dev, job, plan, grid, n_queries);
 }

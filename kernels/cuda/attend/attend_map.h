@@ -17,8 +17,8 @@
  * other; the first of a span that begins at row0 is a function of row0 and the span's number alone, so that
  * no table is needed. Every span has at least the tiles that it needs, and may have one too many, which is
  * empty: floor(a + n) - floor(a) + 1 >= ceil(n). */
-ATTEND_FUNCTION int attend_first_tile(int span, int row0, int group, int tile_queries) {
-    return span + (int)((int64_t)row0 * group / tile_queries);
+ATTEND_FUNCTION int attend_first_tile(int number, int row0, int group, int tile_queries) {
+    return number + (int)((int64_t)row0 * group / tile_queries);
 }
 
 typedef struct attend_tile {
@@ -52,16 +52,10 @@ ATTEND_FUNCTION int attend_level_of(int64_t n_blocks, int64_t n_tasks, int64_t n
     return level < max_level ? level : max_level;
 }
 
-/* Numbers [first, last) of the blocks of a unit that the row at pos sees; empty when first >= last. */
-typedef struct attend_blocks {
-    int64_t first, last;
-} attend_blocks;
-
-ATTEND_FUNCTION attend_blocks attend_blocks_of(int64_t pos, int64_t window, int64_t unit, int level) {
-    int64_t first = attend_block_of(attend_first_position(pos, window)), last = attend_block_of(pos) + 1;
-    int64_t start = unit << level, end = start + ((int64_t)1 << level);
-    attend_blocks blocks = {first > start ? first : start, last < end ? last : end};
-    return blocks;
+/* The blocks of a unit that the row at pos sees. */
+ATTEND_FUNCTION attend_nodes attend_blocks_of(int64_t pos, int64_t window, int64_t unit, int level) {
+    attend_nodes all = {unit << level, (unit + 1) << level};
+    return attend_nodes_common(attend_nodes_seen(pos, pos, window, 0), all);
 }
 
 /* ---- pages ---- */
@@ -165,16 +159,22 @@ ATTEND_FUNCTION int attend_per_lane(int width) {
     return (width + 31) / 32;
 }
 
-/* Of one query at one level of the tree: the values, maximum and sum of each lane. */
-ATTEND_FUNCTION int attend_level_floats(int width) {
-    return (attend_per_lane(width) + 2) * 32;
+/* Of one query at one level of the tree: the values, maximum and sum of each lane, which holds per_lane of
+ * the values. */
+ATTEND_FUNCTION int attend_level_floats(int per_lane) {
+    return (per_lane + 2) * 32;
+}
+
+/* From one partial result to the next where a warp puts four queries' at once: in different banks. */
+ATTEND_FUNCTION int attend_staged_floats(int width) {
+    return (int)attend_partial_floats(width) + 8;
 }
 
 /* The queries, what is on its way, a partial result of n_queries from each warp, and the tree's levels. */
 ATTEND_FUNCTION size_t attend_generated_bytes(int width, int n_queries, int n_levels) {
     size_t rows = (size_t)(ATTEND_HEADS + ATTEND_WARPS * attend_slots(width) * ATTEND_QUANTUM);
-    size_t partials = (size_t)(ATTEND_WARPS * n_queries * attend_stride(width));
-    size_t levels = (size_t)(n_queries * n_levels * attend_level_floats(width));
+    size_t partials = (size_t)(ATTEND_WARPS * n_queries * attend_staged_floats(width));
+    size_t levels = (size_t)(n_queries * n_levels * attend_level_floats(attend_per_lane(width)));
     return rows * (size_t)attend_stride(width) * sizeof(uint16_t) + (partials + levels) * sizeof(float);
 }
 

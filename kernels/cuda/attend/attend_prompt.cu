@@ -9,6 +9,8 @@
  * tensor cores' matrices, and rows do not mix. A tile of positions that a query does not see, but others of
  * its warp do, leaves its state: weights 0, and a factor of 1 (or of 0 on a state of zeros). */
 #include "kernels/cuda/attend/attend_prompt.cuh"
+
+#include "kernels/cuda/attend/attend_merge.h"
 #include "kernels/cuda/device/cuda_ops.h"
 
 /* ---- copies ---- */
@@ -87,20 +89,20 @@ __device__ __forceinline__ void add_values(const float s[SIXTEENS][N][4], const 
     }
 }
 
-/* ---- kernels ---- */
+/* ---- the kernel ---- */
 
 template <int WIDTH, int SIXTEENS>
 __global__ void __launch_bounds__(ATTEND_THREADS)
-    attend_prompt_kernel(const attend_job job, int first_span, int last_span) {
+    attend_prompt_kernel(const attend_job job, const prompt_plan plan) {
     constexpr int positions = attend_prompt_positions(WIDTH), n_queries = attend_prompt_queries(SIXTEENS);
+    constexpr int tiles_a_node = ATTEND_NODE / positions;
     constexpr int N = positions / 8, tile_elements = positions * attend_stride(WIDTH);
     static_assert(sizeof(prompt_place) <= ATTEND_PLACE_BYTES, "the place has its place");
     int warp = static_cast<int>(threadIdx.x) / WARP;
     prompt_place &place = *reinterpret_cast<prompt_place *>(cuda_shared_memory());
     uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory() + ATTEND_PLACE_BYTES);
     uint16_t *k = q + n_queries * attend_stride(WIDTH); /* two tiles, and two of values */
-    bool any = threadIdx.x == 0 &&
-               find_place(job, first_span, last_span, n_queries, ATTEND_WARPS, positions, &place);
+    bool any = threadIdx.x == 0 && find_place(job, plan, n_queries, ATTEND_WARPS, positions, &place);
     if (!__syncthreads_or(any)) return;
     int tile = place.tile;
     copy_queries<WIDTH>(job, place, n_queries, q);
@@ -125,113 +127,98 @@ __global__ void __launch_bounds__(ATTEND_THREADS)
             scale_state<WIDTH, SIXTEENS>(factor, state);
             add_values<WIDTH, SIXTEENS, N>(s, k + (2 + tile % 2) * tile_elements, state);
         }
-        if ((tile + 1) % (ATTEND_SEGMENT / positions) == 0 || tile == place.last_tile) {
-            end_segment<WIDTH, SIXTEENS>(job, place, tile / (ATTEND_SEGMENT / positions), state);
+        if ((tile + 1) % tiles_a_node == 0 || tile == place.last_tile) {
+            end_node<WIDTH, SIXTEENS>(job, plan, place, tile / tiles_a_node, state);
             clear_state<WIDTH, SIXTEENS>(state);
         }
     }
 }
 
-/* A warp merges the segments of one query, in order. */
-template <int WIDTH>
-__global__ void __launch_bounds__(ATTEND_THREADS) attend_segments_kernel(const attend_job job) {
-    int warp = static_cast<int>(threadIdx.x) / WARP;
-    int64_t query = static_cast<int64_t>(blockIdx.x) * ATTEND_WARPS + warp;
-    if (query >= static_cast<int64_t>(job.n_rows) * job.n_heads) return;
-    int64_t pos = job.step.row_pos[job.first_row + query / job.n_heads];
-    size_t element = static_cast<size_t>(static_cast<int64_t>(job.first_row) * job.n_heads + query) * WIDTH;
-    int64_t last = pos / ATTEND_SEGMENT;
-    attend_partial<WIDTH> p = attend_neutral<WIDTH>();
-#pragma unroll 4
-    for (int64_t i = attend_first_position(pos, job.window) / ATTEND_SEGMENT; i <= last; i++)
-        p = attend_merge<WIDTH>(p, attend_get<WIDTH>(result_of(job, static_cast<size_t>(i), element, WIDTH)));
-    attend_finish<WIDTH>(job.y + element, p);
-}
-
 /* ---- launching ---- */
 
-/* How a step's prompt rows are cut. None of it changes a bit of the results. */
-typedef struct prompt_plan {
-    int sixteens, n_tiles; /* 16s of queries of a warp */
-    int n_segments;        /* of the longest span */
-    bool split;            /* a CTA for each segment */
-    size_t result_bytes;
-} prompt_plan;
-
-static int tiles_of(const cuda_device *dev, const attend_job *job, int first_span, int last_span,
-                    int n_queries) {
-    const span *last = &dev->step.host_spans[last_span - 1];
-    return attend_first_tile(last_span, last->row0 + last->n_rows, job->group, n_queries) -
-           attend_first_tile(first_span, job->first_row, job->group, n_queries);
+static int tiles_of(const cuda_device *dev, const attend_job *job, const prompt_plan *plan, int n_queries) {
+    const span *last = &dev->step.host_spans[plan->last_span - 1];
+    return attend_first_tile(plan->last_span, last->row0 + last->n_rows, job->group, n_queries) -
+           attend_first_tile(plan->first_span, job->first_row, job->group, n_queries);
 }
 
-static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, int first_span, int last_span,
+static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, const attend_extent *extent,
                                int width) {
     const size_t most_split_bytes = static_cast<size_t>(256) << 20;
     const int64_t wanted = 2 * dev->n_multiprocessors;
     prompt_plan plan = {};
-    int64_t end = 0;
-    for (int i = first_span; i < last_span; i++) {
-        const span *s = &dev->step.host_spans[i];
-        end = s->pos0 + s->n_rows > end ? s->pos0 + s->n_rows : end;
-    }
-    plan.n_segments = static_cast<int>((end + ATTEND_SEGMENT - 1) / ATTEND_SEGMENT);
+    plan.first_span = extent->first_span;
+    plan.last_span = extent->last_span;
+    const int64_t n_nodes = attend_last_pos(dev, extent) / ATTEND_NODE + 1;
+    plan.nodes.last = n_nodes;
+    if (!job->y) plan.nodes = attend_nodes_common(plan.nodes, extent->nodes);
     plan.sixteens = width > 128 || attend_prompt_bytes(width, 2) > dev->max_shared_bytes ? 1 : 2;
-    plan.n_tiles = tiles_of(dev, job, first_span, last_span, attend_prompt_queries(plan.sixteens));
+    plan.n_tiles = tiles_of(dev, job, &plan, attend_prompt_queries(plan.sixteens));
     if (plan.sixteens == 2 && static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted) {
         plan.sixteens = 1;
-        plan.n_tiles = tiles_of(dev, job, first_span, last_span, attend_prompt_queries(1));
+        plan.n_tiles = tiles_of(dev, job, &plan, attend_prompt_queries(1));
     }
-    size_t slot_bytes = static_cast<size_t>(job->n_rows) * static_cast<size_t>(job->n_heads) *
-                        static_cast<size_t>(width + ATTEND_RESULT) * sizeof(float);
-    plan.split = plan.n_segments > 1 && static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted &&
-                 slot_bytes * static_cast<size_t>(plan.n_segments) <= most_split_bytes;
-    plan.result_bytes =
-        plan.n_segments == 1 ? 0 : slot_bytes * static_cast<size_t>(plan.split ? plan.n_segments : 2);
+    size_t split_bytes = static_cast<size_t>(n_nodes) * attend_node_floats(&job->layout) * sizeof(float);
+    plan.split = !job->y || (n_nodes > 1 && split_bytes <= most_split_bytes &&
+                             static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted);
+    plan.n_levels = attend_levels(n_nodes - 1); /* the last node waits nowhere */
     return plan;
 }
 
 template <int WIDTH>
-static void launch_prompt(cuda_device *dev, attend_job job, int first_span, int last_span) {
-    prompt_plan plan = plan_prompt(dev, &job, first_span, last_span, WIDTH);
-    if (plan.n_tiles < 1) return;
-    if (plan.result_bytes) {
-        job.results = static_cast<float *>(cuda_device_scratch(dev, plan.result_bytes));
-        if (!job.results) return;
-    }
+static void start_prompt(cuda_device *dev, const attend_job &job, const prompt_plan &plan) {
     dim3 grid(static_cast<unsigned>(plan.n_tiles), static_cast<unsigned>(job.n_kv_heads),
-              plan.split ? static_cast<unsigned>(plan.n_segments) : 1);
+              plan.split ? static_cast<unsigned>(plan.nodes.last - plan.nodes.first) : 1);
     size_t bytes = attend_prompt_bytes(WIDTH, plan.sixteens);
     if (attend_has_hopper(WIDTH) && dev->has_warpgroup_products)
-        attend_launch_hopper(dev, job, first_span, last_span, WIDTH, grid,
-                             attend_prompt_queries(plan.sixteens));
+        attend_launch_hopper(dev, job, plan, WIDTH, grid, attend_prompt_queries(plan.sixteens));
     else if (plan.sixteens == 1)
         cuda_launch(dev, "attend", attend_prompt_kernel<WIDTH, 1>, grid, dim3(ATTEND_THREADS), bytes, job,
-                    first_span, last_span);
+                    plan);
     else
         cuda_launch(dev, "attend", attend_prompt_kernel < WIDTH, WIDTH <= 128 ? 2 : 1 >, grid,
-                    dim3(ATTEND_THREADS), bytes, job, first_span, last_span);
-    if (!plan.split) return;
-    int64_t n_queries = static_cast<int64_t>(job.n_rows) * job.n_heads;
-    cuda_launch(dev, "attend", attend_segments_kernel<WIDTH>,
-                dim3(static_cast<unsigned>((n_queries + ATTEND_WARPS - 1) / ATTEND_WARPS)),
-                dim3(ATTEND_THREADS), 0, job);
+                    dim3(ATTEND_THREADS), bytes, job, plan);
 }
 
-void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
-                        int last_span, const void *q, void *y) {
-    if (first_span >= last_span) return;
-    attend_job job = attend_job_of(dev, shape, kv, first_span, last_span, q, y);
+template <int WIDTH>
+static void launch_prompt(cuda_device *dev, attend_job job, const attend_extent *extent,
+                          attend_merging merging) {
+    job.layout = {0, job.first_row, job.n_rows, job.n_heads, WIDTH};
+    prompt_plan plan = plan_prompt(dev, &job, extent, WIDTH);
+    if (plan.n_tiles < 1 || plan.nodes.first >= plan.nodes.last) return;
+    if (!job.y) {
+        job.results = merging.partials;
+        job.layout = merging.partials_layout;
+    } else if (plan.nodes.last > 1) {
+        size_t slots = static_cast<size_t>(plan.split ? plan.nodes.last : plan.n_levels + 1);
+        job.results = static_cast<float *>(
+            cuda_device_scratch(dev, slots * attend_node_floats(&job.layout) * sizeof(float)));
+        if (!job.results) return;
+    }
+    start_prompt<WIDTH>(dev, job, plan);
+    if (!job.y || !plan.split) return;
+    merging.leaves = job.results;
+    merging.layout = job.layout;
+    merging.level = ATTEND_NODE_LEVEL;
+    merging.nodes = plan.nodes;
+    attend_launch_merge(dev, &merging);
+}
+
+void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                        const attend_extent *extent, const void *q, float *partials, void *y) {
+    if (extent->first_span >= extent->last_span) return;
+    attend_job job = attend_job_of(dev, shape, kv, extent, q, y);
+    attend_merging merging = attend_merging_of(dev, shape, extent, partials, y);
     switch (shape->head_dim) {
     case 64:
-        return launch_prompt<64>(dev, job, first_span, last_span);
+        return launch_prompt<64>(dev, job, extent, merging);
     case 80:
-        return launch_prompt<80>(dev, job, first_span, last_span);
+        return launch_prompt<80>(dev, job, extent, merging);
     case 96:
-        return launch_prompt<96>(dev, job, first_span, last_span);
+        return launch_prompt<96>(dev, job, extent, merging);
     case 128:
-        return launch_prompt<128>(dev, job, first_span, last_span);
+        return launch_prompt<128>(dev, job, extent, merging);
     case 256:
-        return launch_prompt<256>(dev, job, first_span, last_span);
+        return launch_prompt<256>(dev, job, extent, merging);
     }
 }

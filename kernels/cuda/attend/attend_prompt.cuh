@@ -1,19 +1,26 @@
 /* kernels/cuda/attend/attend_prompt.cuh: what the kernels for prompt rows share, whichever tensor core
- * instructions they are made of: what a CTA works on, where a query lies, softmax, and the segments of a long
+ * instructions they are made of: what a CTA works on, where a query lies, softmax, and the nodes of a long
  * context.
  *
  * A CTA has a tile of queries (attend_map.h) of one kv head, and walks over tiles of positions, aligned to
  * position 0. A warp has 16 * SIXTEENS of the queries, its lanes hold their scores and values as warp_mma's
  * c.
  *
- * Positions are cut into segments of ATTEND_SEGMENT. Softmax begins anew with each, and their partial results
- * merge in order, whether one CTA walks over all of them or each has its own, as it is where there are few
- * queries behind a long context. */
+ * Softmax begins anew with each node (kernels/attend_blocks.h), and their partial results merge in the tree,
+ * whether one CTA walks over all of them or each has its own, as it is where there are few queries behind a
+ * long context, and where partial results are what is wanted. */
 #pragma once
 
 #include "kernels/cuda/attend/attend.cuh"
 
-enum { ATTEND_SEGMENT = 8192 };
+/* How a step's prompt rows are cut. None of it changes a bit of the results. */
+typedef struct prompt_plan {
+    int first_span, last_span;
+    int sixteens, n_tiles; /* 16s of queries of a warp */
+    attend_nodes nodes;    /* that any row sees, as far as they are wanted */
+    bool split;            /* a CTA for each node, whose results are those of the job */
+    int n_levels;          /* of the tree, that wait in the job's results; otherwise */
+} prompt_plan;
 
 /* What a CTA works on; in shared memory, as registers are scarce. */
 typedef struct prompt_place {
@@ -53,11 +60,12 @@ __device__ static void find_part(const attend_job &job, int query0, int n_querie
 }
 
 /* The place of a CTA of n_queries queries in n_parts equal parts. False where there is nothing to do. */
-__device__ static bool find_place(const attend_job &job, int first_span, int last_span, int n_queries,
-                                  int n_parts, int positions, prompt_place *place) {
+__device__ static bool find_place(const attend_job &job, const prompt_plan &plan, int n_queries, int n_parts,
+                                  int positions, prompt_place *place) {
     const step_tables &step = job.step;
     int number = static_cast<int>(gridDim.x - 1 - blockIdx.x); /* the last, which sees most, first */
-    attend_tile tile = attend_find_tile(number, step.span_row0, first_span, last_span, job.group, n_queries);
+    attend_tile tile =
+        attend_find_tile(number, step.span_row0, plan.first_span, plan.last_span, job.group, n_queries);
     place->row0 = step.span_row0[tile.span];
     place->query0 = tile.query0;
     place->n_queries = (step.span_row0[tile.span + 1] - place->row0) * job.group;
@@ -67,10 +75,10 @@ __device__ static bool find_place(const attend_job &job, int first_span, int las
     place->table = kv_layer_table(&job.kv, step.row_slot[place->row0]);
     place->first = attend_first_position(query_pos(job, *place, tile.query0), job.window);
     place->end = query_pos(job, *place, tile.query0 + n_queries - 1) + 1;
-    if (gridDim.z > 1) { /* one segment */
-        int64_t start = static_cast<int64_t>(blockIdx.z) * ATTEND_SEGMENT;
+    if (plan.split) {
+        int64_t start = (plan.nodes.first + blockIdx.z) * ATTEND_NODE;
         place->first = max(place->first, start);
-        place->end = min(place->end, start + ATTEND_SEGMENT);
+        place->end = min(place->end, start + ATTEND_NODE);
     }
     place->tile = static_cast<int>(place->first / positions);
     place->last_tile = static_cast<int>((place->end - 1) / positions);
@@ -171,7 +179,7 @@ __device__ __forceinline__ void scale_state(const float factor[SIXTEENS][2],
         }
 }
 
-/* ---- the end of a segment ---- */
+/* ---- the end of a node ---- */
 
 template <int WIDTH, int SIXTEENS>
 __device__ __forceinline__ void clear_state(prompt_state<WIDTH, SIXTEENS> &state) {
@@ -188,19 +196,18 @@ __device__ __forceinline__ void clear_state(prompt_state<WIDTH, SIXTEENS> &state
     }
 }
 
-/* The partial result of query `query` in one of the slots: of a segment, or 0: of all so far, 1: of the
- * present. */
-__device__ __forceinline__ float *result_of(const attend_job &job, size_t slot, size_t element, int width) {
-    size_t first = static_cast<size_t>(job.first_row) * static_cast<size_t>(job.n_heads);
-    size_t n = static_cast<size_t>(job.n_rows) * static_cast<size_t>(job.n_heads);
-    return job.results + (slot * n + element / static_cast<size_t>(width) - first) *
-                             static_cast<size_t>(width + ATTEND_RESULT);
+/* The partial result of a query in one of the job's slots: of a node, or what waits at a level of the tree,
+ * or, behind these, of the present node. */
+__device__ __forceinline__ float *result_of(const attend_job &job, const prompt_place &place, int slot,
+                                            int query) {
+    return job.results + attend_partial_at(&job.layout, slot, place.row0 + query / job.group,
+                                           place.kv_head * job.group + query % job.group);
 }
 
 /* o[n][2 half], o[n][2 half + 1] are elements 8 n + 2 place and the next. */
 template <int WIDTH, int SIXTEENS>
 __device__ __forceinline__ void put_state(const attend_job &job, const prompt_place &place,
-                                          const prompt_state<WIDTH, SIXTEENS> &state, size_t slot) {
+                                          const prompt_state<WIDTH, SIXTEENS> &state, int slot) {
     int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
 #pragma unroll
     for (int i = 0; i < SIXTEENS; i++)
@@ -208,17 +215,18 @@ __device__ __forceinline__ void put_state(const attend_job &job, const prompt_pl
         for (int half = 0; half < 2; half++) {
             int query = place.query0 + 16 * (SIXTEENS * warp + i) + 8 * half + lane / 4;
             if (query >= place.n_queries) continue;
-            float *at = result_of(job, slot, query_element(job, place, query, WIDTH), WIDTH);
-            if (lane % 4 == 0) at[WIDTH] = state.max[i][half], at[WIDTH + 1] = state.sum[i][2 * half];
+            float *at = result_of(job, place, slot, query);
+            if (lane % 4 == 0)
+                at[ATTEND_PARTIAL_MAX] = state.max[i][half], at[ATTEND_PARTIAL_SUM] = state.sum[i][2 * half];
+            at += ATTEND_PARTIAL_VALUES + lane % 4 * 2;
 #pragma unroll
-            for (int n = 0; n < WIDTH / 8; n++) {
-                at[8 * n + lane % 4 * 2] = state.o[i][n][2 * half];
-                at[8 * n + lane % 4 * 2 + 1] = state.o[i][n][2 * half + 1];
-            }
+            for (int n = 0; n < WIDTH / 8; n++)
+                *reinterpret_cast<float2 *>(at + 8 * n) =
+                    make_float2(state.o[i][n][2 * half], state.o[i][n][2 * half + 1]);
         }
 }
 
-/* The result of queries that see one segment only. */
+/* The result of queries that see one node only. */
 template <int WIDTH, int SIXTEENS>
 __device__ __forceinline__ void finish_state(const attend_job &job, const prompt_place &place,
                                              const prompt_state<WIDTH, SIXTEENS> &state) {
@@ -239,52 +247,63 @@ __device__ __forceinline__ void finish_state(const attend_job &job, const prompt
         }
 }
 
-/* Slots 0 and 1 of the warp's queries become slot 0, or the result; four queries at a time are under way. */
+/* The partial results of `node`, which the warp has put behind the levels, enter the tree of nodes from
+ * `first` on, or are the last of it. Four queries at a time are under way. */
 template <int WIDTH, int SIXTEENS>
-__device__ __forceinline__ void merge_slots(const attend_job &job, const prompt_place &place, bool is_last) {
-    enum { AT_ONCE = 4 };
+__device__ __forceinline__ void merge_node(const attend_job &job, const prompt_plan &plan,
+                                           const prompt_place &place, int node, int first, bool is_last) {
+    enum { AT_ONCE = 4, N = attend_per_lane(WIDTH) };
     int query0 = place.query0 + 16 * SIXTEENS * (static_cast<int>(threadIdx.x) / WARP);
     int end = min(query0 + 16 * SIXTEENS, place.n_queries);
+    __syncwarp(); /* what other lanes wrote is there */
 #pragma unroll 1
     for (; query0 < end; query0 += AT_ONCE) {
-        attend_partial<WIDTH> earlier[AT_ONCE], later[AT_ONCE];
-        __syncwarp(); /* what other lanes wrote is there */
+        attend_partial<N> p[AT_ONCE], earlier[AT_ONCE];
 #pragma unroll
-        for (int i = 0; i < AT_ONCE; i++) {
-            size_t element = query_element(job, place, min(query0 + i, end - 1), WIDTH);
-            earlier[i] = attend_get<WIDTH>(result_of(job, 0, element, WIDTH));
-            later[i] = attend_get<WIDTH>(result_of(job, 1, element, WIDTH));
+        for (int i = 0; i < AT_ONCE; i++)
+            p[i] = attend_get<N>(result_of(job, place, plan.n_levels, min(query0 + i, end - 1)), WIDTH);
+        int level = 0;
+#pragma unroll 1
+        for (; node >> level && (is_last || node >> level & 1); level++) {
+            if (!(node >> level & 1) || node >> level << level <= first) continue; /* nothing waits there */
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++)
+                earlier[i] = attend_get<N>(result_of(job, place, level, min(query0 + i, end - 1)), WIDTH);
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++)
+                p[i] = attend_merge(earlier[i], p[i]);
         }
-        __syncwarp(); /* all lanes have read what one writes */
 #pragma unroll
-        for (int i = 0; i < AT_ONCE && query0 + i < end; i++) {
-            size_t element = query_element(job, place, query0 + i, WIDTH);
-            attend_partial<WIDTH> p = attend_merge<WIDTH>(earlier[i], later[i]);
+        for (int i = 0; i < AT_ONCE && query0 + i < end; i++)
             if (is_last)
-                attend_finish<WIDTH>(job.y + element, p);
+                attend_finish(reinterpret_cast<__nv_bfloat16 *>(job.y) +
+                                  query_element(job, place, query0 + i, WIDTH),
+                              p[i], WIDTH);
             else
-                attend_put<WIDTH>(result_of(job, 0, element, WIDTH), p);
-        }
+                attend_put(result_of(job, place, level, query0 + i), p[i], WIDTH);
     }
-    __syncwarp();
+    __syncwarp(); /* all lanes have read what others write next */
 }
 
 template <int WIDTH, int SIXTEENS>
-__device__ __forceinline__ void end_segment(const attend_job &job, const prompt_place &place, int64_t segment,
-                                            const prompt_state<WIDTH, SIXTEENS> &state) {
-    bool is_first = segment == place.first / ATTEND_SEGMENT,
-         is_last = segment == (place.end - 1) / ATTEND_SEGMENT;
-    if (gridDim.z > 1) {
-        put_state<WIDTH, SIXTEENS>(job, place, state, blockIdx.z);
-    } else if (is_first && is_last) {
+__device__ __forceinline__ void end_node(const attend_job &job, const prompt_plan &plan,
+                                         const prompt_place &place, int node,
+                                         const prompt_state<WIDTH, SIXTEENS> &state) {
+    int first = static_cast<int>(place.first / ATTEND_NODE),
+        last = static_cast<int>((place.end - 1) / ATTEND_NODE);
+    if (plan.split) {
+        put_state<WIDTH, SIXTEENS>(job, place, state, node);
+    } else if (first == last) {
         finish_state<WIDTH, SIXTEENS>(job, place, state);
+    } else if (node % 2 == 0 && node < last) { /* it waits at the lowest level */
+        put_state<WIDTH, SIXTEENS>(job, place, state, 0);
     } else {
-        put_state<WIDTH, SIXTEENS>(job, place, state, is_first ? 0 : 1);
-        if (!is_first) merge_slots<WIDTH, SIXTEENS>(job, place, is_last);
+        put_state<WIDTH, SIXTEENS>(job, place, state, plan.n_levels);
+        merge_node<WIDTH, SIXTEENS>(job, plan, place, node, first, node == last);
     }
 }
 
 /* attend_hopper.cu: start the kernel for heads of `width` elements, 64 or 128, and n_queries queries of a
  * CTA, 64 or 128. */
-void attend_launch_hopper(cuda_device *dev, const attend_job &job, int first_span, int last_span, int width,
+void attend_launch_hopper(cuda_device *dev, const attend_job &job, const prompt_plan &plan, int width,
                           dim3 grid, int n_queries);

@@ -76,14 +76,21 @@ void cuda_find_top(cuda_device *dev, const float *logits, int n, int V, int k, f
                    int32_t *top_ids);
 
 /* attend.c: generated spans go to cuda_attend_generated, the others to cuda_attend_prompt; f32, and head
- * widths that these cannot do, to cuda_attend_exact. Spans [first_span, last_span) of the step. */
+ * widths that these cannot do, to cuda_attend_exact. Those three give y of the extent's rows; or, where that
+ * is NULL, partials, as attend_part. */
+void cuda_attend_part(device *dev, const attention_shape *shape, const kv_layer *kv,
+                      const attend_extent *extent, const void *q, float *partials);
 void cuda_attend(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
-void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
-                       int last_span, const void *q, void *y);
-void cuda_attend_generated(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
-                           int last_span, const void *q, void *y);
-void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv, int first_span,
-                        int last_span, const void *q, void *y);
+void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                       const attend_extent *extent, const void *q, float *partials, void *y);
+void cuda_attend_generated(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                           const attend_extent *extent, const void *q, float *partials, void *y);
+void cuda_attend_prompt(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
+                        const attend_extent *extent, const void *q, float *partials, void *y);
+/* attend_merge.cu */
+void cuda_attend_merge(device *dev, const attention_shape *shape, const attend_extent *extent,
+                       const float *partials, void *y);
+/* Whether the fast ones serve. */
 bool cuda_attend_can(const cuda_device *dev, const attention_shape *shape);
 
 #ifdef __cplusplus
