@@ -245,7 +245,7 @@ right() {
             sanitize $tool test_device_choose 'sizes and filters' 'special rows' extremes
         done
     fi
-    check 'saved on the GPU, gone on from on the CPU and back' 60 sh tests/test_devices.sh "$build/kvarve" \
+    check 'saved on the GPU, gone on from on the CPU and back' 60 sh tests/command/test_devices.sh "$build/kvarve" \
         "$(command -v mpirun)" jobs/demo/model "$top"
     if [ -x "$tests/test_nccl" ] && [ -z "$(missing)" ]; then
         check 'NCCL, as far as one GPU shows' 40 mpirun -n 2 "$tests/test_nccl"

@@ -25,9 +25,11 @@ folder=$(cd "$2" && pwd)
 
 # ---- of the source ----
 
-mkdir -p "$folder/tests/golden" "$folder/jobs/demo"
+mkdir -p "$folder/tests/golden" "$folder/tests/command" "$folder/tests/fixtures" "$folder/jobs/demo"
 cd "$source"
-cp tests/gpu.sh tests/test_devices.sh tests/command_test.sh tests/snapshot_test.sh "$folder/tests"
+cp tests/gpu.sh "$folder/tests"
+cp tests/command/test_devices.sh "$folder/tests/command"
+cp tests/fixtures/command_test.sh tests/fixtures/snapshot_test.sh "$folder/tests/fixtures"
 cp -R tests/golden/models "$folder/tests/golden"
 cp -R jobs/demo/model jobs/demo/page.txt "$folder/jobs/demo"
 cp jobs/mpi_env.sh "$folder/jobs"

@@ -124,18 +124,19 @@ build_sanitized() {
         -DKVARVE_CUDA=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo \
         -DCMAKE_C_FLAGS_RELWITHDEBINFO="-O1 -g1" || return
     compiler=$(sed -n 's/^CMAKE_C_COMPILER:[A-Z]*=//p' "$sanitized/CMakeCache.txt")
-    "$compiler" -shared -fPIC -fno-omit-frame-pointer tests/sanitizer_preload.c -o "$sanitized/sanitizer_preload.so"
+    "$compiler" -shared -fPIC -fno-omit-frame-pointer tests/sanitizers/sanitizer_preload.c \
+        -o "$sanitized/sanitizer_preload.so"
 }
 check "sanitizers: build" build_sanitized || finish
 
 # No detect_stack_use_after_return: with it GCC (12 to 14 seen) misaligns AVX-512 variables on the stack.
 export ASAN_OPTIONS="detect_leaks=1:verify_asan_link_order=0:detect_stack_use_after_return=0"
-export LSAN_OPTIONS="suppressions=$root/tests/lsan.supp:print_suppressions=0"
+export LSAN_OPTIONS="suppressions=$root/tests/sanitizers/lsan.supp:print_suppressions=0"
 export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1"
 export LD_PRELOAD="$sanitized/sanitizer_preload.so"
 
 probe() {
-    "$compiler" -g $sanitize tests/sanitizer_probe.c -o "$sanitized/sanitizer_probe" || return 1
+    "$compiler" -g $sanitize tests/sanitizers/sanitizer_probe.c -o "$sanitized/sanitizer_probe" || return 1
     for fault in overflow undefined leak; do
         if "$sanitized/sanitizer_probe" $fault >"$sanitized/probe.log" 2>&1; then
             echo "a fault was not reported: $fault"

@@ -1,6 +1,6 @@
 /* tests/bench/floors.h: what a GPU needs at least for the work of a Llama, kernel by kernel, and what our
  * kernels are predicted to need: printed by tests/bench/roofline.c, and beside what is measured by
- * tests/bench_device.c. Local.
+ * tests/bench/bench_device.c. Local.
  *
  * The floor is the larger of bytes / bandwidth and operations / matrix rate, as the data sheets have them. A
  * prediction is made of the constants in floors.c; how a kernel is cut into blocks comes from its own

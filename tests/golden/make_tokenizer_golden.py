@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make the golden data of tests/test_tokenizer.c with the Python package `tokenizers` (0.23.3 was used).
+"""Make the golden data of tests/tokenizer/test_tokenizer.c with the Python package `tokenizers` (0.23.3 was used).
 
     make_tokenizer_golden.py REPOSITORY [SHARED]
 
@@ -7,7 +7,7 @@ Writes into REPOSITORY/tests/golden/tokenizer:
     bytes.json, marks.json, pieces.json   small tokenizers: byte-level, SentencePiece style, and one with so few tokens
                                           that every cut of the text is seen as one unknown token more
     variants.json                         what is put into one of them to make another tokenizer
-    strings.json                          what random strings are made of, by tests/tokenizer_strings.h and by `Maker`
+    strings.json                          what random strings are made of, by tests/fixtures/tokenizer_strings.h and by `Maker`
     NAME.u32                              a 32-bit hash for each string: its ids with and without special tokens, what
                                           they decode to with and without special tokens, and the same decoded from
                                           random ids; code_points.u32: of the ids of all code points
@@ -108,7 +108,7 @@ class Random:
 
 
 class Maker:
-    """Random strings, the same as those of tests/tokenizer_strings.h."""
+    """Random strings, the same as those of tests/fixtures/tokenizer_strings.h."""
 
     def __init__(self, specials, novel):
         self.specials = [s.encode() for s in specials] or [b"<s>"]
