@@ -60,49 +60,6 @@ void synthetic_append_config(const synthetic_model *m, text_buffer *out) {
     text_append(out, text, (size_t)n);
 }
 
-/* ---- tensors ---- */
-
-typedef struct tensor_list {
-    synthetic_tensor *items;
-    size_t n;
-} tensor_list;
-
-static void add(tensor_list *list, const char *name, int64_t n_rows, int64_t n_cols) {
-    synthetic_tensor *t = &list->items[list->n++];
-    t->n_rows = n_rows;
-    t->n_cols = n_cols;
-    snprintf(t->name, sizeof t->name, "%s", name);
-}
-
-static void add_to_layer(tensor_list *list, int layer, const char *name, int64_t n_rows, int64_t n_cols) {
-    char full[SYNTHETIC_NAME_BYTES];
-    snprintf(full, sizeof full, "model.layers.%d.%s.weight", layer, name);
-    add(list, full, n_rows, n_cols);
-}
-
-synthetic_tensor *synthetic_list_tensors(const synthetic_model *m, size_t *n) {
-    enum { PER_LAYER = 9, OUTSIDE = 3 };
-    const int64_t D = m->d_model, F = m->d_mlp, q = (int64_t)m->n_heads * m->head_dim,
-                  kv = (int64_t)m->n_kv_heads * m->head_dim;
-    tensor_list list = {mem_new((size_t)m->n_layers * PER_LAYER + OUTSIDE, sizeof(synthetic_tensor)), 0};
-    add(&list, "model.embed_tokens.weight", m->vocab_size, D);
-    for (int i = 0; i < m->n_layers; i++) {
-        add_to_layer(&list, i, "self_attn.q_proj", q, D);
-        add_to_layer(&list, i, "self_attn.k_proj", kv, D);
-        add_to_layer(&list, i, "self_attn.v_proj", kv, D);
-        add_to_layer(&list, i, "self_attn.o_proj", D, q);
-        add_to_layer(&list, i, "mlp.gate_proj", F, D);
-        add_to_layer(&list, i, "mlp.up_proj", F, D);
-        add_to_layer(&list, i, "mlp.down_proj", D, F);
-        add_to_layer(&list, i, "input_layernorm", D, 0);
-        add_to_layer(&list, i, "post_attention_layernorm", D, 0);
-    }
-    add(&list, "model.norm.weight", D, 0);
-    if (!m->tied_head) add(&list, "lm_head.weight", m->vocab_size, D);
-    *n = list.n;
-    return list.items;
-}
-
 int64_t synthetic_n_elements(const synthetic_tensor *t) {
     return t->n_rows * (t->n_cols ? t->n_cols : 1);
 }

@@ -42,18 +42,15 @@ void synthetic_append_names(text_buffer *out);
 /* Its config.json. */
 void synthetic_append_config(const synthetic_model *m, text_buffer *out);
 
-enum { SYNTHETIC_NAME_BYTES = 64 };
+enum { SYNTHETIC_NAME_BYTES = 96 };
 
-/* Elements are bf16. */
+/* One of its tensors: src/model/model.h lists them. Elements are bf16. */
 typedef struct synthetic_tensor {
     char name[SYNTHETIC_NAME_BYTES];
     int64_t n_rows, n_cols; /* n_cols 0: one dimension */
 } synthetic_tensor;
 
 int64_t synthetic_n_elements(const synthetic_tensor *t);
-
-/* All of them, in the order in which Hugging Face writes them; released with free(). */
-synthetic_tensor *synthetic_list_tensors(const synthetic_model *m, size_t *n);
 
 /* What makes the elements: norms are 1, all else is normal with deviation 0.02, but with 0.02 / sqrt(2
  * n_layers) where a matrix adds to the residual stream, as GPT-2 was initialised (Radford et al. 2019). */

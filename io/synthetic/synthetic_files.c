@@ -56,9 +56,9 @@ static void make_header(const synthetic_files *f, synthetic_file *file) {
     file->n_bytes = file->n_header + offset;
 }
 
-synthetic_files synthetic_files_plan(const char *dir, const synthetic_model *m, uint64_t max_bytes) {
-    synthetic_files f = {.dir = dir};
-    f.tensors = synthetic_list_tensors(m, &f.n_tensors);
+synthetic_files synthetic_files_plan(const char *dir, synthetic_tensor *tensors, size_t n_tensors,
+                                     uint64_t max_bytes) {
+    synthetic_files f = {.dir = dir, .tensors = tensors, .n_tensors = n_tensors};
     f.files = mem_new(f.n_tensors, sizeof *f.files);
     uint64_t used = 0; /* of the last file */
     for (size_t i = 0; i < f.n_tensors; i++) {

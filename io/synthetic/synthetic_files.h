@@ -29,9 +29,10 @@ typedef struct synthetic_files {
     text_buffer made;      /* names of what was made here, each with a zero byte behind it */
 } synthetic_files;
 
-/* Files of the model in dir with at most max_bytes of data each, but for tensors that are larger alone.
- * Nothing is written. Release with synthetic_files_free. */
-synthetic_files synthetic_files_plan(const char *dir, const synthetic_model *m, uint64_t max_bytes);
+/* Files in dir for these tensors, which it takes, with at most max_bytes of data each, but for tensors that
+ * are larger alone. Nothing is written. Release with synthetic_files_free. */
+synthetic_files synthetic_files_plan(const char *dir, synthetic_tensor *tensors, size_t n_tensors,
+                                     uint64_t max_bytes);
 void synthetic_files_free(synthetic_files *f);
 
 /* Make the i-th file, which must not exist, with its header, and have the space for its data ready. Refuses a

@@ -206,22 +206,20 @@ static void append_synthetic(header_list *list, const synthetic_tensor *t, uint6
     };
 }
 
-weights *weights_open_synthetic(const synthetic_model *m, int n_threads) {
+weights *weights_open_synthetic(const synthetic_model *m, const synthetic_tensor *tensors, size_t n_tensors,
+                                int n_threads) {
     weights *w = mem_new(1, sizeof *w);
     w->dir = mem_copy_text(m->name, strlen(m->name));
     w->files = mem_new(1, sizeof *w->files);
     w->files[w->n_files++] = (weights_file){mem_copy_text(m->name, strlen(m->name)), -1};
     w->values = synthetic_values_open(m);
     w->n_threads = n_threads;
-    size_t n = 0;
-    synthetic_tensor *all = synthetic_list_tensors(m, &n);
-    w->tensors.items = mem_new(n, sizeof *w->tensors.items);
+    w->tensors.items = mem_new(n_tensors, sizeof *w->tensors.items);
     uint64_t offset = 0;
-    for (size_t i = 0; i < n; i++) {
-        append_synthetic(&w->tensors, &all[i], offset);
+    for (size_t i = 0; i < n_tensors; i++) {
+        append_synthetic(&w->tensors, &tensors[i], offset);
         offset += w->tensors.items[i].t.n_bytes;
     }
-    free(all);
     sort_by_name(&w->tensors);
     order_by_place(w);
     return w;

@@ -26,9 +26,10 @@ typedef struct weights weights;
  * file, which is read, and an index. */
 status weights_open(const char *model_dir, weights **out);
 
-/* The tensors of a synthetic model, the same as those of the files that synthetic_files.h writes, made by
+/* These tensors of a synthetic model, the same as those of the files that synthetic_files.h writes, made by
  * n_threads when they are read. Nothing is read from a disk. */
-weights *weights_open_synthetic(const synthetic_model *m, int n_threads);
+weights *weights_open_synthetic(const synthetic_model *m, const synthetic_tensor *tensors, size_t n_tensors,
+                                int n_threads);
 
 void weights_close(weights *w); /* NULL is fine */
 

@@ -11,10 +11,10 @@ static char manifest_path[PATH_MAX], good[2 * PATH_MAX + 128], none[PATH_MAX + 1
 static bool speaks_for_all;
 
 /* What ends a process unless it is handled: told to end from outside, and of its own making. */
-static const int told[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGXCPU},
+static const int external[] = {SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGXCPU},
                  own[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGPIPE, SIGXFSZ};
-enum { N_TOLD = sizeof told / sizeof *told, N_OWN = sizeof own / sizeof *own };
-static struct sigaction before_told[N_TOLD], before_own[N_OWN];
+enum { N_EXTERNAL = sizeof external / sizeof *external, N_OWN = sizeof own / sizeof *own };
+static struct sigaction before_external[N_EXTERNAL], before_own[N_OWN];
 
 static void say(const char *text) {
     ssize_t written = write(STDERR_FILENO, text, strlen(text));
@@ -32,9 +32,9 @@ void last_save_say_signal(const char *text) {
 }
 
 /* Said; then the signal does what it did before. */
-static void on_told(int number) {
-    for (int i = 0; i < N_TOLD; i++)
-        if (told[i] == number) sigaction(number, &before_told[i], NULL);
+static void on_external(int number) {
+    for (int i = 0; i < N_EXTERNAL; i++)
+        if (external[i] == number) sigaction(number, &before_external[i], NULL);
     if (speaks_for_all) last_save_say();
     raise(number);
 }
@@ -59,8 +59,8 @@ void last_save_watch(const char *dir, const char *manifest, bool speaks) {
     snprintf(manifest_path, sizeof manifest_path, "%s", manifest);
     snprintf(good, sizeof good, "kvarve: the last good save is in %s (--resume %s)\n", dir, dir);
     snprintf(none, sizeof none, "kvarve: nothing is saved in %s yet\n", dir);
-    for (int i = 0; i < N_TOLD && !is_watched; i++)
-        watch(told[i], on_told, &before_told[i]);
+    for (int i = 0; i < N_EXTERNAL && !is_watched; i++)
+        watch(external[i], on_external, &before_external[i]);
     for (int i = 0; i < N_OWN && !is_watched; i++)
         watch(own[i], on_own, &before_own[i]);
 }

@@ -241,10 +241,14 @@ static status parse_words(options *o, int argc, char **argv) {
     return st;
 }
 
+static bool is_help(const char *word) {
+    return !strcmp(word, "--help") || !strcmp(word, "-h");
+}
+
 status options_parse(int argc, char **argv, options *out) {
     options o;
     options_set_defaults(&o);
-    if (argc < 2 || !strcmp(argv[1], "--help") || !strcmp(argv[1], "-h") || !strcmp(argv[1], "help")) {
+    if (argc < 2 || is_help(argv[1]) || !strcmp(argv[1], "help")) {
         o.command = N_COMMANDS;
         o.help = true;
         *out = o;
@@ -258,8 +262,7 @@ status options_parse(int argc, char **argv, options *out) {
     }
     int n_verbs = 1;
     status st = find_command(argv[1], &o.command);
-    bool is_help = argc > 2 && (!strcmp(argv[2], "--help") || !strcmp(argv[2], "-h"));
-    if (st == STATUS_OK && o.command == COMMAND_SNAPSHOT && !is_help) {
+    if (st == STATUS_OK && o.command == COMMAND_SNAPSHOT && !(argc > 2 && is_help(argv[2]))) {
         n_verbs = 2;
         st = find_action(argc > 2 ? argv[2] : NULL, &o.action);
     }

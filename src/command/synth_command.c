@@ -116,8 +116,11 @@ static void print_end(const synthetic_model *m, const synthetic_files *files, do
 }
 
 /* All ranks write, and leave nothing behind when one of them fails. Collective. */
-static status write_model(comm *c, const options *o, const synthetic_model *m, bool is_new) {
-    synthetic_files files = synthetic_files_plan(o->dir, m, max_file_bytes);
+static status write_model(comm *c, const options *o, const synthetic_model *m, const model_config *config,
+                          bool is_new) {
+    size_t n = 0;
+    synthetic_tensor *tensors = model_list_tensors(config, &n);
+    synthetic_files files = synthetic_files_plan(o->dir, tensors, n, max_file_bytes);
     double begin = clock_seconds();
     bool is_first = comm_rank(c) == 0;
     status st = write_weights(c, o, m, &files);
@@ -138,10 +141,12 @@ static status write_model(comm *c, const options *o, const synthetic_model *m, b
 
 int command_synth(comm *c, const options *o) {
     synthetic_model m;
+    model_config config;
     bool is_new = false;
     status st = run_find_shape(o, &m);
+    if (st == STATUS_OK) st = run_read_model(o, &config, NULL);
     if (o->seed != OPTION_UNSET) m.seed = (uint64_t)o->seed;
     if (st == STATUS_OK && comm_rank(c) == 0) st = make_dir(o->dir, &is_new);
-    if (!comm_any_failed(c, &st)) st = write_model(c, o, &m, is_new);
+    if (!comm_any_failed(c, &st)) st = write_model(c, o, &m, &config, is_new);
     return st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
 }

@@ -121,10 +121,14 @@ static void forget_shared_options(engine *e) {
 static status open_weights(engine *e) {
     const engine_options *o = &e->options;
     status st = STATUS_OK;
-    if (*o->made.name)
-        e->worker.files = weights_open_synthetic(&o->made, o->n_threads);
-    else
+    if (*o->made.name) {
+        size_t n = 0;
+        synthetic_tensor *tensors = model_list_tensors(&e->config, &n);
+        e->worker.files = weights_open_synthetic(&o->made, tensors, n, o->n_threads);
+        free(tensors);
+    } else {
         st = weights_open(o->model_dir, &e->worker.files);
+    }
     if (st == STATUS_OK && comm_rank(e->worker.comm) == 0)
         st = model_check_files(&e->config, o->sizing.precision, e->worker.files);
     if (comm_any_failed(e->worker.comm, &st)) return st;

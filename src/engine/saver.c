@@ -111,8 +111,8 @@ static void write_segment(saver *v, int n_threads) {
     double begin = clock_seconds();
     v->worked_seconds = clock_thread_seconds();
     v->rested_seconds = 0;
-    note told = {.kind = NOTE_SEGMENT, .number = o->save.number};
-    told.segment = (segment_info){
+    note report = {.kind = NOTE_SEGMENT, .number = o->save.number};
+    report.segment = (segment_info){
         .first_layer = v->slice.first_layer,
         .last_layer = v->slice.last_layer,
         .row0 = o->save.row0,
@@ -123,13 +123,13 @@ static void write_segment(saver *v, int n_threads) {
         .codec = v->codec,
         .chunk_tokens = segment_chunk_tokens(v->type, v->config->n_kv_heads, v->config->head_dim, o->n_rows),
     };
-    segment_make_name(&told.segment, o->save.number);
+    segment_make_name(&report.segment, o->save.number);
     const segment_source source = {read_rows, v};
-    told.st = segment_write(v->dir, &told.segment, &source, n_threads);
-    if (told.st == STATUS_OK) told.st = fault_at("save-note");
-    if (told.st != STATUS_OK) memcpy(told.text, status_text(), sizeof told.text);
-    told.seconds = clock_seconds() - begin - v->rested_seconds;
-    mailbox_send(v->notes, &told, sizeof told);
+    report.st = segment_write(v->dir, &report.segment, &source, n_threads);
+    if (report.st == STATUS_OK) report.st = fault_at("save-note");
+    if (report.st != STATUS_OK) memcpy(report.text, status_text(), sizeof report.text);
+    report.seconds = clock_seconds() - begin - v->rested_seconds;
+    mailbox_send(v->notes, &report, sizeof report);
 }
 
 static void *write_beside(void *arg) {
@@ -143,15 +143,15 @@ static void *write_beside(void *arg) {
 static status send_logits(const saver *v, const step *order) {
     status st = STATUS_OK;
     size_t bytes = (size_t)v->config->vocab_size * sizeof(float);
-    note *told = mem_new(1, sizeof *told + bytes);
+    note *report = mem_new(1, sizeof *report + bytes);
     for (int i = 0; st == STATUS_OK && i < order->n_extents; i++) {
         const step_extent *x = &order->extents[i];
         if (!stage_has_logits(v->logits, x->slot, x->pos0 + x->n_tokens - 1)) continue;
-        *told = (note){.kind = NOTE_LOGITS, .number = order->save.number, .extent = i};
-        st = stage_read_logits(v->logits, x->slot, (float *)(told + 1));
-        if (st == STATUS_OK) mailbox_send(v->notes, told, sizeof *told + bytes);
+        *report = (note){.kind = NOTE_LOGITS, .number = order->save.number, .extent = i};
+        st = stage_read_logits(v->logits, x->slot, (float *)(report + 1));
+        if (st == STATUS_OK) mailbox_send(v->notes, report, sizeof *report + bytes);
     }
-    free(told);
+    free(report);
     return st;
 }
 
@@ -171,8 +171,8 @@ status saver_begin(saver *v, const step *order) {
     }
     atomic_store(&v->hurries, order->save.is_last);
     if (v->order.n_rows == 0) {
-        note told = {.kind = NOTE_SEGMENT, .number = order->save.number};
-        mailbox_send(v->notes, &told, sizeof told);
+        note report = {.kind = NOTE_SEGMENT, .number = order->save.number};
+        mailbox_send(v->notes, &report, sizeof report);
         return STATUS_OK;
     }
     v->has_thread = pthread_create(&v->thread, NULL, write_beside, v) == 0;

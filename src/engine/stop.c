@@ -11,7 +11,7 @@
 #include "src/base/process.h"
 
 /* What the handlers may write. */
-static volatile sig_atomic_t was_terminated, was_told; /* by SIGTERM, by SIGUSR1 */
+static volatile sig_atomic_t was_terminated, was_warned; /* by SIGTERM, by SIGUSR1 */
 
 static void on_terminate(int number) {
     (void)number;
@@ -27,9 +27,9 @@ static void on_terminate(int number) {
     last_save_say_signal("kvarve: SIGTERM: ending with a save, if there is time for one\n");
 }
 
-static void on_told(int number) {
+static void on_warning(int number) {
     (void)number;
-    was_told = 1;
+    was_warned = 1;
 }
 
 void stop_watch_signals(void) {
@@ -37,12 +37,12 @@ void stop_watch_signals(void) {
     sigemptyset(&action.sa_mask);
     action.sa_handler = on_terminate;
     sigaction(SIGTERM, &action, NULL);
-    action.sa_handler = on_told;
+    action.sa_handler = on_warning;
     sigaction(SIGUSR1, &action, NULL);
 }
 
 bool stop_was_signalled(void) {
-    return was_terminated || was_told;
+    return was_terminated || was_warned;
 }
 
 static double start_moment(void) {
@@ -96,7 +96,7 @@ static void write_time(double seconds, char *text, size_t n) {
 const char *stop_reason(const stop_limits *limits, double reserve_seconds) {
     static char text[512];
     if (was_terminated) return "SIGTERM";
-    if (was_told) return "SIGUSR1";
+    if (was_warned) return "SIGUSR1";
     double left = limits->max_seconds - stop_process_seconds();
     if (left <= reserve_seconds) {
         char limit[32];

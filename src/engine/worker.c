@@ -46,10 +46,10 @@ bool worker_run_step(worker *w, pipeline_slot *slot) {
 }
 
 static void tell_signal(worker *w) {
-    if (w->told_stop || !stop_was_signalled()) return;
-    note told = {.kind = NOTE_STOP};
-    mailbox_send(w->notes, &told, sizeof told);
-    w->told_stop = true;
+    if (w->has_sent_stop || !stop_was_signalled()) return;
+    note report = {.kind = NOTE_STOP};
+    mailbox_send(w->notes, &report, sizeof report);
+    w->has_sent_stop = true;
 }
 
 void worker_serve(worker *w) {

@@ -20,9 +20,9 @@ typedef struct worker {
     stage *stage;
     pipeline *pipe;
     mailbox *notes;
-    saver *saver;   /* NULL: nothing is saved */
-    loader *loader; /* NULL: nothing is loaded */
-    bool told_stop; /* this rank's signal to rank 0 */
+    saver *saver;       /* NULL: nothing is saved */
+    loader *loader;     /* NULL: nothing is loaded */
+    bool has_sent_stop; /* this rank's signal to rank 0 */
     trace trace;
     step step; /* in work */
     step_reply reply;

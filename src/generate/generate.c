@@ -133,7 +133,7 @@ static bool take_event(generation *g, engine *e, const event *ev) {
     } else {
         take_token(g, e, j, ev);
     }
-    if (j->is_over) generate_let_go(g, e, j);
+    if (j->is_over) generate_release(g, e, j);
     return true;
 }
 
@@ -162,7 +162,7 @@ static status run_events(generation *g, engine *e) {
         }
         trace_enter(engine_trace(e), before);
         if (!engine_is_between_steps(e)) continue;
-        generate_look_after_saves(g, e);
+        generate_poll_saves(g, e);
         if (!g->stop_reason && (g->stop_reason = generate_stop_reason(g, e))) engine_pause(e);
     }
     progress_end(&bar);

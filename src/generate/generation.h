@@ -104,10 +104,10 @@ status generate_open_save(generation *g);
 void generate_start_save(generation *g, engine *e, const char *effective_options);
 
 /* Between two steps: begin saves that are due, and look after the one on its way. Local. */
-void generate_look_after_saves(generation *g, engine *e);
+void generate_poll_saves(generation *g, engine *e);
 
 /* The job is over: its pages go when no save needs them any more. Local. */
-void generate_let_go(generation *g, engine *e, job *j);
+void generate_release(generation *g, engine *e, job *j);
 
 /* Nothing moves: is it because pages must be saved first? Then see to it; false: there is nothing left.
  * Local. */

@@ -81,10 +81,10 @@ void job_print_text(job *j, FILE *to) {
     size_t end = j->text.n > held ? j->text.n - held : 0;
     while (!j->is_over && end > 0 && end < j->text.n && ((unsigned char)j->text.data[end] & 0xC0) == 0x80)
         end--; /* not into a character */
-    if (end <= j->n_told) return;
-    fwrite(j->text.data + j->n_told, 1, end - j->n_told, to);
+    if (end <= j->n_printed) return;
+    fwrite(j->text.data + j->n_printed, 1, end - j->n_printed, to);
     fflush(to);
-    j->n_told = end;
+    j->n_printed = end;
 }
 
 status job_write_result(const job *j, results *out) {

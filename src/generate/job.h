@@ -28,7 +28,7 @@ typedef struct job {
 
     text_stream stream;
     text_buffer text; /* generated so far */
-    size_t n_told;    /* bytes of it that were printed */
+    size_t n_printed; /* bytes of it that were printed */
     result_logprob *logprobs;
     bool is_over;
     finish_reason finish;

@@ -199,7 +199,7 @@ static void release_pages(generation *g, engine *e) {
     }
 }
 
-void generate_let_go(generation *g, engine *e, job *j) {
+void generate_release(generation *g, engine *e, job *j) {
     if (!g->save || j->session.handle < 0) return;
     if (j->is_kept && !j->error) return; /* after it is saved */
     if (!checkpoint_reads(g->save, j - g->jobs)) {
@@ -210,7 +210,7 @@ void generate_let_go(generation *g, engine *e, job *j) {
     g->to_release[g->n_to_release++] = &j->session;
 }
 
-void generate_look_after_saves(generation *g, engine *e) {
+void generate_poll_saves(generation *g, engine *e) {
     if (!g->save) return;
     double now = clock_seconds(), past = now - g->last_event;
     int64_t done = tokens_done(g, e);

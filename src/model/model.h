@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "io/synthetic/synthetic.h"
 #include "io/weights/weights.h"
 #include "kernels/device.h"
 #include "src/base/trace.h"
@@ -49,6 +50,9 @@ double model_head_flops(const model_config *config);
 
 /* Bytes of K and V of a position over all layers. */
 double model_kv_token_bytes(const model_config *config, dtype kv);
+
+/* All tensors of a synthetic model with this config; released with free(). */
+synthetic_tensor *model_list_tensors(const model_config *config, size_t *n);
 
 /* Bytes of the slice's tensors in the files. Refuses a missing tensor or another shape. */
 status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out);

@@ -46,12 +46,10 @@ static inline model_widths model_get_widths(const model_config *c) {
 
 status model_take_workspace(model *m);
 
-enum { TENSOR_NAME_BYTES = 96 };
-
 /* One tensor of the files and where it goes: rows from row0 of a matrix, or elements from row0 of a vector.
  */
 typedef struct wanted {
-    char name[TENSOR_NAME_BYTES];
+    char name[SYNTHETIC_NAME_BYTES];
     int64_t n_rows, n_cols; /* n_cols 0: a vector */
     int64_t row0;
     matrix *matrix;

@@ -5,7 +5,8 @@
 #include "src/base/memory.h"
 #include "src/model/model_private.h"
 
-static const char embedding_name[] = "model.embed_tokens.weight", head_name[] = "lm_head.weight";
+static const char embedding_name[] = "model.embed_tokens.weight", norm_name[] = "model.norm.weight",
+                  head_name[] = "lm_head.weight";
 
 static void want(wanted_list *list, int layer_index, const char *name, int64_t n_rows, int64_t n_cols,
                  int64_t row0, matrix *w, float *vector) {
@@ -37,26 +38,45 @@ static const char *find_table(const model_config *c, const weights *files) {
     return only_head ? head_name : embedding_name;
 }
 
-status model_want_slice(wanted_list *list, const model_config *c, slice s, const model *m,
-                        const weights *files) {
-    const char *table = find_table(c, files);
+/* `table`: the name of the embedding, which is the head's where that is tied. */
+static void list_slice(wanted_list *list, const model_config *c, slice s, const model *m, const char *table) {
     if (slice_embeds(s)) want(list, -1, table, c->vocab_size, c->d_model, 0, m ? m->embedding : NULL, NULL);
     for (int i = s.first_layer; i < s.last_layer; i++)
         want_layer(list, c, i, m ? &m->layers[i - s.first_layer] : NULL);
     if (slice_has_head(s)) {
-        want(list, -1, "model.norm.weight", c->d_model, 0, 0, NULL, m ? m->final_norm : NULL);
+        want(list, -1, norm_name, c->d_model, 0, 0, NULL, m ? m->final_norm : NULL);
         if (!model_head_shares_embedding(c, s)) {
             want(list, -1, c->tied_head ? table : head_name, c->vocab_size, c->d_model, 0, m ? m->head : NULL,
                  NULL);
             list->items[list->n - 1].is_copy = c->tied_head;
         }
     }
+}
+
+status model_want_slice(wanted_list *list, const model_config *c, slice s, const model *m,
+                        const weights *files) {
+    list_slice(list, c, s, m, find_table(c, files));
     for (size_t i = 0; i < list->n; i++) {
         wanted *w = &list->items[i];
         status st = weights_expect(files, w->name, w->n_rows, w->n_cols, &w->tensor);
         if (st != STATUS_OK) return st;
     }
     return STATUS_OK;
+}
+
+synthetic_tensor *model_list_tensors(const model_config *c, size_t *n) {
+    const slice all = {.first_layer = 0, .last_layer = c->n_layers, .n_layers = c->n_layers};
+    wanted_list list = {0};
+    list_slice(&list, c, all, NULL, embedding_name);
+    synthetic_tensor *tensors = mem_new(list.n, sizeof *tensors);
+    for (size_t i = 0; i < list.n; i++) {
+        const wanted *w = &list.items[i];
+        tensors[i] = (synthetic_tensor){.n_rows = w->n_rows, .n_cols = w->n_cols};
+        snprintf(tensors[i].name, sizeof tensors[i].name, "%s", w->name);
+    }
+    *n = list.n;
+    free(list.items);
+    return tensors;
 }
 
 status model_file_bytes(const model_config *config, slice s, weights *files, uint64_t *out) {

@@ -220,14 +220,14 @@ bool tokenizer_is_special(const tokenizer *tok, int32_t id) {
 }
 
 /* Whether the token has a part in texts. */
-static bool is_told(const tokenizer *tok, int32_t id, bool skip_special) {
+static bool is_shown(const tokenizer *tok, int32_t id, bool skip_special) {
     return id >= 0 && id < tok->n_tokens && tok->texts[id].text && !(skip_special && tok->texts[id].special);
 }
 
 void tokenizer_decode(tokenizer *tok, const int32_t *ids, size_t n, bool skip_special, text_buffer *out) {
     decoder_states *states = decoder_states_new(&tok->dec, false);
     for (size_t i = 0; i < n; i++)
-        if (is_told(tok, ids[i], skip_special))
+        if (is_shown(tok, ids[i], skip_special))
             decoder_push(&tok->dec, states, tok->texts[ids[i]].text, tok->texts[ids[i]].n, out);
     decoder_finish(&tok->dec, states, out);
     decoder_states_free(states);
@@ -240,7 +240,7 @@ void tokenizer_append_piece(const tokenizer *tok, int32_t id, text_buffer *out) 
         text_append(out, token->content, strlen(token->content));
         return;
     }
-    if (is_told(tok, id, false)) decoder_append_piece(&tok->dec, tok->texts[id].text, tok->texts[id].n, out);
+    if (is_shown(tok, id, false)) decoder_append_piece(&tok->dec, tok->texts[id].text, tok->texts[id].n, out);
 }
 
 /* ---- streams ---- */
@@ -271,8 +271,8 @@ static void push_ids(tokenizer *tok, text_stream *stream, const int32_t *ids, si
 
 void text_stream_begin_behind(tokenizer *tok, text_stream *stream, const int32_t *ids, size_t n) {
     size_t first = n;
-    for (int n_told = 0; first > 0 && n_told < CONTEXT_TOKENS; first--)
-        n_told += is_told(tok, ids[first - 1], stream->skip_special);
+    for (int n_shown = 0; first > 0 && n_shown < CONTEXT_TOKENS; first--)
+        n_shown += is_shown(tok, ids[first - 1], stream->skip_special);
     text_buffer text = {0};
     push_ids(tok, stream, ids + first, n - first, &text);
     size_t n_out = text.n;
@@ -286,7 +286,7 @@ void text_stream_begin_behind(tokenizer *tok, text_stream *stream, const int32_t
 }
 
 void text_stream_push(tokenizer *tok, text_stream *stream, int32_t id, text_buffer *out) {
-    if (!is_told(tok, id, stream->skip_special)) return;
+    if (!is_shown(tok, id, stream->skip_special)) return;
     if (!stream->states) stream->states = decoder_states_new(&tok->dec, true);
     size_t from = out->n;
     decoder_push(&tok->dec, stream->states, tok->texts[id].text, tok->texts[id].n, out);

@@ -12,7 +12,7 @@
 
 #include "io/synthetic/synthetic_files.h"
 #include "io/weights/weights.h"
-#include "src/model/model_config.h"
+#include "src/model/model.h"
 #include "src/tokenizer/synth_tokenizer.h"
 #include "src/tokenizer/tokenizer.h"
 #include "tests/fixtures/harness.h"
@@ -24,6 +24,22 @@ static synthetic_model model_of(const char *shape) {
     synthetic_model m = {0};
     CHECK_OK(synthetic_find(shape, &m));
     return m;
+}
+
+/* All its tensors; to be released with free(). */
+static synthetic_tensor *tensors_of(const synthetic_model *m, size_t *n) {
+    text_buffer text = {0};
+    model_config config;
+    synthetic_append_config(m, &text);
+    CHECK_OK(model_config_parse(text.data, text.n, m->name, &config));
+    free(text.data);
+    return model_list_tensors(&config, n);
+}
+
+static synthetic_files plan_files(const char *dir, const synthetic_model *m, uint64_t max_bytes) {
+    size_t n;
+    synthetic_tensor *tensors = tensors_of(m, &n);
+    return synthetic_files_plan(dir, tensors, n, max_bytes);
 }
 
 static float value_of(uint16_t bf16) {
@@ -185,7 +201,7 @@ static void configs(void) {
         free(text.data);
         size_t n;
         double elements = 0;
-        synthetic_tensor *all = synthetic_list_tensors(&m, &n);
+        synthetic_tensor *all = tensors_of(&m, &n);
         for (size_t k = 0; k < n; k++)
             elements += (double)synthetic_n_elements(&all[k]);
         CU_ASSERT(fabs(elements / 1e9 / billions[i] - 1) < 1e-2);
@@ -250,8 +266,11 @@ static status write_files(synthetic_files *f, const synthetic_model *m, int n_th
 
 /* Every tensor of the files is that of the handle without files, whatever pieces are read. */
 static void check_equal(const char *dir, const synthetic_model *m) {
-    weights *files = NULL, *made = weights_open_synthetic(m, 2);
-    size_t n = weights_count(made);
+    size_t n;
+    synthetic_tensor *tensors = tensors_of(m, &n);
+    weights *files = NULL, *made = weights_open_synthetic(m, tensors, n, 2);
+    CU_ASSERT_EQUAL(weights_count(made), n);
+    free(tensors);
     uint64_t n_bytes = 0;
     if (CHECK_OK(weights_open(dir, &files))) {
         CU_ASSERT_EQUAL(weights_count(files), n);
@@ -300,7 +319,7 @@ static void files_equal_memory(void) {
         m.tied_head = rows[i].tied_head;
         m.seed = rows[i].seed;
         m.vocab_size = rows[i].vocab_size;
-        synthetic_files f = synthetic_files_plan(dir, &m, rows[i].max_bytes);
+        synthetic_files f = plan_files(dir, &m, rows[i].max_bytes);
         uint64_t n_told = 0;
         CU_ASSERT_EQUAL(f.n_files, rows[i].n_files);
         CHECK_OK(write_files(&f, &m, rows[i].n_threads, &n_told));
@@ -325,7 +344,7 @@ static void files_equal_memory(void) {
 static void failures(void) {
     const char *dir = harness_fresh_dir();
     synthetic_model m = model_of("tiny");
-    synthetic_files f = synthetic_files_plan(dir, &m, 600000);
+    synthetic_files f = plan_files(dir, &m, 600000);
     synthetic_values *v = synthetic_values_open(&m);
     uint64_t n_told = 0;
     static const char others_name[] = "model-00003-of-00004.safetensors";
@@ -355,7 +374,7 @@ static void failures(void) {
     CHECK_REFUSED(synthetic_files_fill(&f, 1, v, 2, count_bytes, &n_told), "No such file or directory");
     synthetic_values_close(v);
     synthetic_files_free(&f);
-    synthetic_files nowhere = synthetic_files_plan("/nowhere/at/all", &m, 600000);
+    synthetic_files nowhere = plan_files("/nowhere/at/all", &m, 600000);
     CHECK_REFUSED(synthetic_files_create(&nowhere, 0), "/nowhere/at/all/model-00001-of-00004.safetensors");
     synthetic_files_free(&nowhere);
 }
@@ -365,7 +384,7 @@ static void large_plans(void) {
     static const int n_files[] = {1, 1, 1, 5, 37};
     for (int i = 0; i < N_SHAPES; i++) {
         synthetic_model m = model_of(shapes[i]);
-        synthetic_files f = synthetic_files_plan("dir", &m, 4000000000);
+        synthetic_files f = plan_files("dir", &m, 4000000000);
         CU_ASSERT_EQUAL(f.n_files, n_files[i]);
         size_t n = 0;
         for (int k = 0; k < f.n_files; k++) {
