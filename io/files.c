@@ -120,14 +120,14 @@ void file_start_writeback(int fd, int64_t offset, int64_t n_bytes) {
 #endif
 }
 
-status file_write_text(const char *path, const char *text) {
+status file_write_all(const char *path, const void *bytes, size_t n_bytes) {
     struct stat info;
     bool is_stream = stat(path, &info) == 0 && !S_ISREG(info.st_mode);
     size_t n = strlen(path) + sizeof ".tmp";
     char *temporary = mem_new(n, 1);
     snprintf(temporary, n, "%s%s", path, is_stream ? "" : ".tmp");
     FILE *f = fopen(temporary, "w");
-    bool good = f && fprintf(f, "%s\n", text) > 0;
+    bool good = f && fwrite(bytes, 1, n_bytes, f) == n_bytes;
     if (f) good = fclose(f) == 0 && good;
     if (!is_stream) good = good && rename(temporary, path) == 0;
     status st = good ? STATUS_OK : status_fail("%s: cannot be written: %s", path, strerror(errno));

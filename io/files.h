@@ -38,9 +38,9 @@ status file_trim(int fd, const char *path, int64_t n_bytes);
 /* Let the system begin to write this range to the disk, so that less is left for file_flush. A hint. */
 void file_start_writeback(int fd, int64_t offset, int64_t n_bytes);
 
-/* The file holds the text and a newline, or what it held before: a temporary beside it takes its place. A
- * device or a pipe is written to. */
-status file_write_text(const char *path, const char *text);
+/* The file holds these bytes, or what it held before: a temporary beside it takes its place. A device or a
+ * pipe is written to. */
+status file_write_all(const char *path, const void *bytes, size_t n_bytes);
 
 /* Take the advisory lock of a file that is open for writing; it ends when the file is closed, or with the
  * process. NONE: the file system has none. */

@@ -22,6 +22,8 @@ static int run_command(comm *c, const options *o) {
         return command_plan(c, o);
     case COMMAND_BENCH:
         return command_bench(c, o);
+    case COMMAND_CALIBRATE:
+        return command_calibrate(c, o);
     case COMMAND_SYNTH:
         return command_synth(c, o);
     case COMMAND_SNAPSHOT:
@@ -52,6 +54,7 @@ static bool uses_ranks(const options *o) {
     case COMMAND_GENERATE:
     case COMMAND_PERPLEXITY:
     case COMMAND_BENCH:
+    case COMMAND_CALIBRATE:
         return true;
     case COMMAND_SYNTH:
         return launcher_rank() >= 0;

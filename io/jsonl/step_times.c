@@ -55,7 +55,8 @@ status step_times_write(const step_times *t, const char *path) {
     json_close(&w);
     put_steps(&w, t);
     json_close(&w);
-    status st = file_write_text(path, text.data);
+    text_append(&text, "\n", 1);
+    status st = file_write_all(path, text.data, text.n);
     free(text.data);
     return st;
 }

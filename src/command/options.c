@@ -79,7 +79,7 @@ static status find_command(const char *name, command *out) {
         guess_consider(&g, options_command_name((command)i), i);
     if (g.index < 0)
         return status_refuse("kvarve has no command %s; there are generate, perplexity, tokenize, plan, "
-                             "bench, synth and snapshot",
+                             "bench, calibrate, synth and snapshot",
                              name);
     if (g.distance > 0)
         return status_refuse("kvarve has no command %s; did you mean %s?", name,
@@ -210,6 +210,12 @@ static status check_together(const options *o) {
     if (o->command == COMMAND_GENERATE) return check_generate(o);
     if (o->command == COMMAND_PERPLEXITY && !o->file)
         return status_refuse("kvarve perplexity needs --file TEXT");
+    if (o->command == COMMAND_PERPLEXITY && o->tables && !o->context_codec)
+        return status_refuse("--tables is for --context-codec, which is not given");
+    if (o->command == COMMAND_CALIBRATE && o->samples.n == 0)
+        return status_refuse("kvarve calibrate needs --sample TEXT");
+    if (o->command == COMMAND_CALIBRATE && !o->output)
+        return status_refuse("kvarve calibrate needs --output FILE");
     return STATUS_OK;
 }
 

@@ -18,6 +18,7 @@ typedef enum command {
     COMMAND_TOKENIZE,
     COMMAND_PLAN,
     COMMAND_BENCH,
+    COMMAND_CALIBRATE,
     COMMAND_SYNTH,
     COMMAND_SNAPSHOT,
     N_COMMANDS
@@ -34,7 +35,13 @@ typedef enum snapshot_action {
 
 typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
 
-enum { OPTIONS_MAX_STOPS = 16 };
+enum { OPTIONS_MAX_TEXTS = 16 };
+
+/* Of an option that may be given again. */
+typedef struct option_text_list {
+    const char *items[OPTIONS_MAX_TEXTS];
+    int64_t n;
+} option_text_list;
 
 /* Values as given or the table's defaults. Texts are borrowed from argv. */
 typedef struct options {
@@ -43,14 +50,13 @@ typedef struct options {
     bool help, version;
 
     const char *model, *shape, *report; /* NULL: not given, as all texts */
-    const char *prompt, *prompt_file, *text, *input, *output, *file;
+    const char *prompt, *prompt_file, *text, *input, *output, *file, *tables, *context_codec;
     const char *layers_per_rank, *prefill, *depths, *decode_depths, *batch_depths;
     const char *save, *resume, *stop_file;
     const char *measure, *measured, *chunk_model, *link, *node_link;
     const char *dir, *id; /* of COMMAND_SNAPSHOT; dir also of COMMAND_SYNTH */
     const char *fail_at;  /* only where KVARVE_FAULTS is defined */
-    const char *stops[OPTIONS_MAX_STOPS];
-    int64_t n_stops;
+    option_text_list stops, samples;
 
     int64_t max_tokens, top_k, seed, logprobs;            /* OPTION_UNSET: not given */
     double temperature, top_p, min_p, repetition_penalty; /* NaN: not given */
@@ -58,6 +64,8 @@ typedef struct options {
 
     int64_t context; /* OPTION_UNSET: the model's */
     int64_t stride;  /* OPTION_UNSET: the context */
+    int64_t scored;  /* behind each context, with context_codec */
+    int64_t windows; /* at most; OPTION_UNSET: all */
     int64_t vocab;   /* OPTION_UNSET: the shape's */
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t nodes;                      /* OPTION_UNSET: 1 */

@@ -8,7 +8,8 @@
 #define TOKENIZE   (1u << COMMAND_TOKENIZE)
 #define PLAN       (1u << COMMAND_PLAN)
 #define BENCH      (1u << COMMAND_BENCH)
-#define RUNS       (GENERATE | PERPLEXITY | BENCH)
+#define CALIBRATE  (1u << COMMAND_CALIBRATE)
+#define RUNS       (GENERATE | PERPLEXITY | BENCH | CALIBRATE)
 #define MODEL      (RUNS | PLAN) /* the commands on a model */
 #define SYNTH      (1u << COMMAND_SYNTH)
 #define ACTION(a)  (1u << (N_COMMANDS + (a)))
@@ -32,8 +33,8 @@ const option_spec options_table[] = {
      "file for the text of one prompt, which is in it as it comes"},
     {"input", &option_input, GENERATE, AT(input), NULL, "", 0, 0,
      "prompts, one JSON object a line; - is stdin"},
-    {"output", &option_output, GENERATE, AT(output), NULL, "stdout", 0, 0,
-     "results of --input, one JSON object a line"},
+    {"output", &option_output, GENERATE | CALIBRATE, AT(output), NULL, "stdout", 0, 0,
+     "results of --input, a JSON object a line; or the tables"},
     {"save", &option_path, GENERATE | PLAN, AT(save), NULL, "", 0, 0, "NAME.kvs to keep the KV cache in"},
     {"resume", &option_path, GENERATE, AT(resume), NULL, "", 0, 0,
      "snapshot to go on from; one that does not exist yet starts afresh"},
@@ -48,6 +49,16 @@ const option_spec options_table[] = {
     {"id", &option_text, ACTION(SNAPSHOT_TEXT), AT(id), NULL, "all", 0, 0,
      "only the sequence of the prompt of this id"},
     {"file", &option_input, PERPLEXITY, AT(file), NULL, "required", 0, 0, "text to score"},
+    {"context-codec", &option_text, PERPLEXITY, AT(context_codec), NULL, "", 0, 0,
+     "score behind contexts that went through it"},
+    {"scored", &option_integer, PERPLEXITY, AT(scored), "256", NULL, 1, 1048576,
+     "tokens to score behind each context, with --context-codec"},
+    {"tables", &option_input, PERPLEXITY, AT(tables), NULL, "", 0, 0,
+     "what kvarve calibrate wrote, for --context-codec"},
+    {"sample", &option_texts, CALIBRATE, AT(samples), NULL, "required", 0, 0,
+     "text like those to come; may be given 16 times"},
+    {"windows", &option_integer, PERPLEXITY | CALIBRATE, AT(windows), NULL, "all; 8", 1, 1048576,
+     "of the text at most, spread over it"},
     {"max-tokens", &option_integer, GENERATE | PLAN, AT(max_tokens), NULL, "256", 0, 2147483647,
      "tokens to generate at most; 0 only reads the prompt"},
     {"temperature", &option_real, GENERATE, AT(temperature), NULL, "model's", 0, 100,
@@ -69,7 +80,7 @@ const option_spec options_table[] = {
     {"echo", &option_flag, GENERATE, AT(echo), NULL, "", 0, 0, "print the prompt before what is generated"},
     {"logprobs", &option_integer, GENERATE, AT(logprobs), NULL, "0", 0, 20,
      "likeliest tokens to tell with each token"},
-    {"context", &option_integer, GENERATE | PERPLEXITY | PLAN, AT(context), NULL, "model's", 1,
+    {"context", &option_integer, GENERATE | PERPLEXITY | PLAN | CALIBRATE, AT(context), NULL, "model's", 1,
      1099511627776.0, "tokens of a sequence, prompt and generated; perplexity: 2048"},
     {"stride", &option_integer, PERPLEXITY, AT(stride), NULL, "context", 1, 1099511627776.0,
      "tokens from one window to the next; only new ones are scored"},
@@ -80,8 +91,8 @@ const option_spec options_table[] = {
      "rows of a step through the pipeline"},
     {"page-tokens", &option_integer, MODEL, AT(page_tokens), "64", NULL, KV_PAGE_QUANTUM, 65536,
      "positions of a KV page, a multiple of 16"},
-    {"kv-memory", &option_bytes, GENERATE | PERPLEXITY | PLAN, AT(kv_memory), NULL, "as needed", 1, most,
-     "KV cache of a rank, such as 8G"},
+    {"kv-memory", &option_bytes, GENERATE | PERPLEXITY | PLAN | CALIBRATE, AT(kv_memory), NULL, "as needed",
+     1, most, "KV cache of a rank, such as 8G"},
     {"memory-per-rank", &option_bytes, MODEL, AT(memory_per_rank), NULL, "90% of free", 1, most,
      "all that a rank may take of its host or GPU"},
     {"layers-per-rank", &option_text, MODEL, AT(layers_per_rank), NULL, "best", 0, 0,
@@ -150,6 +161,9 @@ static const struct {
         [COMMAND_BENCH] =
             {"bench", "prefill and decode speed beside what this machine can do",
              "mpirun -n 2 kvarve bench --model DIR --prefill 512 --depths 0,4096 --sequences 4"},
+        [COMMAND_CALIBRATE] =
+            {"calibrate", "read sample texts once, for codecs that must know a model's KV cache",
+             "mpirun -n 2 kvarve calibrate --model DIR --sample novel.txt --sample code.py --output DIR.kvt"},
         [COMMAND_SYNTH] = {"synth", "write a model of random weights to directory DIR, to measure with",
                            "kvarve synth --shape llama-1b llama-1b.random"},
         [COMMAND_SNAPSHOT] = {"snapshot", "look into the snapshot in directory DIR, or tidy it:",

@@ -96,16 +96,18 @@ const option_type option_input = {.takes = "FILE", .set = set_path, .append = ap
 const option_type option_output = {.takes = "FILE", .set = set_path, .append = append_text};
 
 static status add_text(options *o, const option_spec *spec, const char *text) {
-    if (o->n_stops == OPTIONS_MAX_STOPS) return bad_value(spec, text, "at most 16 of these");
+    option_text_list *list = field(o, spec);
+    if (list->n == OPTIONS_MAX_TEXTS) return bad_value(spec, text, "at most 16 of these");
     if (!*text) return bad_value(spec, "''", "a text that is not empty");
     if (utf8_count_valid(text, strlen(text)) < strlen(text)) return bad_value(spec, text, "a text in UTF-8");
-    o->stops[o->n_stops++] = text;
+    list->items[list->n++] = text;
     return STATUS_OK;
 }
 
 static void append_texts(const options *o, const option_spec *spec, text_buffer *out) {
-    for (int64_t k = 0; k < o->n_stops; k++)
-        append_value(out, spec, o->stops[k]);
+    const option_text_list *list = value_of(o, spec);
+    for (int64_t k = 0; k < list->n; k++)
+        append_value(out, spec, list->items[k]);
 }
 
 const option_type option_texts = {.takes = "TEXT", .set = add_text, .append = append_texts};

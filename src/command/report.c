@@ -264,7 +264,8 @@ static status write_json(const run_figures *f, const options *o, const engine *e
         put_rank(&w, &f->ranks[i], i);
     json_close(&w);
     json_close(&w);
-    status st = file_write_text(o->report, text.data);
+    text_append(&text, "\n", 1);
+    status st = file_write_all(o->report, text.data, text.n);
     free(text.data);
     return st;
 }

@@ -16,6 +16,7 @@ int command_perplexity(comm *c, const options *o);
 int command_tokenize(comm *c, const options *o);
 int command_plan(comm *c, const options *o);
 int command_bench(comm *c, const options *o);
+int command_calibrate(comm *c, const options *o);
 int command_synth(comm *c, const options *o);
 int command_snapshot(comm *c, const options *o);
 

@@ -13,6 +13,11 @@ void engine_serve(engine *e) {
     worker_serve(&e->worker);
 }
 
+void engine_use_probe(engine *e, const probe *p) {
+    e->worker.probe = *p;
+    stage_use_probe(e->worker.stage, p);
+}
+
 void engine_submit(engine *e, session *s) {
     assert(s->n_prompt > 0 && session_most_tokens(s) <= e->options.sizing.longest_tokens);
     s->n_known = (int64_t)s->tokens.n;
@@ -21,6 +26,7 @@ void engine_submit(engine *e, session *s) {
                                               .n_generated = session_n_generated(s),
                                               .n_all = session_most_tokens(s),
                                               .n_cached = s->n_cached,
+                                              .cut_at = s->probe_at,
                                           });
     e->sessions = mem_grow(e->sessions, (size_t)s->handle, sizeof(session *));
     e->sessions[s->handle] = s;
@@ -57,7 +63,12 @@ static void add_span(engine *e, const planned_span *s) {
     const session *q = session_of(e, s);
     step *t = &e->worker.step;
     if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, q->sequence_id, q->sampling};
-    t->spans[t->n_spans++] = (step_span){s->slot, s->n_rows, wanted_of(q, s), s->pos0, s->is_generated};
+    t->spans[t->n_spans++] = (step_span){.slot = s->slot,
+                                         .n_rows = s->n_rows,
+                                         .want = wanted_of(q, s),
+                                         .pos0 = s->pos0,
+                                         .is_generated = s->is_generated,
+                                         .is_probed = q->probe_at > 0 && s->pos0 + s->n_rows == q->probe_at};
     for (int i = 0; i < s->n_rows; i++) {
         int64_t pos = s->pos0 + i, next = pos + 1;
         bool scored = q->score_from >= 0 && next >= q->score_from && next < q->n_prompt;

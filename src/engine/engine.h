@@ -21,6 +21,7 @@
 #include "mpi/transport/transport.h"
 #include "src/base/trace.h"
 #include "src/engine/notes.h"
+#include "src/engine/probe.h"
 #include "src/engine/session.h"
 #include "src/engine/stage.h"
 #include "src/engine/step.h"
@@ -40,6 +41,7 @@ typedef struct engine_options {
     const chunk_list *chunks; /* where prompts are cut, of at most chunk_tokens each; NULL: by chunk_tokens */
     bool times_steps;         /* keep a log of them, for engine_gather_steps */
     transport_kind transport; /* of activations between ranks */
+    bool wants_digest;        /* engine_model_digest, without a snapshot too */
     bool quiet;               /* no line that says what is loaded */
     const char *save_dir;     /* the snapshot that is written to; NULL: none, and sizing.saves is not set */
     kv_codec codec;           /* of what is written */
@@ -71,6 +73,9 @@ typedef struct event {
     int64_t n_scores;      /* EVENT_SCORES */
     const float *scores;   /* owned by the engine, until the next call */
 } event;
+
+/* Have it called on this rank from now on; before any session is submitted. Copied. Local. */
+void engine_use_probe(engine *e, const probe *p);
 
 /* Queue a session that may have at most longest_tokens. Borrowed until it is over, where it is held until
  * engine_release. Rank 0. Local. */

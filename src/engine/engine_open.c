@@ -139,9 +139,9 @@ static status open_weights(engine *e) {
 static status open_slice(engine *e) {
     const engine_options *o = &e->options;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
-    status st =
-        model_open(&e->config, mine->slice, o->sizing.chunk_tokens, e->worker.files, e->worker.dev,
-                   &e->worker.trace, o->save_dir || o->load_dir ? e->model_digest : NULL, &e->worker.model);
+    status st = model_open(
+        &e->config, mine->slice, o->sizing.chunk_tokens, e->worker.files, e->worker.dev, &e->worker.trace,
+        o->save_dir || o->load_dir || o->wants_digest ? e->model_digest : NULL, &e->worker.model);
     int64_t windows[MODEL_MAX_LAYERS];
     kv_shape shape = {
         .format = model_kv_format(&e->config, precision_kv(o->sizing.precision), o->sizing.page_tokens),
@@ -213,7 +213,7 @@ static void add_up_digests(engine *e) {
 static status open_snapshots(engine *e) {
     const engine_options *o = &e->options;
     slice s = e->plan.ranks[comm_rank(e->worker.comm)].slice;
-    if (o->save_dir || o->load_dir) add_up_digests(e);
+    if (o->save_dir || o->load_dir || o->wants_digest) add_up_digests(e);
     if (o->save_dir) {
         e->worker.saver = saver_open(o->save_dir, o->codec, s, &e->config, e->worker.dev->kv, o->n_threads,
                                      e->worker.kv, e->worker.stage, e->worker.notes);

@@ -20,7 +20,7 @@ typedef enum sequence_state {
 typedef struct sequence {
     sequence_state state;
     int slot;
-    int64_t n_prompt, n_given, n_cached, n_pages;
+    int64_t n_prompt, n_given, n_cached, n_pages, cut_at;
     int64_t n_issued; /* rows that were put into steps, or loaded */
     int64_t step;     /* the last of those */
 } sequence;
@@ -92,6 +92,7 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
         .n_prompt = r->n_prompt,
         .n_given = r->n_prompt - r->n_generated,
         .n_cached = r->n_cached,
+        .cut_at = r->cut_at,
         .n_pages = kv_pages_for(r->n_all, s->limits.page_tokens),
     };
     s->n_left++;
@@ -184,6 +185,7 @@ static int issue_known(schedule *s, bool generated, int *n_used, planned_span *s
         int64_t size = schedule_chunk_rows(s, q->n_issued), room = (all - *n_used) * size / all;
         if (room < 1) room = 1;
         int n = (int)(left < room ? left : room);
+        if (q->n_issued < q->cut_at && n > q->cut_at - q->n_issued) n = (int)(q->cut_at - q->n_issued);
         spans[n_spans++] = issue(s, s->running[i], n);
         *n_used += (int)((n * (int64_t)all + size - 1) / size);
     }

@@ -64,6 +64,7 @@ typedef struct schedule_request {
     int64_t n_generated; /* of them the last ones, which an earlier run generated: less than all */
     int64_t n_all;       /* whose K and V it may ever hold */
     int64_t n_cached;    /* of the prompt the first ones, less than all, that are loaded from a snapshot */
+    int64_t cut_at;      /* no span has rows on both sides of this position; 0: nobody asks */
 } schedule_request;
 
 /* Put a sequence at the end of the queue. Its number. */

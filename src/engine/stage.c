@@ -20,6 +20,7 @@ typedef struct slot_state {
 typedef struct head_row {
     int32_t row;
     int32_t target; /* NO_TARGET: sample for span */
+    int64_t pos;
     const step_span *span;
 } head_row;
 
@@ -37,6 +38,8 @@ struct stage {
     bool keeps_logits;
     stage_seconds *seconds; /* NULL: nobody asks */
     stage_stats stats;
+    probe probe;
+    float *probed_logits; /* [HEAD_ROWS, V], where on_scored is wanted */
 };
 
 stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, uint64_t weight_bytes,
@@ -64,6 +67,7 @@ void stage_close(stage *g) {
     free(g->slots);
     free(g->spans);
     free(g->head_rows);
+    free(g->probed_logits);
     free(g);
 }
 
@@ -136,9 +140,10 @@ static int list_head_rows(stage *g, const step *todo) {
         int row0 = g->spans[i].row0;
         for (int k = 0; wanted->want == WANT_SCORES && k < wanted->n_rows; k++)
             if (todo->targets[row0 + k] != NO_TARGET)
-                g->head_rows[n++] = (head_row){row0 + k, todo->targets[row0 + k], wanted};
+                g->head_rows[n++] = (head_row){row0 + k, todo->targets[row0 + k], wanted->pos0 + k, wanted};
         if (wanted->want == WANT_TOKEN || wanted->want == WANT_LOGITS)
-            g->head_rows[n++] = (head_row){row0 + wanted->n_rows - 1, NO_TARGET, wanted};
+            g->head_rows[n++] =
+                (head_row){row0 + wanted->n_rows - 1, NO_TARGET, wanted->pos0 + wanted->n_rows - 1, wanted};
     }
     return n;
 }
@@ -149,11 +154,6 @@ static slot_state *slot_of(const stage *g, const head_row *h) {
 
 static bool wants_token(const head_row *h) {
     return h->target == NO_TARGET && h->span->want == WANT_TOKEN;
-}
-
-/* The position behind the row. */
-static int64_t next_pos(const head_row *h) {
-    return h->span->pos0 + h->span->n_rows;
 }
 
 /* Keep what a save may ask for of n rows. Sequences that run for long have slots in their order, so that all
@@ -167,7 +167,7 @@ static void keep_logits(stage *g, const head_row *wanted, int n) {
             end++;
         model_keep_logits(g->model, i, end - i, slot);
         for (int k = i; k < end; k++)
-            slot_of(g, &wanted[k])->logits_pos = next_pos(&wanted[k]) - 1;
+            slot_of(g, &wanted[k])->logits_pos = wanted[k].pos;
     }
 }
 
@@ -183,7 +183,7 @@ static int ask(stage *g, const head_row *wanted, int n) {
         rows[i] = (row_sampling){0};
         n_scores += h->target != NO_TARGET;
         if (!wants_token(h)) continue;
-        rows[i] = sampler_row(&slot->sampling, slot->sequence_id, next_pos(h), slot->seen);
+        rows[i] = sampler_row(&slot->sampling, slot->sequence_id, h->pos + 1, slot->seen);
         n_tokens++;
         if (slot->sampling.n_logprobs > k) k = (int)slot->sampling.n_logprobs;
     }
@@ -203,6 +203,17 @@ static void take_answers(const stage *g, const head_row *wanted, int n, int k, s
     }
 }
 
+static status show_scored(stage *g, const head_row *wanted, int n) {
+    status st = model_read_logits(g->model, n, g->probed_logits);
+    for (int i = 0; st == STATUS_OK && i < n; i++) {
+        const head_row *h = &wanted[i];
+        if (h->target == NO_TARGET) continue;
+        g->probe.on_scored(g->probe.context, slot_of(g, h)->sequence_id, h->pos, h->target,
+                           g->probed_logits + (size_t)i * (size_t)g->config->vocab_size);
+    }
+    return st;
+}
+
 /* Up to HEAD_ROWS rows of the head. What a device does while it is waited for is mostly the head. */
 static status answer_rows(stage *g, const head_row *wanted, int n, const float *x, step_reply *reply) {
     int32_t rows[HEAD_ROWS];
@@ -217,6 +228,7 @@ static status answer_rows(stage *g, const head_row *wanted, int n, const float *
     status st = model_sync(g->model);
     trace_enter(g->trace, REGION_SAMPLE);
     if (st == STATUS_OK) take_answers(g, wanted, n, k, reply);
+    if (st == STATUS_OK && g->probe.on_scored) st = show_scored(g, wanted, n);
     trace_enter(g->trace, before);
     return st;
 }
@@ -270,6 +282,19 @@ bool stage_has_logits(const stage *g, int slot, int64_t pos) {
 
 status stage_read_logits(const stage *g, int slot, float *host_logits) {
     return model_read_kept(g->model, slot, host_logits);
+}
+
+int64_t stage_sequence_id(const stage *g, int slot) {
+    return g->slots[slot].sequence_id;
+}
+
+void stage_use_probe(stage *g, const probe *p) {
+    g->probe = *p;
+    free(g->probed_logits);
+    g->probed_logits =
+        p->on_scored && slice_has_head(g->slice)
+            ? mem_new((size_t)HEAD_ROWS * (size_t)g->config->vocab_size, sizeof *g->probed_logits)
+            : NULL;
 }
 
 stage_stats stage_get_stats(const stage *g) {

@@ -2,6 +2,7 @@
  * the last stage, the next tokens and the scores. All functions are Local. */
 #pragma once
 
+#include "src/engine/probe.h"
 #include "src/engine/step.h"
 #include "src/model/kv_cache.h"
 #include "src/model/model.h"
@@ -39,6 +40,12 @@ bool stage_has_logits(const stage *s, int slot, int64_t pos);
 
 /* They [V], to host memory. A failure is the device's. */
 status stage_read_logits(const stage *s, int slot, float *host_logits);
+
+/* The sampler's number of the sequence in a slot. */
+int64_t stage_sequence_id(const stage *s, int slot);
+
+/* From now on its on_scored is called for rows with a target. Copied. */
+void stage_use_probe(stage *s, const probe *p);
 
 /* How long the last step took: its layers, with the embedding, and its n_head_rows rows of the head. */
 typedef struct stage_seconds {

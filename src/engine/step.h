@@ -38,6 +38,7 @@ typedef struct step_span {
     span_want want;
     int64_t pos0;
     bool is_generated; /* all of its tokens; such spans come first */
+    bool is_probed;    /* behind its last row the probe is called */
 } step_span;
 
 /* Positions [pos0, pos0 + n_tokens) of the sequence in a slot. STEP_SAVE: they become the snapshot's next

@@ -3,6 +3,19 @@
 #include "src/engine/notes.h"
 #include "src/engine/stop.h"
 
+/* Of the sequences of this step whose beginning is complete. */
+static void call_probe(worker *w) {
+    const slice s = model_slice(w->model);
+    for (const step_span *p = w->step.spans; w->probe.on_cached && p < w->step.spans + w->step.n_spans; p++) {
+        if (!p->is_probed) continue;
+        status st = model_sync(w->model);
+        if (st == STATUS_OK)
+            st = w->probe.on_cached(w->probe.context, w->kv, s, p->slot, p->pos0 + p->n_rows,
+                                    stage_sequence_id(w->stage, p->slot));
+        if (st != STATUS_OK) status_die("%s", status_text());
+    }
+}
+
 static void run_rows(worker *w, pipeline_slot *slot) {
     status st = stage_run(w->stage, &w->step, slot->x, &w->reply);
     if (st != STATUS_OK) status_die("%s", status_text());
@@ -12,6 +25,7 @@ static void run_rows(worker *w, pipeline_slot *slot) {
     region before = trace_enter(&w->trace, REGION_SEND_WAIT);
     pipeline_forward(w->pipe, slot);
     trace_enter(&w->trace, before);
+    call_probe(w);
 }
 
 /* What is sampled goes on from the cached tokens; their K and V come meanwhile. */

@@ -5,6 +5,7 @@
 #include "mpi/mailbox.h"
 #include "mpi/pipeline.h"
 #include "src/engine/loader.h"
+#include "src/engine/probe.h"
 #include "src/engine/saver.h"
 #include "src/engine/stage.h"
 #include "src/engine/step.h"
@@ -24,6 +25,7 @@ typedef struct worker {
     loader *loader;     /* NULL: nothing is loaded */
     bool has_sent_stop; /* this rank's signal to rank 0 */
     trace trace;
+    probe probe;
     step step; /* in work */
     step_reply reply;
     void *reply_bytes;

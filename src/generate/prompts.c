@@ -131,7 +131,7 @@ static status take_default_stops(generation *g, job *j) {
     const char *advised[MODEL_MAX_STOPS];
     for (int i = 0; i < g->config.n_stops; i++)
         advised[i] = g->config.stops[i];
-    if (g->options->n_stops > 0) return take_stops(g, j, g->options->stops, g->options->n_stops);
+    if (g->options->stops.n > 0) return take_stops(g, j, g->options->stops.items, g->options->stops.n);
     return take_stops(g, j, advised, g->config.n_stops);
 }
 

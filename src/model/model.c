@@ -135,6 +135,10 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
     trace_enter(m->trace, before);
 }
 
+slice model_slice(const model *m) {
+    return m->slice;
+}
+
 status model_sync(model *m) {
     return m->dev->ops->sync(m->dev);
 }

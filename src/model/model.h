@@ -87,6 +87,9 @@ status model_logits(model *m, const float *x, const int32_t *rows, int n, float 
 /* The same in parts, in model_head.c. The logits of rows[n] of x, n <= HEAD_ROWS, on the device. */
 void model_head(model *m, const float *x, const int32_t *rows, int n);
 
+/* Those of the n rows to host memory [n, V]. Waits for the device. */
+status model_read_logits(const model *m, int n, float *host_logits);
+
 /* Ask the device, where they stay: the operations choose, score and top_logits over all n rows of model_head.
  */
 void model_choose(model *m, int n, const row_sampling *rows);
@@ -112,6 +115,8 @@ void model_keep_logits(model *m, int i, int n, int slot);
 
 /* and what a slot's place has, [V], to host memory. Waits for the device. */
 status model_read_kept(model *m, int slot, float *host_logits);
+
+slice model_slice(const model *m);
 
 /* Wait for the device: all that was queued is over. */
 status model_sync(model *m);

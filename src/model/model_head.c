@@ -11,6 +11,12 @@ void model_head(model *m, const float *x, const int32_t *rows, int n) {
     op->matmul(m->dev, m->head, m->act, n, n, m->logits);
 }
 
+status model_read_logits(const model *m, int n, float *host_logits) {
+    m->dev->ops->copy_out(m->dev, host_logits, m->logits,
+                          (size_t)n * (size_t)m->config.vocab_size * sizeof *host_logits);
+    return m->dev->ops->sync(m->dev);
+}
+
 void model_choose(model *m, int n, const row_sampling *rows) {
     m->dev->ops->choose(m->dev, m->logits, n, m->config.vocab_size, rows, m->answer->choices);
 }
@@ -61,9 +67,7 @@ status model_read_kept(model *m, int slot, float *host_logits) {
 status model_logits(model *m, const float *x, const int32_t *rows, int n, float *host_logits) {
     region before = trace_enter(m->trace, REGION_HEAD);
     model_head(m, x, rows, n);
-    size_t bytes = (size_t)n * (size_t)m->config.vocab_size * sizeof(float);
-    m->dev->ops->copy_out(m->dev, host_logits, m->logits, bytes);
-    status st = model_sync(m);
+    status st = model_read_logits(m, n, host_logits);
     trace_enter(m->trace, before);
     return st;
 }

@@ -9,6 +9,7 @@
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
+#include "src/study/context_codec.h"
 
 enum { DEFAULT_CONTEXT = 2048 };
 
@@ -155,6 +156,7 @@ static void print_result(const scoring *s, run_summary *summary) {
 }
 
 int command_perplexity(comm *c, const options *o) {
+    if (o->context_codec) return context_codec_run(c, o);
     scoring s = {.options = o};
     run_summary summary = {0};
     bool is_first = comm_rank(c) == 0;

@@ -38,7 +38,7 @@ static void defaults(void) {
     CHECK_OK(parse_words("generate --model m --prompt p", &o));
     CU_ASSERT(o.command == COMMAND_GENERATE && !o.help && !strcmp(o.model, "m") && !strcmp(o.prompt, "p"));
     CU_ASSERT(!o.prompt_file && !o.input && !o.output && !o.file && !o.report && !o.layers_per_rank &&
-              o.n_stops == 0);
+              o.stops.n == 0);
     CU_ASSERT(o.max_tokens == OPTION_UNSET && o.top_k == OPTION_UNSET && o.seed == OPTION_UNSET);
     CU_ASSERT(o.logprobs == OPTION_UNSET && o.context == OPTION_UNSET && o.stride == OPTION_UNSET);
     CU_ASSERT(isnan(o.temperature) && isnan(o.top_p) && isnan(o.min_p) && isnan(o.repetition_penalty));
@@ -71,8 +71,8 @@ static void given_values(void) {
     CU_ASSERT(!strcmp(o.model, "dir") && !strcmp(o.input, "a=b") && !strcmp(o.output, "out") &&
               o.max_tokens == 7);
     CU_ASSERT(o.temperature == 0.25 && o.top_k == 3 && o.top_p == 0.5 && o.min_p == 0.125);
-    CU_ASSERT(o.repetition_penalty == 1.5 && o.seed == 9 && o.n_stops == 2);
-    CU_ASSERT(!strcmp(o.stops[0], "x") && !strcmp(o.stops[1], "yy") && o.ignore_eos && o.echo &&
+    CU_ASSERT(o.repetition_penalty == 1.5 && o.seed == 9 && o.stops.n == 2);
+    CU_ASSERT(!strcmp(o.stops.items[0], "x") && !strcmp(o.stops.items[1], "yy") && o.ignore_eos && o.echo &&
               o.logprobs == 20);
     CU_ASSERT(o.context == 100 && o.sequences == 2 && o.chunk_tokens == 33 && o.page_tokens == 32);
     CU_ASSERT(o.kv_memory == (int64_t)3 << 29 && o.memory_per_rank == (int64_t)2 << 40);
@@ -269,10 +269,10 @@ static void codecs(void) {
 static void stops(void) {
     char line[1024] = "generate --model m --prompt p";
     options o;
-    for (int i = 0; i < OPTIONS_MAX_STOPS; i++)
+    for (int i = 0; i < OPTIONS_MAX_TEXTS; i++)
         strcat(line, " --stop s");
     CHECK_OK(parse_words(line, &o));
-    CU_ASSERT(o.n_stops == OPTIONS_MAX_STOPS && !strcmp(o.stops[OPTIONS_MAX_STOPS - 1], "s"));
+    CU_ASSERT(o.stops.n == OPTIONS_MAX_TEXTS && !strcmp(o.stops.items[OPTIONS_MAX_TEXTS - 1], "s"));
     strcat(line, " --stop toomany");
     CHECK_REFUSED(parse_words(line, &o), "--stop toomany: expected at most 16");
 }
@@ -380,7 +380,7 @@ static void commands(void) {
                   "kvarve has no command genrate; did you mean generate?");
     CHECK_REFUSED(parse_words("perplexty --model m", &o), "did you mean perplexity?");
     CHECK_REFUSED(parse_words("nothing-like-it", &o),
-                  "generate, perplexity, tokenize, plan, bench, synth and snapshot");
+                  "generate, perplexity, tokenize, plan, bench, calibrate, synth and snapshot");
     CHECK_REFUSED(parse_words("--model m generate", &o), "--model");
     CHECK_REFUSED(parse_words("generate m", &o), "takes options only, not m");
     CHECK_REFUSED(parse_words("generate --model m --prompt p rest", &o), "takes options only, not rest");
@@ -645,13 +645,13 @@ static void check_round_trip(int argc, char **argv) {
     CU_ASSERT(!strcmp(text, text2));
     CU_ASSERT(memcmp(&first.max_tokens, &second.max_tokens, sizeof first - offsetof(options, max_tokens)) ==
               0);
-    CU_ASSERT(first.n_stops == second.n_stops && same(first.model, second.model) &&
+    CU_ASSERT(first.stops.n == second.stops.n && same(first.model, second.model) &&
               same(first.shape, second.shape) && first.action == second.action);
     CU_ASSERT(same(first.save, second.save) && same(first.resume, second.resume) &&
               same(first.stop_file, second.stop_file) && same(first.dir, second.dir) &&
               same(first.id, second.id));
-    for (int64_t i = 0; i < first.n_stops; i++)
-        CU_ASSERT(!strcmp(first.stops[i], second.stops[i]));
+    for (int64_t i = 0; i < first.stops.n; i++)
+        CU_ASSERT(!strcmp(first.stops.items[i], second.stops.items[i]));
     CU_ASSERT(same(first.prompt, second.prompt));
     free(text);
     free(text2);

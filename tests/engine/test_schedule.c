@@ -62,7 +62,7 @@ static void use_chunks(simulation *m, int n, const int *rows) {
 static int64_t add_known(simulation *m, int64_t n_prompt, int64_t n_generated, int64_t n_new,
                          int64_t n_cached) {
     int64_t id =
-        schedule_add(m->schedule, &(schedule_request){n_prompt, n_generated, n_prompt + n_new, n_cached});
+        schedule_add(m->schedule, &(schedule_request){n_prompt, n_generated, n_prompt + n_new, n_cached, 0});
     CU_ASSERT(id == m->n_sequences);
     m->sequences[m->n_sequences++] =
         (tracked){n_prompt, n_generated, n_prompt + n_new, .n_cached = n_cached, .slot = -1};
@@ -464,6 +464,28 @@ static void chunks_of_a_list_share_steps(void) {
     end(m);
 }
 
+/* No chunk has rows on both sides of a cut, also where the prompt shares steps. */
+static void prompts_are_cut(void) {
+    const schedule_limits limits = {1, 2, 10, 16, 100};
+    static const int64_t cuts[] = {13, 20};
+    schedule *s = schedule_open(&limits);
+    for (int i = 0; i < 2; i++)
+        (void)schedule_add(s, &(schedule_request){.n_prompt = 37, .n_all = 37, .cut_at = cuts[i]});
+    int64_t done[2] = {0};
+    planned_span spans[2];
+    while (done[0] + done[1] < 2 * 37) {
+        const int n = schedule_next(s, spans);
+        if (n == 0) break;
+        for (int i = 0; i < n; i++) {
+            const int64_t q = spans[i].sequence;
+            done[q] = spans[i].pos0 + spans[i].n_rows;
+            CU_ASSERT(spans[i].pos0 >= cuts[q] || done[q] <= cuts[q]);
+        }
+    }
+    CU_ASSERT(done[0] == 37 && done[1] == 37);
+    schedule_close(s);
+}
+
 static void short_prompts_share_a_step(void) {
     simulation *m = begin((schedule_limits){2, 16, 64, 16, 100});
     for (int i = 0; i < 10; i++)
@@ -571,6 +593,7 @@ int main(int argc, char **argv) {
         {"chunks fill the pipeline", chunks_fill_the_pipeline},
         {"chunks of a list", chunks_of_a_list},
         {"chunks of a list share steps", chunks_of_a_list_share_steps},
+        {"prompts are cut", prompts_are_cut},
         {"short prompts share a step", short_prompts_share_a_step},
         {"generated tokens apart", generated_tokens_apart},
         {"waiting for pages", waiting_for_pages},

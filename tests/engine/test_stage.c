@@ -85,7 +85,7 @@ static void close_fixture(fixture *f) {
 static void add_prompt(fixture *f, int slot, int n_rows, span_want want, const sampling_options *o) {
     step *s = &f->step;
     s->starts[s->n_starts++] = (step_start){slot, slot, *o};
-    s->spans[s->n_spans++] = (step_span){slot, n_rows, want, 0, false};
+    s->spans[s->n_spans++] = (step_span){slot, n_rows, want, 0, false, false};
     for (int i = 0; i < n_rows; i++) {
         s->tokens[s->n_rows] = (s->n_rows * 7 + slot) % f->config.vocab_size;
         s->targets[s->n_rows++] = want == WANT_SCORES && i > 0 ? (3 * i) % f->config.vocab_size : NO_TARGET;

@@ -44,8 +44,9 @@ static step random_step(uint64_t *state) {
                                                 .n_logprobs = pick(state, 20),
                                                 .ignore_eos = pick(state, 2)}};
     for (int i = 0; i < s.n_spans; i++)
-        s.spans[i] = (step_span){pick(state, N_SLOTS), pick(state, MAX_ROWS), (span_want)pick(state, 3),
-                                 (int64_t)harness_random(state), pick(state, 2)};
+        s.spans[i] =
+            (step_span){pick(state, N_SLOTS),           pick(state, MAX_ROWS), (span_want)pick(state, 3),
+                        (int64_t)harness_random(state), pick(state, 2),        pick(state, 2)};
     for (int i = 0; i < s.n_extents; i++)
         s.extents[i] = (step_extent){pick(state, N_SLOTS), (int64_t)harness_random(state),
                                      (int64_t)harness_random(state), pick(state, 1000)};
@@ -79,7 +80,7 @@ static bool same_step(const step *a, const step *b) {
     for (int i = 0; same && i < a->n_spans; i++) {
         const step_span *x = &a->spans[i], *y = &b->spans[i];
         same = x->slot == y->slot && x->n_rows == y->n_rows && x->want == y->want && x->pos0 == y->pos0 &&
-               x->is_generated == y->is_generated;
+               x->is_generated == y->is_generated && x->is_probed == y->is_probed;
     }
     for (int i = 0; same && i < a->n_rows; i++)
         same = a->tokens[i] == b->tokens[i] && a->targets[i] == b->targets[i];

@@ -1,0 +1,105 @@
+#include "io/codec/kv_tables.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "io/files.h"
+
+enum { FILE_VERSION = 1, MOST_LAYERS = 4096 };
+static const size_t most_bytes = (size_t)1 << 32;
+
+/* As in the file, little-endian. */
+typedef struct file_head {
+    char magic[8];
+    uint32_t version;
+    int32_t n_layers, n_kv_heads, head_dim;
+    uint64_t model_digest[2];
+} file_head;
+
+static const char magic[8] = {'K', 'V', 'T', 'A', 'B', 'L', 'E', '\n'};
+
+_Static_assert(sizeof(file_head) == 40, "the head lies in memory as in a file");
+
+static uint64_t digest_of(const void *bytes, size_t n) {
+    uint64_t digest = XXH3_64bits(bytes, n);
+    return digest ? digest : 1;
+}
+
+void kv_tables_append(const kv_tables_shape *shape, const void *layers, size_t n_bytes, text_buffer *out) {
+    file_head head = {
+        .version = FILE_VERSION,
+        .n_layers = shape->n_layers,
+        .n_kv_heads = shape->n_kv_heads,
+        .head_dim = shape->head_dim,
+        .model_digest = {shape->model_digest[0], shape->model_digest[1]},
+    };
+    memcpy(head.magic, magic, sizeof magic);
+    const size_t begin = out->n;
+    text_append(out, (const char *)&head, sizeof head);
+    text_append(out, layers, n_bytes);
+    uint64_t digest = digest_of(out->data + begin, out->n - begin);
+    text_append(out, (const char *)&digest, sizeof digest);
+}
+
+static status check_head(const file_head *head) {
+    if (memcmp(head->magic, magic, sizeof magic) != 0)
+        return status_refuse("no tables of kvarve calibrate: its first bytes are others");
+    if (head->version != FILE_VERSION)
+        return status_refuse("tables of version %u, this program reads %d", head->version, FILE_VERSION);
+    if (head->n_layers < 1 || head->n_layers > MOST_LAYERS || head->n_kv_heads < 1 || head->head_dim < 1)
+        return status_refuse("tables of %d layers, %d kv heads of %d", head->n_layers, head->n_kv_heads,
+                             head->head_dim);
+    return STATUS_OK;
+}
+
+static status read_layers(kv_tables *t, const char *bytes, size_t n) {
+    const int64_t n_channels = (int64_t)t->shape.n_kv_heads * t->shape.head_dim;
+    t->cachegen = mem_new((size_t)t->shape.n_layers * N_KV_PARTS, sizeof *t->cachegen);
+    for (int i = 0; i < t->shape.n_layers * N_KV_PARTS; i++) {
+        size_t n_used = 0;
+        status st = cachegen_tables_read(bytes, n, &t->cachegen[i], &n_used);
+        if (st != STATUS_OK) return st;
+        if (t->cachegen[i].n_channels != n_channels)
+            return status_refuse("layer %d: tables of %d channels, and not of %lld", i / N_KV_PARTS,
+                                 t->cachegen[i].n_channels, (long long)n_channels);
+        bytes += n_used;
+        n -= n_used;
+    }
+    return n == 0 ? STATUS_OK : status_refuse("%zu bytes behind the last tables", n);
+}
+
+static status parse(const char *bytes, size_t n, kv_tables *t) {
+    file_head head;
+    if (n < sizeof head + sizeof t->digest) return status_refuse("tables of %zu bytes only", n);
+    memcpy(&head, bytes, sizeof head);
+    status st = check_head(&head);
+    if (st != STATUS_OK) return st;
+    n -= sizeof t->digest;
+    memcpy(&t->digest, bytes + n, sizeof t->digest);
+    if (t->digest != digest_of(bytes, n)) return status_refuse("the digest of the tables does not match");
+    t->shape = (kv_tables_shape){
+        head.n_layers, head.n_kv_heads, head.head_dim, {head.model_digest[0], head.model_digest[1]}};
+    return read_layers(t, bytes + sizeof head, n - sizeof head);
+}
+
+status kv_tables_open(const char *path, kv_tables **out) {
+    char *bytes = NULL;
+    size_t n = 0;
+    kv_tables *t = mem_new(1, sizeof *t);
+    status st = file_read_all(path, most_bytes, &bytes, &n);
+    if (st == STATUS_OK) st = status_at(parse(bytes, n, t), "%s", path);
+    free(bytes);
+    if (st == STATUS_OK)
+        *out = t;
+    else
+        kv_tables_free(t);
+    return st;
+}
+
+void kv_tables_free(kv_tables *t) {
+    for (int i = 0; t && t->cachegen && i < t->shape.n_layers * N_KV_PARTS; i++)
+        cachegen_tables_free(&t->cachegen[i]);
+    if (t) free(t->cachegen);
+    free(t);
+}

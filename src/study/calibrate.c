@@ -1,0 +1,174 @@
+/* kvarve calibrate: what the lossy codecs must know of a model's KV cache, from texts that it reads once. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/kv_tables.h"
+#include "io/files.h"
+#include "kernels/convert.h"
+#include "src/base/memory.h"
+#include "src/command/progress.h"
+#include "src/command/report.h"
+#include "src/command/run.h"
+#include "src/command/sizing.h"
+#include "src/study/windows.h"
+
+enum { DEFAULT_CONTEXT = 1024, DEFAULT_WINDOWS = 8 };
+
+/* Rank 0's view of the texts, and each rank's of the layers that it owns. */
+typedef struct calibration {
+    const options *options;
+    model_config config;
+    tokenizer *tok;
+    window_list windows;
+    slice slice;
+    dtype type;
+    size_t row_bytes; /* of K or V of a token in a layer */
+    int64_t n_tokens, context, n_all;
+    char *samples; /* [layers of the slice, N_KV_PARTS, n_all, row_bytes] */
+} calibration;
+
+static status prepare(calibration *c) {
+    const options *o = c->options;
+    status st = run_read_model(o, &c->config, &c->tok);
+    int64_t longest = c->config.max_positions < DEFAULT_CONTEXT ? c->config.max_positions : DEFAULT_CONTEXT;
+    c->windows.n_tokens = o->context != OPTION_UNSET ? o->context : longest;
+    int64_t most = o->windows != OPTION_UNSET ? o->windows : DEFAULT_WINDOWS;
+    for (int64_t i = 0; st == STATUS_OK && i < o->samples.n; i++)
+        st = windows_append("--sample", o->samples.items[i], &c->config, c->tok, most, &c->windows);
+    if (st == STATUS_OK && c->config.window > 0 && c->config.window < c->windows.n_tokens)
+        st = status_refuse("--context %lld: layers with a window keep %lld positions, so at most as many",
+                           (long long)c->windows.n_tokens, (long long)c->config.window);
+    return st;
+}
+
+/* ---- the samples of each rank ---- */
+
+static char *samples_of(const calibration *c, int layer, int part) {
+    return c->samples + (size_t)(layer * N_KV_PARTS + part) * (size_t)c->n_all * c->row_bytes;
+}
+
+static status keep_samples(void *context, kv_cache *kv, slice s, int slot, int64_t n, int64_t sequence_id) {
+    calibration *c = context;
+    (void)sequence_id;
+    for (int layer = 0; layer < s.last_layer - s.first_layer; layer++)
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            char *to = samples_of(c, layer, part) + (size_t)c->n_tokens * c->row_bytes;
+            status st = kv_cache_read(kv, slot, layer, (kv_part)part, 0, n, to);
+            if (st != STATUS_OK) return st;
+        }
+    c->n_tokens += n;
+    return STATUS_OK;
+}
+
+static void begin_samples(calibration *c, engine *e) {
+    const model_config *m = engine_config(e);
+    c->type = engine_device(e)->kv;
+    c->row_bytes = (size_t)m->n_kv_heads * (size_t)m->head_dim * dtype_bytes(c->type);
+    c->samples = mem_new((size_t)(c->slice.last_layer - c->slice.first_layer) * N_KV_PARTS * (size_t)c->n_all,
+                         c->row_bytes);
+    engine_use_probe(e, &(probe){.context = c, .on_cached = keep_samples});
+}
+
+/* This rank's layers as they stand in the file. */
+static void append_layers(const calibration *c, const model_config *m, text_buffer *out) {
+    const int n_channels = m->n_kv_heads * m->head_dim;
+    const size_t n = (size_t)c->n_tokens * (size_t)n_channels;
+    float *values = mem_new(n, sizeof *values);
+    for (int layer = c->slice.first_layer; layer < c->slice.last_layer; layer++)
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            const void *samples = samples_of(c, layer - c->slice.first_layer, part);
+            for (size_t i = 0; i < n; i++)
+                values[i] = c->type == DTYPE_F32 ? ((const float *)samples)[i]
+                                                 : float_of_bf16(((const uint16_t *)samples)[i]);
+            cachegen_build(values, c->n_tokens, c->context, n_channels, cachegen_bin(layer, m->n_layers),
+                           out);
+        }
+    free(values);
+}
+
+/* ---- the file ---- */
+
+/* Every rank's bytes, in the order of the ranks. Collective. */
+static void join(comm *c, const text_buffer *mine, text_buffer *all) {
+    for (int rank = 0; rank < comm_size(c); rank++) {
+        uint64_t n = mine->n;
+        comm_broadcast(c, &n, sizeof n, rank);
+        char *bytes = mem_new((size_t)n, 1);
+        if (rank == comm_rank(c)) memcpy(bytes, mine->data, mine->n);
+        comm_broadcast(c, bytes, (size_t)n, rank);
+        if (comm_rank(c) == 0) text_append(all, bytes, (size_t)n);
+        free(bytes);
+    }
+}
+
+static status write_tables(const calibration *c, engine *e, const text_buffer *layers) {
+    const model_config *m = engine_config(e);
+    kv_tables_shape shape = {.n_layers = m->n_layers, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim};
+    memcpy(shape.model_digest, engine_model_digest(e), sizeof shape.model_digest);
+    text_buffer file = {0};
+    kv_tables_append(&shape, layers->data, layers->n, &file);
+    status st = file_write_all(c->options->output, file.data, file.n);
+    if (st == STATUS_OK)
+        printf("%s: tables of %d layers from %lld tokens, %.1f MiB\n", c->options->output, m->n_layers,
+               (long long)c->n_tokens, mem_mib(file.n));
+    free(file.data);
+    return st;
+}
+
+/* ---- the run ---- */
+
+static void run_stage_0(calibration *c, engine *e) {
+    session *sessions = mem_new((size_t)c->windows.n, sizeof *sessions);
+    progress bar = progress_begin("tokens");
+    for (int64_t i = 0; i < c->windows.n; i++) {
+        sessions[i] = session_new(window_at(&c->windows, i), c->windows.n_tokens);
+        sessions[i].probe_at = c->windows.n_tokens;
+        engine_submit(e, &sessions[i]);
+    }
+    for (event ev; engine_next(e, &ev);) {
+        double read = (double)engine_get_times(e).prompt_tokens, all = (double)c->windows.tokens.n;
+        progress_update(&bar, read, all, "read %.0f of %.0f tokens", read, all);
+    }
+    progress_end(&bar);
+    sessions_free(sessions, c->windows.n);
+    engine_stop(e);
+}
+
+int command_calibrate(comm *c, const options *o) {
+    calibration k = {.options = o};
+    text_buffer mine = {0}, all = {0};
+    const bool is_first = comm_rank(c) == 0;
+    engine *e = NULL;
+    status st = is_first ? prepare(&k) : STATUS_OK;
+    if (!comm_any_failed(c, &st)) {
+        sizing s = sizing_of(o, &(job_size){.n = k.windows.n, .tokens = k.windows.n_tokens}, 1, 0);
+        engine_options wanted = run_engine_options(c, o, &s);
+        wanted.wants_digest = true;
+        st = run_open_engine(c, o, &k.config, &wanted, &e);
+    }
+    if (st == STATUS_OK) {
+        int64_t sizes[] = {(int64_t)k.windows.tokens.n, k.windows.n_tokens};
+        comm_broadcast(c, sizes, sizeof sizes, 0);
+        k.n_all = sizes[0];
+        k.context = sizes[1];
+        k.slice = engine_plan(e)->ranks[comm_rank(c)].slice;
+        begin_samples(&k, e);
+        if (is_first) run_print_begin(c, e, o);
+        if (is_first)
+            run_stage_0(&k, e);
+        else
+            engine_serve(e);
+        append_layers(&k, engine_config(e), &mine);
+        join(c, &mine, &all);
+        if (is_first) st = write_tables(&k, e, &all);
+        if (!comm_any_failed(c, &st)) st = report_run(c, e, o, &(run_summary){.n_requests = k.windows.n});
+    }
+    int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
+    engine_close(e);
+    tokenizer_close(k.tok);
+    free(k.windows.tokens.ids);
+    free(k.samples);
+    free(mine.data);
+    free(all.data);
+    return code;
+}

@@ -1,0 +1,383 @@
+#include "src/study/context_codec.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/kv_codec.h"
+#include "io/codec/kv_tables.h"
+#include "kernels/convert.h"
+#include "src/base/memory.h"
+#include "src/command/progress.h"
+#include "src/command/report.h"
+#include "src/command/run.h"
+#include "src/command/sizing.h"
+#include "src/study/windows.h"
+
+enum { DEFAULT_CONTEXT = 1024, CHUNK_TOKENS = 1500 }; /* a chunk as in the paper of CacheGen, section 6 */
+
+/* What --context-codec says. */
+typedef struct coding {
+    enum { LOSSLESS, CACHEGEN } kind;
+    int level;
+} coding;
+
+/* Bytes and errors of what this rank has coded. */
+typedef struct coded_sums {
+    double n_elements[N_KV_PARTS], n_bytes[N_KV_PARTS];
+    double squares[N_KV_PARTS], errors[N_KV_PARTS]; /* of elements, and of what is decoded less them */
+} coded_sums;
+
+/* The last stage's sums over the scored tokens of a window. */
+typedef struct window_score {
+    double n, nll, coded_nll;
+    double divergence;         /* sum of KL(exact || coded) over next-token distributions, in nats */
+    double n_same_top;         /* tokens before which both find the same token likeliest */
+    double n_top, n_coded_top; /* and that this token is */
+} window_score;
+
+typedef struct study {
+    const options *options;
+    model_config config;
+    tokenizer *tok;
+    window_list windows;
+    coding coding;
+    kv_tables *tables; /* on every rank; NULL: none are needed */
+    dtype type;
+    int64_t context, n_scored, n_windows;
+    int n_layers;
+    coded_sums sums;
+    window_score *scores; /* [n_windows], on the last stage */
+    float **exact;        /* [n_windows]: log-probabilities [n_scored, V] until the coded ones came, there */
+    int vocab_size;
+} study;
+
+/* ---- what is asked for ---- */
+
+static status parse_coding(const options *o, coding *out) {
+    static const char cachegen[] = "cachegen:";
+    const char *text = o->context_codec;
+    char *end = NULL;
+    *out = (coding){.kind = LOSSLESS};
+    if (strcmp(text, "lossless") == 0) return STATUS_OK;
+    if (strncmp(text, cachegen, sizeof cachegen - 1) == 0) {
+        long level = strtol(text + sizeof cachegen - 1, &end, 10);
+        *out = (coding){CACHEGEN, (int)level};
+        if (end != text + sizeof cachegen - 1 && *end == '\0' && level >= 1 && level <= CACHEGEN_LEVELS)
+            return STATUS_OK;
+    }
+    return status_refuse("--context-codec %.60s: expected lossless, or cachegen:1 to cachegen:%d", text,
+                         CACHEGEN_LEVELS);
+}
+
+static status open_tables(study *s) {
+    const options *o = s->options;
+    const model_config *m = &s->config;
+    status st = parse_coding(o, &s->coding);
+    if (st != STATUS_OK || s->coding.kind == LOSSLESS) return st;
+    if (!o->tables)
+        return status_refuse("--context-codec %s needs --tables FILE, which kvarve calibrate makes",
+                             o->context_codec);
+    st = kv_tables_open(o->tables, &s->tables);
+    if (st != STATUS_OK) return st;
+    const kv_tables_shape *t = &s->tables->shape;
+    if (t->n_layers == m->n_layers && t->n_kv_heads == m->n_kv_heads && t->head_dim == m->head_dim)
+        return STATUS_OK;
+    return status_refuse("--tables %s: for %d layers, %d kv heads of %d; %s has %d, %d of %d", o->tables,
+                         t->n_layers, t->n_kv_heads, t->head_dim, run_model_name(o), m->n_layers,
+                         m->n_kv_heads, m->head_dim);
+}
+
+static status prepare(study *s) {
+    const options *o = s->options;
+    status st = run_read_model(o, &s->config, &s->tok);
+    if (st != STATUS_OK) return st;
+    s->context = o->context != OPTION_UNSET ? o->context : DEFAULT_CONTEXT;
+    s->n_scored = o->scored;
+    s->windows.n_tokens = s->context + s->n_scored;
+    if (s->windows.n_tokens > s->config.max_positions)
+        return status_refuse("--context %lld and --scored %lld: the model was made for %lld positions",
+                             (long long)s->context, (long long)s->n_scored,
+                             (long long)s->config.max_positions);
+    int64_t most = o->windows != OPTION_UNSET ? o->windows : INT64_MAX;
+    st = windows_append("--file", o->file, &s->config, s->tok, most, &s->windows);
+    s->n_windows = s->windows.n;
+    return st == STATUS_OK ? open_tables(s) : st;
+}
+
+/* ---- every rank: contexts through the codec ---- */
+
+static float element(dtype type, const void *elements, size_t i) {
+    return type == DTYPE_F32 ? ((const float *)elements)[i] : float_of_bf16(((const uint16_t *)elements)[i]);
+}
+
+/* A chunk is encoded, and what is decoded takes its place; the bytes. */
+static status code_chunk(const study *s, const kv_chunk_shape *shape, int layer, kv_part part, void *elements,
+                         size_t *n_bytes) {
+    if (s->coding.kind == LOSSLESS) {
+        void *frame = mem_new(1, kv_frame_max_bytes(shape));
+        *n_bytes = kv_frame_encode(KV_CODEC_LOSSLESS, shape, elements, frame);
+        status st = kv_frame_decode(frame, *n_bytes, shape, elements);
+        free(frame);
+        return st;
+    }
+    const cachegen_tables *t = kv_tables_cachegen(s->tables, layer, part);
+    uint8_t *payload = mem_new(1, cachegen_max_bytes(shape));
+    *n_bytes = cachegen_encode(t, s->coding.level, shape, elements, payload);
+    status st = cachegen_decode(t, s->coding.level, payload, *n_bytes, shape, elements);
+    free(payload);
+    return st;
+}
+
+/* Positions [pos0, pos0 + n) of a layer. */
+static status code_rows(study *s, kv_cache *kv, int slot, int layer, int layer_here, kv_part part,
+                        int64_t pos0, int64_t n) {
+    const model_config *m = &s->config;
+    const kv_chunk_shape shape = {s->type, (int32_t)n, m->n_kv_heads, m->head_dim};
+    const size_t n_elements = kv_chunk_bytes(&shape) / dtype_bytes(s->type);
+    void *exact = mem_new(2, kv_chunk_bytes(&shape)), *coded = (char *)exact + kv_chunk_bytes(&shape);
+    size_t n_bytes = 0;
+    status st = kv_cache_read(kv, slot, layer_here, part, pos0, n, exact);
+    memcpy(coded, exact, kv_chunk_bytes(&shape));
+    if (st == STATUS_OK) st = code_chunk(s, &shape, layer, part, coded, &n_bytes);
+    if (st == STATUS_OK) kv_cache_write(kv, slot, layer_here, part, pos0, n, coded);
+    for (size_t i = 0; st == STATUS_OK && i < n_elements; i++) {
+        const double x = (double)element(s->type, exact, i), d = (double)element(s->type, coded, i) - x;
+        s->sums.squares[part] += x * x;
+        s->sums.errors[part] += d * d;
+    }
+    s->sums.n_elements[part] += (double)n_elements;
+    s->sums.n_bytes[part] += (double)n_bytes;
+    free(exact);
+    return st;
+}
+
+/* Sessions of odd numbers are those of coded contexts. */
+static bool is_coded(int64_t sequence_id) {
+    return sequence_id % 2 == 1;
+}
+
+static status code_context(void *context, kv_cache *kv, slice own, int slot, int64_t n, int64_t sequence_id) {
+    study *s = context;
+    for (int l = own.first_layer; is_coded(sequence_id) && l < own.last_layer; l++)
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            const int here = l - own.first_layer;
+            int64_t at = kv_cache_first_kept(kv, slot, here);
+            for (int64_t rows; at < n; at += rows) {
+                rows = n - at < CHUNK_TOKENS ? n - at : CHUNK_TOKENS;
+                status st = code_rows(s, kv, slot, l, here, (kv_part)part, at, rows);
+                if (st != STATUS_OK) return st;
+            }
+        }
+    return STATUS_OK;
+}
+
+/* ---- the last stage: distributions beside each other ---- */
+
+static int find_top(const float *x, int n) {
+    int top = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[top]) top = i;
+    return top;
+}
+
+/* log p of every token. */
+static void normalise(const float *logits, int n, float *out) {
+    const double largest = (double)logits[find_top(logits, n)];
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += exp((double)logits[i] - largest);
+    for (int i = 0; i < n; i++)
+        out[i] = (float)((double)logits[i] - largest - log(sum));
+}
+
+static void compare(study *s, window_score *w, const float *exact, const float *coded, int32_t target) {
+    const int top = find_top(exact, s->vocab_size), coded_top = find_top(coded, s->vocab_size);
+    double divergence = 0;
+    for (int i = 0; i < s->vocab_size; i++)
+        divergence += exp((double)exact[i]) * ((double)exact[i] - (double)coded[i]);
+    w->n++;
+    w->nll -= (double)exact[target];
+    w->coded_nll -= (double)coded[target];
+    w->divergence += divergence;
+    w->n_same_top += top == coded_top;
+    w->n_top += top == target;
+    w->n_coded_top += coded_top == target;
+}
+
+static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t target,
+                        const float *logits) {
+    study *s = context;
+    const int64_t window = sequence_id / 2, row = pos + 1 - s->context;
+    const size_t n = (size_t)s->vocab_size;
+    if (!is_coded(sequence_id)) { /* it comes first */
+        if (!s->exact[window]) s->exact[window] = mem_new((size_t)s->n_scored * n, sizeof(float));
+        normalise(logits, s->vocab_size, s->exact[window] + (size_t)row * n);
+        return;
+    }
+    float *coded = mem_new(n, sizeof *coded);
+    normalise(logits, s->vocab_size, coded);
+    compare(s, &s->scores[window], s->exact[window] + (size_t)row * n, coded, target);
+    free(coded);
+    if (row + 1 < s->n_scored) return;
+    free(s->exact[window]);
+    s->exact[window] = NULL;
+}
+
+/* ---- the result ---- */
+
+/* Student's t: half of a 95% interval is so many standard errors, with n - 1 degrees of freedom. */
+static double t_quantile(int64_t n) {
+    static const double by_degrees[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
+                                        2.262,  2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+                                        2.110,  2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
+                                        2.060,  2.056, 2.052, 2.048, 2.045, 2.042};
+    const int64_t most = (int64_t)(sizeof by_degrees / sizeof *by_degrees);
+    return n - 1 > most ? 1.96 : by_degrees[n - 2];
+}
+
+/* Mean over windows, and half of its interval; NaN for one window. */
+typedef struct estimate {
+    double mean, half;
+} estimate;
+
+static estimate estimate_of(const double *values, int64_t n) {
+    double mean = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++)
+        mean += values[i] / (double)n;
+    for (int64_t i = 0; i < n; i++)
+        squares += (values[i] - mean) * (values[i] - mean);
+    if (n < 2) return (estimate){mean, (double)NAN};
+    return (estimate){mean, t_quantile(n) * sqrt(squares / (double)(n - 1) / (double)n)};
+}
+
+static void print_result(const study *s, const coded_sums *sums, const window_score *scores) {
+    double *changes = mem_new(2 * (size_t)s->n_windows, sizeof *changes),
+           *divergences = changes + s->n_windows;
+    window_score all = {0};
+    for (int64_t i = 0; i < s->n_windows; i++) {
+        const window_score *w = &scores[i];
+        changes[i] = (w->coded_nll - w->nll) / w->n;
+        divergences[i] = w->divergence / w->n;
+        all.n += w->n;
+        all.nll += w->nll;
+        all.n_same_top += w->n_same_top;
+        all.n_top += w->n_top;
+        all.n_coded_top += w->n_coded_top;
+    }
+    const estimate change = estimate_of(changes, s->n_windows), kl = estimate_of(divergences, s->n_windows);
+    const double bits =
+        8 * (sums->n_bytes[0] + sums->n_bytes[1]) / (sums->n_elements[0] + sums->n_elements[1]);
+    printf("text            %s\n", s->options->file);
+    printf("windows         %lld of %lld tokens, and %lld scored behind each\n", (long long)s->n_windows,
+           (long long)s->context, (long long)s->n_scored);
+    printf("codec           %s\n", s->options->context_codec);
+    printf("bits            %.4f per element (K %.4f, V %.4f)\n", bits,
+           8 * sums->n_bytes[KV_PART_K] / sums->n_elements[KV_PART_K],
+           8 * sums->n_bytes[KV_PART_V] / sums->n_elements[KV_PART_V]);
+    printf("error           K %.3e, V %.3e of their mean squares\n",
+           sums->errors[KV_PART_K] / sums->squares[KV_PART_K],
+           sums->errors[KV_PART_V] / sums->squares[KV_PART_V]);
+    printf("nll per token   %.6f exact; coded %+.6f +- %.6f\n", all.nll / all.n, change.mean, change.half);
+    printf("perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", exp(all.nll / all.n),
+           100 * expm1(change.mean), 100 * change.half);
+    printf("divergence      %.3e +- %.3e nats per token\n", kl.mean, kl.half);
+    printf("likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n",
+           100 * all.n_same_top / all.n, 100 * all.n_top / all.n, 100 * all.n_coded_top / all.n);
+    if (s->n_windows == 1) printf("+- nan: one window says nothing of the next\n");
+    fflush(stdout);
+    free(changes);
+}
+
+/* ---- the run ---- */
+
+static void run_stage_0(study *s, engine *e) {
+    session *sessions = mem_new(2 * (size_t)s->n_windows, sizeof *sessions);
+    progress bar = progress_begin("tokens");
+    for (int64_t i = 0; i < 2 * s->n_windows; i++) {
+        session *q = &sessions[i];
+        *q = session_new(window_at(&s->windows, i / 2), s->windows.n_tokens);
+        q->sequence_id = i;
+        q->score_from = s->context;
+        q->probe_at = s->context;
+        engine_submit(e, q);
+    }
+    for (event ev; engine_next(e, &ev);) {
+        double read = (double)engine_get_times(e).prompt_tokens, all = 2 * (double)s->windows.tokens.n;
+        progress_update(&bar, read, all, "read %.0f of %.0f tokens", read, all);
+    }
+    progress_end(&bar);
+    sessions_free(sessions, 2 * s->n_windows);
+    engine_stop(e);
+}
+
+/* What all ranks must know of rank 0's windows. Collective. */
+static void share(study *s, comm *c, const engine *e) {
+    int64_t sizes[] = {s->context, s->n_scored, s->n_windows};
+    comm_broadcast(c, sizes, sizeof sizes, 0);
+    s->context = sizes[0];
+    s->n_scored = sizes[1];
+    s->n_windows = sizes[2];
+    s->config = *engine_config(e);
+    s->vocab_size = s->config.vocab_size;
+    s->type = engine_device(e)->kv;
+    s->scores = mem_new((size_t)s->n_windows, sizeof *s->scores);
+    s->exact = mem_new((size_t)s->n_windows, sizeof *s->exact);
+}
+
+/* Everybody's sums, on rank 0. Collective. */
+static coded_sums add_up(comm *c, const coded_sums *mine) {
+    coded_sums all = {0}, *each = mem_new((size_t)comm_size(c), sizeof *each);
+    comm_gather(c, mine, sizeof *mine, each);
+    for (int rank = 0; comm_rank(c) == 0 && rank < comm_size(c); rank++)
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            all.n_elements[part] += each[rank].n_elements[part];
+            all.n_bytes[part] += each[rank].n_bytes[part];
+            all.squares[part] += each[rank].squares[part];
+            all.errors[part] += each[rank].errors[part];
+        }
+    free(each);
+    return all;
+}
+
+static status run(study *s, comm *c, engine *e) {
+    share(s, c, e);
+    const bool is_first = comm_rank(c) == 0;
+    status st = is_first ? STATUS_OK : open_tables(s);
+    if (comm_any_failed(c, &st)) return st;
+    engine_use_probe(e, &(probe){s, code_context, take_logits});
+    if (is_first) run_print_begin(c, e, s->options);
+    if (is_first)
+        run_stage_0(s, e);
+    else
+        engine_serve(e);
+    coded_sums sums = add_up(c, &s->sums);
+    comm_broadcast(c, s->scores, (size_t)s->n_windows * sizeof *s->scores, comm_size(c) - 1);
+    if (is_first) print_result(s, &sums, s->scores);
+    return report_run(c, e, s->options, &(run_summary){.n_requests = 2 * s->n_windows});
+}
+
+int context_codec_run(comm *c, const options *o) {
+    study s = {.options = o};
+    engine *e = NULL;
+    status st = comm_rank(c) == 0 ? prepare(&s) : STATUS_OK;
+    if (!comm_any_failed(c, &st)) {
+        const job_size jobs = {.n = 2 * s.n_windows, .tokens = s.windows.n_tokens};
+        sizing wanted_size = sizing_of(o, &jobs, 1, 1);
+        engine_options wanted = run_engine_options(c, o, &wanted_size);
+        st = run_open_engine(c, o, &s.config, &wanted, &e);
+    }
+    if (st == STATUS_OK) st = run(&s, c, e);
+    comm_any_failed(c, &st);
+    int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
+    engine_close(e);
+    tokenizer_close(s.tok);
+    kv_tables_free(s.tables);
+    for (int64_t i = 0; s.exact && i < s.n_windows; i++)
+        free(s.exact[i]);
+    free(s.exact);
+    free(s.scores);
+    free(s.windows.tokens.ids);
+    return code;
+}

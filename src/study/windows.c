@@ -1,0 +1,34 @@
+#include "src/study/windows.h"
+
+#include <stdlib.h>
+
+#include "src/base/memory.h"
+#include "src/command/run.h"
+
+static status read_tokens(const char *option, const char *path, const model_config *config, tokenizer *tok,
+                          token_list *out) {
+    text_buffer text = {0};
+    status st = run_read_prompt(option, path, &text);
+    if (st == STATUS_OK) st = tokenizer_encode(tok, text.data ? text.data : "", text.n, false, out);
+    free(text.data);
+    for (size_t i = 0; st == STATUS_OK && i < out->n; i++)
+        if (out->ids[i] >= config->vocab_size)
+            st = status_refuse("%s %s: token %d is not among the model's %d", option, path, out->ids[i],
+                               config->vocab_size);
+    return st;
+}
+
+status windows_append(const char *option, const char *path, const model_config *config, tokenizer *tok,
+                      int64_t most, window_list *w) {
+    token_list text = {0};
+    status st = read_tokens(option, path, config, tok, &text);
+    const int64_t n_all = (int64_t)text.n / w->n_tokens, n = n_all < most ? n_all : most;
+    if (st == STATUS_OK && n == 0)
+        st = status_refuse("%s %s: has %zu tokens, and a window takes %lld", option, path, text.n,
+                           (long long)w->n_tokens);
+    for (int64_t i = 0; st == STATUS_OK && i < n; i++, w->n++)
+        for (int64_t k = 0, begin = i * n_all / n * w->n_tokens; k < w->n_tokens; k++)
+            token_list_append(&w->tokens, text.ids[begin + k]);
+    free(text.ids);
+    return st;
+}

@@ -1,0 +1,88 @@
+#!/bin/sh
+# tests/command/test_codec.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: kvarve calibrate, and perplexity behind contexts
+# that went through a codec: the same over any number of ranks, nothing lost by a codec that loses nothing, and more
+# bits for less divergence by those that do.
+# shellcheck source=tests/fixtures/command_test.sh
+. "$(dirname "$0")/../fixtures/command_test.sh"
+
+calibrate() { # calibrate NP OPTIONS...
+    np=$1
+    shift
+    run "$np" calibrate --model "$model" --threads 1 --device cpu "$@"
+}
+score() { # score NP CODEC OPTIONS...: three contexts of 64 tokens, 16 scored behind each
+    np=$1 codec=$2
+    shift 2
+    run "$np" perplexity --model "$model" --threads 1 --device cpu --file "$all/text" --context 64 --scored 16 \
+        --windows 3 --context-codec "$codec" "$@"
+}
+value() { # value NAME: of the last result
+    sed -n "s/^$1  *\([^ ]*\).*/\1/p" "$temp/out"
+}
+
+tables() {
+    cat "$page" "$page" "$page" >"$all/text"
+    for np in 1 2 3; do
+        calibrate $np --sample "$all/text" --sample "$page" --context 100 --windows 3 --output "$all/tables.$np"
+        expect "calibrate, $np ranks" 0 || return
+        check "calibrate, $np ranks: the file" 'it differs' cmp "$all/tables.1" "$all/tables.$np"
+    done
+    check 'calibrate: says what it did' 'not said' grep -q 'tables of [0-9]* layers from [1-9][0-9]* tokens' "$temp/out"
+    calibrate 1 --output "$temp/t"
+    refused 'calibrate without samples' 2 'needs --sample'
+    calibrate 1 --sample "$page"
+    refused 'calibrate without a file' 2 'needs --output'
+    calibrate 2 --sample "$page" --context 1000000 --output "$temp/t"
+    refused 'calibrate: a window longer than the text' 2 'and a window takes 1000000'
+    calibrate 1 --sample "$temp/nowhere" --output "$temp/t"
+    refused 'calibrate: no such text' 2 'nowhere'
+    check 'calibrate: nothing is written' 'it is' [ ! -e "$temp/t" ]
+}
+
+losses() {
+    score 1 lossless
+    expect 'lossless' 0 || return
+    check 'lossless: no divergence' "$(value divergence)" [ "$(value divergence)" = 0.000e+00 ]
+    check 'lossless: no change' 'there is one' grep -q '^perplexity .* coded +0.000% +- 0.000%$' "$temp/out"
+    before=
+    for level in 1 2 3 4; do
+        score 1 cachegen:$level --tables "$all/tables.1"
+        expect "cachegen:$level" 0 || return
+        cp "$temp/out" "$temp/cachegen.$level"
+        now="$(value bits) $(value divergence)"
+        [ -z "$before" ] || check "cachegen:$level: fewer bits, more divergence" "$before, then $now" \
+            awk -v a="$before" -v b="$now" 'BEGIN { split(a, x); split(b, y); exit !(x[1] > y[1] && x[2] < y[2]) }'
+        before=$now
+    done
+    check 'cachegen: bits' "$(value bits)" awk -v bits="$(value bits)" 'BEGIN { exit !(bits > 1 && bits < 4) }'
+    for np in 2 3; do
+        score $np cachegen:2 --tables "$all/tables.1" --chunk-tokens 24
+        expect "cachegen:2, $np ranks" 0 || return
+        check "cachegen:2, $np ranks" 'another result' cmp "$temp/out" "$temp/cachegen.2"
+    done
+}
+
+bad() {
+    score 2 cachegen:5 --tables "$all/tables.1"
+    refused 'no such level' 2 'expected lossless, or cachegen:1 to cachegen:4'
+    score 1 zstd
+    refused 'no such codec' 2 '--context-codec zstd: expected'
+    score 1 cachegen:1
+    refused 'no tables' 2 'needs --tables FILE, which kvarve calibrate makes'
+    score 2 cachegen:1 --tables "$page"
+    refused 'other tables' 2 "page.txt: no tables of kvarve calibrate"
+    head -c 1000 "$all/tables.1" >"$temp/cut"
+    score 1 cachegen:1 --tables "$temp/cut"
+    refused 'tables that are cut off' 2 'cut: the digest of the tables does not match'
+    run 1 perplexity --shape tiny --threads 1 --file "$page" --context 8 --scored 8 --context-codec cachegen:1 \
+        --tables "$all/tables.1"
+    refused 'tables of another model' 2 'tiny has 4, 2 of 32'
+    run 1 perplexity --model "$model" --file "$page" --tables "$all/tables.1"
+    refused 'tables for nothing' 2 '--tables is for --context-codec'
+}
+
+run_chain tables
+run_chain losses &
+run_chain bad &
+wait
+end_test
