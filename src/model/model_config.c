@@ -22,6 +22,7 @@ static const struct family {
     int head_dim;                   /* 0: model width / heads */
     int32_t begin_token, end_token; /* -1: none */
     bool always_qkv_bias, may_have_bias, qk_norm;
+    const char *own_keys[4]; /* that not every family uses; NULL behind the last */
 } families[] = {
     [FAMILY_LLAMA] = {.architecture = "LlamaForCausalLM",
                       .model_type = "llama",
@@ -34,14 +35,16 @@ static const struct family {
                         .max_positions = 131072,
                         .n_kv_heads = 8,
                         .begin_token = 1,
-                        .end_token = 2},
+                        .end_token = 2,
+                        .own_keys = {"sliding_window"}},
     [FAMILY_QWEN2] = {.architecture = "Qwen2ForCausalLM",
                       .model_type = "qwen2",
                       .max_positions = 32768,
                       .n_kv_heads = 32,
                       .begin_token = -1,
                       .end_token = -1,
-                      .always_qkv_bias = true},
+                      .always_qkv_bias = true,
+                      .own_keys = {"sliding_window"}},
     [FAMILY_QWEN3] = {.architecture = "Qwen3ForCausalLM",
                       .model_type = "qwen3",
                       .max_positions = 32768,
@@ -50,9 +53,17 @@ static const struct family {
                       .begin_token = -1,
                       .end_token = -1,
                       .may_have_bias = true,
-                      .qk_norm = true},
+                      .qk_norm = true,
+                      .own_keys = {"sliding_window"}},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
+
+bool model_family_uses(model_family family, const char *key) {
+    const char *const *own = families[family].own_keys;
+    while (*own && strcmp(*own, key) != 0)
+        own++;
+    return *own != NULL;
+}
 
 const char *model_family_name(model_family family) {
     return families[family].architecture;
@@ -164,7 +175,7 @@ static void read_layer_types(json_object *root, const cJSON *list, model_config 
                         "layer %d: \"%.60s\" is not supported; full_attention and "
                         "sliding_attention are",
                         layer, type);
-        if (c->is_windowed[layer] && c->family == FAMILY_LLAMA)
+        if (c->is_windowed[layer] && !model_family_uses(c->family, "sliding_window"))
             json_refuse(root, "layer_types", "layer %d: a %s has no sliding_attention", layer,
                         model_family_name(c->family));
         if (c->is_windowed[layer] && c->window == 0)
@@ -188,7 +199,8 @@ static void read_windows(json_object *root, model_config *c) {
     int64_t n_full = 0; /* the first ones see all */
     if (c->family == FAMILY_MISTRAL) {
         c->window = read_window(root);
-    } else if (c->family != FAMILY_LLAMA && json_bool_or(root, "use_sliding_window", false)) {
+    } else if (model_family_uses(c->family, "sliding_window") &&
+               json_bool_or(root, "use_sliding_window", false)) {
         c->window = read_window(root);
         n_full = json_int_or(root, "max_window_layers", 0, INT32_MAX, 28);
     }

@@ -58,7 +58,8 @@ static void refuse_foreign(json_object *root, const model_config *c) {
     };
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         const cJSON *item = json_find(root, keys[i].key);
-        if (json_item_is_neutral(item, keys[i].neutral)) continue;
+        if (json_item_is_neutral(item, keys[i].neutral) || model_family_uses(c->family, keys[i].key))
+            continue;
         char value[32] = "";
         if (cJSON_IsNumber(item)) snprintf(value, sizeof value, "%.9g: ", item->valuedouble);
         json_refuse(
@@ -70,7 +71,8 @@ static void refuse_foreign(json_object *root, const model_config *c) {
 }
 
 static void note_unused(json_object *root, const model_config *c) {
-    if (c->family == FAMILY_LLAMA && !json_item_is_neutral(json_find(root, "sliding_window"), 0))
+    if (!model_family_uses(c->family, "sliding_window") &&
+        !json_item_is_neutral(json_find(root, "sliding_window"), 0))
         notice_add(
             "%s: sliding_window is not used: in a %s every position sees all before it, as in transformers",
             root->file, model_family_name(c->family));

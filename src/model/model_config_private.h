@@ -5,6 +5,9 @@
 #include "io/json.h"
 #include "src/model/model_config.h"
 
+/* Is this one of the keys that not every family uses, but this one does? */
+bool model_family_uses(model_family family, const char *key);
+
 /* rope_theta, rope_scaling and rope_parameters. */
 void model_config_read_rope(json_object *root, model_config *c);
 
