@@ -30,16 +30,20 @@ static void store(const kv_chunk_shape *shape, void *elements, size_t i, float x
 /* How the elements of a token are coded. */
 typedef struct coding {
     const cachegen_table *tables; /* [n_channels] */
-    const float *units;           /* [n_channels] */
-    float bin;
+    const float *anchor_units; /* [n_channels]; NULL: the token is no anchor, and its numbers are of `size` */
+    float size;
 } coding;
+
+static float size_of(const coding *how, size_t channel) {
+    return how->anchor_units ? how->anchor_units[channel] : how->size;
+}
 
 static coding coding_of(const cachegen_tables *t, int level, int64_t token) {
     const bool is_anchor = token % CACHEGEN_GROUP == 0;
     const size_t kind = is_anchor ? ANCHORS : (size_t)level - 1, n = (size_t)t->n_channels;
     assert(level >= 1 && level <= CACHEGEN_LEVELS);
-    return (coding){t->tables + kind * n, is_anchor ? t->anchor_units : t->units,
-                    is_anchor ? 1 : t->bin * cachegen_factors[level - 1]};
+    return (coding){t->tables + kind * n, is_anchor ? t->anchor_units : NULL,
+                    t->unit * t->bin * cachegen_factors[level - 1]};
 }
 
 /* ---- encode ---- */
@@ -70,7 +74,7 @@ size_t cachegen_encode(const cachegen_tables *t, int level, const kv_chunk_shape
         for (size_t c = 0; c < n_channels; c++) {
             const size_t i = (size_t)token * n_channels + c;
             const cachegen_table *table = &how.tables[c];
-            const float x = load(shape, elements, i), size = how.units[c] * how.bin;
+            const float x = load(shape, elements, i), size = size_of(&how, c);
             const int symbol = find_symbol(table, (is_anchor ? x : x - anchors[c]) / size);
             symbols[i] = (rans_range){table->starts[symbol],
                                       (uint16_t)(table->starts[symbol + 1] - table->starts[symbol])};
@@ -129,7 +133,7 @@ static void decode_token(const coding *how, size_t first, size_t n_channels, ran
         rans_advance(d, lane,
                      (rans_range){table->starts[symbol],
                                   (uint16_t)(table->starts[symbol + 1] - table->starts[symbol])});
-        const float coded = (float)(table->first + symbol) * (how->units[c] * how->bin);
+        const float coded = (float)(table->first + symbol) * size_of(how, c);
         out[c] = anchors ? anchors[c] + coded : coded;
         if (symbol == table->n - 1) out[c] = take_escape(escapes);
     }

@@ -13,7 +13,7 @@ enum {
 
 typedef struct tables_head {
     uint32_t n_channels;
-    float bin;
+    float bin, unit;
 } tables_head;
 
 /* ---- from samples ---- */
@@ -72,7 +72,7 @@ typedef struct channel {
     const float *samples; /* every stride-th */
     int64_t n_tokens, window_tokens;
     size_t stride;
-    float anchor_unit, unit;
+    float anchor_unit;
 } channel;
 
 static bool is_anchor(const channel *c, int64_t token) {
@@ -89,24 +89,28 @@ static float anchor_of(const channel *c, int64_t token) {
     return nearbyintf(x / c->anchor_unit) * c->anchor_unit;
 }
 
-static void find_units(channel *c) {
+static void find_anchor_unit(channel *c) {
     float largest = 0;
-    double sum = 0;
-    int64_t n = 0;
     for (int64_t t = 0; t < c->n_tokens; t++)
         if (is_anchor(c, t)) largest = fmaxf(largest, fabsf(sample(c, t)));
     c->anchor_unit = largest > 0 ? largest / ANCHOR_NUMBERS : 1;
-    for (int64_t t = 0; t < c->n_tokens; t++) {
-        const double difference = is_anchor(c, t) ? 0 : (double)(sample(c, t) - anchor_of(c, t));
-        sum += difference * difference;
-        n += !is_anchor(c, t);
-    }
-    c->unit = n > 0 && sum > 0 ? (float)sqrt(sum / (double)n) : 1;
 }
 
-static void count_numbers(const channel *c, int kind, float bin, histogram *h) {
-    const bool anchors = kind == CACHEGEN_LEVELS;
-    const float size = anchors ? c->anchor_unit : c->unit * (bin * cachegen_factors[kind]);
+static float find_unit(const channel *channels, int n_channels) {
+    double sum = 0;
+    int64_t n = 0;
+    for (const channel *c = channels; c < channels + n_channels; c++)
+        for (int64_t t = 0; t < c->n_tokens; t++) {
+            if (is_anchor(c, t)) continue;
+            const double difference = (double)(sample(c, t) - anchor_of(c, t));
+            sum += difference * difference;
+            n++;
+        }
+    return sum > 0 ? (float)sqrt(sum / (double)n) : 1;
+}
+
+/* size: of the kind's numbers. */
+static void count_numbers(const channel *c, bool anchors, float size, histogram *h) {
     for (int64_t t = 0; t < c->n_tokens; t++)
         if (is_anchor(c, t) == anchors)
             histogram_add(h, (anchors ? sample(c, t) : sample(c, t) - anchor_of(c, t)) / size);
@@ -115,19 +119,21 @@ static void count_numbers(const channel *c, int kind, float bin, histogram *h) {
 void cachegen_build(const float *samples, int64_t n_tokens, int64_t window_tokens, int n_channels, float bin,
                     text_buffer *out) {
     channel *channels = mem_new((size_t)n_channels, sizeof *channels);
-    const tables_head head = {(uint32_t)n_channels, bin};
-    text_append(out, (const char *)&head, sizeof head);
     for (int i = 0; i < n_channels; i++) {
-        channels[i] = (channel){samples + i, n_tokens, window_tokens, (size_t)n_channels, 0, 0};
-        find_units(&channels[i]);
-        text_append(out, (const char *)&channels[i].anchor_unit, sizeof(float));
+        channels[i] = (channel){samples + i, n_tokens, window_tokens, (size_t)n_channels, 0};
+        find_anchor_unit(&channels[i]);
     }
+    const tables_head head = {(uint32_t)n_channels, bin, find_unit(channels, n_channels)};
+    text_append(out, (const char *)&head, sizeof head);
     for (int i = 0; i < n_channels; i++)
-        text_append(out, (const char *)&channels[i].unit, sizeof(float));
+        text_append(out, (const char *)&channels[i].anchor_unit, sizeof(float));
     for (int kind = 0; kind < CACHEGEN_KINDS; kind++)
         for (int i = 0; i < n_channels; i++) {
+            const bool anchors = kind == CACHEGEN_LEVELS;
             histogram h = {{0}, 0};
-            count_numbers(&channels[i], kind, bin, &h);
+            count_numbers(&channels[i], anchors,
+                          anchors ? channels[i].anchor_unit : head.unit * head.bin * cachegen_factors[kind],
+                          &h);
             append_table(&h, out);
         }
     free(channels);
@@ -187,16 +193,17 @@ status cachegen_tables_read(const void *bytes, size_t n_bytes, cachegen_tables *
     tables_head head;
     take(&r, &head, sizeof head);
     if (r.is_short || head.n_channels < 1 || head.n_channels > MOST_CHANNELS || !(head.bin > 0) ||
-        !isfinite(head.bin) || n_bytes / (2 * sizeof(float)) < head.n_channels)
+        !isfinite(head.bin) || !(head.unit > 0) || !isfinite(head.unit) ||
+        n_bytes / sizeof(float) < head.n_channels)
         return status_refuse("tables of cachegen with %u channels in %zu bytes", head.n_channels, n_bytes);
     const size_t n = head.n_channels, n_tables = n * CACHEGEN_KINDS;
     /* A start takes as many bytes there as here; one more stands behind each table, for the two of its head.
      */
-    float *units = mem_new(2 * n, sizeof *units);
+    float *units = mem_new(n, sizeof *units);
     cachegen_table *tables = mem_new(n_tables, sizeof *tables);
     uint16_t *starts = mem_new(r.n / sizeof(uint16_t) + MOST_SYMBOLS + 1, sizeof *starts), *room = starts;
-    *out = (cachegen_tables){(int)n, head.bin, units, units + n, tables, starts};
-    bool good = read_units(&r, units, 2 * (int)n);
+    *out = (cachegen_tables){(int)n, head.bin, head.unit, units, tables, starts};
+    bool good = read_units(&r, units, (int)n);
     for (size_t i = 0; good && i < n_tables; i++)
         good = read_table(&r, &tables[i], &room);
     if (good && !r.is_short) {

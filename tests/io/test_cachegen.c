@@ -143,7 +143,7 @@ static void check_errors(const cachegen_tables *t, int level, const kv_chunk_sha
         const bool is_anchor = i / n_channels % CACHEGEN_GROUP == 0;
         const float x = values[i], y = value_at(shape, back, i);
         const float half =
-            (is_anchor ? t->anchor_units[c] : t->units[c] * t->bin * cachegen_factors[level - 1]) / 2;
+            (is_anchor ? t->anchor_units[c] : t->unit * t->bin * cachegen_factors[level - 1]) / 2;
         const double off =
             fabs((double)y - (double)x) - (double)half - fmax(fabs((double)x), fabs((double)y)) / 256;
         if (off > worst) worst = off;
