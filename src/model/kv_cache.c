@@ -20,6 +20,7 @@ typedef struct kv_group {
     char *pool;
     int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
     int64_t n_free;
+    int32_t *n_users;                /* [n_pages]: slots whose tables have the page */
     int32_t *tables, *device_tables; /* [n_slots, table_pages]; one and the same where memory is */
     page_range *slots;
 } kv_group;
@@ -94,6 +95,7 @@ static status open_group(kv_cache *kv, kv_group *g) {
     g->tables = kv->dev->host_memory ? tables : mem_new(n_entries, sizeof *g->tables);
     g->slots = mem_new((size_t)kv->shape.n_slots, sizeof *g->slots);
     g->free = mem_new((size_t)g->n_pages, sizeof *g->free);
+    g->n_users = mem_new((size_t)g->n_pages, sizeof *g->n_users);
     while (g->n_free < g->n_pages) {
         g->free[g->n_free] = (int32_t)(g->n_pages - 1 - g->n_free);
         g->n_free++;
@@ -130,6 +132,7 @@ void kv_cache_close(kv_cache *kv) {
         if (g->device_tables) kv->dev->ops->release(kv->dev, g->device_tables);
         if (!kv->dev->host_memory) free(g->tables);
         free(g->free);
+        free(g->n_users);
         free(g->slots);
     }
     free(kv->groups);
@@ -151,9 +154,18 @@ static const kv_group *group_of(const kv_cache *kv, int layer) {
 static void give_back(const kv_cache *kv, kv_group *g, int slot, int64_t end) {
     int32_t *table = g->tables + slot * kv->table_pages;
     for (page_range *mine = &g->slots[slot]; mine->first < end && mine->first < mine->end; mine->first++) {
-        g->free[g->n_free++] = table[mine->first];
+        const int32_t id = table[mine->first];
+        if (--g->n_users[id] == 0) g->free[g->n_free++] = id;
         table[mine->first] = -1;
     }
+}
+
+/* Entries [first, end) of a slot's table are new. */
+static void send_entries(const kv_cache *kv, const kv_group *g, int slot, int64_t first, int64_t end) {
+    const size_t at = (size_t)(slot * kv->table_pages + first);
+    if (end > first && !kv->dev->host_memory)
+        kv->dev->ops->copy_in(kv->dev, g->device_tables + at, g->tables + at,
+                              (size_t)(end - first) * sizeof *g->tables);
 }
 
 static void extend_group(const kv_cache *kv, kv_group *g, int slot, int64_t begin, int64_t end) {
@@ -167,16 +179,34 @@ static void extend_group(const kv_cache *kv, kv_group *g, int slot, int64_t begi
     assert(last <= kv->table_pages);
     while (mine->end < last) {
         assert(g->n_free > 0);
-        table[mine->end++] = g->free[--g->n_free];
+        const int32_t id = g->free[--g->n_free];
+        g->n_users[id] = 1;
+        table[mine->end++] = id;
     }
-    if (mine->end > had && !kv->dev->host_memory)
-        kv->dev->ops->copy_in(kv->dev, g->device_tables + (table - g->tables) + had, table + had,
-                              (size_t)(mine->end - had) * sizeof *table);
+    send_entries(kv, g, slot, had, mine->end);
 }
 
 void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end) {
     for (int i = 0; i < kv->n_groups; i++)
         extend_group(kv, &kv->groups[i], slot, begin, end);
+}
+
+void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
+    const int page_tokens = kv->shape.format.page_tokens;
+    assert(n_tokens % page_tokens == 0 && from != to);
+    for (kv_group *g = kv->groups; g < kv->groups + kv->n_groups; g++) {
+        const page_range *theirs = &g->slots[from];
+        page_range *mine = &g->slots[to];
+        const int64_t first = first_read(g->window, n_tokens) / page_tokens;
+        assert(mine->first == mine->end && theirs->first <= first && theirs->end >= n_tokens / page_tokens);
+        *mine = (page_range){first, n_tokens / page_tokens};
+        for (int64_t i = mine->first; i < mine->end; i++) {
+            const int32_t id = g->tables[from * kv->table_pages + i];
+            g->n_users[id]++;
+            g->tables[to * kv->table_pages + i] = id;
+        }
+        send_entries(kv, g, to, mine->first, mine->end);
+    }
 }
 
 void kv_cache_release(kv_cache *kv, int slot) {

@@ -38,10 +38,15 @@ void kv_cache_close(kv_cache *kv); /* NULL is fine */
  * `begin` on do not see. Both only grow. */
 void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end);
 
-/* Give all pages of the slot back. */
+/* The sequence in slot `to`, which has no pages yet, begins with the first n_tokens positions of that in
+ * slot `from`: whole pages, which are not copied, and stay until the last of their users gives them back.
+ * What `from` keeps must be all that rows from n_tokens on see. */
+void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens);
+
+/* Give all pages of the slot back: those that no other sequence shares are free. */
 void kv_cache_release(kv_cache *kv, int slot);
 
-/* Pages of a layer's pool (0-based in the slice) that no sequence has. */
+/* Pages of a layer's pool (0-based in the slice) that no sequence has, each counted once. */
 int64_t kv_cache_free_pages(const kv_cache *kv, int layer);
 
 /* The first position of the sequence in this slot that a layer still keeps. */
