@@ -287,6 +287,17 @@ void comm_broadcast(comm *c, void *data, size_t n_bytes, int root) {
     }
 }
 
+char *comm_share(comm *c, const void *bytes, size_t *n, int root) {
+    const bool is_root = c->rank == root;
+    uint64_t size = is_root && bytes ? *n : UINT64_MAX;
+    comm_broadcast(c, &size, sizeof size, root);
+    if (size == UINT64_MAX) return NULL;
+    *n = (size_t)size;
+    char *copy = is_root ? mem_copy_text(bytes, *n) : mem_new(*n + 1, 1);
+    comm_broadcast(c, copy, *n, root);
+    return copy;
+}
+
 void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all) {
     MPI_Request request;
     if (c->size == 1) {

@@ -56,6 +56,10 @@ bool comm_any_failed(comm *c, status *st);
 /* Bytes of rank `root` to every rank. Collective. */
 void comm_broadcast(comm *c, void *data, size_t n_bytes, int root);
 
+/* A copy of rank root's *n bytes, with a zero byte behind them, and how many they are, on every rank:
+ * released with free(). NULL there is NULL everywhere. Collective. */
+char *comm_share(comm *c, const void *bytes, size_t *n, int root);
+
 /* Rank 0 receives all[size][n_bytes]; `all` may be NULL elsewhere. Collective. */
 void comm_gather(comm *c, const void *mine, size_t n_bytes, void *all);
 

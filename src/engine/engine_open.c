@@ -78,20 +78,9 @@ static status make_plan(engine *e) {
     return plan_make(&e->config, &e->options.sizing, comm_size(e->worker.comm), &e->plan);
 }
 
-/* A copy of rank 0's n bytes on every rank, released with free(); NULL stays NULL. */
-static char *share_bytes(comm *c, const char *bytes, size_t n) {
-    bool here = comm_rank(c) == 0, is_there = here && bytes;
-    comm_broadcast(c, &is_there, sizeof is_there, 0);
-    if (!is_there) return NULL;
-    comm_broadcast(c, &n, sizeof n, 0);
-    char *copy = mem_new(n, 1);
-    if (here) memcpy(copy, bytes, n);
-    comm_broadcast(c, copy, n, 0);
-    return copy;
-}
-
 static char *share_text(comm *c, const char *text) {
-    return share_bytes(c, text, comm_rank(c) == 0 && text ? strlen(text) + 1 : 0);
+    size_t n = comm_rank(c) == 0 && text ? strlen(text) : 0;
+    return comm_share(c, text, &n, 0);
 }
 
 /* Rank 0's options and config to all; what they point to is needed only while the engine opens. */
@@ -104,7 +93,7 @@ static void share_options(engine *e) {
     o->sizing.layers_per_rank = share_text(e->worker.comm, o->sizing.layers_per_rank);
     o->save_dir = share_text(e->worker.comm, o->save_dir);
     o->load_dir = share_text(e->worker.comm, o->load_dir);
-    o->manifest = share_bytes(e->worker.comm, o->manifest, o->n_manifest);
+    o->manifest = comm_share(e->worker.comm, o->manifest, &o->n_manifest, 0);
 }
 
 static void forget_shared_options(engine *e) {

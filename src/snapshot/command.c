@@ -189,10 +189,9 @@ static status share_manifest(comm *c, const char *dir, manifest *out) {
     size_t n = 0;
     status st = comm_rank(c) == 0 ? manifest_read_bytes(dir, &bytes, &n) : STATUS_OK;
     if (comm_any_failed(c, &st)) return st;
-    comm_broadcast(c, &n, sizeof n, 0);
-    if (comm_rank(c) != 0) bytes = mem_new(1, n);
-    comm_broadcast(c, bytes, n, 0);
-    st = manifest_parse(bytes, n, dir, out);
+    char *shared = comm_share(c, bytes, &n, 0);
+    st = manifest_parse(shared, n, dir, out);
+    free(shared);
     free(bytes);
     if (comm_any_failed(c, &st)) manifest_free(out);
     return st;

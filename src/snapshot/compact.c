@@ -255,10 +255,9 @@ status snapshot_compact(comm *c, const char *dir, kv_codec codec, int n_threads)
     if (is_first && st == STATUS_OK) st = snapshot_lock_take(dir, &lock);
     if (is_first && st == STATUS_OK) st = manifest_read_bytes(dir, &bytes, &n);
     if (!comm_any_failed(c, &st)) {
-        comm_broadcast(c, &n, sizeof n, 0);
-        if (!is_first) bytes = mem_new(1, n);
-        comm_broadcast(c, bytes, n, 0);
-        st = manifest_parse(bytes, n, dir, &m);
+        char *shared = comm_share(c, bytes, &n, 0);
+        st = manifest_parse(shared, n, dir, &m);
+        free(shared);
         if (!comm_any_failed(c, &st)) st = compact_locked(c, dir, lock, codec, n_threads, &m);
     }
     snapshot_lock_release(lock);

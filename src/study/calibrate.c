@@ -91,12 +91,9 @@ static void append_layers(const calibration *c, const model_config *m, text_buff
 /* Every rank's bytes, in the order of the ranks. Collective. */
 static void join(comm *c, const text_buffer *mine, text_buffer *all) {
     for (int rank = 0; rank < comm_size(c); rank++) {
-        uint64_t n = mine->n;
-        comm_broadcast(c, &n, sizeof n, rank);
-        char *bytes = mem_new((size_t)n, 1);
-        if (rank == comm_rank(c)) memcpy(bytes, mine->data, mine->n);
-        comm_broadcast(c, bytes, (size_t)n, rank);
-        if (comm_rank(c) == 0) text_append(all, bytes, (size_t)n);
+        size_t n = mine->n;
+        char *bytes = comm_share(c, mine->data, &n, rank);
+        if (comm_rank(c) == 0) text_append(all, bytes, n);
         free(bytes);
     }
 }
