@@ -1,31 +1,52 @@
 #include "kernels/sampling.h"
 
-static const int64_t max_exact_integer = (int64_t)1 << 53; /* what JSON readers agree on (RFC 8259, 6) */
+#define AT(field) offsetof(sampling_options, field)
+
+const sampling_field sampling_fields[N_SAMPLING_FIELDS] = {
+    {"temperature", SAMPLING_REAL, AT(temperature), 0, 100, false, false},
+    {"top_k", SAMPLING_INTEGER, AT(top_k), 0, INT32_MAX, false, false},
+    {"top_p", SAMPLING_REAL, AT(top_p), 0, 1, true, false},
+    {"min_p", SAMPLING_REAL, AT(min_p), 0, 1, false, true},
+    {"repetition_penalty", SAMPLING_REAL, AT(repetition_penalty), 0, 100, true, false},
+    {"seed", SAMPLING_INTEGER, AT(seed), 0, 0x1p53, false,
+     false}, /* what JSON readers agree on (RFC 8259, 6) */
+    {"max_tokens", SAMPLING_INTEGER, AT(max_tokens), 0, INT32_MAX, false, false},
+    {"logprobs", SAMPLING_INTEGER, AT(n_logprobs), 0, SAMPLING_MAX_LOGPROBS, false, false},
+    {"ignore_eos", SAMPLING_FLAG, AT(ignore_eos), 0, 1, false, false},
+};
 
 sampling_options sampling_defaults(void) {
     return (sampling_options){.temperature = 0, .top_p = 1, .repetition_penalty = 1};
 }
 
-static status refuse_number(const char *name, const char *range, double got) {
-    return status_refuse("%s must be %s, got %.9g", name, range, got);
-}
-
-static status check_integer(const char *name, int64_t max, int64_t got) {
-    if (got >= 0 && got <= max) return STATUS_OK;
-    return status_refuse("%s must be from 0 to %lld, got %lld", name, (long long)max, (long long)got);
-}
-
 /* Conditions are written so that NaN fails them. */
-status sampling_check(const sampling_options *o) {
-    if (!(o->temperature >= 0 && o->temperature <= 100))
-        return refuse_number("temperature", "from 0 to 100", o->temperature);
-    if (!(o->top_p > 0 && o->top_p <= 1)) return refuse_number("top_p", "above 0 and at most 1", o->top_p);
-    if (!(o->min_p >= 0 && o->min_p < 1)) return refuse_number("min_p", "at least 0 and below 1", o->min_p);
-    if (!(o->repetition_penalty > 0 && o->repetition_penalty <= 100))
-        return refuse_number("repetition_penalty", "above 0 and at most 100", o->repetition_penalty);
-    status st = check_integer("top_k", INT32_MAX, o->top_k);
-    if (st == STATUS_OK) st = check_integer("seed", max_exact_integer, o->seed);
-    if (st == STATUS_OK) st = check_integer("max_tokens", INT32_MAX, o->max_tokens);
-    if (st == STATUS_OK) st = check_integer("logprobs", SAMPLING_MAX_LOGPROBS, o->n_logprobs);
+static status check_real(const sampling_field *f, double x) {
+    if ((f->is_above ? x > f->least : x >= f->least) && (f->is_below ? x < f->most : x <= f->most))
+        return STATUS_OK;
+    return status_refuse("%s must be %s %g %s %g, got %.9g", f->name,
+                         f->is_above   ? "above"
+                         : f->is_below ? "at least"
+                                       : "from",
+                         f->least,
+                         f->is_above   ? "and at most"
+                         : f->is_below ? "and below"
+                                       : "to",
+                         f->most, x);
+}
+
+static status check_integer(const sampling_field *f, int64_t x) {
+    if (x >= (int64_t)f->least && x <= (int64_t)f->most) return STATUS_OK;
+    return status_refuse("%s must be from %lld to %lld, got %lld", f->name, (long long)f->least,
+                         (long long)f->most, (long long)x);
+}
+
+status sampling_check(const sampling_options *options) {
+    sampling_options o = *options;
+    status st = STATUS_OK;
+    for (const sampling_field *f = sampling_fields;
+         st == STATUS_OK && f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+        if (f->kind == SAMPLING_REAL) st = check_real(f, *(double *)sampling_value(&o, f));
+        if (f->kind == SAMPLING_INTEGER) st = check_integer(f, *(int64_t *)sampling_value(&o, f));
+    }
     return st;
 }

@@ -116,12 +116,20 @@ static bool is_blank(const char *text, size_t n) {
 /* ---- one line ---- */
 
 static void refuse_unknown_keys(json_object *o) {
-    static const char *const known[] = {
-        "id",          "custom_id",      "prompt",   "tokens",     "max_tokens",         "n",
-        "temperature", "top_k",          "top_p",    "min_p",      "repetition_penalty", "seed",
-        "stop",        "stop_token_ids", "logprobs", "ignore_eos", "add_special_tokens", "prompt_token_ids",
-        "metadata"};
-    enum { N_KNOWN = sizeof known / sizeof *known };
+    static const char *const own[] = {"id",
+                                      "custom_id",
+                                      "prompt",
+                                      "tokens",
+                                      "n",
+                                      "stop",
+                                      "stop_token_ids",
+                                      "add_special_tokens",
+                                      "prompt_token_ids",
+                                      "metadata"};
+    enum { N_OWN = sizeof own / sizeof *own, N_KNOWN = N_OWN + N_SAMPLING_FIELDS };
+    const char *known[N_KNOWN];
+    for (int i = 0; i < N_KNOWN; i++)
+        known[i] = i < N_OWN ? own[i] : sampling_fields[i - N_OWN].name;
     if (json_find(o, "messages"))
         json_refuse(o, "messages",
                     "chats are not rendered: give the text that the model's chat template makes of them as "
@@ -215,21 +223,22 @@ static void read_stops(json_object *o, prompt_line *out) {
     }
 }
 
+/* Other programs write -1 for all of the likeliest tokens, and true for one logprob. */
 static void read_sampling(json_object *o, sampling_options *s) {
-    s->max_tokens = json_int_or(o, "max_tokens", 0, INT32_MAX, s->max_tokens);
-    s->temperature = json_number_or(o, "temperature", 0, 100, s->temperature);
-    s->top_k = json_int_or(o, "top_k", -1, INT32_MAX, s->top_k);
-    if (s->top_k < 0) s->top_k = 0; /* another way to say "all" */
-    s->top_p = json_number_or(o, "top_p", 0, 1, s->top_p);
-    s->min_p = json_number_or(o, "min_p", 0, 1, s->min_p);
-    s->repetition_penalty = json_number_or(o, "repetition_penalty", 0, 100, s->repetition_penalty);
-    s->seed = json_int_or(o, "seed", 0, (int64_t)1 << 53, s->seed);
-    const cJSON *logprobs = json_find(o, "logprobs");
-    if (cJSON_IsBool(logprobs))
-        s->n_logprobs = !cJSON_IsTrue(logprobs) ? 0 : s->n_logprobs > 0 ? s->n_logprobs : 1;
-    else
-        s->n_logprobs = json_int_or(o, "logprobs", 0, SAMPLING_MAX_LOGPROBS, s->n_logprobs);
-    s->ignore_eos = json_bool_or(o, "ignore_eos", s->ignore_eos);
+    for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+        void *value = sampling_value(s, f);
+        if (f->kind == SAMPLING_REAL)
+            *(double *)value = json_number_or(o, f->name, f->least, f->most, *(double *)value);
+        if (f->kind == SAMPLING_FLAG) *(bool *)value = json_bool_or(o, f->name, *(bool *)value);
+        if (f->kind != SAMPLING_INTEGER) continue;
+        int64_t *n = value;
+        const cJSON *item = json_find(o, f->name);
+        if (n == &s->n_logprobs && cJSON_IsBool(item))
+            *n = !cJSON_IsTrue(item) ? 0 : *n > 0 ? *n : 1;
+        else
+            *n = json_int_or(o, f->name, n == &s->top_k ? -1 : (int64_t)f->least, (int64_t)f->most, *n);
+    }
+    if (s->top_k < 0) s->top_k = 0;
 }
 
 /* What becomes of a prompt's text, and what is told of it. */

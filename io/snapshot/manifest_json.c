@@ -103,17 +103,14 @@ static void put_segment(json_writer *w, const segment_info *s) {
 
 /* ---- sequences ---- */
 
-static void put_sampling(json_writer *w, const sampling_options *s) {
+static void put_sampling(json_writer *w, sampling_options s) {
     json_open(w, "sampling", '{');
-    json_put_number(w, "temperature", s->temperature);
-    json_put_integer(w, "top_k", s->top_k);
-    json_put_number(w, "top_p", s->top_p);
-    json_put_number(w, "min_p", s->min_p);
-    json_put_number(w, "repetition_penalty", s->repetition_penalty);
-    json_put_integer(w, "seed", s->seed);
-    json_put_integer(w, "max_tokens", s->max_tokens);
-    json_put_integer(w, "logprobs", s->n_logprobs);
-    json_put_bool(w, "ignore_eos", s->ignore_eos);
+    for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+        const void *value = sampling_value(&s, f);
+        if (f->kind == SAMPLING_REAL) json_put_number(w, f->name, *(const double *)value);
+        if (f->kind == SAMPLING_INTEGER) json_put_integer(w, f->name, *(const int64_t *)value);
+        if (f->kind == SAMPLING_FLAG) json_put_bool(w, f->name, *(const bool *)value);
+    }
     json_close(w);
 }
 
@@ -159,7 +156,7 @@ static void put_sequence(json_writer *w, const manifest_sequence *s, array_curso
     json_put_integer(w, "sequence_id", s->sequence_id);
     put_ranges(w, s, at);
     put_extents(w, s);
-    put_sampling(w, &s->sampling);
+    put_sampling(w, s->sampling);
     json_open(w, "stop", '[');
     for (int i = 0; i < s->n_stops; i++)
         json_put_text(w, NULL, s->stops[i]);

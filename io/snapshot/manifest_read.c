@@ -238,15 +238,12 @@ static void read_id(json_object *o, manifest_sequence *s) {
 
 static void read_sampling(json_object *sequence, sampling_options *s) {
     json_object o = json_view_member(sequence, "sampling");
-    s->temperature = json_number(&o, "temperature", 0, 1e9);
-    s->top_k = json_int(&o, "top_k", 0, JSON_MAX_EXACT);
-    s->top_p = json_number(&o, "top_p", 0, 1);
-    s->min_p = json_number(&o, "min_p", 0, 1);
-    s->repetition_penalty = json_number(&o, "repetition_penalty", 0, 1e9);
-    s->seed = json_int64(&o, "seed");
-    s->max_tokens = json_int(&o, "max_tokens", 0, JSON_MAX_EXACT);
-    s->n_logprobs = json_int(&o, "logprobs", 0, JSON_MAX_EXACT);
-    s->ignore_eos = json_bool_or(&o, "ignore_eos", false);
+    for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+        void *value = sampling_value(s, f);
+        if (f->kind == SAMPLING_REAL) *(double *)value = json_number(&o, f->name, f->least, f->most);
+        if (f->kind == SAMPLING_INTEGER) *(int64_t *)value = json_int64(&o, f->name);
+        if (f->kind == SAMPLING_FLAG) *(bool *)value = json_bool_or(&o, f->name, false);
+    }
     if (o.st == STATUS_OK) json_adopt(&o, NULL, sampling_check(s));
 }
 

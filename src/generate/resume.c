@@ -118,18 +118,28 @@ status generate_take_past_prompt(generation *g) {
 
 /* ---- which sequence is whose ---- */
 
+/* Real numbers first. */
+static void digest_sampling(XXH3_state_t *hash, const session *q) {
+    sampling_options s = q->sampling;
+    s.max_tokens = q->max_tokens;
+    for (int reals = 1; reals >= 0; reals--)
+        for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+            const void *value = sampling_value(&s, f);
+            int64_t n = f->kind == SAMPLING_FLAG ? *(const bool *)value : 0;
+            if ((f->kind == SAMPLING_REAL) == reals)
+                XXH3_128bits_update(hash, f->kind == SAMPLING_FLAG ? &n : value, sizeof n);
+        }
+}
+
 static void digest_batch(generation *g) {
     XXH3_state_t *hash = XXH3_createState();
     XXH3_128bits_reset(hash);
     for (int64_t i = 0; i < g->n_jobs; i++) {
         const job *j = &g->jobs[i];
         const session *q = &j->session;
-        const sampling_options *s = &q->sampling;
-        const double reals[] = {s->temperature, s->top_p, s->min_p, s->repetition_penalty};
-        const int64_t integers[] = {s->top_k,      s->seed,    q->max_tokens,        s->n_logprobs,
-                                    s->ignore_eos, j->n_stops, (int64_t)q->tokens.n, j->error != NULL};
+        const int64_t integers[] = {j->n_stops, (int64_t)q->tokens.n, j->error != NULL};
         XXH3_128bits_update(hash, j->id, strlen(j->id) + 1);
-        XXH3_128bits_update(hash, reals, sizeof reals);
+        digest_sampling(hash, q);
         XXH3_128bits_update(hash, integers, sizeof integers);
         for (int k = 0; k < j->n_stops; k++)
             XXH3_128bits_update(hash, j->stops[k], strlen(j->stops[k]) + 1);
@@ -142,10 +152,17 @@ static void digest_batch(generation *g) {
     XXH3_freeState(hash);
 }
 
-static bool same_draws(const sampling_options *a, const sampling_options *b) {
-    return a->temperature == b->temperature && a->top_k == b->top_k && a->top_p == b->top_p &&
-           a->min_p == b->min_p && a->repetition_penalty == b->repetition_penalty && a->seed == b->seed &&
-           a->n_logprobs == b->n_logprobs && a->ignore_eos == b->ignore_eos;
+/* All but how many tokens there may be. */
+static bool same_draws(sampling_options a, sampling_options b) {
+    bool same = true;
+    a.max_tokens = b.max_tokens;
+    for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+        const void *x = sampling_value(&a, f), *y = sampling_value(&b, f);
+        if (f->kind == SAMPLING_REAL) same &= *(const double *)x == *(const double *)y;
+        if (f->kind == SAMPLING_INTEGER) same &= *(const int64_t *)x == *(const int64_t *)y;
+        if (f->kind == SAMPLING_FLAG) same &= *(const bool *)x == *(const bool *)y;
+    }
+    return same;
 }
 
 static bool same_tokens(const int32_t *tokens, int64_t n, const token_list *list) {
@@ -157,7 +174,7 @@ static bool is_continuation(const generation *g, const job *j, const manifest_se
     bool same_place = j->line < 0 ? q->line < 0 : g->continues_batch && q->line == j->line;
     bool without_prompt = !g->options->prompt && !g->options->prompt_file && !g->options->input;
     if (!same_place || q->n_stops != j->n_stops) return false;
-    if (!without_prompt && !same_draws(&j->session.sampling, &q->sampling)) return false;
+    if (!without_prompt && !same_draws(j->session.sampling, q->sampling)) return false;
     if (j->session.sampling.n_logprobs != q->sampling.n_logprobs) return false;
     for (int i = 0; i < q->n_stops; i++)
         if (strcmp(q->stops[i], j->stops[i]) != 0) return false;
