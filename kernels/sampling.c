@@ -4,10 +4,10 @@
 
 const sampling_field sampling_fields[N_SAMPLING_FIELDS] = {
     {"temperature", SAMPLING_REAL, AT(temperature), 0, 100, false, false},
-    {"top_k", SAMPLING_INTEGER, AT(top_k), 0, INT32_MAX, false, false},
     {"top_p", SAMPLING_REAL, AT(top_p), 0, 1, true, false},
     {"min_p", SAMPLING_REAL, AT(min_p), 0, 1, false, true},
     {"repetition_penalty", SAMPLING_REAL, AT(repetition_penalty), 0, 100, true, false},
+    {"top_k", SAMPLING_INTEGER, AT(top_k), 0, INT32_MAX, false, false},
     {"seed", SAMPLING_INTEGER, AT(seed), 0, 0x1p53, false,
      false}, /* what JSON readers agree on (RFC 8259, 6) */
     {"max_tokens", SAMPLING_INTEGER, AT(max_tokens), 0, INT32_MAX, false, false},
