@@ -1,8 +1,11 @@
 /* kernels/convert.h: float32 from and to the 16-bit types, one number at a time. Local. */
 #pragma once
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "kernels/dtype.h"
 
 static inline uint32_t bits_of(float x) {
     uint32_t bits;
@@ -34,4 +37,17 @@ static inline float float_of_f16(uint16_t x) {
     uint32_t bits = bits_of(float_of(magnitude << 13) * 0x1p112f);
     bits |= magnitude >= 0x7c00 ? 0x7f800000u : 0; /* infinity and NaN */
     return float_of(bits | (uint32_t)(x & 0x8000) << 16);
+}
+
+/* Element i of an array of this type, which need not be aligned. */
+static inline float float_at(dtype type, const void *elements, size_t i) {
+    const char *from = (const char *)elements + i * dtype_bytes(type);
+    uint16_t half;
+    uint32_t bits;
+    if (type == DTYPE_F32) {
+        memcpy(&bits, from, sizeof bits);
+        return float_of(bits);
+    }
+    memcpy(&half, from, sizeof half);
+    return type == DTYPE_BF16 ? float_of_bf16(half) : float_of_f16(half);
 }

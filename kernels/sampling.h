@@ -34,6 +34,7 @@ typedef struct sampling_field {
     bool is_above, is_below; /* the least, or the most, is none itself */
 } sampling_field;
 
+/* In the order in which a snapshot's digest of a batch has them. */
 enum { N_SAMPLING_FIELDS = 9 };
 extern const sampling_field sampling_fields[N_SAMPLING_FIELDS];
 

@@ -15,11 +15,6 @@ float cachegen_bin(int layer, int n_layers) {
     return bins[3 * layer / n_layers];
 }
 
-static float load(const kv_chunk_shape *shape, const void *elements, size_t i) {
-    return shape->type == DTYPE_F32 ? ((const float *)elements)[i]
-                                    : float_of_bf16(((const uint16_t *)elements)[i]);
-}
-
 static void store(const kv_chunk_shape *shape, void *elements, size_t i, float x) {
     if (shape->type == DTYPE_F32)
         ((float *)elements)[i] = x;
@@ -44,6 +39,11 @@ static coding coding_of(const cachegen_tables *t, int level, int64_t token) {
     assert(level >= 1 && level <= CACHEGEN_LEVELS);
     return (coding){t->tables + kind * n, is_anchor ? t->anchor_units : NULL,
                     t->unit * t->bin * cachegen_factors[level - 1]};
+}
+
+static rans_range range_of(const cachegen_table *table, int symbol) {
+    const uint16_t *start = table->starts + symbol;
+    return (rans_range){start[0], (uint16_t)(start[1] - start[0])};
 }
 
 /* ---- encode ---- */
@@ -74,10 +74,9 @@ size_t cachegen_encode(const cachegen_tables *t, int level, const kv_chunk_shape
         for (size_t c = 0; c < n_channels; c++) {
             const size_t i = (size_t)token * n_channels + c;
             const cachegen_table *table = &how.tables[c];
-            const float x = load(shape, elements, i), size = size_of(&how, c);
+            const float x = float_at(shape->type, elements, i), size = size_of(&how, c);
             const int symbol = find_symbol(table, (is_anchor ? x : x - anchors[c]) / size);
-            symbols[i] = (rans_range){table->starts[symbol],
-                                      (uint16_t)(table->starts[symbol + 1] - table->starts[symbol])};
+            symbols[i] = range_of(table, symbol);
             float coded = (float)(table->first + symbol) * size;
             if (symbol == table->n - 1) {
                 const uint16_t exact = bf16_of_float(x);
@@ -130,9 +129,7 @@ static void decode_token(const coding *how, size_t first, size_t n_channels, ran
         const cachegen_table *table = &how->tables[c];
         const size_t lane = (first + c) % RANS_LANES;
         const int symbol = symbol_at(table, rans_peek(d, lane));
-        rans_advance(d, lane,
-                     (rans_range){table->starts[symbol],
-                                  (uint16_t)(table->starts[symbol + 1] - table->starts[symbol])});
+        rans_advance(d, lane, range_of(table, symbol));
         const float coded = (float)(table->first + symbol) * size_of(how, c);
         out[c] = anchors ? anchors[c] + coded : coded;
         if (symbol == table->n - 1) out[c] = take_escape(escapes);

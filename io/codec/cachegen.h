@@ -48,7 +48,7 @@ typedef struct cachegen_tables {
 float cachegen_bin(int layer, int n_layers);
 
 /* Tables from samples [n_tokens, n_channels] of windows of so many tokens, each of which begins a group, as
- * text that cachegen_tables_read reads: appended to out. */
+ * bytes that cachegen_tables_read reads: appended to out. */
 void cachegen_build(const float *samples, int64_t n_tokens, int64_t window_tokens, int n_channels, float bin,
                     text_buffer *out);
 

@@ -1,5 +1,4 @@
 /* The tables of the codec of CacheGen: from samples, to bytes, and back. */
-#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 

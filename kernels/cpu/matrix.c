@@ -68,30 +68,18 @@ void cpu_matrix_close(device *dev, matrix *w) {
 
 /* ---- loading ---- */
 
-static float element_as_float(const char *from, dtype type) {
-    uint16_t half;
-    float value;
-    if (type == DTYPE_F32) {
-        memcpy(&value, from, sizeof value);
-        return value;
-    }
-    memcpy(&half, from, sizeof half);
-    return type == DTYPE_BF16 ? float_of_bf16(half) : float_of_f16(half);
-}
-
 /* To bf16, or else to float32. */
 static void convert_elements(const char *from, dtype type, int64_t n, precision to_type, char *to) {
     if (type == (to_type == PRECISION_BF16 ? DTYPE_BF16 : DTYPE_F32)) {
         memcpy(to, from, (size_t)n * dtype_bytes(type));
     } else if (to_type == PRECISION_F32) {
         for (int64_t i = 0; i < n; i++) {
-            float value = element_as_float(from + (size_t)i * 2, type);
+            float value = float_at(type, from, (size_t)i);
             memcpy(to + i * 4, &value, sizeof value);
         }
     } else {
-        size_t bytes = dtype_bytes(type);
         for (int64_t i = 0; i < n; i++) {
-            uint16_t value = bf16_of_float(element_as_float(from + (size_t)i * bytes, type));
+            uint16_t value = bf16_of_float(float_at(type, from, (size_t)i));
             memcpy(to + i * 2, &value, sizeof value);
         }
     }

@@ -15,7 +15,7 @@ void engine_serve(engine *e) {
 
 void engine_use_probe(engine *e, const probe *p) {
     e->worker.probe = *p;
-    stage_use_probe(e->worker.stage, p);
+    stage_use_probe(e->worker.stage, &e->worker.probe);
 }
 
 void engine_submit(engine *e, session *s) {

@@ -38,7 +38,7 @@ struct stage {
     bool keeps_logits;
     stage_seconds *seconds; /* NULL: nobody asks */
     stage_stats stats;
-    probe probe;
+    const probe *probe;   /* NULL: there is none */
     float *probed_logits; /* [HEAD_ROWS, V], where on_scored is wanted */
 };
 
@@ -208,8 +208,8 @@ static status show_scored(stage *g, const head_row *wanted, int n) {
     for (int i = 0; st == STATUS_OK && i < n; i++) {
         const head_row *h = &wanted[i];
         if (h->target == NO_TARGET) continue;
-        g->probe.on_scored(g->probe.context, slot_of(g, h)->sequence_id, h->pos, h->target,
-                           g->probed_logits + (size_t)i * (size_t)g->config->vocab_size);
+        g->probe->on_scored(g->probe->context, slot_of(g, h)->sequence_id, h->pos, h->target,
+                            g->probed_logits + (size_t)i * (size_t)g->config->vocab_size);
     }
     return st;
 }
@@ -228,7 +228,7 @@ static status answer_rows(stage *g, const head_row *wanted, int n, const float *
     status st = model_sync(g->model);
     trace_enter(g->trace, REGION_SAMPLE);
     if (st == STATUS_OK) take_answers(g, wanted, n, k, reply);
-    if (st == STATUS_OK && g->probe.on_scored) st = show_scored(g, wanted, n);
+    if (st == STATUS_OK && g->probe && g->probe->on_scored) st = show_scored(g, wanted, n);
     trace_enter(g->trace, before);
     return st;
 }
@@ -289,7 +289,7 @@ int64_t stage_sequence_id(const stage *g, int slot) {
 }
 
 void stage_use_probe(stage *g, const probe *p) {
-    g->probe = *p;
+    g->probe = p;
     free(g->probed_logits);
     g->probed_logits =
         p->on_scored && slice_has_head(g->slice)

@@ -44,7 +44,7 @@ status stage_read_logits(const stage *s, int slot, float *host_logits);
 /* The sampler's number of the sequence in a slot. */
 int64_t stage_sequence_id(const stage *s, int slot);
 
-/* From now on its on_scored is called for rows with a target. Copied. */
+/* From now on its on_scored is called for rows with a target. Borrowed. */
 void stage_use_probe(stage *s, const probe *p);
 
 /* How long the last step took: its layers, with the embedding, and its n_head_rows rows of the head. */

@@ -118,17 +118,14 @@ status generate_take_past_prompt(generation *g) {
 
 /* ---- which sequence is whose ---- */
 
-/* Real numbers first. */
 static void digest_sampling(XXH3_state_t *hash, const session *q) {
     sampling_options s = q->sampling;
     s.max_tokens = q->max_tokens;
-    for (int reals = 1; reals >= 0; reals--)
-        for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
-            const void *value = sampling_value(&s, f);
-            int64_t n = f->kind == SAMPLING_FLAG ? *(const bool *)value : 0;
-            if ((f->kind == SAMPLING_REAL) == reals)
-                XXH3_128bits_update(hash, f->kind == SAMPLING_FLAG ? &n : value, sizeof n);
-        }
+    for (const sampling_field *f = sampling_fields; f < sampling_fields + N_SAMPLING_FIELDS; f++) {
+        const void *value = sampling_value(&s, f);
+        const int64_t flag = f->kind == SAMPLING_FLAG && *(const bool *)value;
+        XXH3_128bits_update(hash, f->kind == SAMPLING_FLAG ? &flag : value, sizeof flag);
+    }
 }
 
 static void digest_batch(generation *g) {

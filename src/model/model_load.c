@@ -66,13 +66,8 @@ static status take_weights(model *m) {
 static void load_vector(model *m, const wanted *w, const void *data) {
     size_t n = (size_t)w->n_rows;
     float *values = mem_new(n, sizeof *values);
-    const dtype type = w->tensor->type;
-    const float *floats = data;
-    const uint16_t *halves = data;
     for (size_t i = 0; i < n; i++)
-        values[i] = type == DTYPE_F32    ? floats[i]
-                    : type == DTYPE_BF16 ? float_of_bf16(halves[i])
-                                         : float_of_f16(halves[i]);
+        values[i] = float_at(w->tensor->type, data, i);
     m->dev->ops->copy_in(m->dev, w->vector + w->row0, values, n * sizeof *values);
     free(values);
 }

@@ -6,7 +6,6 @@
 #include "io/files.h"
 #include "kernels/convert.h"
 #include "src/base/memory.h"
-#include "src/command/progress.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
@@ -78,8 +77,7 @@ static void append_layers(const calibration *c, const model_config *m, text_buff
         for (int part = 0; part < N_KV_PARTS; part++) {
             const void *samples = samples_of(c, layer - c->slice.first_layer, part);
             for (size_t i = 0; i < n; i++)
-                values[i] = c->type == DTYPE_F32 ? ((const float *)samples)[i]
-                                                 : float_of_bf16(((const uint16_t *)samples)[i]);
+                values[i] = float_at(c->type, samples, i);
             cachegen_build(values, c->n_tokens, c->context, n_channels, cachegen_bin(layer, m->n_layers),
                            out);
         }
@@ -116,17 +114,12 @@ static status write_tables(const calibration *c, engine *e, const text_buffer *l
 
 static void run_stage_0(calibration *c, engine *e) {
     session *sessions = mem_new((size_t)c->windows.n, sizeof *sessions);
-    progress bar = progress_begin("tokens");
     for (int64_t i = 0; i < c->windows.n; i++) {
         sessions[i] = session_new(window_at(&c->windows, i), c->windows.n_tokens);
         sessions[i].probe_at = c->windows.n_tokens;
         engine_submit(e, &sessions[i]);
     }
-    for (event ev; engine_next(e, &ev);) {
-        double read = (double)engine_get_times(e).prompt_tokens, all = (double)c->windows.tokens.n;
-        progress_update(&bar, read, all, "read %.0f of %.0f tokens", read, all);
-    }
-    progress_end(&bar);
+    windows_read(e, (int64_t)c->windows.tokens.n);
     sessions_free(sessions, c->windows.n);
     engine_stop(e);
 }

@@ -9,7 +9,6 @@
 #include "io/codec/kv_tables.h"
 #include "kernels/convert.h"
 #include "src/base/memory.h"
-#include "src/command/progress.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
@@ -108,10 +107,6 @@ static status prepare(study *s) {
 
 /* ---- every rank: contexts through the codec ---- */
 
-static float element(dtype type, const void *elements, size_t i) {
-    return type == DTYPE_F32 ? ((const float *)elements)[i] : float_of_bf16(((const uint16_t *)elements)[i]);
-}
-
 /* A chunk is encoded, and what is decoded takes its place; the bytes. */
 static status code_chunk(const study *s, const kv_chunk_shape *shape, int layer, kv_part part, void *elements,
                          size_t *n_bytes) {
@@ -143,7 +138,7 @@ static status code_rows(study *s, kv_cache *kv, int slot, int layer, int layer_h
     if (st == STATUS_OK) st = code_chunk(s, &shape, layer, part, coded, &n_bytes);
     if (st == STATUS_OK) kv_cache_write(kv, slot, layer_here, part, pos0, n, coded);
     for (size_t i = 0; st == STATUS_OK && i < n_elements; i++) {
-        const double x = (double)element(s->type, exact, i), d = (double)element(s->type, coded, i) - x;
+        const double x = (double)float_at(s->type, exact, i), d = (double)float_at(s->type, coded, i) - x;
         s->sums.squares[part] += x * x;
         s->sums.errors[part] += d * d;
     }
@@ -294,7 +289,6 @@ static void print_result(const study *s, const coded_sums *sums, const window_sc
 
 static void run_stage_0(study *s, engine *e) {
     session *sessions = mem_new(2 * (size_t)s->n_windows, sizeof *sessions);
-    progress bar = progress_begin("tokens");
     for (int64_t i = 0; i < 2 * s->n_windows; i++) {
         session *q = &sessions[i];
         *q = session_new(window_at(&s->windows, i / 2), s->windows.n_tokens);
@@ -303,11 +297,7 @@ static void run_stage_0(study *s, engine *e) {
         q->probe_at = s->context;
         engine_submit(e, q);
     }
-    for (event ev; engine_next(e, &ev);) {
-        double read = (double)engine_get_times(e).prompt_tokens, all = 2 * (double)s->windows.tokens.n;
-        progress_update(&bar, read, all, "read %.0f of %.0f tokens", read, all);
-    }
-    progress_end(&bar);
+    windows_read(e, 2 * (int64_t)s->windows.tokens.n);
     sessions_free(sessions, 2 * s->n_windows);
     engine_stop(e);
 }

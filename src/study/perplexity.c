@@ -10,6 +10,7 @@
 #include "src/command/run.h"
 #include "src/command/sizing.h"
 #include "src/study/context_codec.h"
+#include "src/study/windows.h"
 
 enum { DEFAULT_CONTEXT = 2048 };
 
@@ -32,17 +33,9 @@ typedef struct scoring {
 
 static status read_text(scoring *s) {
     const char *path = s->options->file;
-    text_buffer text = {0};
-    status st = run_read_prompt("--file", path, &text);
-    s->n_bytes = text.n;
-    if (st == STATUS_OK) st = tokenizer_encode(s->tok, text.data ? text.data : "", text.n, false, &s->text);
-    free(text.data);
+    status st = windows_read_text("--file", path, &s->config, s->tok, &s->text, &s->n_bytes);
     if (st == STATUS_OK && s->text.n < 2)
         st = status_refuse("--file %s: has %zu tokens, and needs two", path, s->text.n);
-    for (size_t i = 0; st == STATUS_OK && i < s->text.n; i++)
-        if (s->text.ids[i] >= s->config.vocab_size)
-            st = status_refuse("--file %s: token %d is not among the model's %d", path, s->text.ids[i],
-                               s->config.vocab_size);
     return st;
 }
 

@@ -3,12 +3,14 @@
 #include <stdlib.h>
 
 #include "src/base/memory.h"
+#include "src/command/progress.h"
 #include "src/command/run.h"
 
-static status read_tokens(const char *option, const char *path, const model_config *config, tokenizer *tok,
-                          token_list *out) {
+status windows_read_text(const char *option, const char *path, const model_config *config, tokenizer *tok,
+                         token_list *out, size_t *n_bytes) {
     text_buffer text = {0};
     status st = run_read_prompt(option, path, &text);
+    *n_bytes = text.n;
     if (st == STATUS_OK) st = tokenizer_encode(tok, text.data ? text.data : "", text.n, false, out);
     free(text.data);
     for (size_t i = 0; st == STATUS_OK && i < out->n; i++)
@@ -21,7 +23,8 @@ static status read_tokens(const char *option, const char *path, const model_conf
 status windows_append(const char *option, const char *path, const model_config *config, tokenizer *tok,
                       int64_t most, window_list *w) {
     token_list text = {0};
-    status st = read_tokens(option, path, config, tok, &text);
+    size_t n_bytes = 0;
+    status st = windows_read_text(option, path, config, tok, &text, &n_bytes);
     const int64_t n_all = (int64_t)text.n / w->n_tokens, n = n_all < most ? n_all : most;
     if (st == STATUS_OK && n == 0)
         st = status_refuse("%s %s: has %zu tokens, and a window takes %lld", option, path, text.n,
@@ -31,4 +34,14 @@ status windows_append(const char *option, const char *path, const model_config *
             token_list_append(&w->tokens, text.ids[begin + k]);
     free(text.ids);
     return st;
+}
+
+void windows_read(engine *e, int64_t n_tokens) {
+    progress bar = progress_begin("tokens");
+    for (event ev; engine_next(e, &ev);) {
+        const int64_t n_read = engine_get_times(e).prompt_tokens;
+        progress_update(&bar, (double)n_read, (double)n_tokens, "read %lld of %lld tokens", (long long)n_read,
+                        (long long)n_tokens);
+    }
+    progress_end(&bar);
 }
