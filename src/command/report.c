@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "io/files.h"
-#include "io/json.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 
@@ -254,11 +253,7 @@ static status write_json(const run_figures *f, const options *o, const engine *e
     for (int i = 0; i < notice_count(); i++)
         json_put_text(&w, NULL, notice_text(i));
     json_close(&w);
-    if (f->summary.n_scored) {
-        json_put_integer(&w, "scored_tokens", f->summary.n_scored);
-        json_put_number(&w, "nll", f->summary.nll);
-        json_put_number(&w, "perplexity", f->summary.perplexity);
-    }
+    if (f->summary.put_found) f->summary.put_found(&w, f->summary.found);
     json_open(&w, "per_rank", '[');
     for (int i = 0; i < f->n_ranks; i++)
         put_rank(&w, &f->ranks[i], i);

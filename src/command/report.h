@@ -2,6 +2,7 @@
  * the same as JSON. */
 #pragma once
 
+#include "io/json.h"
 #include "mpi/comm.h"
 #include "src/checkpoint/checkpoint.h"
 #include "src/command/options.h"
@@ -13,11 +14,13 @@ typedef struct run_summary {
     int64_t n_requests;
     double first_token_seconds; /* mean over requests, from their submission; 0: no token */
     bool clipped_context;       /* some request could not get all its max_tokens */
-    double perplexity, nll;     /* of COMMAND_PERPLEXITY */
-    int64_t n_scored;
-    int64_t reused_tokens;   /* that came from a snapshot */
-    checkpoint_stats saves;  /* zeroed: nothing was to be saved */
-    double end_save_seconds; /* the run stood still when it had nothing more to do */
+    int64_t reused_tokens;      /* that came from a snapshot */
+    checkpoint_stats saves;     /* zeroed: nothing was to be saved */
+    double end_save_seconds;    /* the run stood still when it had nothing more to do */
+
+    /* Put what the command found into the JSON, as members; NULL: there is nothing. */
+    void (*put_found)(json_writer *w, const void *found);
+    const void *found;
 } run_summary;
 
 /* The table and notes on stderr, the JSON file where --report asks for one. Collective; `summary` counts on

@@ -29,6 +29,7 @@ typedef struct scoring {
     double *window_sums; /* by window, so that the sum has one order */
     double *window_squares;
     int64_t n_scored;
+    double nll; /* per token */
 } scoring;
 
 static status read_text(scoring *s) {
@@ -123,17 +124,14 @@ static void run_stage_0(scoring *s, engine *e) {
     engine_stop(e);
 }
 
-static void print_result(const scoring *s, run_summary *summary) {
+static void print_result(scoring *s) {
     double sum = 0, squares = 0, n = (double)s->n_scored;
     for (int64_t i = 0; i < s->n_windows; i++) {
         sum += s->window_sums[i];
         squares += s->window_squares[i];
     }
     double nll = sum / n, deviation = sqrt(fmax(0, squares / n - nll * nll) / n);
-    summary->n_requests = s->n_windows;
-    summary->n_scored = s->n_scored;
-    summary->nll = nll;
-    summary->perplexity = exp(nll);
+    s->nll = nll;
     printf("text            %s\n", s->options->file);
     printf("tokens          %zu in %zu bytes, %lld scored\n", s->text.n, s->n_bytes, (long long)s->n_scored);
     printf("windows         %lld of %lld tokens, stride %lld\n", (long long)s->n_windows,
@@ -148,10 +146,16 @@ static void print_result(const scoring *s, run_summary *summary) {
     fflush(stdout);
 }
 
+static void put_result(json_writer *w, const void *of) {
+    const scoring *s = of;
+    json_put_integer(w, "scored_tokens", s->n_scored);
+    json_put_number(w, "nll", s->nll);
+    json_put_number(w, "perplexity", exp(s->nll));
+}
+
 int command_perplexity(comm *c, const options *o) {
     if (o->context_codec) return context_codec_run(c, o);
     scoring s = {.options = o};
-    run_summary summary = {0};
     bool is_first = comm_rank(c) == 0;
     engine *e = NULL;
     status st = is_first ? prepare(&s) : STATUS_OK;
@@ -166,8 +170,9 @@ int command_perplexity(comm *c, const options *o) {
             run_stage_0(&s, e);
         else
             engine_serve(e);
-        if (is_first) print_result(&s, &summary);
-        st = report_run(c, e, o, &summary);
+        if (is_first) print_result(&s);
+        st = report_run(
+            c, e, o, &(run_summary){.n_requests = s.n_windows, .put_found = put_result, .found = &s});
         comm_any_failed(c, &st);
     }
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
