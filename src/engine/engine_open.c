@@ -74,8 +74,13 @@ static void find_bound(engine *e) {
 }
 
 static status make_plan(engine *e) {
+    const sizing *s = &e->options.sizing;
+    const int n = comm_size(e->worker.comm);
     find_bound(e);
-    return plan_make(&e->config, &e->options.sizing, comm_size(e->worker.comm), &e->plan);
+    if (e->options.device == DEVICE_CPU) return plan_make(&e->config, s, n, &e->plan);
+    const memory_share share = memory_share_find(e->worker.comm);
+    const plan_bound host = plan_bound_of_host(&share);
+    return plan_make_beside(&e->config, s, n, &host, &e->plan);
 }
 
 static char *share_text(comm *c, const char *text) {

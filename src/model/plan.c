@@ -79,6 +79,11 @@ static uint64_t transfer_bytes(const model_config *c, const sizing *s, int n_ran
     return (n_ranks > 1 ? 2 : 1) * pipeline_device_bytes(&sizes);
 }
 
+/* What the command keeps of these layers. */
+static uint64_t host_bytes(const sizing *s, slice part) {
+    return s->host_bytes + (uint64_t)(part.last_layer - part.first_layer) * s->host_layer_bytes;
+}
+
 /* ---- layers to ranks ---- */
 
 /* Costs are matrix elements that a row passes: that is both the operations of a prefill row and the bytes of
@@ -90,7 +95,8 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
     const uint64_t space = workspace_bytes(c, s, inner), head_space = workspace_bytes(c, s, behind) - space;
     for (int l = 0; l < n; l++) {
         layers[l].cost = layer_elements(c, l);
-        layers[l].bytes = layer_weight_bytes(c, l, s->precision) + layer_kv_bytes(c, s, l, n_pages);
+        layers[l].bytes =
+            layer_weight_bytes(c, l, s->precision) + layer_kv_bytes(c, s, l, n_pages) + s->host_layer_bytes;
     }
     return (partition_problem){
         .n_layers = n,
@@ -99,7 +105,7 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
         .first = {0, model_weight_bytes(c, before, s->precision)},
         .last = {s->head_share * head_elements(c), model_weight_bytes(c, behind, s->precision) + head_space},
         .both_bytes = model_weight_bytes(c, both, s->precision) + head_space,
-        .every_bytes = space + transfer_bytes(c, s, n_ranks) + process_bytes,
+        .every_bytes = space + transfer_bytes(c, s, n_ranks) + s->host_bytes + process_bytes,
         .rank_bytes = s->bound.bytes,
         .bound_by = s->bound.by,
     };
@@ -117,9 +123,11 @@ static void fill_ranks(const model_config *c, const sizing *s, const partition_p
             .weight_bytes = model_weight_bytes(c, part, s->precision),
             .workspace_bytes = workspace_bytes(c, s, part),
             .transfer_bytes = transfer_bytes(c, s, p->n_ranks),
+            .host_bytes = host_bytes(s, part),
             .cost = partition_stage(p, bounds[i], bounds[i + 1]).cost / mean,
         };
-        rank->total_bytes = rank->weight_bytes + rank->workspace_bytes + rank->transfer_bytes + process_bytes;
+        rank->total_bytes = rank->weight_bytes + rank->workspace_bytes + rank->transfer_bytes +
+                            rank->host_bytes + process_bytes;
     }
 }
 
@@ -235,6 +243,27 @@ status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *
         }
         if (st == STATUS_OK) plan_free(&made);
     }
+}
+
+status plan_make_beside(const model_config *c, const sizing *s, int n_ranks, const plan_bound *host,
+                        plan *out) {
+    sizing on_device = *s;
+    on_device.host_bytes = on_device.host_layer_bytes = 0;
+    plan made;
+    status st = plan_make(c, &on_device, n_ranks, &made);
+    for (int i = 0; st == STATUS_OK && i < n_ranks; i++) {
+        plan_rank *k = &made.ranks[i];
+        k->host_bytes = host_bytes(s, k->slice);
+        if (k->host_bytes == 0 || host->bytes == 0 || process_bytes + k->host_bytes <= host->bytes) continue;
+        st =
+            status_refuse("rank %d may take %.1f MiB of host memory, %s, but needs %.1f MiB for layers %d to "
+                          "%d: start more ranks, or lower --context or --windows",
+                          i, mem_mib(host->bytes), host->by, mem_mib(process_bytes + k->host_bytes),
+                          k->slice.first_layer, k->slice.last_layer - 1);
+        plan_free(&made);
+    }
+    if (st == STATUS_OK) *out = made;
+    return st;
 }
 
 void plan_free(plan *p) {

@@ -39,6 +39,8 @@ typedef struct sizing {
     int n_held;             /* as far as there is room: more that are over and wait for a save ... */
     double held_pages;      /* ... each of so many pages */
     uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
+    uint64_t host_layer_bytes;   /* what the command itself keeps in host memory: of each layer ... */
+    uint64_t host_bytes;         /* ... and besides, on each rank */
     plan_bound bound;            /* of all that a rank takes */
     double head_share;           /* of the rows, weighted by time, that pass the head: 0 to 1 */
     const char *layers_per_rank; /* NULL: the best partition */
@@ -46,8 +48,10 @@ typedef struct sizing {
 
 typedef struct plan_rank {
     slice slice;
-    uint64_t weight_bytes, kv_bytes, workspace_bytes, transfer_bytes, total_bytes;
-    double cost; /* relative to the mean over ranks */
+    uint64_t weight_bytes, kv_bytes, workspace_bytes, transfer_bytes;
+    uint64_t host_bytes;  /* what the command keeps of its layers */
+    uint64_t total_bytes; /* of the memory that the sizing's bound is of */
+    double cost;          /* relative to the mean over ranks */
 } plan_rank;
 
 typedef struct plan {
@@ -58,6 +62,12 @@ typedef struct plan {
     int n_held;           /* of the sizing's, as many as there is room for */
 } plan;
 
-/* Refuses what cannot fit, saying what would make it fit. Release with plan_free. */
+/* Refuses what cannot fit, saying what would make it fit. What the command keeps counts as in one memory with
+ * all else. Release with plan_free. */
 status plan_make(const model_config *config, const sizing *s, int n_ranks, plan *out);
+
+/* The same where devices have memory of their own: what the command keeps must fit a rank's bound of its
+ * host's, and is no part of the totals. */
+status plan_make_beside(const model_config *config, const sizing *s, int n_ranks, const plan_bound *host,
+                        plan *out);
 void plan_free(plan *p);

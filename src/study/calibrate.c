@@ -59,10 +59,24 @@ static status keep_samples(void *context, kv_cache *kv, slice s, int slot, int64
     return STATUS_OK;
 }
 
+/* Of K or V of a token in a layer. */
+static size_t row_elements(const model_config *m) {
+    return (size_t)m->n_kv_heads * (size_t)m->head_dim;
+}
+
+/* All samples, and those of K or V of one layer as floats. */
+static sizing size_up(const calibration *c) {
+    const options *o = c->options;
+    const size_t n = c->windows.tokens.n * row_elements(&c->config);
+    sizing s = sizing_of(o, &(job_size){.n = c->windows.n, .tokens = c->windows.n_tokens}, 1, 0);
+    s.host_layer_bytes = N_KV_PARTS * n * dtype_bytes(precision_kv(o->precision));
+    s.host_bytes = n * sizeof(float);
+    return s;
+}
+
 static void begin_samples(calibration *c, engine *e) {
-    const model_config *m = engine_config(e);
     c->type = engine_device(e)->kv;
-    c->row_bytes = (size_t)m->n_kv_heads * (size_t)m->head_dim * dtype_bytes(c->type);
+    c->row_bytes = row_elements(engine_config(e)) * dtype_bytes(c->type);
     c->samples = mem_new((size_t)(c->slice.last_layer - c->slice.first_layer) * N_KV_PARTS * (size_t)c->n_all,
                          c->row_bytes);
     engine_use_probe(e, &(probe){.context = c, .on_cached = keep_samples});
@@ -131,7 +145,7 @@ int command_calibrate(comm *c, const options *o) {
     engine *e = NULL;
     status st = is_first ? prepare(&k) : STATUS_OK;
     if (!comm_any_failed(c, &st)) {
-        sizing s = sizing_of(o, &(job_size){.n = k.windows.n, .tokens = k.windows.n_tokens}, 1, 0);
+        sizing s = size_up(&k);
         engine_options wanted = run_engine_options(c, o, &s);
         wanted.wants_digest = true;
         st = run_open_engine(c, o, &k.config, &wanted, &e);

@@ -39,6 +39,21 @@ tables() {
     check 'calibrate: nothing is written' 'it is' [ ! -e "$temp/t" ]
 }
 
+# What a rank takes without samples, and 1 to 2 MiB more: enough for few of them, which are 0.5 MiB, not for all.
+memory() {
+    how='--layers-per-rank 4,4 --context 100 --sequences 1'
+    # shellcheck disable=SC2086 # several words
+    run 1 plan --model "$model" --ranks 2 --device cpu --memory-per-rank 250M $how
+    most=$(sed -n 's/^fits: the largest rank takes \([0-9]*\).*/\1/p' "$temp/out")
+    how="$how --sample $all/text --sample $all/text --memory-per-rank $((most + 2))M --output $temp/t"
+    # shellcheck disable=SC2086 # several words
+    calibrate 2 --windows 100 $how
+    refused 'calibrate: samples beyond the memory' 2 'may take' 'as --memory-per-rank says, but needs' 'or raise that'
+    # shellcheck disable=SC2086 # several words
+    calibrate 2 --windows 1 $how
+    expect 'calibrate: samples within the memory' 0 && ok 'calibrate: samples within the memory'
+}
+
 losses() {
     score 1 lossless
     expect 'lossless' 0 || return
@@ -82,6 +97,7 @@ bad() {
 }
 
 run_chain tables
+run_chain memory &
 run_chain losses &
 run_chain bad &
 wait

@@ -272,8 +272,9 @@ static void check_sums(const model_config *c, const sizing *s, const plan *p) {
         /* Three slots, and as much that MPI may hold. */
         CU_ASSERT(k->transfer_bytes == (p->n_ranks > 1 ? 6ull : 3ull) * (unsigned)s->chunk_tokens *
                                            (unsigned)c->d_model * sizeof(float));
+        CU_ASSERT(k->host_bytes == s->host_bytes + (uint64_t)n_layers * s->host_layer_bytes);
         CU_ASSERT(k->total_bytes == k->weight_bytes + k->kv_bytes + k->workspace_bytes + k->transfer_bytes +
-                                        ((uint64_t)PLAN_PROCESS_MIB << 20));
+                                        k->host_bytes + ((uint64_t)PLAN_PROCESS_MIB << 20));
         CU_ASSERT(s->bound.bytes == 0 || k->total_bytes <= s->bound.bytes);
         cost += k->cost;
     }
@@ -286,6 +287,8 @@ static void sums_of_a_plan(void) {
         sizing s = make_sizing();
         s.precision = n_ranks % 2 ? PRECISION_BF16 : PRECISION_F32;
         s.saves = n_ranks % 3 == 0; /* the logits of 4 sequences stay on the last rank */
+        s.host_layer_bytes = n_ranks % 4 == 0 ? 3000001 : 0;
+        s.host_bytes = n_ranks % 5 == 0 ? 7000001 : 0;
         plan p;
         CHECK_OK(plan_make(&config, &s, n_ranks, &p));
         CU_ASSERT(p.n_ranks == n_ranks && p.n_pages == s.wanted_pages);
@@ -330,6 +333,8 @@ static void a_bound_is_exact(void) {
             s.layers_per_rank = lists[i];
             s.saves = tied;
             s.wanted_pages = 0; /* at least the longest sequence */
+            s.host_layer_bytes = tied ? 50000001 : 0;
+            s.host_bytes = tied ? 20000001 : 0;
             CHECK_OK(plan_make(&config, &s, n_ranks, &p));
             CU_ASSERT(p.n_pages == 64);
             for (int k = 0; k < n_ranks; k++)
@@ -342,6 +347,54 @@ static void a_bound_is_exact(void) {
             CHECK_REFUSED(plan_make(&config, &s, n_ranks, &p), "--memory-per-rank");
         }
     }
+}
+
+/* Layers move for what the command keeps of them. */
+static void host_bytes_move_layers(void) {
+    model_config config = make_config(false);
+    sizing s = make_sizing();
+    plan p, bounded;
+    s.head_share = 1;
+    s.wanted_pages = 0;
+    s.host_layer_bytes = 1 << 30; /* more than all else */
+    s.host_bytes = 1 << 20;
+    CHECK_OK(plan_make(&config, &s, 2, &p));
+    s.bound.bytes = p.ranks[0].total_bytes - 1;
+    CHECK_OK(plan_make(&config, &s, 2, &bounded));
+    CU_ASSERT(p.ranks[0].slice.last_layer > 9);
+    CU_ASSERT(bounded.ranks[0].slice.last_layer == p.ranks[0].slice.last_layer - 1);
+    plan_free(&p);
+    plan_free(&bounded);
+}
+
+/* Beside a GPU, what the command keeps takes nothing of its memory, but must fit the host's: with 5 and 11
+ * layers exactly what the second rank takes is enough, and one byte less is not. */
+static void host_memory(void) {
+    model_config config = make_config(false);
+    sizing s = make_sizing();
+    plan without, p;
+    s.layers_per_rank = "5,11";
+    CHECK_OK(plan_make(&config, &s, 2, &without));
+    s.host_layer_bytes = 50000001;
+    s.host_bytes = 20000001;
+    s.bound.bytes = without.ranks[0].total_bytes > without.ranks[1].total_bytes
+                        ? without.ranks[0].total_bytes
+                        : without.ranks[1].total_bytes;
+    plan_bound host = {((uint64_t)PLAN_PROCESS_MIB << 20) + 20000001 + 11 * 50000001ull, "as the host says"};
+    CHECK_OK(plan_make_beside(&config, &s, 2, &host, &p));
+    for (int i = 0; i < 2; i++) {
+        CU_ASSERT(p.ranks[i].total_bytes == without.ranks[i].total_bytes);
+        CU_ASSERT(p.ranks[i].host_bytes == 20000001 + (i ? 11 : 5) * 50000001ull);
+    }
+    plan_free(&p);
+    plan_free(&without);
+    host.bytes--;
+    CHECK_REFUSED(plan_make_beside(&config, &s, 2, &host, &p),
+                  "of host memory, as the host says, but needs ");
+    CU_ASSERT(strstr(status_text(), "rank 1 may take") && strstr(status_text(), "for layers 5 to 15"));
+    host.bytes = 0; /* none is known */
+    CHECK_OK(plan_make_beside(&config, &s, 2, &host, &p));
+    plan_free(&p);
 }
 
 /* A head that most rows pass takes layers from the last rank. */
@@ -530,6 +583,8 @@ int main(int argc, char **argv) {
         {"sums of a plan", sums_of_a_plan},
         {"tied heads", tied_heads},
         {"a bound is exact", a_bound_is_exact},
+        {"host bytes move layers", host_bytes_move_layers},
+        {"host memory", host_memory},
         {"head share moves layers", head_share_moves_layers},
         {"kv memory", kv_memory},
         {"memory bound", memory_bound},
