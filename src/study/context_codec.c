@@ -1,6 +1,6 @@
 #include "src/study/context_codec.h"
 
-#include <math.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,7 @@
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
+#include "src/study/context_score.h"
 #include "src/study/windows.h"
 
 enum { DEFAULT_CONTEXT = 1024, CHUNK_TOKENS = 1500 }; /* a chunk as in the paper of CacheGen, section 6 */
@@ -21,20 +22,6 @@ typedef struct coding {
     enum { LOSSLESS, CACHEGEN } kind;
     int level;
 } coding;
-
-/* Bytes and errors of what this rank has coded. */
-typedef struct coded_sums {
-    double n_elements[N_KV_PARTS], n_bytes[N_KV_PARTS];
-    double squares[N_KV_PARTS], errors[N_KV_PARTS]; /* of elements, and of what is decoded less them */
-} coded_sums;
-
-/* The last stage's sums over the scored tokens of a window. */
-typedef struct window_score {
-    double n, nll, coded_nll;
-    double divergence;         /* sum of KL(exact || coded) over next-token distributions, in nats */
-    double n_same_top;         /* tokens before which both find the same token likeliest */
-    double n_top, n_coded_top; /* and that this token is */
-} window_score;
 
 typedef struct study {
     const options *options;
@@ -46,10 +33,9 @@ typedef struct study {
     dtype type;
     int64_t context, n_scored, n_windows;
     int n_layers;
-    coded_sums sums;
-    window_score *scores; /* [n_windows], on the last stage */
-    float **exact;        /* [n_windows]: log-probabilities [n_scored, V] until the coded ones came, there */
-    int vocab_size;
+    coded_sums sums; /* of what this rank has coded */
+    context_scores scores;
+    context_result result; /* on rank 0 */
 } study;
 
 /* ---- what is asked for ---- */
@@ -168,121 +154,31 @@ static status code_context(void *context, kv_cache *kv, slice own, int slot, int
     return STATUS_OK;
 }
 
-/* ---- the last stage: distributions beside each other ---- */
-
-static int find_top(const float *x, int n) {
-    int top = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[top]) top = i;
-    return top;
-}
-
-/* log p of every token. */
-static void normalise(const float *logits, int n, float *out) {
-    const double largest = (double)logits[find_top(logits, n)];
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += exp((double)logits[i] - largest);
-    for (int i = 0; i < n; i++)
-        out[i] = (float)((double)logits[i] - largest - log(sum));
-}
-
-static void compare(study *s, window_score *w, const float *exact, const float *coded, int32_t target) {
-    const int top = find_top(exact, s->vocab_size), coded_top = find_top(coded, s->vocab_size);
-    double divergence = 0;
-    for (int i = 0; i < s->vocab_size; i++)
-        divergence += exp((double)exact[i]) * ((double)exact[i] - (double)coded[i]);
-    w->n++;
-    w->nll -= (double)exact[target];
-    w->coded_nll -= (double)coded[target];
-    w->divergence += divergence;
-    w->n_same_top += top == coded_top;
-    w->n_top += top == target;
-    w->n_coded_top += coded_top == target;
-}
-
-static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t target,
-                        const float *logits) {
-    study *s = context;
-    const int64_t window = sequence_id / 2, row = pos + 1 - s->context;
-    const size_t n = (size_t)s->vocab_size;
-    if (!is_coded(sequence_id)) { /* it comes first */
-        if (!s->exact[window]) s->exact[window] = mem_new((size_t)s->n_scored * n, sizeof(float));
-        normalise(logits, s->vocab_size, s->exact[window] + (size_t)row * n);
-        return;
-    }
-    float *coded = mem_new(n, sizeof *coded);
-    normalise(logits, s->vocab_size, coded);
-    compare(s, &s->scores[window], s->exact[window] + (size_t)row * n, coded, target);
-    free(coded);
-    if (row + 1 < s->n_scored) return;
-    free(s->exact[window]);
-    s->exact[window] = NULL;
-}
-
 /* ---- the result ---- */
 
-/* Student's t: half of a 95% interval is so many standard errors, with n - 1 degrees of freedom. */
-static double t_quantile(int64_t n) {
-    static const double by_degrees[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
-                                        2.262,  2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
-                                        2.110,  2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
-                                        2.060,  2.056, 2.052, 2.048, 2.045, 2.042};
-    const int64_t most = (int64_t)(sizeof by_degrees / sizeof *by_degrees);
-    return n - 1 > most ? 1.96 : by_degrees[n - 2];
-}
-
-/* Mean over windows, and half of its interval; NaN for one window. */
-typedef struct estimate {
-    double mean, half;
-} estimate;
-
-static estimate estimate_of(const double *values, int64_t n) {
-    double mean = 0, squares = 0;
-    for (int64_t i = 0; i < n; i++)
-        mean += values[i] / (double)n;
-    for (int64_t i = 0; i < n; i++)
-        squares += (values[i] - mean) * (values[i] - mean);
-    if (n < 2) return (estimate){mean, (double)NAN};
-    return (estimate){mean, t_quantile(n) * sqrt(squares / (double)(n - 1) / (double)n)};
-}
-
-static void print_result(const study *s, const coded_sums *sums, const window_score *scores) {
-    double *changes = mem_new(2 * (size_t)s->n_windows, sizeof *changes),
-           *divergences = changes + s->n_windows;
-    window_score all = {0};
-    for (int64_t i = 0; i < s->n_windows; i++) {
-        const window_score *w = &scores[i];
-        changes[i] = (w->coded_nll - w->nll) / w->n;
-        divergences[i] = w->divergence / w->n;
-        all.n += w->n;
-        all.nll += w->nll;
-        all.n_same_top += w->n_same_top;
-        all.n_top += w->n_top;
-        all.n_coded_top += w->n_coded_top;
-    }
-    const estimate change = estimate_of(changes, s->n_windows), kl = estimate_of(divergences, s->n_windows);
-    const double bits =
-        8 * (sums->n_bytes[0] + sums->n_bytes[1]) / (sums->n_elements[0] + sums->n_elements[1]);
+static void print_result(const study *s) {
     printf("text            %s\n", s->options->file);
     printf("windows         %lld of %lld tokens, and %lld scored behind each\n", (long long)s->n_windows,
            (long long)s->context, (long long)s->n_scored);
     printf("codec           %s\n", s->options->context_codec);
-    printf("bits            %.4f per element (K %.4f, V %.4f)\n", bits,
-           8 * sums->n_bytes[KV_PART_K] / sums->n_elements[KV_PART_K],
-           8 * sums->n_bytes[KV_PART_V] / sums->n_elements[KV_PART_V]);
-    printf("error           K %.3e, V %.3e of their mean squares\n",
-           sums->errors[KV_PART_K] / sums->squares[KV_PART_K],
-           sums->errors[KV_PART_V] / sums->squares[KV_PART_V]);
-    printf("nll per token   %.6f exact; coded %+.6f +- %.6f\n", all.nll / all.n, change.mean, change.half);
-    printf("perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", exp(all.nll / all.n),
-           100 * expm1(change.mean), 100 * change.half);
-    printf("divergence      %.3e +- %.3e nats per token\n", kl.mean, kl.half);
-    printf("likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n",
-           100 * all.n_same_top / all.n, 100 * all.n_top / all.n, 100 * all.n_coded_top / all.n);
-    if (s->n_windows == 1) printf("+- nan: one window says nothing of the next\n");
-    fflush(stdout);
-    free(changes);
+    if (s->tables) printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->tables->digest);
+    context_result_print(&s->result);
+}
+
+static void put_result(json_writer *w, const void *of) {
+    const study *s = of;
+    char digest[17];
+    json_open(w, "context_codec", '{');
+    json_put_text(w, "codec", s->options->context_codec);
+    if (s->tables) {
+        snprintf(digest, sizeof digest, "%016" PRIx64, s->tables->digest);
+        json_put_text(w, "tables_digest", digest);
+    }
+    json_put_integer(w, "windows", s->n_windows);
+    json_put_integer(w, "context_tokens", s->context);
+    json_put_integer(w, "scored_tokens", s->n_scored);
+    context_result_put(w, &s->result);
+    json_close(w);
 }
 
 /* ---- the run ---- */
@@ -302,6 +198,13 @@ static void run_stage_0(study *s, engine *e) {
     engine_stop(e);
 }
 
+static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t target,
+                        const float *logits) {
+    study *s = context;
+    context_scores_take(&s->scores, sequence_id / 2, pos + 1 - s->context, is_coded(sequence_id), target,
+                        logits);
+}
+
 /* What all ranks must know of rank 0's windows. Collective. */
 static void share(study *s, comm *c, const engine *e) {
     int64_t sizes[] = {s->context, s->n_scored, s->n_windows};
@@ -310,10 +213,8 @@ static void share(study *s, comm *c, const engine *e) {
     s->n_scored = sizes[1];
     s->n_windows = sizes[2];
     s->config = *engine_config(e);
-    s->vocab_size = s->config.vocab_size;
     s->type = engine_device(e)->kv;
-    s->scores = mem_new((size_t)s->n_windows, sizeof *s->scores);
-    s->exact = mem_new((size_t)s->n_windows, sizeof *s->exact);
+    s->scores = context_scores_new(s->n_windows, s->n_scored, s->config.vocab_size);
 }
 
 /* Everybody's sums, on rank 0. Collective. */
@@ -343,9 +244,13 @@ static status run(study *s, comm *c, engine *e) {
     else
         engine_serve(e);
     coded_sums sums = add_up(c, &s->sums);
-    comm_broadcast(c, s->scores, (size_t)s->n_windows * sizeof *s->scores, comm_size(c) - 1);
-    if (is_first) print_result(s, &sums, s->scores);
-    return report_run(c, e, s->options, &(run_summary){.n_requests = 2 * s->n_windows});
+    context_scores_share(&s->scores, c);
+    if (is_first) {
+        s->result = context_result_of(&s->scores, &sums);
+        print_result(s);
+    }
+    return report_run(c, e, s->options,
+                      &(run_summary){.n_requests = 2 * s->n_windows, .put_found = put_result, .found = s});
 }
 
 int context_codec_run(comm *c, const options *o) {
@@ -364,10 +269,7 @@ int context_codec_run(comm *c, const options *o) {
     engine_close(e);
     tokenizer_close(s.tok);
     kv_tables_free(s.tables);
-    for (int64_t i = 0; s.exact && i < s.n_windows; i++)
-        free(s.exact[i]);
-    free(s.exact);
-    free(s.scores);
+    context_scores_free(&s.scores);
     free(s.windows.tokens.ids);
     return code;
 }

@@ -171,8 +171,8 @@ int command_perplexity(comm *c, const options *o) {
         else
             engine_serve(e);
         if (is_first) print_result(&s);
-        st = report_run(
-            c, e, o, &(run_summary){.n_requests = s.n_windows, .put_found = put_result, .found = &s});
+        st = report_run(c, e, o,
+                        &(run_summary){.n_requests = s.n_windows, .put_found = put_result, .found = &s});
         comm_any_failed(c, &st);
     }
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);

@@ -19,6 +19,27 @@ score() { # score NP CODEC OPTIONS...: three contexts of 64 tokens, 16 scored be
 value() { # value NAME: of the last result
     sed -n "s/^$1  *\([^ ]*\).*/\1/p" "$temp/out"
 }
+# as_printed REPORT: the lines of the result that have these figures
+as_printed() {
+    tr ',{}' '\n\n\n' <"$1" | awk -F'": *' '
+        { sub(/^[ \t]*"/, "", $1) }
+        NF == 2 && $2 == "" { group = $1 "." }
+        NF == 2 && $2 != "" { of[$1 == "mean" || $1 == "half_interval" ? group $1 : $1] = $2 }
+        END {
+            printf "tables          %s\n", substr(of["tables_digest"], 2, 16)
+            printf "bits            %.4f per element (K %.4f, V %.4f)\n",
+                of["bits_per_element"], of["k_bits_per_element"], of["v_bits_per_element"]
+            printf "error           K %.3e, V %.3e of their mean squares\n", of["k_error"], of["v_error"]
+            printf "nll per token   %.6f exact; coded %+.6f +- %.6f\n",
+                of["nll"], of["nll_change.mean"], of["nll_change.half_interval"]
+            printf "perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", of["perplexity"],
+                100 * of["perplexity_change.mean"], 100 * of["perplexity_change.half_interval"]
+            printf "divergence      %.3e +- %.3e nats per token\n",
+                of["divergence.mean"], of["divergence.half_interval"]
+            printf "likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n", 100 * of["same_likeliest"],
+                100 * of["right_likeliest"], 100 * of["coded_right_likeliest"]
+        }'
+}
 
 tables() {
     cat "$page" "$page" "$page" >"$all/text"
@@ -71,10 +92,13 @@ losses() {
     done
     check 'cachegen: bits' "$(value bits)" awk -v bits="$(value bits)" 'BEGIN { exit !(bits > 1 && bits < 4) }'
     for np in 2 3; do
-        score $np cachegen:2 --tables "$all/tables.1" --chunk-tokens 24
+        score $np cachegen:2 --tables "$all/tables.1" --chunk-tokens 24 --report "$temp/report"
         expect "cachegen:2, $np ranks" 0 || return
         check "cachegen:2, $np ranks" 'another result' cmp "$temp/out" "$temp/cachegen.2"
     done
+    as_printed "$temp/report" >"$temp/reported"
+    sed -n "s|^\(tables  *\)$all/tables.1, |\1|; 4,\$p" "$temp/out" >"$temp/printed"
+    check 'the report has the figures' "$(diff "$temp/printed" "$temp/reported")" cmp "$temp/printed" "$temp/reported"
 }
 
 bad() {

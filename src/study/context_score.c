@@ -1,0 +1,172 @@
+#include "src/study/context_score.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "src/base/memory.h"
+
+/* ---- the last stage: distributions beside each other ---- */
+
+context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int vocab_size) {
+    return (context_scores){
+        .n_windows = n_windows,
+        .n_scored = n_scored,
+        .vocab_size = vocab_size,
+        .windows = mem_new((size_t)n_windows, sizeof(window_score)),
+        .exact = mem_new((size_t)n_windows, sizeof(float *)),
+    };
+}
+
+void context_scores_free(context_scores *s) {
+    for (int64_t i = 0; s->exact && i < s->n_windows; i++)
+        free(s->exact[i]);
+    free(s->exact);
+    free(s->windows);
+    *s = (context_scores){0};
+}
+
+static int find_top(const float *x, int n) {
+    int top = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[top]) top = i;
+    return top;
+}
+
+/* log p of every token. */
+static void normalise(const float *logits, int n, float *out) {
+    const double largest = (double)logits[find_top(logits, n)];
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += exp((double)logits[i] - largest);
+    for (int i = 0; i < n; i++)
+        out[i] = (float)((double)logits[i] - largest - log(sum));
+}
+
+static void compare(window_score *w, const float *exact, const float *coded, int n, int32_t target) {
+    const int top = find_top(exact, n), coded_top = find_top(coded, n);
+    double divergence = 0;
+    for (int i = 0; i < n; i++)
+        divergence += exp((double)exact[i]) * ((double)exact[i] - (double)coded[i]);
+    w->n++;
+    w->nll -= (double)exact[target];
+    w->coded_nll -= (double)coded[target];
+    w->divergence += divergence;
+    w->n_same_top += top == coded_top;
+    w->n_top += top == target;
+    w->n_coded_top += coded_top == target;
+}
+
+void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is_coded, int32_t target,
+                         const float *logits) {
+    const size_t n = (size_t)s->vocab_size;
+    if (!is_coded) {
+        if (!s->exact[window]) s->exact[window] = mem_new((size_t)s->n_scored * n, sizeof(float));
+        normalise(logits, s->vocab_size, s->exact[window] + (size_t)row * n);
+        return;
+    }
+    float *coded = mem_new(n, sizeof *coded);
+    normalise(logits, s->vocab_size, coded);
+    compare(&s->windows[window], s->exact[window] + (size_t)row * n, coded, s->vocab_size, target);
+    free(coded);
+    if (row + 1 < s->n_scored) return;
+    free(s->exact[window]);
+    s->exact[window] = NULL;
+}
+
+void context_scores_share(context_scores *s, comm *c) {
+    comm_broadcast(c, s->windows, (size_t)s->n_windows * sizeof *s->windows, comm_size(c) - 1);
+}
+
+/* ---- the result ---- */
+
+/* Student's t: half of a 95% interval is so many standard errors, with n - 1 degrees of freedom. */
+static double t_quantile(int64_t n) {
+    static const double by_degrees[] = {12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306,
+                                        2.262,  2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+                                        2.110,  2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064,
+                                        2.060,  2.056, 2.052, 2.048, 2.045, 2.042};
+    const int64_t most = (int64_t)(sizeof by_degrees / sizeof *by_degrees);
+    return n - 1 > most ? 1.96 : by_degrees[n - 2];
+}
+
+static estimate estimate_of(const double *values, int64_t n) {
+    double mean = 0, squares = 0;
+    for (int64_t i = 0; i < n; i++)
+        mean += values[i] / (double)n;
+    for (int64_t i = 0; i < n; i++)
+        squares += (values[i] - mean) * (values[i] - mean);
+    if (n < 2) return (estimate){mean, (double)NAN};
+    return (estimate){mean, t_quantile(n) * sqrt(squares / (double)(n - 1) / (double)n)};
+}
+
+context_result context_result_of(const context_scores *s, const coded_sums *sums) {
+    double *changes = mem_new(2 * (size_t)s->n_windows, sizeof *changes),
+           *divergences = changes + s->n_windows;
+    window_score all = {0};
+    for (int64_t i = 0; i < s->n_windows; i++) {
+        const window_score *w = &s->windows[i];
+        changes[i] = (w->coded_nll - w->nll) / w->n;
+        divergences[i] = w->divergence / w->n;
+        all.n += w->n;
+        all.nll += w->nll;
+        all.n_same_top += w->n_same_top;
+        all.n_top += w->n_top;
+        all.n_coded_top += w->n_coded_top;
+    }
+    context_result r = {
+        .bits = 8 * (sums->n_bytes[KV_PART_K] + sums->n_bytes[KV_PART_V]) /
+                (sums->n_elements[KV_PART_K] + sums->n_elements[KV_PART_V]),
+        .nll = all.nll / all.n,
+        .change = estimate_of(changes, s->n_windows),
+        .divergence = estimate_of(divergences, s->n_windows),
+        .same_top = all.n_same_top / all.n,
+        .top = all.n_top / all.n,
+        .coded_top = all.n_coded_top / all.n,
+        .n_windows = s->n_windows,
+    };
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        r.part_bits[part] = 8 * sums->n_bytes[part] / sums->n_elements[part];
+        r.error[part] = sums->errors[part] / sums->squares[part];
+    }
+    free(changes);
+    return r;
+}
+
+void context_result_print(const context_result *r) {
+    printf("bits            %.4f per element (K %.4f, V %.4f)\n", r->bits, r->part_bits[KV_PART_K],
+           r->part_bits[KV_PART_V]);
+    printf("error           K %.3e, V %.3e of their mean squares\n", r->error[KV_PART_K],
+           r->error[KV_PART_V]);
+    printf("nll per token   %.6f exact; coded %+.6f +- %.6f\n", r->nll, r->change.mean, r->change.half);
+    printf("perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", exp(r->nll), 100 * expm1(r->change.mean),
+           100 * r->change.half);
+    printf("divergence      %.3e +- %.3e nats per token\n", r->divergence.mean, r->divergence.half);
+    printf("likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n", 100 * r->same_top,
+           100 * r->top, 100 * r->coded_top);
+    if (r->n_windows == 1) printf("+- nan: one window says nothing of the next\n");
+    fflush(stdout);
+}
+
+static void put_estimate(json_writer *w, const char *key, estimate e) {
+    json_open_line(w, key, '{');
+    json_put_number(w, "mean", e.mean);
+    json_put_number(w, "half_interval", e.half);
+    json_close(w);
+}
+
+void context_result_put(json_writer *w, const context_result *r) {
+    json_put_number(w, "bits_per_element", r->bits);
+    json_put_number(w, "k_bits_per_element", r->part_bits[KV_PART_K]);
+    json_put_number(w, "v_bits_per_element", r->part_bits[KV_PART_V]);
+    json_put_number(w, "k_error", r->error[KV_PART_K]);
+    json_put_number(w, "v_error", r->error[KV_PART_V]);
+    json_put_number(w, "nll", r->nll);
+    put_estimate(w, "nll_change", r->change);
+    json_put_number(w, "perplexity", exp(r->nll));
+    put_estimate(w, "perplexity_change", (estimate){expm1(r->change.mean), r->change.half});
+    put_estimate(w, "divergence", r->divergence);
+    json_put_number(w, "same_likeliest", r->same_top);
+    json_put_number(w, "right_likeliest", r->top);
+    json_put_number(w, "coded_right_likeliest", r->coded_top);
+}

@@ -1,0 +1,61 @@
+/* src/study/context_score.h: tokens behind a context as it was computed, beside the same tokens behind the
+ * same context after a codec: what the last stage keeps of them, and what all of it says. Local, but where
+ * said. */
+#pragma once
+
+#include "io/json.h"
+#include "kernels/kv_page.h"
+#include "mpi/comm.h"
+
+/* Bytes and errors of what a rank has coded. */
+typedef struct coded_sums {
+    double n_elements[N_KV_PARTS], n_bytes[N_KV_PARTS];
+    double squares[N_KV_PARTS], errors[N_KV_PARTS]; /* of elements, and of what is decoded less them */
+} coded_sums;
+
+/* Over the scored tokens of a window. */
+typedef struct window_score {
+    double n, nll, coded_nll;
+    double divergence;         /* sum of KL(exact || coded) over next-token distributions, in nats */
+    double n_same_top;         /* tokens before which both find the same token likeliest */
+    double n_top, n_coded_top; /* and that this token is */
+} window_score;
+
+/* Complete on the last stage, until they are shared. */
+typedef struct context_scores {
+    int64_t n_windows, n_scored; /* of each window */
+    int vocab_size;
+    window_score *windows; /* [n_windows] */
+    float **exact;         /* [n_windows]: log-probabilities [n_scored, V] until the coded ones came */
+} context_scores;
+
+context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int vocab_size);
+void context_scores_free(context_scores *s); /* zeroed is fine */
+
+/* The logits [V] before the scored token number `row` of a window, which is target: those behind the context
+ * as it was computed come first. Last stage. */
+void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is_coded, int32_t target,
+                         const float *logits);
+
+/* The last stage's scores to every rank. Collective. */
+void context_scores_share(context_scores *s, comm *c);
+
+/* Mean over windows, and half of its 95% interval; NaN for one window. */
+typedef struct estimate {
+    double mean, half;
+} estimate;
+
+typedef struct context_result {
+    double bits, part_bits[N_KV_PARTS]; /* per element */
+    double error[N_KV_PARTS];           /* mean squares, in those of the elements */
+    double nll;                         /* per token, behind contexts as they were computed */
+    estimate change;                    /* of nll by the codec, paired */
+    estimate divergence;                /* nats per token */
+    double same_top, top, coded_top;    /* shares of all tokens */
+    int64_t n_windows;
+} context_result;
+
+/* sums: those of all ranks. */
+context_result context_result_of(const context_scores *s, const coded_sums *sums);
+void context_result_print(const context_result *r);               /* on stdout */
+void context_result_put(json_writer *w, const context_result *r); /* the same, as members */
