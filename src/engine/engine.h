@@ -181,7 +181,8 @@ int64_t engine_chunk_rows(const engine *e, int64_t pos);
 /* The clock regions of this rank, to enter REGION_TEXT from outside. */
 trace *engine_trace(engine *e);
 
-/* XXH3, 128 bits (high, low), of the config and all weights; rank 0, where a snapshot was asked for. */
+/* XXH3, 128 bits (high, low), of the config and all weights; rank 0, where a snapshot or
+ * wants_digest asked for it. */
 const uint64_t *engine_model_digest(const engine *e);
 
 const plan *engine_plan(const engine *e);

@@ -9,6 +9,7 @@
 #include "io/codec/kv_tables.h"
 #include "kernels/convert.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
@@ -232,12 +233,28 @@ static coded_sums add_up(comm *c, const coded_sums *mine) {
     return all;
 }
 
+/* What a reader of the result should know of it. Rank 0. */
+static void note_limits(const study *s, const engine *e) {
+    if (s->tables &&
+        memcmp(s->tables->shape.model_digest, engine_model_digest(e), sizeof s->tables->shape.model_digest))
+        notice_add(
+            "--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, "
+            "or expect more bits and larger errors",
+            s->options->tables, run_model_name(s->options));
+    if (s->coding.kind == CACHEGEN && s->type == DTYPE_F32)
+        notice_add(
+            "--precision f32: the elements that %s escapes are rounded to bf16, while of a bf16 cache they "
+            "are exact",
+            s->options->context_codec);
+}
+
 static status run(study *s, comm *c, engine *e) {
     share(s, c, e);
     const bool is_first = comm_rank(c) == 0;
     status st = is_first ? STATUS_OK : open_tables(s);
     if (comm_any_failed(c, &st)) return st;
     engine_use_probe(e, &(probe){s, code_context, take_logits});
+    if (is_first) note_limits(s, e);
     if (is_first) run_print_begin(c, e, s->options);
     if (is_first)
         run_stage_0(s, e);
@@ -261,6 +278,7 @@ int context_codec_run(comm *c, const options *o) {
         const job_size jobs = {.n = 2 * s.n_windows, .tokens = s.windows.n_tokens};
         sizing wanted_size = sizing_of(o, &jobs, 1, 1);
         engine_options wanted = run_engine_options(c, o, &wanted_size);
+        wanted.wants_digest = s.tables != NULL;
         st = run_open_engine(c, o, &s.config, &wanted, &e);
     }
     if (st == STATUS_OK) st = run(&s, c, e);

@@ -98,7 +98,28 @@ losses() {
     done
     as_printed "$temp/report" >"$temp/reported"
     sed -n "s|^\(tables  *\)$all/tables.1, |\1|; 4,\$p" "$temp/out" >"$temp/printed"
+    check 'no NOTE of tables or bf16' 'there is one' [ -z "$(grep 'NOTE: --' "$temp/err")" ]
     check 'the report has the figures' "$(diff "$temp/printed" "$temp/reported")" cmp "$temp/printed" "$temp/reported"
+}
+
+# noted NAME WHICH: the last run is done, and has this NOTE and not the other
+noted() {
+    expect "$1" 0 || return
+    case $2 in
+    tables) has='--tables .*/tables.1: calibrated on another model than ' not='--precision f32' ;;
+    f32) has='--precision f32: the elements that cachegen:2 escapes' not='--tables' ;;
+    esac
+    check "$1: its NOTE" "$(grep NOTE "$temp/err")" grep -q "NOTE: $has" "$temp/err"
+    check "$1: no other" "$(grep NOTE "$temp/err")" [ -z "$(grep "NOTE: $not" "$temp/err")" ]
+}
+
+notes() {
+    score 2 cachegen:2 --tables "$all/tables.1" --weights int8
+    noted 'tables of other weights' tables
+    score 2 cachegen:2 --tables "$all/tables.1" --precision f32
+    noted 'rounded escapes' f32
+    score 1 lossless --precision f32
+    check 'lossless in f32: no NOTE of escapes' 'there is one' [ -z "$(grep 'NOTE: --precision f32: the' "$temp/err")" ]
 }
 
 bad() {
@@ -123,6 +144,7 @@ bad() {
 run_chain tables
 run_chain memory &
 run_chain losses &
+run_chain notes &
 run_chain bad &
 wait
 end_test
