@@ -165,6 +165,19 @@ static status join_precision(options *o) {
     return STATUS_OK;
 }
 
+static status check_perplexity(const options *o) {
+    const char *coded = o->tables                    ? "--tables"
+                        : o->keys > 0                ? "--keys"
+                        : o->windows != OPTION_UNSET ? "--windows"
+                                                     : NULL;
+    const char *plain = o->stride != OPTION_UNSET ? "--stride" : o->add_bos ? "--add-bos" : NULL;
+    if (!o->file) return status_refuse("kvarve perplexity needs --file TEXT");
+    if (coded && !o->context_codec)
+        return status_refuse("%s is for --context-codec, which is not given", coded);
+    if (plain && o->context_codec) return status_refuse("%s is not for --context-codec", plain);
+    return STATUS_OK;
+}
+
 /* Predictions, and chunks of equal time. */
 static status check_times(const options *o) {
     chunk_model m;
@@ -208,10 +221,7 @@ static status check_together(const options *o) {
     if (o->min_p == 1) return status_refuse("--min-p 1: expected a number from 0 to below 1");
     if (o->repetition_penalty == 0) return status_refuse("--repetition-penalty 0: expected a number above 0");
     if (o->command == COMMAND_GENERATE) return check_generate(o);
-    if (o->command == COMMAND_PERPLEXITY && !o->file)
-        return status_refuse("kvarve perplexity needs --file TEXT");
-    if (o->command == COMMAND_PERPLEXITY && o->tables && !o->context_codec)
-        return status_refuse("--tables is for --context-codec, which is not given");
+    if (o->command == COMMAND_PERPLEXITY) return check_perplexity(o);
     if (o->command == COMMAND_CALIBRATE && o->samples.n == 0)
         return status_refuse("kvarve calibrate needs --sample TEXT");
     if (o->command == COMMAND_CALIBRATE && !o->output)

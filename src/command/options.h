@@ -66,6 +66,7 @@ typedef struct options {
     int64_t stride;  /* OPTION_UNSET: the context */
     int64_t scored;  /* behind each context, with context_codec */
     int64_t windows; /* at most; OPTION_UNSET: all */
+    int64_t keys;    /* in each context, with context_codec */
     int64_t vocab;   /* OPTION_UNSET: the shape's */
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t nodes;                      /* OPTION_UNSET: 1 */

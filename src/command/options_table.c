@@ -53,6 +53,8 @@ const option_spec options_table[] = {
      "score behind contexts that went through it"},
     {"scored", &option_integer, PERPLEXITY, AT(scored), "256", NULL, 1, 1048576,
      "tokens to score behind each context, with --context-codec"},
+    {"keys", &option_integer, PERPLEXITY, AT(keys), "0", NULL, 0, 16,
+     "pass keys in each context, which is read again to ask for one"},
     {"tables", &option_input, PERPLEXITY, AT(tables), NULL, "", 0, 0,
      "what kvarve calibrate wrote, for --context-codec"},
     {"sample", &option_texts, CALIBRATE, AT(samples), NULL, "required", 0, 0,

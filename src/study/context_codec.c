@@ -14,6 +14,7 @@
 #include "src/command/run.h"
 #include "src/command/sizing.h"
 #include "src/study/context_score.h"
+#include "src/study/pass_keys.h"
 #include "src/study/windows.h"
 
 enum { DEFAULT_CONTEXT = 1024, CHUNK_TOKENS = 1500 }; /* a chunk as in the paper of CacheGen, section 6 */
@@ -33,7 +34,8 @@ typedef struct study {
     kv_tables *tables; /* on every rank; NULL: none are needed */
     dtype type;
     int64_t context, n_scored, n_windows;
-    int n_layers;
+    session *sessions; /* [n_sessions], on rank 0 */
+    int64_t n_sessions, longest_tokens;
     coded_sums sums; /* of what this rank has coded */
     context_scores scores;
     context_result result; /* on rank 0 */
@@ -75,6 +77,49 @@ static status open_tables(study *s) {
                          m->n_kv_heads, m->head_dim);
 }
 
+/* Two sessions of a window's context and n tokens behind it, scored but for the first n_given: with the
+ * context as it is computed, and coded. Each text that is read so has a number, those of windows before those
+ * of keys; the sequence ids that the probe sees are twice that, and one more where it is coded. */
+static void add_sessions(study *s, int64_t window, int64_t text, const int32_t *behind, int64_t n,
+                         int64_t n_given) {
+    for (int is_coded = 0; is_coded < 2; is_coded++) {
+        session *q = &s->sessions[s->n_sessions++];
+        *q = session_new(window_at(&s->windows, window), s->context);
+        for (int64_t i = 0; i < n; i++)
+            token_list_append(&q->tokens, behind[i]);
+        q->n_prompt = (int64_t)q->tokens.n;
+        q->sequence_id = 2 * text + is_coded;
+        q->score_from = s->context + n_given;
+        q->probe_at = s->context;
+        if (q->n_prompt > s->longest_tokens) s->longest_tokens = q->n_prompt;
+    }
+}
+
+/* The tokens behind the window's context, and each of its keys, which is asked for by itself. */
+static status add_window(study *s, int64_t window) {
+    const int64_t n_keys = s->options->keys;
+    int32_t *tokens = s->windows.tokens.ids + window * s->windows.n_tokens;
+    status st = pass_keys_put(&s->config, s->tok, window, n_keys, tokens, s->context);
+    if (st == STATUS_OK) add_sessions(s, window, window, tokens + s->context, s->n_scored, 0);
+    for (int64_t key = 0; st == STATUS_OK && key < n_keys; key++) {
+        token_list question = {0};
+        int64_t first_digit = 0;
+        st = pass_keys_append_question(&s->config, s->tok, window, key, &question, &first_digit);
+        if (st == STATUS_OK)
+            add_sessions(s, window, s->n_windows + window * n_keys + key, question.ids, (int64_t)question.n,
+                         first_digit);
+        free(question.ids);
+    }
+    return st;
+}
+
+static status check_positions(const study *s, const char *behind, int64_t n_tokens) {
+    if (n_tokens <= s->config.max_positions) return STATUS_OK;
+    return status_refuse("--context %lld and %s are %lld tokens: the model was made for %lld positions",
+                         (long long)s->context, behind, (long long)n_tokens,
+                         (long long)s->config.max_positions);
+}
+
 static status prepare(study *s) {
     const options *o = s->options;
     status st = run_read_model(o, &s->config, &s->tok);
@@ -82,13 +127,15 @@ static status prepare(study *s) {
     s->context = o->context != OPTION_UNSET ? o->context : DEFAULT_CONTEXT;
     s->n_scored = o->scored;
     s->windows.n_tokens = s->context + s->n_scored;
-    if (s->windows.n_tokens > s->config.max_positions)
-        return status_refuse("--context %lld and --scored %lld: the model was made for %lld positions",
-                             (long long)s->context, (long long)s->n_scored,
-                             (long long)s->config.max_positions);
+    st = check_positions(s, "--scored", s->windows.n_tokens);
     int64_t most = o->windows != OPTION_UNSET ? o->windows : INT64_MAX;
-    st = windows_append("--file", o->file, &s->config, s->tok, most, &s->windows);
+    if (st == STATUS_OK) st = windows_append("--file", o->file, &s->config, s->tok, most, &s->windows);
+    if (st != STATUS_OK) return st;
     s->n_windows = s->windows.n;
+    s->sessions = mem_new((size_t)(2 * s->n_windows * (1 + o->keys)), sizeof *s->sessions);
+    for (int64_t i = 0; st == STATUS_OK && i < s->n_windows; i++)
+        st = add_window(s, i);
+    if (st == STATUS_OK) st = check_positions(s, "a question of --keys", s->longest_tokens);
     return st == STATUS_OK ? open_tables(s) : st;
 }
 
@@ -185,25 +232,23 @@ static void put_result(json_writer *w, const void *of) {
 /* ---- the run ---- */
 
 static void run_stage_0(study *s, engine *e) {
-    session *sessions = mem_new(2 * (size_t)s->n_windows, sizeof *sessions);
-    for (int64_t i = 0; i < 2 * s->n_windows; i++) {
-        session *q = &sessions[i];
-        *q = session_new(window_at(&s->windows, i / 2), s->windows.n_tokens);
-        q->sequence_id = i;
-        q->score_from = s->context;
-        q->probe_at = s->context;
+    int64_t n_tokens = 0;
+    for (session *q = s->sessions; q < s->sessions + s->n_sessions; q++) {
+        n_tokens += q->n_prompt;
         engine_submit(e, q);
     }
-    windows_read(e, 2 * (int64_t)s->windows.tokens.n);
-    sessions_free(sessions, 2 * s->n_windows);
+    windows_read(e, n_tokens);
     engine_stop(e);
 }
 
 static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t target,
                         const float *logits) {
     study *s = context;
-    context_scores_take(&s->scores, sequence_id / 2, pos + 1 - s->context, is_coded(sequence_id), target,
-                        logits);
+    const int64_t text = sequence_id / 2;
+    if (text < s->n_windows)
+        context_scores_take(&s->scores, text, pos + 1 - s->context, is_coded(sequence_id), target, logits);
+    else
+        context_scores_take_key(&s->scores, text - s->n_windows, is_coded(sequence_id), target, logits);
 }
 
 /* What all ranks must know of rank 0's windows. Collective. */
@@ -215,7 +260,7 @@ static void share(study *s, comm *c, const engine *e) {
     s->n_windows = sizes[2];
     s->config = *engine_config(e);
     s->type = engine_device(e)->kv;
-    s->scores = context_scores_new(s->n_windows, s->n_scored, s->config.vocab_size);
+    s->scores = context_scores_new(s->n_windows, s->n_scored, s->options->keys, s->config.vocab_size);
 }
 
 /* Everybody's sums, on rank 0. Collective. */
@@ -267,7 +312,7 @@ static status run(study *s, comm *c, engine *e) {
         print_result(s);
     }
     return report_run(c, e, s->options,
-                      &(run_summary){.n_requests = 2 * s->n_windows, .put_found = put_result, .found = s});
+                      &(run_summary){.n_requests = s->n_sessions, .put_found = put_result, .found = s});
 }
 
 int context_codec_run(comm *c, const options *o) {
@@ -275,7 +320,7 @@ int context_codec_run(comm *c, const options *o) {
     engine *e = NULL;
     status st = comm_rank(c) == 0 ? prepare(&s) : STATUS_OK;
     if (!comm_any_failed(c, &st)) {
-        const job_size jobs = {.n = 2 * s.n_windows, .tokens = s.windows.n_tokens};
+        const job_size jobs = {.n = s.n_sessions, .tokens = s.longest_tokens};
         sizing wanted_size = sizing_of(o, &jobs, 1, 1);
         engine_options wanted = run_engine_options(c, o, &wanted_size);
         wanted.wants_digest = s.tables != NULL;
@@ -288,6 +333,7 @@ int context_codec_run(comm *c, const options *o) {
     tokenizer_close(s.tok);
     kv_tables_free(s.tables);
     context_scores_free(&s.scores);
+    sessions_free(s.sessions, s.n_sessions);
     free(s.windows.tokens.ids);
     return code;
 }

@@ -1,18 +1,22 @@
 #include "src/study/context_score.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "src/base/memory.h"
+#include "src/study/pass_keys.h"
 
 /* ---- the last stage: distributions beside each other ---- */
 
-context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int vocab_size) {
+context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int64_t n_keys, int vocab_size) {
     return (context_scores){
         .n_windows = n_windows,
         .n_scored = n_scored,
+        .n_keys = n_keys,
         .vocab_size = vocab_size,
+        .keys = mem_new((size_t)(n_windows * n_keys), sizeof(key_score)),
         .windows = mem_new((size_t)n_windows, sizeof(window_score)),
         .exact = mem_new((size_t)n_windows, sizeof(float *)),
     };
@@ -23,6 +27,7 @@ void context_scores_free(context_scores *s) {
         free(s->exact[i]);
     free(s->exact);
     free(s->windows);
+    free(s->keys);
     *s = (context_scores){0};
 }
 
@@ -74,8 +79,20 @@ void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is
     s->exact[window] = NULL;
 }
 
+void context_scores_take_key(context_scores *s, int64_t key, bool is_coded, int32_t target,
+                             const float *logits) {
+    float *log_p = mem_new((size_t)s->vocab_size, sizeof *log_p);
+    normalise(logits, s->vocab_size, log_p);
+    s->keys[key].n[is_coded]++;
+    s->keys[key].nll[is_coded] -= (double)log_p[target];
+    s->keys[key].n_missed[is_coded] += find_top(log_p, s->vocab_size) != target;
+    free(log_p);
+}
+
 void context_scores_share(context_scores *s, comm *c) {
-    comm_broadcast(c, s->windows, (size_t)s->n_windows * sizeof *s->windows, comm_size(c) - 1);
+    const int last = comm_size(c) - 1;
+    comm_broadcast(c, s->windows, (size_t)s->n_windows * sizeof *s->windows, last);
+    comm_broadcast(c, s->keys, (size_t)(s->n_windows * s->n_keys) * sizeof *s->keys, last);
 }
 
 /* ---- the result ---- */
@@ -98,6 +115,22 @@ static estimate estimate_of(const double *values, int64_t n) {
         squares += (values[i] - mean) * (values[i] - mean);
     if (n < 2) return (estimate){mean, (double)NAN};
     return (estimate){mean, t_quantile(n) * sqrt(squares / (double)(n - 1) / (double)n)};
+}
+
+static void add_up_keys(const context_scores *s, context_result *r) {
+    double *changes = mem_new((size_t)s->n_windows, sizeof *changes);
+    const double n_digits = (double)(s->n_keys * PASS_KEY_DIGITS);
+    r->n_keys = s->n_windows * s->n_keys;
+    for (int64_t i = 0; i < r->n_keys; i++) {
+        const key_score *k = &s->keys[i];
+        assert(k->n[0] > 0 && k->n[0] == k->n[1]);
+        r->n_answered[0] += k->n_missed[0] == 0;
+        r->n_answered[1] += k->n_missed[1] == 0;
+        r->digit_nll += k->nll[0] / (n_digits * (double)s->n_windows);
+        changes[i / s->n_keys] += (k->nll[1] - k->nll[0]) / n_digits;
+    }
+    r->digit_change = estimate_of(changes, s->n_windows);
+    free(changes);
 }
 
 context_result context_result_of(const context_scores *s, const coded_sums *sums) {
@@ -129,6 +162,7 @@ context_result context_result_of(const context_scores *s, const coded_sums *sums
         r.part_bits[part] = 8 * sums->n_bytes[part] / sums->n_elements[part];
         r.error[part] = sums->errors[part] / sums->squares[part];
     }
+    if (s->n_keys > 0) add_up_keys(s, &r);
     free(changes);
     return r;
 }
@@ -144,6 +178,11 @@ void context_result_print(const context_result *r) {
     printf("divergence      %.3e +- %.3e nats per token\n", r->divergence.mean, r->divergence.half);
     printf("likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n", 100 * r->same_top,
            100 * r->top, 100 * r->coded_top);
+    if (r->n_keys > 0)
+        printf("pass keys       %lld of %lld answered exact, %lld coded\n"
+               "nll per digit   %.6f exact; coded %+.6f +- %.6f\n",
+               (long long)r->n_answered[0], (long long)r->n_keys, (long long)r->n_answered[1], r->digit_nll,
+               r->digit_change.mean, r->digit_change.half);
     if (r->n_windows == 1) printf("+- nan: one window says nothing of the next\n");
     fflush(stdout);
 }
@@ -169,4 +208,10 @@ void context_result_put(json_writer *w, const context_result *r) {
     json_put_number(w, "same_likeliest", r->same_top);
     json_put_number(w, "right_likeliest", r->top);
     json_put_number(w, "coded_right_likeliest", r->coded_top);
+    json_put_integer(w, "pass_keys", r->n_keys);
+    if (r->n_keys == 0) return;
+    json_put_integer(w, "answered_keys", r->n_answered[0]);
+    json_put_integer(w, "coded_answered_keys", r->n_answered[1]);
+    json_put_number(w, "digit_nll", r->digit_nll);
+    put_estimate(w, "digit_nll_change", r->digit_change);
 }

@@ -21,21 +21,32 @@ typedef struct window_score {
     double n_top, n_coded_top; /* and that this token is */
 } window_score;
 
+/* The digits of a pass key, behind the context as it was computed [0], and coded [1]. */
+typedef struct key_score {
+    double n[2], nll[2]; /* tokens; sum over them */
+    double n_missed[2];  /* that were not the likeliest */
+} key_score;
+
 /* Complete on the last stage, until they are shared. */
 typedef struct context_scores {
-    int64_t n_windows, n_scored; /* of each window */
+    int64_t n_windows, n_scored, n_keys; /* tokens and pass keys of each window */
     int vocab_size;
     window_score *windows; /* [n_windows] */
+    key_score *keys;       /* [n_windows, n_keys] */
     float **exact;         /* [n_windows]: log-probabilities [n_scored, V] until the coded ones came */
 } context_scores;
 
-context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int vocab_size);
+context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int64_t n_keys, int vocab_size);
 void context_scores_free(context_scores *s); /* zeroed is fine */
 
 /* The logits [V] before the scored token number `row` of a window, which is target: those behind the context
  * as it was computed come first. Last stage. */
 void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is_coded, int32_t target,
                          const float *logits);
+
+/* The logits [V] before a token of the digits of a key, of all windows' [n_windows, n_keys]. Last stage. */
+void context_scores_take_key(context_scores *s, int64_t key, bool is_coded, int32_t target,
+                             const float *logits);
 
 /* The last stage's scores to every rank. Collective. */
 void context_scores_share(context_scores *s, comm *c);
@@ -53,6 +64,10 @@ typedef struct context_result {
     estimate divergence;                /* nats per token */
     double same_top, top, coded_top;    /* shares of all tokens */
     int64_t n_windows;
+
+    int64_t n_keys, n_answered[2]; /* of all windows; those of which every token was the likeliest */
+    double digit_nll;              /* per digit, behind contexts as they were computed */
+    estimate digit_change;
 } context_result;
 
 /* sums: those of all ranks. */

@@ -6,17 +6,25 @@
 #include "src/command/progress.h"
 #include "src/command/run.h"
 
+status windows_encode(const char *option, const char *name, const char *text, size_t n,
+                      const model_config *config, tokenizer *tok, token_list *out) {
+    size_t i = out->n;
+    status st = tokenizer_encode(tok, text, n, false, out);
+    for (; st == STATUS_OK && i < out->n; i++)
+        if (out->ids[i] >= config->vocab_size)
+            st = status_refuse("%s %s: token %d is not among the model's %d", option, name, out->ids[i],
+                               config->vocab_size);
+    return st;
+}
+
 status windows_read_text(const char *option, const char *path, const model_config *config, tokenizer *tok,
                          token_list *out, size_t *n_bytes) {
     text_buffer text = {0};
     status st = run_read_prompt(option, path, &text);
     *n_bytes = text.n;
-    if (st == STATUS_OK) st = tokenizer_encode(tok, text.data ? text.data : "", text.n, false, out);
+    if (st == STATUS_OK)
+        st = windows_encode(option, path, text.data ? text.data : "", text.n, config, tok, out);
     free(text.data);
-    for (size_t i = 0; st == STATUS_OK && i < out->n; i++)
-        if (out->ids[i] >= config->vocab_size)
-            st = status_refuse("%s %s: token %d is not among the model's %d", option, path, out->ids[i],
-                               config->vocab_size);
     return st;
 }
 

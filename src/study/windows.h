@@ -14,8 +14,13 @@ static inline const int32_t *window_at(const window_list *w, int64_t i) {
     return w->tokens.ids + i * w->n_tokens;
 }
 
-/* Append the tokens of the text of the file that `option` named, and count its bytes. Refuses tokens that the
- * model does not know. */
+/* Append the tokens of n bytes of text. Refuses those that the model does not know; `option` and `name` are
+ * for messages. */
+status windows_encode(const char *option, const char *name, const char *text, size_t n,
+                      const model_config *config, tokenizer *tok, token_list *out);
+
+/* Append the tokens of the text of the file that `option` named, and count its bytes. Refuses the same.
+ */
 status windows_read_text(const char *option, const char *path, const model_config *config, tokenizer *tok,
                          token_list *out, size_t *n_bytes);
 

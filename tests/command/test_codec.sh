@@ -38,6 +38,10 @@ as_printed() {
                 of["divergence.mean"], of["divergence.half_interval"]
             printf "likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n", 100 * of["same_likeliest"],
                 100 * of["right_likeliest"], 100 * of["coded_right_likeliest"]
+            printf "pass keys       %d of %d answered exact, %d coded\n",
+                of["answered_keys"], of["pass_keys"], of["coded_answered_keys"]
+            printf "nll per digit   %.6f exact; coded %+.6f +- %.6f\n",
+                of["digit_nll"], of["digit_nll_change.mean"], of["digit_nll_change.half_interval"]
         }'
 }
 
@@ -80,9 +84,14 @@ losses() {
     expect 'lossless' 0 || return
     check 'lossless: no divergence' "$(value divergence)" [ "$(value divergence)" = 0.000e+00 ]
     check 'lossless: no change' 'there is one' grep -q '^perplexity .* coded +0.000% +- 0.000%$' "$temp/out"
+    score 1 lossless --keys 2
+    expect 'lossless, keys' 0 || return
+    check 'lossless, keys: asked' 'not so' grep -q '^pass keys  *\([0-6]\) of 6 answered exact, \1 coded$' "$temp/out"
+    check 'lossless, keys: no change' 'there is one' \
+        grep -q '^nll per digit  *[0-9.]* exact; coded +0.000000 +- 0.000000$' "$temp/out"
     before=
     for level in 1 2 3 4; do
-        score 1 cachegen:$level --tables "$all/tables.1"
+        score 1 cachegen:$level --tables "$all/tables.1" --keys 1
         expect "cachegen:$level" 0 || return
         cp "$temp/out" "$temp/cachegen.$level"
         now="$(value bits) $(value divergence)"
@@ -92,7 +101,7 @@ losses() {
     done
     check 'cachegen: bits' "$(value bits)" awk -v bits="$(value bits)" 'BEGIN { exit !(bits > 1 && bits < 4) }'
     for np in 2 3; do
-        score $np cachegen:2 --tables "$all/tables.1" --chunk-tokens 24 --report "$temp/report"
+        score $np cachegen:2 --tables "$all/tables.1" --keys 1 --chunk-tokens 24 --report "$temp/report"
         expect "cachegen:2, $np ranks" 0 || return
         check "cachegen:2, $np ranks" 'another result' cmp "$temp/out" "$temp/cachegen.2"
     done
@@ -137,6 +146,8 @@ bad() {
     run 1 perplexity --shape tiny --threads 1 --file "$page" --context 8 --scored 8 --context-codec cachegen:1 \
         --tables "$all/tables.1"
     refused 'tables of another model' 2 'tiny has 4, 2 of 32'
+    score 2 lossless --keys 3
+    refused 'keys: no room' 2 '--keys 3: their sentences take ' 'of a context of 64: raise --context'
     run 1 perplexity --model "$model" --file "$page" --tables "$all/tables.1"
     refused 'tables for nothing' 2 '--tables is for --context-codec'
 }

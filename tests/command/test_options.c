@@ -544,6 +544,15 @@ static void what_belongs_together(void) {
     CHECK_REFUSED(parse_words("generate --model m --prompt p --input i --prompt-file f", &o), "and has 3");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --output o", &o), "--output is for");
     CHECK_REFUSED(parse_words("perplexity --model m", &o), "kvarve perplexity needs --file TEXT");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --keys 2", &o), "--keys is for --context-codec");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --windows 2", &o), "--windows is for --context");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --tables t", &o), "--tables is for --context");
+    CHECK_OK(parse_words("perplexity --model m --file f --context-codec c --keys 2 --windows 2", &o));
+    CU_ASSERT(o.keys == 2 && o.windows == 2);
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --stride 2", &o),
+                  "--stride is not for --context-codec");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --add-bos", &o),
+                  "--add-bos is not for --context-codec");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --save-every 5", &o),
                   "--save-every needs --save NAME.kvs");
     CHECK_REFUSED(parse_words("generate --model m --resume r --save-every 5m", &o),
