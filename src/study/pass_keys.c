@@ -18,7 +18,7 @@ static pass_key key_of(int64_t window, int64_t key) {
                                                       "Emma",  "Frank", "Sophie", "Victor"};
     const uint32_t drawn = sampler_random(0, window, key);
     pass_key k;
-    snprintf(k.question, sizeof k.question, "\nThe pass key of %s is",
+    snprintf(k.question, sizeof k.question, "\n\nThe pass key of %s is",
              names[(window + key) % PASS_KEYS_MOST]);
     snprintf(k.digits, sizeof k.digits, "%0*u", PASS_KEY_DIGITS, drawn % 100000);
     return k;
@@ -39,7 +39,7 @@ status pass_keys_put(const model_config *config, tokenizer *tok, int64_t window,
     status st = STATUS_OK;
     for (int64_t key = 0; st == STATUS_OK && key < n_keys; key++) {
         const pass_key k = key_of(window, key);
-        st = encode(config, tok, &k, ". Remember it.\n", &sentences);
+        st = encode(config, tok, &k, ". Remember it.\n\n", &sentences);
         ends[key] = (int64_t)sentences.n;
     }
     const int64_t n_text = n_tokens - (int64_t)sentences.n;

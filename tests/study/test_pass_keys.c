@@ -60,8 +60,8 @@ static int find_sentences(tokenizer *tok, const int32_t *context, sentence out[P
     int n = 0;
     for (const char *at = text; n < PASS_KEYS_MOST && (at = strstr(at, "The pass key of ")); at++, n++) {
         int n_read = 0;
-        CU_ASSERT(sscanf(at, "The pass key of %15s is %7[0-9]. Remember it.\n%n", out[n].name, out[n].digits,
-                         &n_read) == 2);
+        CU_ASSERT(sscanf(at, "The pass key of %15s is %7[0-9]. Remember it.\n\n%n", out[n].name,
+                         out[n].digits, &n_read) == 2);
         CU_ASSERT(n_read > 0 && strlen(out[n].digits) == PASS_KEY_DIGITS);
     }
     free(text);
@@ -75,7 +75,7 @@ static void check_context(tokenizer *tok, const int32_t *text, const int32_t *co
     size_t ends[PASS_KEYS_MOST], at = 0, taken = 0;
     for (int k = 0; k < n; k++) {
         char words[1024];
-        snprintf(words, sizeof words, "\nThe pass key of %s is %s. Remember it.\n", all[k].name,
+        snprintf(words, sizeof words, "\n\nThe pass key of %s is %s. Remember it.\n\n", all[k].name,
                  all[k].digits);
         CHECK_OK(tokenizer_encode(tok, words, strlen(words), false, &tokens));
         ends[k] = tokens.n;
