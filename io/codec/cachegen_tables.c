@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "io/codec/byte_reader.h"
 #include "io/codec/cachegen.h"
 
 enum {
@@ -30,21 +31,6 @@ static void histogram_add(histogram *h, float number) {
     h->n++;
 }
 
-/* Share RANS_TOTAL out over n counts, as nearly in proportion as can be, but at least 1 to each. */
-static void share_out(const int64_t *counts, int n, uint16_t *sizes) {
-    int64_t all = 0, left = RANS_TOTAL;
-    int most = 0;
-    for (int i = 0; i < n; i++)
-        all += counts[i];
-    for (int i = 0; i < n; i++) {
-        const int64_t size = all ? counts[i] * (RANS_TOTAL - n) / all : 0;
-        sizes[i] = (uint16_t)(1 + size);
-        left -= sizes[i];
-        if (counts[i] > counts[most]) most = i;
-    }
-    sizes[most] = (uint16_t)(sizes[most] + left);
-}
-
 /* The numbers between the first and the last that came, and one more on each side; then the escape. */
 static void append_table(const histogram *h, text_buffer *out) {
     int first = MIDDLE, last = MIDDLE;
@@ -60,7 +46,7 @@ static void append_table(const histogram *h, text_buffer *out) {
     for (int i = first; i <= last; i++)
         inside += counts[i - first] = h->counts[i];
     counts[n - 1] = h->n - inside;
-    share_out(counts, n, sizes);
+    rans_share_out(counts, n, sizes);
     const int16_t head[2] = {(int16_t)(first - MIDDLE), (int16_t)n};
     text_append(out, (const char *)head, sizeof head);
     text_append(out, (const char *)sizes, (size_t)n * sizeof *sizes);
@@ -140,43 +126,25 @@ void cachegen_build(const float *samples, int64_t n_tokens, int64_t window_token
 
 /* ---- from bytes ---- */
 
-/* What is left of them. */
-typedef struct reader {
-    const char *at;
-    size_t n;
-    bool is_short;
-} reader;
-
-static void take(reader *r, void *out, size_t n) {
-    if (r->n < n) r->is_short = true;
-    if (r->is_short) {
-        memset(out, 0, n);
-        return;
-    }
-    memcpy(out, r->at, n);
-    r->at += n;
-    r->n -= n;
-}
-
-static bool read_units(reader *r, float *units, int n) {
+static bool read_units(byte_reader *r, float *units, int n) {
     bool good = true;
     for (int i = 0; i < n; i++) {
-        take(r, &units[i], sizeof *units);
+        byte_reader_take(r, &units[i], sizeof *units);
         good &= units[i] > 0 && isfinite(units[i]);
     }
     return good;
 }
 
 /* A table, whose starts are put where *room is. */
-static bool read_table(reader *r, cachegen_table *table, uint16_t **room) {
+static bool read_table(byte_reader *r, cachegen_table *table, uint16_t **room) {
     int16_t head[2];
     uint32_t start = 0;
-    take(r, head, sizeof head);
+    byte_reader_take(r, head, sizeof head);
     if (head[1] < 1 || head[1] > MOST_SYMBOLS || abs(head[0]) > LARGEST_NUMBER) return false;
     *table = (cachegen_table){head[0], (uint16_t)head[1], *room};
     for (int i = 0; i < head[1]; i++) {
         uint16_t size;
-        take(r, &size, sizeof size);
+        byte_reader_take(r, &size, sizeof size);
         if (size == 0) return false;
         *(*room)++ = (uint16_t)start;
         start += size;
@@ -188,9 +156,9 @@ static bool read_table(reader *r, cachegen_table *table, uint16_t **room) {
 
 status cachegen_tables_read(const void *bytes, size_t n_bytes, cachegen_tables *out, size_t *n_used) {
     enum { MOST_CHANNELS = 1 << 16 };
-    reader r = {bytes, n_bytes, false};
+    byte_reader r = {bytes, n_bytes, false};
     tables_head head;
-    take(&r, &head, sizeof head);
+    byte_reader_take(&r, &head, sizeof head);
     if (r.is_short || head.n_channels < 1 || head.n_channels > MOST_CHANNELS || !(head.bin > 0) ||
         !isfinite(head.bin) || !(head.unit > 0) || !isfinite(head.unit) ||
         n_bytes / sizeof(float) < head.n_channels)

@@ -7,6 +7,20 @@
 /* A state is at least this between symbols. */
 static const uint32_t least = 1u << 16;
 
+void rans_share_out(const int64_t *counts, int n, uint16_t *sizes) {
+    int64_t all = 0, left = RANS_TOTAL;
+    int most = 0;
+    for (int i = 0; i < n; i++)
+        all += counts[i];
+    for (int i = 0; i < n; i++) {
+        const int64_t size = all ? counts[i] * (RANS_TOTAL - n) / all : 0;
+        sizes[i] = (uint16_t)(1 + size);
+        left -= sizes[i];
+        if (counts[i] > counts[most]) most = i;
+    }
+    sizes[most] = (uint16_t)(sizes[most] + left);
+}
+
 size_t rans_max_bytes(size_t n) {
     return RANS_HEAD_BYTES + 2 * n; /* at most a word for each symbol */
 }

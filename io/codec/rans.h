@@ -19,10 +19,20 @@ typedef struct rans_range {
     uint16_t start, size;
 } rans_range;
 
+/* Share the numbers out over n symbols that came so often, as nearly in proportion as can be, but at least
+ * one to each. */
+void rans_share_out(const int64_t *counts, int n, uint16_t *sizes);
+
+/* A symbol from -128 to 127 and its range, of less than all numbers, in one word: for tables by number. */
+static inline uint32_t rans_slot(int symbol, rans_range range) {
+    return ((uint32_t)symbol & 0xff) | (uint32_t)range.start << 8 | (uint32_t)range.size << 20;
+}
+
 /* The most bytes that a stream of n symbols takes. */
 size_t rans_max_bytes(size_t n);
 
-/* Encode the n symbols of these ranges; the bytes of the stream. */
+/* Encode the n symbols of these ranges; the bytes of the stream. A range of all numbers is no symbol: it
+ * takes nothing, and its lane stays as it is. */
 size_t rans_encode(const rans_range *symbols, size_t n, uint8_t *out);
 
 /* A stream that is being decoded. */
