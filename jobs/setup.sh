@@ -111,6 +111,12 @@ has_hdf5() {
     try_compile "$hdf5_program" h5cc -c || try_compile "$hdf5_program" h5pcc -c ||
         try_compile "$hdf5_program" "mpicc $(pkg-config --cflags hdf5-serial || pkg-config --cflags hdf5)" -c
 }
+# Any library with LAPACK's names: CMake finds more of them than are tried here, as that of a module of MKL.
+has_lapack() {
+    lapack_program='void dsyev_(void); int main(void) { return dsyev_ == 0; }'
+    [ -n "${MKLROOT-}" ] || try_compile "$lapack_program" "${CC-cc}" -llapack -lblas ||
+        try_compile "$lapack_program" "${CC-cc}" -lopenblas
+}
 has_h5py() { python3 -c 'import h5py' || /usr/bin/python3 -c 'import h5py'; }
 has_slurm() (
     PATH=$PATH:/usr/sbin:/sbin
@@ -144,6 +150,7 @@ find_missing() {
     need "Oniguruma 6.9.8" libonig-dev Oniguruma pkg-config --atleast-version=6.9.8 oniguruma
     need utf8proc libutf8proc-dev utf8proc pkg-config --exists libutf8proc
     need "HDF5 $least_hdf5 or newer" libhdf5-dev HDF5 has_hdf5
+    need LAPACK liblapack-dev LAPACK has_lapack
     need xxHash libxxhash-dev xxHash pkg-config --exists libxxhash
     if [ $tests = yes ]; then
         need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit

@@ -6,7 +6,7 @@
 
 #include "io/files.h"
 
-enum { FILE_VERSION = 1, MOST_LAYERS = 4096 };
+enum { FILE_VERSION = 2, MOST_LAYERS = 4096 };
 static const size_t most_bytes = (size_t)1 << 32;
 
 /* As in the file, little-endian. */
@@ -26,7 +26,7 @@ static uint64_t digest_of(const void *bytes, size_t n) {
     return digest ? digest : 1;
 }
 
-void kv_tables_append(const kv_tables_shape *shape, const void *layers, size_t n_bytes, text_buffer *out) {
+void kv_tables_append(const kv_tables_shape *shape, const void *parts, size_t n_bytes, text_buffer *out) {
     file_head head = {
         .version = FILE_VERSION,
         .n_layers = shape->n_layers,
@@ -37,7 +37,7 @@ void kv_tables_append(const kv_tables_shape *shape, const void *layers, size_t n
     memcpy(head.magic, magic, sizeof magic);
     const size_t begin = out->n;
     text_append(out, (const char *)&head, sizeof head);
-    text_append(out, layers, n_bytes);
+    text_append(out, parts, n_bytes);
     uint64_t digest = digest_of(out->data + begin, out->n - begin);
     text_append(out, (const char *)&digest, sizeof digest);
 }
@@ -53,20 +53,33 @@ static status check_head(const file_head *head) {
     return STATUS_OK;
 }
 
-static status read_layers(kv_tables *t, const char *bytes, size_t n) {
+static status read_cachegen(byte_reader *r, int64_t n_channels, cachegen_tables *out) {
+    size_t n_used = 0;
+    status st = cachegen_tables_read(r->at, r->n, out, &n_used);
+    if (st != STATUS_OK) return st;
+    r->at += n_used;
+    r->n -= n_used;
+    return out->n_channels == n_channels ? STATUS_OK
+                                         : status_refuse("tables of %d channels, and not of %lld",
+                                                         out->n_channels, (long long)n_channels);
+}
+
+static status read_parts(kv_tables *t, byte_reader r) {
     const int64_t n_channels = (int64_t)t->shape.n_kv_heads * t->shape.head_dim;
-    t->cachegen = mem_new((size_t)t->shape.n_layers * N_KV_PARTS, sizeof *t->cachegen);
-    for (int i = 0; i < t->shape.n_layers * N_KV_PARTS; i++) {
-        size_t n_used = 0;
-        status st = cachegen_tables_read(bytes, n, &t->cachegen[i], &n_used);
-        if (st != STATUS_OK) return st;
-        if (t->cachegen[i].n_channels != n_channels)
-            return status_refuse("layer %d: tables of %d channels, and not of %lld", i / N_KV_PARTS,
-                                 t->cachegen[i].n_channels, (long long)n_channels);
-        bytes += n_used;
-        n -= n_used;
+    const int n = t->shape.n_layers;
+    status st = STATUS_OK;
+    t->cachegen = mem_new((size_t)n * N_KV_PARTS, sizeof *t->cachegen);
+    t->varve = (varve_tables){.shape = {t->shape.n_kv_heads, t->shape.head_dim}, .n_layers = n};
+    t->varve.layers = mem_new((size_t)n, sizeof *t->varve.layers);
+    for (int layer = 0; st == STATUS_OK && layer < n; layer++) {
+        for (int part = 0; st == STATUS_OK && part < N_KV_PARTS; part++)
+            st = read_cachegen(&r, n_channels, &t->cachegen[layer * N_KV_PARTS + part]);
+        if (st == STATUS_OK) st = varve_read_layer(&r, &t->varve.shape, layer == 0, &t->varve.layers[layer]);
+        st = status_at(st, "layer %d", layer);
     }
-    return n == 0 ? STATUS_OK : status_refuse("%zu bytes behind the last tables", n);
+    if (st == STATUS_OK) st = varve_read_classes(&r, &t->varve.classes);
+    if (st != STATUS_OK || r.n == 0) return st;
+    return status_refuse("%zu bytes behind the last tables", r.n);
 }
 
 static status parse(const char *bytes, size_t n, kv_tables *t) {
@@ -80,7 +93,7 @@ static status parse(const char *bytes, size_t n, kv_tables *t) {
     if (t->digest != digest_of(bytes, n)) return status_refuse("the digest of the tables does not match");
     t->shape = (kv_tables_shape){
         head.n_layers, head.n_kv_heads, head.head_dim, {head.model_digest[0], head.model_digest[1]}};
-    return read_layers(t, bytes + sizeof head, n - sizeof head);
+    return read_parts(t, (byte_reader){bytes + sizeof head, n - sizeof head, false});
 }
 
 status kv_tables_open(const char *path, kv_tables **out) {
@@ -101,5 +114,6 @@ void kv_tables_free(kv_tables *t) {
     for (int i = 0; t && t->cachegen && i < t->shape.n_layers * N_KV_PARTS; i++)
         cachegen_tables_free(&t->cachegen[i]);
     if (t) free(t->cachegen);
+    if (t) varve_tables_free(&t->varve);
     free(t);
 }

@@ -9,9 +9,18 @@
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
+#include "src/model/rope.h"
+#include "src/study/sensitivity.h"
+#include "src/study/varve_build.h"
 #include "src/study/windows.h"
 
-enum { DEFAULT_CONTEXT = 1024, DEFAULT_WINDOWS = 8 };
+enum {
+    DEFAULT_CONTEXT = 1024,
+    DEFAULT_WINDOWS = 8,
+    BENT_WINDOWS = 2,
+    BENT_CONTEXT = 448,
+    BENT_SCORED = 64, /* of the measurement of sensitivities, at most */
+};
 
 /* Rank 0's view of the texts, and each rank's of the layers that it owns. */
 typedef struct calibration {
@@ -24,6 +33,7 @@ typedef struct calibration {
     size_t row_bytes; /* of K or V of a token in a layer */
     int64_t n_tokens, context, n_all;
     char *samples; /* [layers of the slice, N_KV_PARTS, n_all, row_bytes] */
+    sensitivity *sensitivity;
 } calibration;
 
 static status prepare(calibration *c) {
@@ -46,9 +56,10 @@ static char *samples_of(const calibration *c, int layer, int part) {
     return c->samples + (size_t)(layer * N_KV_PARTS + part) * (size_t)c->n_all * c->row_bytes;
 }
 
-static status keep_samples(void *context, kv_cache *kv, slice s, int slot, int64_t n, int64_t sequence_id) {
+static status take_context(void *context, kv_cache *kv, slice s, int slot, int64_t n, int64_t sequence_id) {
     calibration *c = context;
-    (void)sequence_id;
+    if (sensitivity_has(c->sensitivity, sequence_id))
+        return sensitivity_bend(c->sensitivity, kv, s, slot, n, sequence_id);
     for (int layer = 0; layer < s.last_layer - s.first_layer; layer++)
         for (int part = 0; part < N_KV_PARTS; part++) {
             char *to = samples_of(c, layer, part) + (size_t)c->n_tokens * c->row_bytes;
@@ -59,18 +70,26 @@ static status keep_samples(void *context, kv_cache *kv, slice s, int slot, int64
     return STATUS_OK;
 }
 
+static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t target,
+                        const float *logits) {
+    (void)target;
+    sensitivity_take(((calibration *)context)->sensitivity, sequence_id, pos, logits);
+}
+
 /* Of K or V of a token in a layer. */
 static size_t row_elements(const model_config *m) {
     return (size_t)m->n_kv_heads * (size_t)m->head_dim;
 }
 
-/* All samples, and those of K or V of one layer as floats. */
-static sizing size_up(const calibration *c) {
+/* All samples, and what each of so many threads makes of a layer: its numbers and those of the layer before,
+ * those of them that are ordinary, what is decoded of these, and components. */
+static sizing size_up(const calibration *c, int n_threads) {
+    enum { MATRICES = 8 };
     const options *o = c->options;
     const size_t n = c->windows.tokens.n * row_elements(&c->config);
     sizing s = sizing_of(o, &(job_size){.n = c->windows.n, .tokens = c->windows.n_tokens}, 1, 0);
     s.host_layer_bytes = N_KV_PARTS * n * dtype_bytes(precision_kv(o->precision));
-    s.host_bytes = n * sizeof(float);
+    s.host_bytes = (size_t)n_threads * MATRICES * N_KV_PARTS * n * sizeof(float);
     return s;
 }
 
@@ -79,26 +98,91 @@ static void begin_samples(calibration *c, engine *e) {
     c->row_bytes = row_elements(engine_config(e)) * dtype_bytes(c->type);
     c->samples = mem_new((size_t)(c->slice.last_layer - c->slice.first_layer) * N_KV_PARTS * (size_t)c->n_all,
                          c->row_bytes);
-    engine_use_probe(e, &(probe){.context = c, .on_cached = keep_samples});
+    const int64_t n_windows = c->n_all / c->context,
+                  n_bent = n_windows < BENT_WINDOWS ? n_windows : BENT_WINDOWS;
+    const int64_t n_scored = c->context / 8 < BENT_SCORED ? c->context / 8 : BENT_SCORED;
+    const int64_t n_context = c->context - n_scored < BENT_CONTEXT ? c->context - n_scored : BENT_CONTEXT;
+    c->sensitivity = sensitivity_open(engine_config(e), c->type, n_bent, n_context, n_scored, n_windows);
+    engine_use_probe(e, &(probe){c, take_context, take_logits});
 }
 
-/* This rank's layers as they stand in the file. */
-static void append_layers(const calibration *c, const model_config *m, text_buffer *out) {
-    const int n_channels = m->n_kv_heads * m->head_dim;
+/* The last layer of the rank before, [N_KV_PARTS, n_all, row_bytes]; NULL on the first one. Collective. */
+static char *fetch_layer_before(const calibration *c, comm *ranks) {
+    char *before = NULL;
+    for (int rank = 0; rank + 1 < comm_size(ranks); rank++) {
+        const int n_layers = c->slice.last_layer - c->slice.first_layer;
+        size_t n = N_KV_PARTS * (size_t)c->n_all * c->row_bytes;
+        char *bytes =
+            comm_share(ranks, comm_rank(ranks) == rank ? samples_of(c, n_layers - 1, 0) : NULL, &n, rank);
+        if (comm_rank(ranks) == rank + 1)
+            before = bytes;
+        else
+            free(bytes);
+    }
+    return before;
+}
+
+/* K and V of a layer, from k on. */
+static varve_samples varve_samples_of(const calibration *c, const char *k, const double *importance) {
+    return (varve_samples){c->type,
+                           c->n_tokens,
+                           c->context,
+                           {k, k + (size_t)c->n_all * c->row_bytes},
+                           {importance[KV_PART_K], importance[KV_PART_V]}};
+}
+
+/* A layer of the slice as it stands in the file. before: the last layer of the rank before. */
+static void append_layer(const calibration *c, const model_config *m, int layer, const char *before,
+                         const double *importance, varve_counts *counts, text_buffer *out) {
+    const varve_shape shape = {m->n_kv_heads, m->head_dim};
+    const int n_channels = m->n_kv_heads * m->head_dim, here = layer - c->slice.first_layer;
     const size_t n = (size_t)c->n_tokens * (size_t)n_channels;
     float *values = mem_new(n, sizeof *values);
-    for (int layer = c->slice.first_layer; layer < c->slice.last_layer; layer++)
-        for (int part = 0; part < N_KV_PARTS; part++) {
-            const void *samples = samples_of(c, layer - c->slice.first_layer, part);
-            for (size_t i = 0; i < n; i++)
-                values[i] = float_at(c->type, samples, i);
-            cachegen_build(values, c->n_tokens, c->context, n_channels, cachegen_bin(layer, m->n_layers),
-                           out);
-        }
+    float *frequencies = mem_new((size_t)m->head_dim / 2, sizeof *frequencies), factor;
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        for (size_t i = 0; i < n; i++)
+            values[i] = float_at(c->type, samples_of(c, here, part), i);
+        cachegen_build(values, c->n_tokens, c->context, n_channels, cachegen_bin(layer, m->n_layers), out);
+    }
+    const varve_samples own = varve_samples_of(c, samples_of(c, here, 0), importance + layer * N_KV_PARTS);
+    varve_samples last = own;
+    if (layer > 0)
+        last = varve_samples_of(c, here > 0 ? samples_of(c, here - 1, 0) : before,
+                                importance + (layer - 1) * N_KV_PARTS);
+    rope_inverse_frequencies(m, frequencies, &factor);
+    varve_build_layer(&shape, &own, layer > 0 ? &last : NULL, frequencies, counts, out);
     free(values);
+    free(frequencies);
+}
+
+/* Layers side by side, put together in their order. */
+static void append_layers(const calibration *c, const model_config *m, const char *before,
+                          const double *importance, int n_threads, varve_counts *counts, text_buffer *out) {
+    const int n = c->slice.last_layer - c->slice.first_layer;
+    text_buffer *layers = mem_new((size_t)n, sizeof *layers);
+    varve_counts *each = mem_new((size_t)n, sizeof *each);
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+    for (int i = 0; i < n; i++)
+        append_layer(c, m, c->slice.first_layer + i, before, importance, &each[i], &layers[i]);
+    for (int i = 0; i < n; i++) {
+        varve_counts_add(&each[i], counts);
+        text_append(out, layers[i].data, layers[i].n);
+        free(layers[i].data);
+    }
+    free(layers);
+    free(each);
 }
 
 /* ---- the file ---- */
+
+/* The sums of all ranks, on rank 0. Collective. */
+static void add_counts(comm *c, varve_counts *counts) {
+    varve_counts *all = mem_new((size_t)comm_size(c), sizeof *all);
+    comm_gather(c, counts, sizeof *counts, all);
+    for (int rank = 1; comm_rank(c) == 0 && rank < comm_size(c); rank++)
+        varve_counts_add(&all[rank], counts);
+    free(all);
+}
 
 /* Every rank's bytes, in the order of the ranks. Collective. */
 static void join(comm *c, const text_buffer *mine, text_buffer *all) {
@@ -130,11 +214,13 @@ static void run_stage_0(calibration *c, engine *e) {
     session *sessions = mem_new((size_t)c->windows.n, sizeof *sessions);
     for (int64_t i = 0; i < c->windows.n; i++) {
         sessions[i] = session_new(window_at(&c->windows, i), c->windows.n_tokens);
+        sessions[i].sequence_id = i;
         sessions[i].probe_at = c->windows.n_tokens;
         engine_submit(e, &sessions[i]);
     }
     windows_read(e, (int64_t)c->windows.tokens.n);
     sessions_free(sessions, c->windows.n);
+    sensitivity_run(c->sensitivity, e, &c->windows);
     engine_stop(e);
 }
 
@@ -145,7 +231,7 @@ int command_calibrate(comm *c, const options *o) {
     engine *e = NULL;
     status st = is_first ? prepare(&k) : STATUS_OK;
     if (!comm_any_failed(c, &st)) {
-        sizing s = size_up(&k);
+        sizing s = size_up(&k, run_threads(c, o));
         engine_options wanted = run_engine_options(c, o, &s);
         wanted.wants_digest = true;
         st = run_open_engine(c, o, &k.config, &wanted, &e);
@@ -162,8 +248,17 @@ int command_calibrate(comm *c, const options *o) {
             run_stage_0(&k, e);
         else
             engine_serve(e);
-        append_layers(&k, engine_config(e), &mine);
+        varve_counts *counts = mem_new(1, sizeof *counts);
+        char *before = fetch_layer_before(&k, c);
+        double *importance = mem_new((size_t)engine_config(e)->n_layers * N_KV_PARTS, sizeof *importance);
+        sensitivity_importance(k.sensitivity, c, importance);
+        append_layers(&k, engine_config(e), before, importance, run_threads(c, o), counts, &mine);
+        free(importance);
+        free(before);
         join(c, &mine, &all);
+        add_counts(c, counts);
+        if (is_first) varve_append_classes(counts, &all);
+        free(counts);
         if (is_first) st = write_tables(&k, e, &all);
         if (!comm_any_failed(c, &st)) st = report_run(c, e, o, &(run_summary){.n_requests = k.windows.n});
     }
@@ -172,6 +267,7 @@ int command_calibrate(comm *c, const options *o) {
     tokenizer_close(k.tok);
     free(k.windows.tokens.ids);
     free(k.samples);
+    sensitivity_close(k.sensitivity);
     free(mine.data);
     free(all.data);
     return code;

@@ -5,25 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "io/codec/kv_codec.h"
-#include "io/codec/kv_tables.h"
-#include "kernels/convert.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
-#include "src/study/context_score.h"
+#include "src/study/coded_context.h"
 #include "src/study/pass_keys.h"
 #include "src/study/windows.h"
 
-enum { DEFAULT_CONTEXT = 1024, CHUNK_TOKENS = 1500 }; /* a chunk as in the paper of CacheGen, section 6 */
-
-/* What --context-codec says. */
-typedef struct coding {
-    enum { LOSSLESS, CACHEGEN } kind;
-    int level;
-} coding;
+enum { DEFAULT_CONTEXT = 1024 };
 
 typedef struct study {
     const options *options;
@@ -43,27 +34,11 @@ typedef struct study {
 
 /* ---- what is asked for ---- */
 
-static status parse_coding(const options *o, coding *out) {
-    static const char cachegen[] = "cachegen:";
-    const char *text = o->context_codec;
-    char *end = NULL;
-    *out = (coding){.kind = LOSSLESS};
-    if (strcmp(text, "lossless") == 0) return STATUS_OK;
-    if (strncmp(text, cachegen, sizeof cachegen - 1) == 0) {
-        long level = strtol(text + sizeof cachegen - 1, &end, 10);
-        *out = (coding){CACHEGEN, (int)level};
-        if (end != text + sizeof cachegen - 1 && *end == '\0' && level >= 1 && level <= CACHEGEN_LEVELS)
-            return STATUS_OK;
-    }
-    return status_refuse("--context-codec %.60s: expected lossless, or cachegen:1 to cachegen:%d", text,
-                         CACHEGEN_LEVELS);
-}
-
 static status open_tables(study *s) {
     const options *o = s->options;
     const model_config *m = &s->config;
-    status st = parse_coding(o, &s->coding);
-    if (st != STATUS_OK || s->coding.kind == LOSSLESS) return st;
+    status st = coding_parse(o->context_codec, &s->coding);
+    if (st != STATUS_OK || s->coding.codec == CODING_LOSSLESS) return st;
     if (!o->tables)
         return status_refuse("--context-codec %s needs --tables FILE, which kvarve calibrate makes",
                              o->context_codec);
@@ -141,47 +116,6 @@ static status prepare(study *s) {
 
 /* ---- every rank: contexts through the codec ---- */
 
-/* A chunk is encoded, and what is decoded takes its place; the bytes. */
-static status code_chunk(const study *s, const kv_chunk_shape *shape, int layer, kv_part part, void *elements,
-                         size_t *n_bytes) {
-    if (s->coding.kind == LOSSLESS) {
-        void *frame = mem_new(1, kv_frame_max_bytes(shape));
-        *n_bytes = kv_frame_encode(KV_CODEC_LOSSLESS, shape, elements, frame);
-        status st = kv_frame_decode(frame, *n_bytes, shape, elements);
-        free(frame);
-        return st;
-    }
-    const cachegen_tables *t = kv_tables_cachegen(s->tables, layer, part);
-    uint8_t *payload = mem_new(1, cachegen_max_bytes(shape));
-    *n_bytes = cachegen_encode(t, s->coding.level, shape, elements, payload);
-    status st = cachegen_decode(t, s->coding.level, payload, *n_bytes, shape, elements);
-    free(payload);
-    return st;
-}
-
-/* Positions [pos0, pos0 + n) of a layer. */
-static status code_rows(study *s, kv_cache *kv, int slot, int layer, int layer_here, kv_part part,
-                        int64_t pos0, int64_t n) {
-    const model_config *m = &s->config;
-    const kv_chunk_shape shape = {s->type, (int32_t)n, m->n_kv_heads, m->head_dim};
-    const size_t n_elements = kv_chunk_bytes(&shape) / dtype_bytes(s->type);
-    void *exact = mem_new(2, kv_chunk_bytes(&shape)), *coded = (char *)exact + kv_chunk_bytes(&shape);
-    size_t n_bytes = 0;
-    status st = kv_cache_read(kv, slot, layer_here, part, pos0, n, exact);
-    memcpy(coded, exact, kv_chunk_bytes(&shape));
-    if (st == STATUS_OK) st = code_chunk(s, &shape, layer, part, coded, &n_bytes);
-    if (st == STATUS_OK) kv_cache_write(kv, slot, layer_here, part, pos0, n, coded);
-    for (size_t i = 0; st == STATUS_OK && i < n_elements; i++) {
-        const double x = (double)float_at(s->type, exact, i), d = (double)float_at(s->type, coded, i) - x;
-        s->sums.squares[part] += x * x;
-        s->sums.errors[part] += d * d;
-    }
-    s->sums.n_elements[part] += (double)n_elements;
-    s->sums.n_bytes[part] += (double)n_bytes;
-    free(exact);
-    return st;
-}
-
 /* Sessions of odd numbers are those of coded contexts. */
 static bool is_coded(int64_t sequence_id) {
     return sequence_id % 2 == 1;
@@ -189,17 +123,8 @@ static bool is_coded(int64_t sequence_id) {
 
 static status code_context(void *context, kv_cache *kv, slice own, int slot, int64_t n, int64_t sequence_id) {
     study *s = context;
-    for (int l = own.first_layer; is_coded(sequence_id) && l < own.last_layer; l++)
-        for (int part = 0; part < N_KV_PARTS; part++) {
-            const int here = l - own.first_layer;
-            int64_t at = kv_cache_first_kept(kv, slot, here);
-            for (int64_t rows; at < n; at += rows) {
-                rows = n - at < CHUNK_TOKENS ? n - at : CHUNK_TOKENS;
-                status st = code_rows(s, kv, slot, l, here, (kv_part)part, at, rows);
-                if (st != STATUS_OK) return st;
-            }
-        }
-    return STATUS_OK;
+    const coded_context how = {s->coding, s->tables, &s->config, s->type};
+    return is_coded(sequence_id) ? coded_context_pass(&how, kv, own, slot, n, &s->sums) : STATUS_OK;
 }
 
 /* ---- the result ---- */
@@ -286,7 +211,7 @@ static void note_limits(const study *s, const engine *e) {
             "--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, "
             "or expect more bits and larger errors",
             s->options->tables, run_model_name(s->options));
-    if (s->coding.kind == CACHEGEN && s->type == DTYPE_F32)
+    if (s->coding.codec == CODING_CACHEGEN && s->type == DTYPE_F32)
         notice_add(
             "--precision f32: the elements that %s escapes are rounded to bf16, while of a bf16 cache they "
             "are exact",

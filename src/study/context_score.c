@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "src/base/memory.h"
+#include "src/study/distributions.h"
 #include "src/study/pass_keys.h"
 
 /* ---- the last stage: distributions beside each other ---- */
@@ -31,32 +32,12 @@ void context_scores_free(context_scores *s) {
     *s = (context_scores){0};
 }
 
-static int find_top(const float *x, int n) {
-    int top = 0;
-    for (int i = 1; i < n; i++)
-        if (x[i] > x[top]) top = i;
-    return top;
-}
-
-/* log p of every token. */
-static void normalise(const float *logits, int n, float *out) {
-    const double largest = (double)logits[find_top(logits, n)];
-    double sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += exp((double)logits[i] - largest);
-    for (int i = 0; i < n; i++)
-        out[i] = (float)((double)logits[i] - largest - log(sum));
-}
-
 static void compare(window_score *w, const float *exact, const float *coded, int n, int32_t target) {
     const int top = find_top(exact, n), coded_top = find_top(coded, n);
-    double divergence = 0;
-    for (int i = 0; i < n; i++)
-        divergence += exp((double)exact[i]) * ((double)exact[i] - (double)coded[i]);
     w->n++;
     w->nll -= (double)exact[target];
     w->coded_nll -= (double)coded[target];
-    w->divergence += divergence;
+    w->divergence += divergence_of(exact, coded, n);
     w->n_same_top += top == coded_top;
     w->n_top += top == target;
     w->n_coded_top += coded_top == target;
@@ -67,11 +48,11 @@ void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is
     const size_t n = (size_t)s->vocab_size;
     if (!is_coded) {
         if (!s->exact[window]) s->exact[window] = mem_new((size_t)s->n_scored * n, sizeof(float));
-        normalise(logits, s->vocab_size, s->exact[window] + (size_t)row * n);
+        log_probabilities(logits, s->vocab_size, s->exact[window] + (size_t)row * n);
         return;
     }
     float *coded = mem_new(n, sizeof *coded);
-    normalise(logits, s->vocab_size, coded);
+    log_probabilities(logits, s->vocab_size, coded);
     compare(&s->windows[window], s->exact[window] + (size_t)row * n, coded, s->vocab_size, target);
     free(coded);
     if (row + 1 < s->n_scored) return;
@@ -82,7 +63,7 @@ void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is
 void context_scores_take_key(context_scores *s, int64_t key, bool is_coded, int32_t target,
                              const float *logits) {
     float *log_p = mem_new((size_t)s->vocab_size, sizeof *log_p);
-    normalise(logits, s->vocab_size, log_p);
+    log_probabilities(logits, s->vocab_size, log_p);
     s->keys[key].n[is_coded]++;
     s->keys[key].nll[is_coded] -= (double)log_p[target];
     s->keys[key].n_missed[is_coded] += find_top(log_p, s->vocab_size) != target;

@@ -70,7 +70,7 @@ memory() {
     # shellcheck disable=SC2086 # several words
     run 1 plan --model "$model" --ranks 2 --device cpu --memory-per-rank 250M $how
     most=$(sed -n 's/^fits: the largest rank takes \([0-9]*\).*/\1/p' "$temp/out")
-    how="$how --sample $all/text --sample $all/text --memory-per-rank $((most + 2))M --output $temp/t"
+    how="$how --sample $all/text --sample $all/text --memory-per-rank $((most + 4))M --output $temp/t"
     # shellcheck disable=SC2086 # several words
     calibrate 2 --windows 100 $how
     refused 'calibrate: samples beyond the memory' 2 'may take' 'as --memory-per-rank says, but needs' 'or raise that'
@@ -112,6 +112,35 @@ losses() {
     check 'the report has the figures' "$(diff "$temp/printed" "$temp/reported")" cmp "$temp/printed" "$temp/reported"
 }
 
+ours() {
+    for kind in fast small; do
+        before=
+        for level in 1 3 5; do
+            score 1 kvarve:$kind:$level --tables "$all/tables.1"
+            expect "kvarve:$kind:$level" 0 || return
+            cp "$temp/out" "$temp/$kind.$level"
+            now="$(value bits) $(value divergence)"
+            [ -z "$before" ] || check "kvarve:$kind:$level: fewer bits, more divergence" "$before, then $now" \
+                awk -v a="$before" -v b="$now" \
+                'BEGIN { split(a, x); split(b, y); exit !(x[1] > y[1] && x[2] < y[2] && y[1] > 1 && y[1] < 8) }'
+            before=$now
+        done
+    done
+    check 'kvarve: bits are those of the chunk' 'K and V differ' grep -q '(K \([0-9.]*\), V \1)' "$temp/out"
+    for np in 2 3; do
+        score $np kvarve:fast:3 --tables "$all/tables.1" --chunk-tokens 24
+        expect "kvarve:fast:3, $np ranks" 0 || return
+        for file in "$temp/out" "$temp/fast.3"; do sed '/^bits/d' "$file" >"$file.same"; done # more chunks, more heads
+        check "kvarve:fast:3, $np ranks" 'another result' cmp "$temp/out.same" "$temp/fast.3.same"
+    done
+    score 2 kvarve:small:3 --tables "$all/tables.1" # the second rank's first layer is not predicted
+    expect "kvarve:small:3, 2 ranks" 0 || return
+    now=$(value bits)
+    cp "$temp/small.3" "$temp/out"
+    check 'kvarve:small:3, 2 ranks: about as large' "$(value bits) and $now" \
+        awk -v a="$(value bits)" -v b="$now" 'BEGIN { exit !(b > 0.85 * a && b < 1.15 * a) }'
+}
+
 # noted NAME WHICH: the last run is done, and has this NOTE and not the other
 noted() {
     expect "$1" 0 || return
@@ -134,9 +163,14 @@ notes() {
 
 bad() {
     score 2 cachegen:5 --tables "$all/tables.1"
-    refused 'no such level' 2 'expected lossless, or cachegen:1 to cachegen:4'
+    refused 'no such level' 2 'expected lossless, cachegen:1 to cachegen:4, or kvarve:fast:1 to'
     score 1 zstd
     refused 'no such codec' 2 '--context-codec zstd: expected'
+    for codec in kvarve kvarve:fast kvarve:fast: kvarve:small:6 kvarve:small:0 kvarve:small:33 kvarve:tiny:1 \
+        cachegen:; do
+        score 1 $codec --tables "$all/tables.1"
+        refused "no codec: $codec" 2 "--context-codec $codec: expected"
+    done
     score 1 cachegen:1
     refused 'no tables' 2 'needs --tables FILE, which kvarve calibrate makes'
     score 2 cachegen:1 --tables "$page"
@@ -156,6 +190,7 @@ bad() {
 run_chain tables
 run_chain memory &
 run_chain losses &
+run_chain ours &
 run_chain notes &
 run_chain bad &
 wait

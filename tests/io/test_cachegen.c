@@ -7,6 +7,7 @@
 
 #include "io/codec/kv_tables.h"
 #include "kernels/convert.h"
+#include "src/study/varve_build.h"
 #include "tests/fixtures/harness.h"
 
 /* ---- streams ---- */
@@ -260,12 +261,27 @@ static void tables_files(void) {
     enum { LAYERS = 2, CHANNELS = 16, N = 300 };
     const kv_tables_shape shape = {LAYERS, 2, 8, {7, 8}};
     text_buffer layers = {0}, file = {0};
-    for (int i = 0; i < LAYERS * N_KV_PARTS; i++) {
-        float *samples = make_samples(N, CHANNELS, (uint64_t)i + 1);
-        if (i == 1) memset(samples, 0, N * CHANNELS * sizeof *samples); /* channels that never change */
-        cachegen_build(samples, N, 100, CHANNELS, cachegen_bin(i / N_KV_PARTS, LAYERS), &layers);
-        free(samples);
+    varve_counts *counts = mem_new(1, sizeof *counts);
+    varve_samples before, varve = {.n_tokens = 0};
+    float *samples[LAYERS * N_KV_PARTS];
+    for (int layer = 0; layer < LAYERS; layer++) {
+        before = varve;
+        varve = (varve_samples){.type = DTYPE_F32, .n_tokens = N, .window_tokens = 100, .importance = {1, 1}};
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            float *x = make_samples(N, CHANNELS, (uint64_t)(layer * N_KV_PARTS + part + 1));
+            if (layer == 0 && part == 1)
+                memset(x, 0, N * CHANNELS * sizeof *x); /* channels that never change */
+            cachegen_build(x, N, 100, CHANNELS, cachegen_bin(layer, LAYERS), &layers);
+            samples[layer * N_KV_PARTS + part] = x;
+            varve.elements[part] = x;
+        }
+        varve_build_layer(&(varve_shape){2, 8}, &varve, layer ? &before : NULL, (const float[8]){1}, counts,
+                          &layers);
     }
+    varve_append_classes(counts, &layers);
+    for (int i = 0; i < LAYERS * N_KV_PARTS; i++)
+        free(samples[i]);
+    free(counts);
     kv_tables_append(&shape, layers.data, layers.n, &file);
     check_file(&file, NULL);
     for (size_t i = 0; i < file.n; i += i < 200 ? 1 : 37) {
@@ -285,7 +301,11 @@ static void tables_files(void) {
     check_file(&other, "tables of cachegen");
     other.n = 0;
     kv_tables_append(&(kv_tables_shape){LAYERS - 1, 2, 8, {7, 8}}, layers.data, layers.n, &other);
-    check_file(&other, "bytes behind the last tables");
+    check_file(&other, "symbols of kvarve that do not add up");
+    other.n = 0;
+    text_append(&layers, "", 1);
+    kv_tables_append(&shape, layers.data, layers.n, &other);
+    check_file(&other, "1 bytes behind the last tables");
     free(other.data);
     free(layers.data);
     free(file.data);

@@ -1,0 +1,54 @@
+/* io/codec/varve.h: the codec kvarve: K and V of some layers of some tokens in few bits, from what the
+ * layers of a model have in common (io/codec/varve_tables.h).
+ *
+ * Keys are turned back to before RoPE, the means are taken away, and what is left goes through a basis that
+ * was calibrated, to be rounded to multiples of one step, the same everywhere: where a component's deviation
+ * is small beside it, most of its symbols are 0. They are entropy coded with 64 tables by the ratio of
+ * deviation and step, so that every step has its tables. VARVE_FAST does so for K and for V by itself, layer
+ * by layer; VARVE_SMALL for both together, behind a linear prediction from the layer before as it is decoded,
+ * from the second layer of a chunk on.
+ *
+ * Some tokens of a layer are kept otherwise. The first four positions of a text, and what does not fit: as
+ * they are. Sinks, tokens behind the first ones to which heads attend although their values are nearly
+ * nothing: with 8 bits; a step that is small for all others bends them too far. The last 32 positions have a
+ * quarter of the step, and the 96 before them half: most rows that come attend to those.
+ *
+ * Symbols are in tiles of 32 tokens, layer by layer, each token a lane of one stream (io/codec/rans.h). What
+ * is decoded is the same bits on every processor: sums are of integers, and what is left is float32 in a
+ * fixed order. All functions are Local; any number of threads may use one varve_tables. */
+#pragma once
+
+#include "io/codec/varve_tables.h"
+#include "kernels/dtype.h"
+
+enum { VARVE_LARGEST_SYMBOL = 511, VARVE_MOST_LAYERS = 128, VARVE_EXACT_POSITIONS = 4 };
+
+typedef enum varve_kind { VARVE_FAST, VARVE_SMALL, N_VARVE_KINDS } varve_kind;
+
+/* Elements [n_layers, N_KV_PARTS, n_tokens, heads, width] of layers from first_layer on. */
+typedef struct varve_chunk {
+    dtype type; /* DTYPE_BF16 or DTYPE_F32 */
+    int32_t n_tokens, first_layer, n_layers;
+} varve_chunk;
+
+/* A token's position in its text, and how many positions of it are known behind. */
+typedef struct varve_token {
+    int32_t position, age;
+} varve_token;
+
+/* What became of a chunk. */
+typedef struct varve_report {
+    double n_numbers, squares,
+        errors;              /* of tokens that are coded: of their numbers, and of the differences */
+    double n_exact, n_sinks; /* tokens of layers */
+} varve_report;
+
+/* Append the payload of a chunk at a step of 2^(step_level / VARVE_OCTAVE); adds to *report. */
+void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
+                  const varve_token *tokens, const void *elements, text_buffer *payload,
+                  varve_report *report);
+
+/* Decode n_bytes, none of which is trusted, to a chunk of this shape; elements may be overwritten also when
+ * they are refused. */
+status varve_decode(const varve_tables *t, const void *payload, size_t n_bytes, const varve_chunk *chunk,
+                    void *elements);

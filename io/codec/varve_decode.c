@@ -1,0 +1,177 @@
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/varve_private.h"
+
+typedef struct decoder {
+    varve_tile tile;
+    const varve_chunk *chunk;
+    varve_head head;
+    byte_reader runs, grades, marks, kept, escapes;
+    rans_decoder stream;
+    uint32_t mark, next_mark; /* the next mark, and how many were taken before it */
+    int64_t *positions;       /* [n_tokens] */
+    char *elements;
+} decoder;
+
+/* ---- the payload's parts ---- */
+
+static bool split(byte_reader *from, size_t n, byte_reader *out) {
+    if (from->n < n) return false;
+    *out = (byte_reader){from->at, n, false};
+    from->at += n;
+    from->n -= n;
+    return true;
+}
+
+static size_t token_bytes(const decoder *d) {
+    const varve_shape *s = &d->tile.tables->shape;
+    return (size_t)s->n_heads * (size_t)s->width * dtype_bytes(d->chunk->type);
+}
+
+/* How many bytes the marked tokens take. */
+static size_t count_kept(const decoder *d) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < d->head.n_marks; i++) {
+        uint32_t mark;
+        memcpy(&mark, d->marks.at + (size_t)i * sizeof mark, sizeof mark);
+        n += mark & 1 ? N_KV_PARTS * token_bytes(d) : varve_sink_bytes(&d->tile.tables->shape);
+    }
+    return n;
+}
+
+static bool read_positions(decoder *d) {
+    varve_run run, next = {0, 0};
+    for (uint32_t i = 0; i < d->head.n_runs; i++) {
+        run = next;
+        byte_reader_take(&d->runs, &next, sizeof next);
+        if (i == 0 ? next.first != 0 : next.first <= run.first) return false;
+        if (next.first >= (uint32_t)d->chunk->n_tokens) return false;
+        for (uint32_t t = next.first; t < (uint32_t)d->chunk->n_tokens; t++)
+            d->positions[t] = (int64_t)next.position + (t - next.first);
+    }
+    return true;
+}
+
+static void next_mark(decoder *d) {
+    d->mark = UINT32_MAX;
+    if (d->next_mark < d->head.n_marks) byte_reader_take(&d->marks, &d->mark, sizeof d->mark);
+    d->next_mark++;
+}
+
+static bool begin(decoder *d, const void *payload, size_t n_bytes) {
+    byte_reader r = {payload, n_bytes, false};
+    const size_t n_tiles = ((size_t)d->chunk->n_tokens - 1) / VARVE_TILE + 1;
+    byte_reader_take(&r, &d->head, sizeof d->head);
+    if (r.is_short || d->head.version != 1 || d->head.kind >= N_VARVE_KINDS || !(d->head.step > 0) ||
+        !isfinite(d->head.step) || abs(d->head.step_level) > 1000 || d->head.n_runs < 1 ||
+        d->head.n_runs > (uint32_t)d->chunk->n_tokens)
+        return false;
+    return split(&r, d->head.n_runs * sizeof(varve_run), &d->runs) && read_positions(d) &&
+           split(&r, (n_tiles + 3) / 4 * 4, &d->grades) &&
+           split(&r, (size_t)d->head.n_marks * sizeof(uint32_t), &d->marks) &&
+           split(&r, count_kept(d), &d->kept) &&
+           split(&r, (size_t)d->head.n_escapes * sizeof(int16_t), &d->escapes) &&
+           rans_decoder_begin(&d->stream, (const uint8_t *)r.at, r.n);
+}
+
+/* ---- a layer of a tile ---- */
+
+static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int grade, uint32_t coded) {
+    int8_t symbols[VARVE_TILE];
+    for (const varve_basis *b = bases; b < bases + n_bases; b++)
+        for (int c = 0; c < b->n; c++) {
+            const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], d->head.step_level);
+            const varve_class *of = &d->tile.tables->classes[at];
+            memset(symbols, 0, sizeof symbols);
+            if (!of->is_silent) d->tile.loops->take(&d->stream, of->slots, coded, symbols);
+            for (int lane = 0; lane < VARVE_TILE; lane++) {
+                int16_t symbol = symbols[lane];
+                if (!of->is_silent && symbol == of->most + 1) {
+                    byte_reader_take(&d->escapes, &symbol, sizeof symbol);
+                    if (abs(symbol) > VARVE_LARGEST_SYMBOL) symbol = 0;
+                }
+                *varve_pair(d->tile.components, b->first + c, lane) = varve_component(of, symbol);
+            }
+        }
+}
+
+static char *elements_of(const decoder *d, int layer, int part, int token) {
+    const size_t row = (size_t)(layer * N_KV_PARTS + part) * (size_t)d->chunk->n_tokens + (size_t)token;
+    return d->elements + row * token_bytes(d);
+}
+
+/* The token of the next mark. */
+static void take_kept(decoder *d, int tile, int layer) {
+    const int lane = (int)(d->mark >> 1 & 31);
+    const size_t n = token_bytes(d), sink_bytes = varve_sink_bytes(&d->tile.tables->shape) / N_KV_PARTS;
+    uint8_t *sink = mem_new(1, sink_bytes);
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        char *to = elements_of(d, layer, part, tile * VARVE_TILE + lane);
+        if (d->mark & 1) {
+            byte_reader_take(&d->kept, to, n);
+        } else {
+            byte_reader_take(&d->kept, sink, sink_bytes);
+            varve_sink_decode(&d->tile.tables->shape, sink, d->chunk->type, to);
+        }
+        varve_tile_load(&d->tile, d->chunk->first_layer + layer, (kv_part)part, lane, d->chunk->type, to);
+    }
+    free(sink);
+}
+
+static bool decode_layer(decoder *d, int tile, int layer, int grade) {
+    const int model_layer = d->chunk->first_layer + layer;
+    uint32_t coded = (uint32_t)((UINT64_C(1) << d->tile.n_tokens) - 1);
+    int n_bases = 0;
+    const varve_basis *bases = varve_tile_bases(&d->tile, model_layer, layer == 0, &n_bases);
+    decoder marked = *d; /* to look ahead */
+    for (uint32_t last = 0; marked.mark >> 6 == varve_mark(tile, layer, 0, false) >> 6; next_mark(&marked)) {
+        if (marked.mark < last || !(coded >> (marked.mark >> 1 & 31) & 1)) return false;
+        last = marked.mark;
+        coded &= ~(1u << (marked.mark >> 1 & 31));
+    }
+    take_symbols(d, bases, n_bases, grade, coded);
+    varve_tile_predict(&d->tile, model_layer, layer == 0);
+    varve_tile_rebuild(&d->tile, model_layer, layer == 0, d->head.step * varve_grade_factors[grade]);
+    for (int lane = 0; lane < d->tile.n_tokens; lane++)
+        for (int part = 0; part < N_KV_PARTS && coded >> lane & 1; part++)
+            varve_tile_store(&d->tile, model_layer, (kv_part)part, lane, d->chunk->type,
+                             elements_of(d, layer, part, tile * VARVE_TILE + lane));
+    for (; d->mark >> 6 == varve_mark(tile, layer, 0, false) >> 6; next_mark(d))
+        take_kept(d, tile, layer);
+    varve_tile_next(&d->tile);
+    return true;
+}
+
+static bool decode_tile(decoder *d, int tile) {
+    uint8_t grade;
+    const int left = d->chunk->n_tokens - tile * VARVE_TILE;
+    byte_reader_take(&d->grades, &grade, sizeof grade);
+    if (grade >= VARVE_GRADES) return false;
+    varve_tile_begin(&d->tile, left < VARVE_TILE ? left : VARVE_TILE);
+    for (int layer = 0; layer < d->chunk->n_layers; layer++) {
+        const float *frequencies = d->tile.tables->layers[d->chunk->first_layer + layer].frequencies;
+        for (int lane = 0; lane < d->tile.n_tokens; lane++)
+            varve_tile_turn(&d->tile, frequencies, lane, d->positions[tile * VARVE_TILE + lane]);
+        if (!decode_layer(d, tile, layer, grade)) return false;
+    }
+    return true;
+}
+
+status varve_decode(const varve_tables *t, const void *payload, size_t n_bytes, const varve_chunk *chunk,
+                    void *elements) {
+    decoder d = {.chunk = chunk, .elements = elements};
+    d.positions = mem_new((size_t)chunk->n_tokens, sizeof *d.positions);
+    varve_tile_open(t, VARVE_FAST, &d.tile);
+    bool good = begin(&d, payload, n_bytes);
+    d.tile.kind = (varve_kind)d.head.kind;
+    next_mark(&d);
+    for (int tile = 0; good && tile * VARVE_TILE < chunk->n_tokens; tile++)
+        good = decode_tile(&d, tile);
+    good = good && d.next_mark == d.head.n_marks + 1 && d.escapes.n == 0 && !d.escapes.is_short &&
+           rans_is_over(&d.stream);
+    varve_tile_close(&d.tile);
+    free(d.positions);
+    return good ? STATUS_OK : status_refuse("a chunk of kvarve that is damaged");
+}

@@ -1,0 +1,279 @@
+#include <assert.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/varve_private.h"
+#include "io/codec/varve_round.h"
+#include "kernels/convert.h"
+
+enum { NEW = 32, RECENT = 128 }; /* positions at the end of a text, whose steps are smaller */
+
+/* What is being put together. */
+typedef struct encoder {
+    varve_tile tile;
+    const varve_chunk *chunk;
+    const varve_token *tokens;
+    int step_level;
+    float step;
+    varve_rounding rounding[VARVE_CLASSES];
+    text_buffer marks, kept, escapes;
+    rans_range *ranges; /* [n_ranges] */
+    size_t n_ranges, most_ranges;
+    float *values, *rest, *found; /* [numbers, TILE] of the tile: wanted; less the prediction; components */
+    int16_t *symbols;             /* [numbers, TILE] */
+    uint32_t coded;               /* lanes */
+    varve_report *report;
+} encoder;
+
+/* ---- a layer of a tile ---- */
+
+static size_t token_bytes(const encoder *e) {
+    const varve_shape *s = &e->tile.tables->shape;
+    return (size_t)s->n_heads * (size_t)s->width * dtype_bytes(e->chunk->type);
+}
+
+/* K or V of a layer of the chunk, of a token. */
+static const char *elements_of(const encoder *e, const void *elements, int layer, int part, int token) {
+    const size_t row = (size_t)(layer * N_KV_PARTS + part) * (size_t)e->chunk->n_tokens + (size_t)token;
+    return (const char *)elements + row * token_bytes(e);
+}
+
+static bool is_sink(const encoder *e, float norm, const char *v) {
+    const size_t n = token_bytes(e) / dtype_bytes(e->chunk->type);
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double x = (double)float_at(e->chunk->type, v, i);
+        sum += x * x;
+    }
+    return sqrt(sum) < (double)norm;
+}
+
+static void append_sink(encoder *e, const char *elements) {
+    const varve_shape *s = &e->tile.tables->shape;
+    for (int head = 0; head < s->n_heads; head++) {
+        float largest = 0;
+        for (int i = 0; i < s->width; i++)
+            largest =
+                fmaxf(largest, fabsf(float_at(e->chunk->type, elements, (size_t)(head * s->width + i))));
+        const float unit = largest / 127;
+        text_append(&e->kept, (const char *)&unit, sizeof unit);
+        for (int i = 0; i < s->width; i++) {
+            const float x = float_at(e->chunk->type, elements, (size_t)(head * s->width + i));
+            const int8_t number = unit > 0 ? (int8_t)nearbyintf(x / unit) : 0;
+            text_append(&e->kept, (const char *)&number, sizeof number);
+        }
+    }
+}
+
+/* A token that is not coded; its numbers are those of what is kept. */
+static void keep_token(encoder *e, const void *elements, int tile, int layer, int lane, bool exactly) {
+    const varve_shape *s = &e->tile.tables->shape;
+    const uint32_t mark = varve_mark(tile, layer, lane, exactly);
+    char *decoded = mem_new(1, token_bytes(e));
+    text_append(&e->marks, (const char *)&mark, sizeof mark);
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        const char *from = elements_of(e, elements, layer, part, tile * VARVE_TILE + lane);
+        const size_t begin = e->kept.n;
+        if (exactly) {
+            text_append(&e->kept, from, token_bytes(e));
+        } else {
+            append_sink(e, from);
+            varve_sink_decode(s, (const uint8_t *)e->kept.data + begin, e->chunk->type, decoded);
+        }
+        varve_tile_load(&e->tile, e->chunk->first_layer + layer, (kv_part)part, lane, e->chunk->type,
+                        exactly ? from : decoded);
+    }
+    *(exactly ? &e->report->n_exact : &e->report->n_sinks) += 1;
+    free(decoded);
+}
+
+static void read_values(encoder *e, const void *elements, int tile, int layer) {
+    const int n = e->tile.n_numbers;
+    float *values = mem_new((size_t)n, sizeof *values);
+    memset(e->values, 0, (size_t)n * VARVE_TILE * sizeof *e->values);
+    for (int lane = 0; lane < e->tile.n_tokens; lane++) {
+        for (int part = 0; part < N_KV_PARTS; part++)
+            varve_tile_values(&e->tile, e->chunk->first_layer + layer, (kv_part)part, lane, e->chunk->type,
+                              elements_of(e, elements, layer, part, tile * VARVE_TILE + lane), values);
+        for (int j = 0; j < n; j++)
+            e->values[j * VARVE_TILE + lane] = values[j];
+    }
+    free(values);
+}
+
+/* Symbols of all components; the lanes in which one is too large. */
+static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
+    uint32_t bad = 0;
+    const float unit = e->step * varve_grade_factors[grade] * (1 << VARVE_BASIS_BITS);
+    for (const varve_basis *b = bases; b < bases + n_bases; b++) {
+        const size_t begin = (size_t)b->first * VARVE_TILE;
+        e->tile.loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
+        for (int c = 0; c < b->n; c++) {
+            const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
+            const bool is_silent = e->tile.tables->classes[at].is_silent;
+            for (int lane = 0; lane < VARVE_TILE; lane++) {
+                const size_t i = begin + (size_t)(c * VARVE_TILE + lane);
+                const int symbol = is_silent ? 0 : varve_round(&e->rounding[at], e->found[i] / unit);
+                e->symbols[i] = (int16_t)symbol;
+                if (abs(symbol) > VARVE_LARGEST_SYMBOL || !isfinite(e->found[i])) bad |= 1u << lane;
+            }
+        }
+    }
+    return bad;
+}
+
+static rans_range range_of(const varve_class *c, int symbol) {
+    const uint16_t *start = c->starts + symbol + c->most;
+    return (rans_range){start[0], (uint16_t)(start[1] - start[0])};
+}
+
+/* The symbols of coded lanes go to the stream; components become what is decoded from them. */
+static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
+    for (const varve_basis *b = bases; b < bases + n_bases; b++)
+        for (int c = 0; c < b->n; c++) {
+            const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
+            const varve_class *of = &e->tile.tables->classes[at];
+            for (int lane = 0; lane < VARVE_TILE; lane++) {
+                const bool is_coded = e->coded >> lane & 1;
+                const int16_t symbol = is_coded ? e->symbols[(b->first + c) * VARVE_TILE + lane] : 0;
+                *varve_pair(e->tile.components, b->first + c, lane) = varve_component(of, symbol);
+                if (of->is_silent) continue;
+                const bool escapes = abs(symbol) > of->most;
+                if (escapes) text_append(&e->escapes, (const char *)&symbol, sizeof symbol);
+                e->ranges[e->n_ranges++] =
+                    !is_coded ? (rans_range){0, RANS_TOTAL} : range_of(of, escapes ? of->most + 1 : symbol);
+            }
+        }
+}
+
+static void count_errors(encoder *e) {
+    for (int j = 0; j < e->tile.n_numbers; j++)
+        for (int lane = 0; lane < VARVE_TILE; lane++) {
+            if (!(e->coded >> lane & 1)) continue;
+            const double x = (double)e->values[j * VARVE_TILE + lane];
+            const double d = *varve_pair(e->tile.numbers, j, lane) / (double)VARVE_NUMBER_UNIT - x;
+            e->report->n_numbers += 1;
+            e->report->squares += x * x;
+            e->report->errors += d * d;
+        }
+}
+
+static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
+    const int model_layer = e->chunk->first_layer + layer;
+    const float norm = e->tile.tables->layers[model_layer].sink_norm;
+    uint32_t exact = 0, sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile.n_tokens) - 1);
+    int n_bases = 0;
+    const varve_basis *bases = varve_tile_bases(&e->tile, model_layer, layer == 0, &n_bases);
+    read_values(e, elements, tile, layer);
+    varve_tile_predict(&e->tile, model_layer, layer == 0);
+    for (int i = 0; i < e->tile.n_numbers * VARVE_TILE; i++)
+        e->rest[i] = e->values[i] - e->tile.predicted[i] / VARVE_NUMBER_UNIT;
+    exact = find_symbols(e, bases, n_bases, grade) & all;
+    for (int lane = 0; lane < e->tile.n_tokens; lane++) {
+        const int token = tile * VARVE_TILE + lane;
+        if (e->tokens[token].position < VARVE_EXACT_POSITIONS) exact |= 1u << lane;
+        if (is_sink(e, norm, elements_of(e, elements, layer, KV_PART_V, token))) sinks |= 1u << lane;
+    }
+    e->coded = all & ~exact & ~sinks;
+    append_symbols(e, bases, n_bases, grade);
+    varve_tile_rebuild(&e->tile, model_layer, layer == 0, e->step * varve_grade_factors[grade]);
+    count_errors(e);
+    for (int lane = 0; lane < e->tile.n_tokens; lane++)
+        if (!(e->coded >> lane & 1)) keep_token(e, elements, tile, layer, lane, exact >> lane & 1);
+    varve_tile_next(&e->tile);
+}
+
+/* ---- a chunk ---- */
+
+static int grade_of(const encoder *e, int tile) {
+    int32_t age = INT32_MAX;
+    for (int i = tile * VARVE_TILE; i < (tile + 1) * VARVE_TILE && i < e->chunk->n_tokens; i++)
+        if (e->tokens[i].age < age) age = e->tokens[i].age;
+    return age < NEW ? 2 : age < RECENT ? 1 : 0;
+}
+
+static void encode_tile(encoder *e, const void *elements, int tile, int grade) {
+    const int left = e->chunk->n_tokens - tile * VARVE_TILE;
+    varve_tile_begin(&e->tile, left < VARVE_TILE ? left : VARVE_TILE);
+    for (int layer = 0; layer < e->chunk->n_layers; layer++) {
+        const float *frequencies = e->tile.tables->layers[e->chunk->first_layer + layer].frequencies;
+        for (int lane = 0; lane < e->tile.n_tokens; lane++)
+            varve_tile_turn(&e->tile, frequencies, lane, e->tokens[tile * VARVE_TILE + lane].position);
+        encode_layer(e, elements, tile, layer, grade);
+    }
+}
+
+/* Positions as runs, at least one. */
+static void append_runs(const encoder *e, text_buffer *out, uint32_t *n_runs) {
+    for (int i = 0; i < e->chunk->n_tokens; i++) {
+        const int32_t position = e->tokens[i].position;
+        if (i > 0 && position == e->tokens[i - 1].position + 1) continue;
+        const varve_run run = {(uint32_t)i, (uint32_t)position};
+        text_append(out, (const char *)&run, sizeof run);
+        ++*n_runs;
+    }
+}
+
+static void open_encoder(encoder *e, int n_tiles) {
+    const size_t n = (size_t)e->tile.n_numbers * VARVE_TILE;
+    e->most_ranges = n * (size_t)n_tiles * (size_t)e->chunk->n_layers;
+    e->ranges = mem_resize(NULL, e->most_ranges, sizeof *e->ranges);
+    e->values = mem_new(n, sizeof *e->values);
+    e->rest = mem_new(n, sizeof *e->rest);
+    e->found = mem_new(n, sizeof *e->found);
+    e->symbols = mem_new(n, sizeof *e->symbols);
+    for (int i = 0; i < VARVE_CLASSES; i++)
+        e->rounding[i] = varve_rounding_of(i);
+}
+
+static void close_encoder(encoder *e) {
+    varve_tile_close(&e->tile);
+    free(e->marks.data);
+    free(e->kept.data);
+    free(e->escapes.data);
+    free(e->ranges);
+    free(e->values);
+    free(e->rest);
+    free(e->found);
+    free(e->symbols);
+}
+
+/* Empty ones have no data. */
+static void append_text(text_buffer *out, const text_buffer *text) {
+    if (text->n) text_append(out, text->data, text->n);
+}
+
+void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
+                  const varve_token *tokens, const void *elements, text_buffer *payload,
+                  varve_report *report) {
+    const int n_tiles = (chunk->n_tokens - 1) / VARVE_TILE + 1;
+    encoder e = {.chunk = chunk, .tokens = tokens, .step_level = step_level, .report = report};
+    e.step = (float)exp2((double)step_level / VARVE_OCTAVE);
+    text_buffer runs = {0}, grades = {0};
+    varve_head head = {
+        .step = e.step, .step_level = (int16_t)step_level, .kind = (uint8_t)kind, .version = 1};
+    varve_tile_open(t, kind, &e.tile);
+    open_encoder(&e, n_tiles);
+    append_runs(&e, &runs, &head.n_runs);
+    for (int tile = 0; tile < n_tiles; tile++) {
+        const char grade = (char)grade_of(&e, tile);
+        text_append(&grades, &grade, sizeof grade);
+        encode_tile(&e, elements, tile, grade);
+    }
+    text_append(&grades, "\0\0\0", (size_t)(-n_tiles & 3));
+    head.n_marks = (uint32_t)(e.marks.n / sizeof(uint32_t));
+    head.n_escapes = (uint32_t)(e.escapes.n / sizeof(int16_t));
+    text_append(payload, (const char *)&head, sizeof head);
+    append_text(payload, &runs);
+    append_text(payload, &grades);
+    append_text(payload, &e.marks);
+    append_text(payload, &e.kept);
+    append_text(payload, &e.escapes);
+    uint8_t *stream = mem_resize(NULL, rans_max_bytes(e.n_ranges), 1);
+    text_append(payload, (const char *)stream, rans_encode(e.ranges, e.n_ranges, stream));
+    free(stream);
+    free(runs.data);
+    free(grades.data);
+    close_encoder(&e);
+}

@@ -1,0 +1,14 @@
+#include "io/codec/varve_loops.h"
+
+#include <stddef.h>
+
+extern const varve_loops varve_loops_portable;
+
+const varve_loops *const varve_loops_all[] = {&varve_loops_portable, NULL};
+
+const varve_loops *varve_loops_best(void) {
+    size_t i = 0;
+    while (!varve_loops_all[i]->is_available())
+        i++;
+    return varve_loops_all[i];
+}

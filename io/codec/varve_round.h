@@ -1,0 +1,17 @@
+/* io/codec/varve_round.h: which symbol a component gets when the codec kvarve encodes: where the next smaller
+ * one costs fewer bits than the error is worth, that one. Local. */
+#pragma once
+
+#include "io/codec/varve.h"
+
+/* Of a class, in steps: 0 below `zero`, else up from `half` behind a whole number. */
+typedef struct varve_rounding {
+    float zero, half;
+} varve_rounding;
+
+/* From a Laplacian distribution with the deviation of the class. */
+varve_rounding varve_rounding_of(int class_index);
+
+/* The symbol of a component of so many steps: what is larger than VARVE_LARGEST_SYMBOL is one more; a NaN 0.
+ */
+int varve_round(const varve_rounding *r, float x);

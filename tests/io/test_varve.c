@@ -1,0 +1,356 @@
+/* tests/io/test_varve.c: the codec kvarve with its tables: there and back in all shapes, errors within the
+ * step, exact where it must be, and damaged in every way. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/key_turns.h"
+#include "io/codec/varve_private.h"
+#include "kernels/convert.h"
+#include "src/study/varve_build.h"
+#include "tests/fixtures/harness.h"
+
+/* ---- samples: few causes behind many numbers, and more of them from layer to layer ---- */
+
+enum { N_CAUSES = 6, N_LAYERS = 3, WINDOW = 64 };
+
+/* K and V of all layers [N_LAYERS, N_KV_PARTS, n_tokens, heads, width], keys turned by their positions in
+ * windows of so many tokens. */
+static void *make_elements(const varve_shape *s, dtype type, int n_tokens, int window, uint64_t seed) {
+    const size_t n = (size_t)s->n_heads * (size_t)s->width,
+                 n_all = (size_t)n_tokens * n * N_KV_PARTS * N_LAYERS;
+    void *elements = mem_new(n_all, dtype_bytes(type));
+    float *causes = mem_new((size_t)n_tokens * N_CAUSES, sizeof *causes),
+          *turns = mem_new((size_t)s->width, sizeof *turns);
+    float *frequencies = mem_new((size_t)s->width / 2, sizeof *frequencies), *row = mem_new(n, sizeof *row);
+    for (int i = 0; i < s->width / 2; i++)
+        frequencies[i] = (float)pow(1e4, -2.0 * i / s->width);
+    for (int i = 0; i < n_tokens * N_CAUSES; i++)
+        causes[i] = harness_random_normal(&seed);
+    for (int layer = 0; layer < N_LAYERS; layer++)
+        for (int part = 0; part < N_KV_PARTS; part++)
+            for (int t = 0; t < n_tokens; t++) {
+                uint64_t shares = 17 + (uint64_t)part; /* of the causes, alike in every layer and sample */
+                for (size_t i = 0; i < n; i++) {
+                    row[i] = 0.3f * (float)(i % 5) + 0.2f * harness_random_normal(&seed);
+                    for (int k = 0; k < N_CAUSES; k++)
+                        row[i] += causes[t * N_CAUSES + k] * harness_random_normal(&shares);
+                }
+                key_turns_of(frequencies, s->width, t % window, turns);
+                for (int head = 0; part == KV_PART_K && head < s->n_heads; head++)
+                    key_turn(turns, s->width, row + (size_t)(head * s->width));
+                for (size_t i = 0; i < n; i++)
+                    varve_set_element(
+                        type, elements,
+                        ((size_t)(layer * N_KV_PARTS + part) * (size_t)n_tokens + (size_t)t) * n + i, row[i]);
+            }
+    free(causes);
+    free(turns);
+    free(frequencies);
+    free(row);
+    return elements;
+}
+
+static void build(const varve_shape *s, text_buffer *out) {
+    enum { TOKENS = 512 };
+    const size_t n = (size_t)s->n_heads * (size_t)s->width;
+    float *elements = make_elements(s, DTYPE_F32, TOKENS, WINDOW, 3),
+          *frequencies = mem_new((size_t)s->width / 2, sizeof *frequencies);
+    varve_counts *counts = mem_new(1, sizeof *counts);
+    varve_samples before, samples = {0};
+    for (int i = 0; i < s->width / 2; i++)
+        frequencies[i] = (float)pow(1e4, -2.0 * i / s->width);
+    for (int layer = 0; layer < N_LAYERS; layer++) {
+        before = samples;
+        const float *k = elements + (size_t)layer * N_KV_PARTS * TOKENS * n;
+        samples = (varve_samples){DTYPE_F32, TOKENS, WINDOW, {k, k + TOKENS * n}, {1, 1}};
+        varve_build_layer(s, &samples, layer ? &before : NULL, frequencies, counts, out);
+    }
+    varve_append_classes(counts, out);
+    free(elements);
+    free(frequencies);
+    free(counts);
+}
+
+static status read_tables(const varve_shape *s, const text_buffer *bytes, varve_tables *out) {
+    byte_reader r = {bytes->data, bytes->n, false};
+    status st = STATUS_OK;
+    *out =
+        (varve_tables){.shape = *s, .n_layers = N_LAYERS, .layers = mem_new(N_LAYERS, sizeof *out->layers)};
+    for (int layer = 0; st == STATUS_OK && layer < N_LAYERS; layer++)
+        st = varve_read_layer(&r, s, layer == 0, &out->layers[layer]);
+    if (st == STATUS_OK) st = varve_read_classes(&r, &out->classes);
+    CU_ASSERT(st != STATUS_OK || r.n == 0);
+    return st;
+}
+
+static varve_tables make_tables(const varve_shape *s) {
+    varve_tables t;
+    text_buffer bytes = {0};
+    build(s, &bytes);
+    CHECK_OK(read_tables(s, &bytes, &t));
+    free(bytes.data);
+    return t;
+}
+
+static varve_token *make_tokens(int n_tokens, int first, int n_behind) {
+    varve_token *tokens = mem_new((size_t)n_tokens, sizeof *tokens);
+    for (int i = 0; i < n_tokens; i++)
+        tokens[i] = (varve_token){first + i, n_behind + n_tokens - 1 - i};
+    return tokens;
+}
+
+/* ---- there and back ---- */
+
+/* Every component's error is at most a step's, so that of all numbers together is at most that much too. */
+static void check_round_trip(const varve_tables *t, varve_kind kind, int step_level,
+                             const varve_chunk *chunk) {
+    const size_t n_part = (size_t)chunk->n_tokens * (size_t)t->shape.n_heads * (size_t)t->shape.width *
+                          dtype_bytes(chunk->type);
+    const size_t n = n_part * N_KV_PARTS * (size_t)chunk->n_layers;
+    char *all = make_elements(&t->shape, chunk->type, chunk->n_tokens, chunk->n_tokens, 8),
+         *back = mem_new(1, n);
+    const char *elements = all + (size_t)chunk->first_layer * N_KV_PARTS * n_part;
+    varve_token *tokens = make_tokens(chunk->n_tokens, 0, 1000);
+    text_buffer payload = {0}, again = {0};
+    varve_report report = {.n_numbers = 0};
+    const double step = exp2((double)step_level / VARVE_OCTAVE);
+    varve_encode(t, kind, step_level, chunk, tokens, elements, &payload, &report);
+    varve_encode(t, kind, step_level, chunk, tokens, elements, &again, &report);
+    CU_ASSERT(payload.n == again.n && memcmp(payload.data, again.data, again.n) == 0);
+    CHECK_OK(varve_decode(t, payload.data, payload.n, chunk, back));
+    CU_ASSERT(report.n_numbers == 0 || report.errors / report.n_numbers < step * step * 0.3);
+    CU_ASSERT(report.n_numbers == 0 || report.errors < report.squares);
+    for (int i = 0; i < chunk->n_layers * N_KV_PARTS; i++) {
+        const size_t exact =
+            n_part / (size_t)chunk->n_tokens *
+            (size_t)(chunk->n_tokens < VARVE_EXACT_POSITIONS ? chunk->n_tokens : VARVE_EXACT_POSITIONS);
+        CU_ASSERT(memcmp(elements + (size_t)i * n_part, back + (size_t)i * n_part, exact) == 0);
+    }
+    if (chunk->n_tokens >= 256) {
+        const double bits = 8 * (double)payload.n / (double)(n / dtype_bytes(chunk->type));
+        CU_ASSERT(bits < (kind == VARVE_FAST ? 3.2 : 3) && bits > 0.02);
+    }
+    free(all);
+    free(back);
+    free(tokens);
+    free(payload.data);
+    free(again.data);
+}
+
+static void round_trips(void) {
+    static const varve_shape shapes[] = {{1, 64}, {9, 2},   {32, 4},  {5, 64},
+                                         {3, 64}, {2, 128}, {1, 256}, {32, 64}};
+    enum { USUAL = 4 }; /* of the others, most of the time goes to finding their bases */
+    static const int tokens[] = {1, 2, 4, 31, 32, 33, 100, 257};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        if (i >= USUAL && !harness_is_long()) break;
+        varve_tables t = make_tables(&shapes[i]);
+        for (size_t k = 0; k < sizeof tokens / sizeof *tokens; k++)
+            for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+                const varve_chunk all = {k % 2 ? DTYPE_BF16 : DTYPE_F32, tokens[k], 0, N_LAYERS},
+                                  some = {DTYPE_BF16, tokens[k], 1, 2};
+                check_round_trip(&t, (varve_kind)kind, -3, &all);
+                check_round_trip(&t, (varve_kind)kind, -12, &some);
+            }
+        varve_tables_free(&t);
+    }
+}
+
+static void steps(void) {
+    const varve_shape s = {2, 64};
+    varve_tables t = make_tables(&s);
+    const varve_chunk chunk = {DTYPE_BF16, 200, 0, N_LAYERS};
+    void *elements = make_elements(&s, DTYPE_BF16, 200, 200, 5);
+    varve_token *tokens = make_tokens(200, 0, 1000), *last = make_tokens(200, 0, 0);
+    size_t before = SIZE_MAX;
+    double error = 0;
+    for (int level = -30; level <= -6; level += 6) {
+        text_buffer payload = {0};
+        varve_report report = {.n_numbers = 0};
+        varve_encode(&t, VARVE_SMALL, level, &chunk, tokens, elements, &payload, &report);
+        CU_ASSERT(payload.n < before && report.errors > error);
+        before = payload.n;
+        error = report.errors;
+        free(payload.data);
+    }
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+        text_buffer payloads[2] = {{0}, {0}};
+        varve_report reports[2] = {{.n_numbers = 0}, {.n_numbers = 0}};
+        varve_encode(&t, (varve_kind)kind, -9, &chunk, tokens, elements, &payloads[0], &reports[0]);
+        varve_encode(&t, (varve_kind)kind, -9, &chunk, last, elements, &payloads[1], &reports[1]);
+        CU_ASSERT(payloads[1].n > payloads[0].n && reports[1].errors < 0.7 * reports[0].errors);
+        free(payloads[0].data);
+        free(payloads[1].data);
+    }
+    free(elements);
+    free(tokens);
+    free(last);
+    varve_tables_free(&t);
+}
+
+/* Values that no table knows: their tokens come back as they were. */
+static void odd_values(void) {
+    static const float odd[] = {INFINITY, -INFINITY, NAN, 1e30f, -3e20f};
+    const varve_shape s = {2, 64};
+    varve_tables t = make_tables(&s);
+    const varve_chunk chunk = {DTYPE_BF16, 70, 0, N_LAYERS};
+    const size_t n = 70 * 128;
+    uint16_t *elements = make_elements(&s, DTYPE_BF16, 70, 70, 5),
+             *back = mem_new(n * N_KV_PARTS * N_LAYERS, sizeof *back);
+    varve_token *tokens = make_tokens(70, 100, 0);
+    for (int layer = 0; layer < N_LAYERS; layer++)
+        for (size_t k = 0; k < 5; k++)
+            elements[((size_t)layer * N_KV_PARTS + k % 2) * n + (10 + k) * 128 + 7 * k] =
+                bf16_of_float(odd[k]);
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+        text_buffer payload = {0};
+        varve_report report = {.n_numbers = 0};
+        varve_encode(&t, (varve_kind)kind, 0, &chunk, tokens, elements, &payload, &report);
+        CU_ASSERT_EQUAL(report.n_exact, 5 * N_LAYERS);
+        CHECK_OK(varve_decode(&t, payload.data, payload.n, &chunk, back));
+        for (size_t i = 0; i < (size_t)N_LAYERS * N_KV_PARTS; i++)
+            CU_ASSERT(memcmp(elements + i * n + 10 * 128, back + i * n + 10 * 128, 5 * 128 * sizeof *back) ==
+                      0);
+        free(payload.data);
+    }
+    free(elements);
+    free(back);
+    free(tokens);
+    varve_tables_free(&t);
+}
+
+/* Tokens whose values are nearly nothing keep 8 bits. */
+static void sinks(void) {
+    const varve_shape s = {2, 64};
+    varve_tables t = make_tables(&s);
+    for (int layer = 0; layer < N_LAYERS; layer++)
+        t.layers[layer].sink_norm = 1;
+    const varve_chunk chunk = {DTYPE_F32, 40, 0, N_LAYERS};
+    const size_t n = 40 * 128;
+    float *elements = make_elements(&s, DTYPE_F32, 40, 40, 5),
+          *back = mem_new(n * N_KV_PARTS * N_LAYERS, sizeof *back);
+    varve_token *tokens = make_tokens(40, 100, 1000);
+    for (size_t layer = 0; layer < N_LAYERS; layer++)
+        for (size_t i = 0; i < 128; i++)
+            elements[(layer * N_KV_PARTS + KV_PART_V) * n + 33 * 128 + i] *= 1e-3f;
+    text_buffer payload = {0};
+    varve_report report = {.n_numbers = 0};
+    varve_encode(&t, VARVE_SMALL, 0, &chunk, tokens, elements, &payload, &report);
+    CU_ASSERT_EQUAL(report.n_sinks, N_LAYERS);
+    CHECK_OK(varve_decode(&t, payload.data, payload.n, &chunk, back));
+    for (size_t i = 0; i < (size_t)N_LAYERS * N_KV_PARTS; i++)
+        for (size_t head = 0; head < 2; head++) {
+            const float *x = elements + i * n + 33 * 128 + head * 64,
+                        *y = back + i * n + 33 * 128 + head * 64;
+            float largest = 0, worst = 0;
+            for (size_t k = 0; k < 64; k++) {
+                largest = fmaxf(largest, fabsf(x[k]));
+                worst = fmaxf(worst, fabsf(x[k] - y[k]));
+            }
+            CU_ASSERT(worst <= largest / 127 * 0.501f);
+        }
+    free(payload.data);
+    free(elements);
+    free(back);
+    free(tokens);
+    varve_tables_free(&t);
+}
+
+/* ---- damage ---- */
+
+static void damaged(void) {
+    const varve_shape s = {2, 8};
+    varve_tables t = make_tables(&s);
+    const varve_chunk chunk = {DTYPE_BF16, 50, 0, N_LAYERS};
+    void *elements = make_elements(&s, DTYPE_BF16, 50, 50, 5),
+         *back = mem_new(50 * 16 * N_KV_PARTS * N_LAYERS, 2);
+    varve_token *tokens = make_tokens(50, 0, 0);
+    text_buffer payload = {0};
+    varve_report report = {.n_numbers = 0};
+    uint64_t state = 9;
+    varve_encode(&t, VARVE_SMALL, 0, &chunk, tokens, elements, &payload, &report);
+    for (size_t n = 0; n < payload.n; n++) { /* each part ends with the memory that it lies in */
+        char *part = mem_new(n, 1);
+        memcpy(part, payload.data, n);
+        CHECK_REFUSED(varve_decode(&t, part, n, &chunk, back), "damaged");
+        free(part);
+    }
+    for (int i = 0; i < (harness_is_slow() ? 2000 : 20000);
+         i++) { /* a frame's checksum finds what this does not */
+        char *bytes = mem_copy_text(payload.data, payload.n);
+        for (int k = 0; k < 1 + i % 3; k++)
+            bytes[harness_random(&state) % (i % 2 ? payload.n : 64)] = (char)harness_random(&state);
+        (void)varve_decode(&t, bytes, payload.n, &chunk, back);
+        free(bytes);
+    }
+    free(elements);
+    free(back);
+    free(tokens);
+    free(payload.data);
+    varve_tables_free(&t);
+}
+
+static void damaged_tables(void) {
+    const varve_shape s = {1, 8};
+    text_buffer bytes = {0};
+    build(&s, &bytes);
+    uint64_t state = 4;
+    for (size_t n = 0; n < bytes.n; n += 1 + n / 50) {
+        varve_tables t;
+        text_buffer part = {mem_copy_text(bytes.data, n), n, n};
+        CU_ASSERT_EQUAL(read_tables(&s, &part, &t), STATUS_REFUSED);
+        varve_tables_free(&t);
+        free(part.data);
+    }
+    for (int i = 0; i < 1000; i++) {
+        varve_tables t;
+        text_buffer part = {mem_copy_text(bytes.data, bytes.n), bytes.n, bytes.n};
+        part.data[harness_random(&state) % part.n] = (char)harness_random(&state);
+        (void)read_tables(&s, &part, &t);
+        varve_tables_free(&t);
+        free(part.data);
+    }
+    free(bytes.data);
+}
+
+/* ---- keys ---- */
+
+static void turns(void) {
+    enum { WIDTH = 64 };
+    float frequencies[WIDTH / 2], turned[WIDTH], x[WIDTH], y[WIDTH];
+    uint64_t state = 2;
+    double worst = 0;
+    for (int i = 0; i < WIDTH / 2; i++)
+        frequencies[i] = (float)pow(5e5, -2.0 * i / WIDTH);
+    for (int64_t pos = 0; pos < 2000000; pos = pos * 3 + 1) {
+        key_turns_of(frequencies, WIDTH, pos, turned);
+        for (int i = 0; i < WIDTH / 2; i++) {
+            const double angle = (double)(float)((double)pos * (double)frequencies[i]);
+            worst = fmax(worst, fabs(cos(angle) - (double)turned[i]));
+            worst = fmax(worst, fabs(sin(angle) - (double)turned[i + WIDTH / 2]));
+        }
+        for (int i = 0; i < WIDTH; i++)
+            x[i] = y[i] = harness_random_normal(&state);
+        key_turn(turned, WIDTH, y);
+        key_turn_back(turned, WIDTH, y);
+        for (int i = 0; i < WIDTH; i++)
+            CU_ASSERT(fabsf(x[i] - y[i]) < 1e-6f * (1 + fabsf(x[i])));
+    }
+    CU_ASSERT(worst < 6e-8);
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"round_trips", round_trips},
+        {"steps", steps},
+        {"odd_values", odd_values},
+        {"sinks", sinks},
+        {"damaged", damaged},
+        {"damaged_tables", damaged_tables},
+        {"turns", turns},
+        CU_TEST_INFO_NULL,
+    };
+    return harness_run(&argc, &argv, "varve", tests);
+}
