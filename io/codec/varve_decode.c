@@ -10,8 +10,10 @@ typedef struct decoder {
     varve_head head;
     byte_reader runs, grades, marks, kept, escapes;
     rans_decoder stream;
-    uint32_t mark, next_mark; /* the next mark, and how many were taken before it */
-    int64_t *positions;       /* [n_tokens] */
+    uint32_t mark, next_mark;    /* the next mark, and how many were taken before it */
+    int64_t *positions;          /* [n_tokens] */
+    const varve_class **classes; /* of a basis's components [numbers], and */
+    int8_t *symbols;             /* [numbers, TILE] */
     char *elements;
 } decoder;
 
@@ -78,23 +80,33 @@ static bool begin(decoder *d, const void *payload, size_t n_bytes) {
 
 /* ---- a layer of a tile ---- */
 
+/* Of a component of a pair, what its symbols do not say. */
+static void take_escapes(decoder *d, const varve_class *of, const int8_t *symbols, int16_t *pair) {
+    const int8_t escape = (int8_t)(of->most + 1);
+    if (!memchr(symbols, escape, VARVE_TILE)) return;
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
+        int16_t symbol;
+        if (symbols[lane] != escape) continue;
+        byte_reader_take(&d->escapes, &symbol, sizeof symbol);
+        if (abs(symbol) > VARVE_LARGEST_SYMBOL) symbol = 0;
+        pair[2 * lane] = varve_component(of->shifts, symbol);
+    }
+}
+
 static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int grade, uint32_t coded) {
-    int8_t symbols[VARVE_TILE];
-    for (const varve_basis *b = bases; b < bases + n_bases; b++)
+    const varve_tile *tile = &d->tile;
+    for (const varve_basis *b = bases; b < bases + n_bases; b++) {
+        int16_t *components = tile->components + (size_t)b->first * VARVE_TILE;
         for (int c = 0; c < b->n; c++) {
             const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], d->head.step_level);
-            const varve_class *of = &d->tile.tables->classes[at];
-            memset(symbols, 0, sizeof symbols);
-            if (!of->is_silent) d->tile.loops->take(&d->stream, of->slots, coded, symbols);
-            for (int lane = 0; lane < VARVE_TILE; lane++) {
-                int16_t symbol = symbols[lane];
-                if (!of->is_silent && symbol == of->most + 1) {
-                    byte_reader_take(&d->escapes, &symbol, sizeof symbol);
-                    if (abs(symbol) > VARVE_LARGEST_SYMBOL) symbol = 0;
-                }
-                *varve_pair(d->tile.components, b->first + c, lane) = varve_component(of, symbol);
-            }
+            d->classes[c] = &tile->tables->classes[at];
         }
+        tile->loops->take(&d->stream, d->classes, b->n, coded, d->symbols);
+        tile->loops->dequantise(d->classes, b->n, d->symbols, components);
+        for (int c = 0; c < b->n; c++)
+            if (!d->classes[c]->is_silent)
+                take_escapes(d, d->classes[c], d->symbols + c * VARVE_TILE, varve_pair(components, c, 0));
+    }
 }
 
 static char *elements_of(const decoder *d, int layer, int part, int token) {
@@ -134,10 +146,9 @@ static bool decode_layer(decoder *d, int tile, int layer, int grade) {
     take_symbols(d, bases, n_bases, grade, coded);
     varve_tile_predict(&d->tile, model_layer, layer == 0);
     varve_tile_rebuild(&d->tile, model_layer, layer == 0, d->head.step * varve_grade_factors[grade]);
-    for (int lane = 0; lane < d->tile.n_tokens; lane++)
-        for (int part = 0; part < N_KV_PARTS && coded >> lane & 1; part++)
-            varve_tile_store(&d->tile, model_layer, (kv_part)part, lane, d->chunk->type,
-                             elements_of(d, layer, part, tile * VARVE_TILE + lane));
+    for (int part = 0; part < N_KV_PARTS; part++)
+        varve_tile_store(&d->tile, model_layer, (kv_part)part, d->chunk->type,
+                         elements_of(d, layer, part, tile * VARVE_TILE));
     for (; d->mark >> 6 == varve_mark(tile, layer, 0, false) >> 6; next_mark(d))
         take_kept(d, tile, layer);
     varve_tile_next(&d->tile);
@@ -150,10 +161,10 @@ static bool decode_tile(decoder *d, int tile) {
     byte_reader_take(&d->grades, &grade, sizeof grade);
     if (grade >= VARVE_GRADES) return false;
     varve_tile_begin(&d->tile, left < VARVE_TILE ? left : VARVE_TILE);
+    memcpy(d->tile.positions, d->positions + tile * VARVE_TILE,
+           (size_t)d->tile.n_tokens * sizeof *d->positions);
     for (int layer = 0; layer < d->chunk->n_layers; layer++) {
-        const float *frequencies = d->tile.tables->layers[d->chunk->first_layer + layer].frequencies;
-        for (int lane = 0; lane < d->tile.n_tokens; lane++)
-            varve_tile_turn(&d->tile, frequencies, lane, d->positions[tile * VARVE_TILE + lane]);
+        varve_tile_turn(&d->tile, d->chunk->first_layer + layer);
         if (!decode_layer(d, tile, layer, grade)) return false;
     }
     return true;
@@ -164,6 +175,8 @@ status varve_decode(const varve_tables *t, const void *payload, size_t n_bytes, 
     decoder d = {.chunk = chunk, .elements = elements};
     d.positions = mem_new((size_t)chunk->n_tokens, sizeof *d.positions);
     varve_tile_open(t, VARVE_FAST, &d.tile);
+    d.classes = mem_new((size_t)d.tile.n_numbers, sizeof *d.classes);
+    d.symbols = mem_new((size_t)d.tile.n_numbers, VARVE_TILE);
     bool good = begin(&d, payload, n_bytes);
     d.tile.kind = (varve_kind)d.head.kind;
     next_mark(&d);
@@ -173,5 +186,7 @@ status varve_decode(const varve_tables *t, const void *payload, size_t n_bytes, 
            rans_is_over(&d.stream);
     varve_tile_close(&d.tile);
     free(d.positions);
+    free(d.classes);
+    free(d.symbols);
     return good ? STATUS_OK : status_refuse("a chunk of kvarve that is damaged");
 }

@@ -89,17 +89,9 @@ static void keep_token(encoder *e, const void *elements, int tile, int layer, in
 }
 
 static void read_values(encoder *e, const void *elements, int tile, int layer) {
-    const int n = e->tile.n_numbers;
-    float *values = mem_new((size_t)n, sizeof *values);
-    memset(e->values, 0, (size_t)n * VARVE_TILE * sizeof *e->values);
-    for (int lane = 0; lane < e->tile.n_tokens; lane++) {
-        for (int part = 0; part < N_KV_PARTS; part++)
-            varve_tile_values(&e->tile, e->chunk->first_layer + layer, (kv_part)part, lane, e->chunk->type,
-                              elements_of(e, elements, layer, part, tile * VARVE_TILE + lane), values);
-        for (int j = 0; j < n; j++)
-            e->values[j * VARVE_TILE + lane] = values[j];
-    }
-    free(values);
+    for (int part = 0; part < N_KV_PARTS; part++)
+        varve_tile_values(&e->tile, e->chunk->first_layer + layer, (kv_part)part, e->chunk->type,
+                          elements_of(e, elements, layer, part, tile * VARVE_TILE), e->values);
 }
 
 /* Symbols of all components; the lanes in which one is too large. */
@@ -137,7 +129,7 @@ static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, in
             for (int lane = 0; lane < VARVE_TILE; lane++) {
                 const bool is_coded = e->coded >> lane & 1;
                 const int16_t symbol = is_coded ? e->symbols[(b->first + c) * VARVE_TILE + lane] : 0;
-                *varve_pair(e->tile.components, b->first + c, lane) = varve_component(of, symbol);
+                *varve_pair(e->tile.components, b->first + c, lane) = varve_component(of->shifts, symbol);
                 if (of->is_silent) continue;
                 const bool escapes = abs(symbol) > of->most;
                 if (escapes) text_append(&e->escapes, (const char *)&symbol, sizeof symbol);
@@ -196,10 +188,10 @@ static int grade_of(const encoder *e, int tile) {
 static void encode_tile(encoder *e, const void *elements, int tile, int grade) {
     const int left = e->chunk->n_tokens - tile * VARVE_TILE;
     varve_tile_begin(&e->tile, left < VARVE_TILE ? left : VARVE_TILE);
+    for (int lane = 0; lane < e->tile.n_tokens; lane++)
+        e->tile.positions[lane] = e->tokens[tile * VARVE_TILE + lane].position;
     for (int layer = 0; layer < e->chunk->n_layers; layer++) {
-        const float *frequencies = e->tile.tables->layers[e->chunk->first_layer + layer].frequencies;
-        for (int lane = 0; lane < e->tile.n_tokens; lane++)
-            varve_tile_turn(&e->tile, frequencies, lane, e->tokens[tile * VARVE_TILE + lane].position);
+        varve_tile_turn(&e->tile, e->chunk->first_layer + layer);
         encode_layer(e, elements, tile, layer, grade);
     }
 }

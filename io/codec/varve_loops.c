@@ -2,9 +2,17 @@
 
 #include <stddef.h>
 
-extern const varve_loops varve_loops_portable;
+#if defined(__x86_64__)
+extern const varve_loops varve_loops_avx2;
+#endif
 
-const varve_loops *const varve_loops_all[] = {&varve_loops_portable, NULL};
+const varve_loops *const varve_loops_all[] = {
+#if defined(__x86_64__)
+    &varve_loops_avx2,
+#endif
+    &varve_loops_portable,
+    NULL,
+};
 
 const varve_loops *varve_loops_best(void) {
     size_t i = 0;

@@ -6,28 +6,71 @@
 #include <stdint.h>
 
 #include "io/codec/rans.h"
+#include "io/codec/varve_tables.h"
+#include "kernels/convert.h"
 
-enum { VARVE_TILE = RANS_LANES };
+enum { VARVE_TILE = RANS_LANES, VARVE_SYMBOL_UNIT = 64 };
+
+/* K or V of one head of a tile's tokens: numbers are `unit` each and lie around the means; keys turn by
+ * cosines and sines [width, TILE] (io/codec/key_turns.h, by token), values do not (NULL). Elements are rows
+ * [width], a token's `stride` bytes behind the one's before. */
+typedef struct varve_rows {
+    int width, n_tokens;
+    const float *means; /* [width] */
+    float unit;
+    const float *turns;
+    dtype type;
+    size_t stride;
+    float *room; /* [width, TILE] */
+} varve_rows;
 
 typedef struct varve_loops {
     const char *isa;
     bool (*is_available)(void);
 
-    /* out[n_out, TILE] = sum over n_listed pairs p of the list: matrix[p, j, 0] * in[p, t, 0] +
-     * matrix[p, j, 1] * in[p, t, 1], for number j and token t; what overflows wraps around. */
-    void (*sum_pairs)(const int16_t *matrix, int n_out, const int16_t *in, const uint16_t *list, int n_listed,
-                      int32_t *out);
+    /* out[n_out, TILE] = sum over the n_listed pairs p of the list, of n_pairs: matrix[j / 2, p, j % 2, 0] *
+     * in[p, t, 0] + matrix[j / 2, p, j % 2, 1] * in[p, t, 1], for number j and token t; what overflows wraps
+     * around. n_out is even. */
+    void (*sum_pairs)(const int16_t *matrix, int n_out, int n_pairs, const int16_t *in, const uint16_t *list,
+                      int n_listed, int32_t *out);
 
-    /* out[n, TILE] = components of in[n, TILE], by the transposed pairs of a basis [n / 2, n, 2], in units of
-     * 2^VARVE_BASIS_BITS. For encoding: other instruction sets give other last bits. */
+    /* out[n, TILE] = components of in[n, TILE], by the pairs of a basis (io/codec/varve_tables.h), in units
+     * of 2^VARVE_BASIS_BITS. For encoding: other instruction sets give other last bits. */
     void (*project)(const int16_t *pairs, int n, const float *in, float *out);
 
-    /* The next symbol of each lane that the mask has; 0 in others. slots: rans_slot of each number. */
-    void (*take)(rans_decoder *d, const uint32_t *slots, uint32_t mask, int8_t *symbols);
+    /* symbols[n, TILE] = the next ones of each lane that the mask has, of these classes; 0 in others. */
+    void (*take)(rans_decoder *d, const varve_class *const *classes, int n, uint32_t mask, int8_t *symbols);
+
+    /* components[n / 2, TILE, 2] of symbols[n, TILE], by varve_component. */
+    void (*dequantise)(const varve_class *const *classes, int n, const int8_t *symbols, int16_t *components);
+
+    /* numbers[n / 2, TILE, 2] = sums[n, TILE] * scale + predicted[n, TILE], by varve_round_number. */
+    void (*round_sums)(const int32_t *sums, float scale, const float *predicted, int n, int16_t *numbers);
+
+    /* Elements from numbers[width / 2, TILE, 2], and values[width, TILE] (in units) from elements. */
+    void (*store)(const varve_rows *rows, const int16_t *numbers, void *elements);
+    void (*load)(const varve_rows *rows, const void *elements, float *values);
 } varve_loops;
+
+/* What a symbol up to VARVE_LARGEST_SYMBOL stands for, by the shifts of its class. */
+static inline int16_t varve_component(const int8_t *shifts, int symbol) {
+    const int size = symbol < 0 ? -symbol : symbol;
+    const int shift = size > 2 ? shifts[2] : size == 2 ? shifts[1] : size == 1 ? shifts[0] : 0;
+    const int units = size * VARVE_SYMBOL_UNIT + shift;
+    return (int16_t)(symbol < 0 ? -units : units);
+}
+
+/* To the nearest, ties to even, and not beyond 32767; of a NaN -32767. In float32, a number beside 1.5 * 2^23
+ * has no bits for a fraction, and its lowest ones are those of the whole number. */
+static inline int16_t varve_round_number(float x) {
+    const float above = x > -32767 ? x : -32767, within = above < 32767 ? above : 32767;
+    return (int16_t)(uint16_t)bits_of(within + 0x1.8p23f);
+}
 
 /* Best first; NULL at the end. */
 extern const varve_loops *const varve_loops_all[];
 
 /* The best that this processor has. */
 const varve_loops *varve_loops_best(void);
+
+extern const varve_loops varve_loops_portable;

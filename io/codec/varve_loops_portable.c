@@ -1,18 +1,19 @@
+/* Tiles on any processor. */
 #include <string.h>
 
-#include "io/codec/varve_loops.h"
+#include "io/codec/varve_tile_loops.h"
 
 static bool is_available(void) {
     return true;
 }
 
-static void sum_pairs(const int16_t *matrix, int n_out, const int16_t *in, const uint16_t *list, int n_listed,
-                      int32_t *out) {
+static void sum_pairs(const int16_t *matrix, int n_out, int n_pairs, const int16_t *in, const uint16_t *list,
+                      int n_listed, int32_t *out) {
     for (int j = 0; j < n_out; j++) {
+        const int16_t *row = matrix + ((size_t)(j / 2) * (size_t)n_pairs * 2 + (size_t)j % 2) * 2;
         uint32_t sums[VARVE_TILE] = {0};
         for (int i = 0; i < n_listed; i++) {
-            const int16_t *x = in + (size_t)list[i] * VARVE_TILE * 2;
-            const int16_t *m = matrix + ((size_t)list[i] * (size_t)n_out + (size_t)j) * 2;
+            const int16_t *x = in + (size_t)list[i] * VARVE_TILE * 2, *m = row + (size_t)list[i] * 4;
             for (int t = 0; t < VARVE_TILE; t++)
                 sums[t] += (uint32_t)(m[0] * x[2 * t]) + (uint32_t)(m[1] * x[2 * t + 1]);
         }
@@ -21,25 +22,26 @@ static void sum_pairs(const int16_t *matrix, int n_out, const int16_t *in, const
 }
 
 static void project(const int16_t *pairs, int n, const float *in, float *out) {
-    for (int c = 0; c < n; c++) {
-        float *sums = out + (size_t)c * VARVE_TILE;
-        memset(sums, 0, VARVE_TILE * sizeof *sums);
-        for (int j = 0; j < n; j++) {
-            const float share = (float)pairs[((size_t)(c / 2) * (size_t)n + (size_t)j) * 2 + (size_t)c % 2];
+    memset(out, 0, (size_t)n * VARVE_TILE * sizeof *out);
+    for (int j = 0; j < n; j++)
+        for (int c = 0; c < n; c++) {
+            const int16_t *pair = pairs + ((size_t)(j / 2) * (size_t)n + (size_t)(c / 2 * 2 + j % 2)) * 2;
+            const float share = pair[c % 2];
             for (int t = 0; t < VARVE_TILE; t++)
-                sums[t] += share * in[(size_t)j * VARVE_TILE + (size_t)t];
+                out[c * VARVE_TILE + t] += share * in[j * VARVE_TILE + t];
         }
-    }
 }
 
-static void take(rans_decoder *d, const uint32_t *slots, uint32_t mask, int8_t *symbols) {
-    memset(symbols, 0, VARVE_TILE);
-    for (size_t lane = 0; lane < VARVE_TILE; lane++) {
-        if (!(mask >> lane & 1)) continue;
-        const uint32_t slot = slots[rans_peek(d, lane)];
-        rans_advance(d, lane, (rans_range){(uint16_t)(slot >> 8 & 0xfff), (uint16_t)(slot >> 20)});
-        symbols[lane] = (int8_t)slot;
-    }
+static void take(rans_decoder *d, const varve_class *const *classes, int n, uint32_t mask, int8_t *symbols) {
+    memset(symbols, 0, (size_t)n * VARVE_TILE);
+    for (int c = 0; c < n; c++)
+        for (size_t lane = 0; lane < VARVE_TILE; lane++) {
+            if (classes[c]->is_silent || !(mask >> lane & 1)) continue;
+            const uint32_t slot = classes[c]->slots[rans_peek(d, lane)];
+            rans_advance(d, lane, (rans_range){(uint16_t)(slot >> 8 & 0xfff), (uint16_t)(slot >> 20)});
+            symbols[(size_t)c * VARVE_TILE + lane] = (int8_t)slot;
+        }
 }
 
-const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, project, take};
+const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, project,  take,
+                                          dequantise, round_sums,   store,     load_rows};

@@ -5,7 +5,7 @@
 #include "io/codec/varve.h"
 #include "io/codec/varve_loops.h"
 
-enum { VARVE_NUMBER_UNIT = 256, VARVE_SYMBOL_UNIT = 64, VARVE_GRADES = 3 };
+enum { VARVE_NUMBER_UNIT = 256, VARVE_GRADES = 3 };
 
 /* As in a file, little-endian. Behind it: runs [n_runs], the tiles' grades [n_tiles] and zeros to a multiple
  * of 4 bytes, marks [n_marks] in rising order, what they keep, escapes [n_escapes] of 2 bytes, the stream. */
@@ -40,22 +40,27 @@ typedef struct varve_tile {
     varve_kind kind;
     int n_numbers;
     int n_tokens;
-    float *turns;     /* [TILE, width] */
-    int16_t *before;  /* numbers of the layer before, and */
-    int16_t *numbers; /* of this one */
+    int64_t positions[VARVE_TILE];
+    const float *turned; /* the frequencies of the turns; NULL before the first */
+    float *turns;        /* [width, TILE] */
+    int16_t *before;     /* numbers of the layer before, and */
+    int16_t *numbers;    /* of this one */
     int16_t *components;
     float *predicted; /* [numbers, TILE] */
-    int32_t *sums;    /* [numbers, TILE] */
+    int32_t *sums;    /* sums of some numbers */
     uint16_t *list;   /* [numbers / 2] */
-    float *row;       /* [width] */
+    float *row;       /* [2, width]: a token's, and its turns */
+    float *room;      /* [width, TILE] */
 } varve_tile;
 
 void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out);
 void varve_tile_close(varve_tile *tile);
 
-/* The tile's tokens are these. */
+/* The tile's tokens are n_tokens from now on, whose positions the caller sets. */
 void varve_tile_begin(varve_tile *tile, int n_tokens);
-void varve_tile_turn(varve_tile *tile, const float *frequencies, int lane, int64_t position);
+
+/* Go on to this layer's turns, which are mostly those of the layer before. */
+void varve_tile_turn(varve_tile *tile, int layer);
 
 /* The bases of a layer of the chunk, and how many. */
 const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_first, int *n);
@@ -73,20 +78,14 @@ static inline int16_t *varve_pair(int16_t *pairs, int i, int lane) {
     return pairs + ((size_t)(i / 2) * VARVE_TILE + (size_t)lane) * 2 + (size_t)i % 2;
 }
 
-/* Elements [heads, width] of K or V of a lane's token from its numbers, and its values [numbers] (units, not
- * 256ths) or numbers from elements. */
-void varve_tile_store(const varve_tile *tile, int layer, kv_part part, int lane, dtype type, void *elements);
-void varve_tile_values(const varve_tile *tile, int layer, kv_part part, int lane, dtype type,
-                       const void *elements, float *values);
-void varve_tile_load(varve_tile *tile, int layer, kv_part part, int lane, dtype type, const void *elements);
+/* Elements [n_tokens, heads, width] of K or V of the tile's tokens from their numbers, and their values
+ * [numbers, TILE] (units, not 256ths) from elements. */
+void varve_tile_store(const varve_tile *tile, int layer, kv_part part, dtype type, void *elements);
+void varve_tile_values(const varve_tile *tile, int layer, kv_part part, dtype type, const void *elements,
+                       float *values);
 
-/* What a symbol up to VARVE_LARGEST_SYMBOL stands for. */
-static inline int16_t varve_component(const varve_class *c, int symbol) {
-    const int size = symbol < 0 ? -symbol : symbol;
-    if (size == 0) return 0;
-    const int units = size * VARVE_SYMBOL_UNIT + c->shifts[size < 3 ? size - 1 : 2];
-    return (int16_t)(symbol < 0 ? -units : units);
-}
+/* Numbers of one lane's token from its elements [heads, width]. */
+void varve_tile_load(varve_tile *tile, int layer, kv_part part, int lane, dtype type, const void *elements);
 
 /* Bytes of a token of a layer that is kept with 8 bits, and elements [heads, width] of K or V from its half
  * of them. */

@@ -41,7 +41,8 @@ static bool take_floats(byte_reader *r, float *out, int n, bool positive) {
     return good;
 }
 
-/* A matrix [n, n], row by row, of numbers of item_bytes, as pairs of rows or of columns. */
+/* A matrix [n, n], row by row, of numbers of item_bytes, as pairs of rows, or of columns, in the order of
+ * varve_basis. */
 static bool read_pairs(byte_reader *r, size_t n, size_t item_bytes, bool of_rows, int16_t **out) {
     if (r->n / n / n < item_bytes) return false;
     *out = mem_new(n * n, sizeof **out);
@@ -54,7 +55,8 @@ static bool read_pairs(byte_reader *r, size_t n, size_t item_bytes, bool of_rows
                 byte_reader_take(r, &small, sizeof small);
             else
                 byte_reader_take(r, &number, sizeof number);
-            (*out)[(of / 2 * n + at) * 2 + of % 2] = item_bytes == sizeof small ? small : number;
+            (*out)[(at / 2 * n + of / 2 * 2 + at % 2) * 2 + of % 2] =
+                item_bytes == sizeof small ? small : number;
         }
     return true;
 }

@@ -45,12 +45,12 @@ static inline int varve_n_blocks(const varve_shape *s) {
 int varve_number(const varve_shape *s, kv_part part, int head);
 
 typedef struct varve_basis {
-    int first, n;    /* of numbers [first, first + n); n is even */
-    int16_t *pairs;  /* [n / 2, n, 2]: of each two components, their shares in number first + j */
-    int16_t *levels; /* [n] of components: their deviations are 2^(level / VARVE_OCTAVE) */
-    int16_t
-        *shares; /* [n / 2, n, 2]: of each two of these numbers of the layer before, their shares in ... */
-    float *predicted; /* [n] ... the prediction of number first + j, in these units. NULL: there is none */
+    int first, n;     /* of numbers [first, first + n); n is even */
+    int16_t *pairs;   /* [n / 2, n / 2, 2, 2]: of two numbers at a time, for each two components, their shares
+                         in the first number and in the second */
+    int16_t *levels;  /* [n] of components: their deviations are 2^(level / VARVE_OCTAVE) */
+    int16_t *shares;  /* as pairs: of numbers of the layer before, their shares in ... */
+    float *predicted; /* [n] ... the prediction of each number, in these units. NULL: there is none */
 } varve_basis;
 
 typedef enum varve_bases {

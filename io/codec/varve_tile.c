@@ -1,10 +1,11 @@
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/codec/key_turns.h"
 #include "io/codec/varve_private.h"
 #include "kernels/convert.h"
+
+enum { VARVE_BLOCK = 64 }; /* numbers at a time, whose sums stay in the first cache */
 
 const float varve_grade_factors[VARVE_GRADES] = {1, 0.5f, 0.25f};
 const int varve_grade_classes[VARVE_GRADES] = {0, VARVE_OCTAVE, 2 * VARVE_OCTAVE};
@@ -13,13 +14,14 @@ void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out) {
     const size_t n = (size_t)varve_n_numbers(&t->shape), width = (size_t)t->shape.width;
     *out = (varve_tile){.tables = t, .loops = varve_loops_best(), .kind = kind, .n_numbers = (int)n};
     out->turns = mem_new(width * VARVE_TILE, sizeof(float));
+    out->room = mem_new(width * VARVE_TILE, sizeof(float));
     out->before = mem_new(n * VARVE_TILE, sizeof(int16_t));
     out->numbers = mem_new(n * VARVE_TILE, sizeof(int16_t));
     out->components = mem_new(n * VARVE_TILE, sizeof(int16_t));
     out->predicted = mem_new(n * VARVE_TILE, sizeof(float));
-    out->sums = mem_new(n * VARVE_TILE, sizeof(int32_t));
+    out->sums = mem_new((size_t)VARVE_BLOCK * VARVE_TILE, sizeof(int32_t));
     out->list = mem_new(n / 2, sizeof(uint16_t));
-    out->row = mem_new(width, sizeof(float));
+    out->row = mem_new(2 * width, sizeof(float));
 }
 
 void varve_tile_close(varve_tile *tile) {
@@ -31,15 +33,25 @@ void varve_tile_close(varve_tile *tile) {
     free(tile->sums);
     free(tile->list);
     free(tile->row);
+    free(tile->room);
 }
 
 void varve_tile_begin(varve_tile *tile, int n_tokens) {
     tile->n_tokens = n_tokens;
+    tile->turned = NULL;
 }
 
-void varve_tile_turn(varve_tile *tile, const float *frequencies, int lane, int64_t position) {
+void varve_tile_turn(varve_tile *tile, int layer) {
     const int width = tile->tables->shape.width;
-    key_turns_of(frequencies, width, position, tile->turns + (size_t)lane * (size_t)width);
+    const float *frequencies = tile->tables->layers[layer].frequencies;
+    if (tile->turned && memcmp(frequencies, tile->turned, (size_t)width / 2 * sizeof *frequencies) == 0)
+        return;
+    tile->turned = frequencies;
+    for (int lane = 0; lane < tile->n_tokens; lane++) {
+        key_turns_of(frequencies, width, tile->positions[lane], tile->row);
+        for (int i = 0; i < width; i++)
+            tile->turns[i * VARVE_TILE + lane] = tile->row[i];
+    }
 }
 
 const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_first, int *n) {
@@ -52,10 +64,15 @@ const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_f
 
 /* The pairs of in[n / 2, TILE, 2] that are not all zero; how many. */
 static int list_pairs(const int16_t *in, int n, uint16_t *list) {
-    static const int16_t zeros[VARVE_TILE * 2];
     int n_listed = 0;
-    for (int i = 0; i < n / 2; i++)
-        if (memcmp(in + (size_t)i * VARVE_TILE * 2, zeros, sizeof zeros) != 0) list[n_listed++] = (uint16_t)i;
+    for (int i = 0; i < n / 2; i++) {
+        uint64_t words[VARVE_TILE / 2], any = 0;
+        memcpy(words, in + (size_t)i * VARVE_TILE * 2, sizeof words);
+        for (int k = 0; k < VARVE_TILE / 2; k++)
+            any |= words[k];
+        list[n_listed] = (uint16_t)i;
+        n_listed += any != 0;
+    }
     return n_listed;
 }
 
@@ -64,16 +81,17 @@ void varve_tile_predict(varve_tile *tile, int layer, bool is_first) {
     const varve_basis *bases = varve_tile_bases(tile, layer, is_first, &n_bases);
     memset(tile->predicted, 0, (size_t)tile->n_numbers * VARVE_TILE * sizeof *tile->predicted);
     for (const varve_basis *b = bases; b < bases + n_bases && b->shares; b++) {
-        const size_t begin = (size_t)b->first * VARVE_TILE;
-        const int n_listed = list_pairs(tile->before + begin, b->n, tile->list);
-        tile->loops->sum_pairs(b->shares, b->n, tile->before + begin, tile->list, n_listed, tile->sums);
-        for (size_t i = 0; i < (size_t)b->n * VARVE_TILE; i++)
-            tile->predicted[begin + i] = (float)tile->sums[i] * b->predicted[i / VARVE_TILE];
+        const int16_t *in = tile->before + (size_t)b->first * VARVE_TILE;
+        const int n_listed = list_pairs(in, b->n, tile->list);
+        for (int j = 0; j < b->n; j += VARVE_BLOCK) {
+            const int n = b->n - j < VARVE_BLOCK ? b->n - j : VARVE_BLOCK;
+            float *predicted = tile->predicted + (size_t)(b->first + j) * VARVE_TILE;
+            tile->loops->sum_pairs(b->shares + (size_t)j * (size_t)b->n, n, b->n / 2, in, tile->list,
+                                   n_listed, tile->sums);
+            for (int i = 0; i < n * VARVE_TILE; i++)
+                predicted[i] = (float)tile->sums[i] * b->predicted[j + i / VARVE_TILE];
+        }
     }
-}
-
-static int16_t round_number(float x) {
-    return (int16_t)nearbyintf(fminf(fmaxf(x, -32767), 32767)); /* of NaN: the least */
 }
 
 void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step) {
@@ -83,15 +101,14 @@ void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step) 
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
         const int16_t *in = tile->components + (size_t)b->first * VARVE_TILE;
         const int n_listed = list_pairs(in, b->n, tile->list);
-        tile->loops->sum_pairs(b->pairs, b->n, in, tile->list, n_listed,
-                               tile->sums + (size_t)b->first * VARVE_TILE);
-    }
-    for (int j = 0; j < tile->n_numbers; j++)
-        for (int t = 0; t < VARVE_TILE; t++) {
-            const size_t i = (size_t)j * VARVE_TILE + (size_t)t;
-            *varve_pair(tile->numbers, j, t) =
-                round_number((float)tile->sums[i] * scale + tile->predicted[i]);
+        for (int j = 0; j < b->n; j += VARVE_BLOCK) {
+            const int n = b->n - j < VARVE_BLOCK ? b->n - j : VARVE_BLOCK;
+            const size_t begin = (size_t)(b->first + j) * VARVE_TILE;
+            tile->loops->sum_pairs(b->pairs + (size_t)j * (size_t)b->n, n, b->n / 2, in, tile->list, n_listed,
+                                   tile->sums);
+            tile->loops->round_sums(tile->sums, scale, tile->predicted + begin, n, tile->numbers + begin);
         }
+    }
 }
 
 void varve_tile_next(varve_tile *tile) {
@@ -109,45 +126,54 @@ void varve_set_element(dtype type, void *elements, size_t i, float x) {
         ((uint16_t *)elements)[i] = bf16_of_float(x);
 }
 
-void varve_tile_store(const varve_tile *tile, int layer, kv_part part, int lane, dtype type, void *elements) {
+static varve_rows rows_of(const varve_tile *tile, int layer, kv_part part, int head, dtype type) {
     const varve_layer *l = &tile->tables->layers[layer];
     const varve_shape *s = &tile->tables->shape;
-    const float unit = l->units[part] / VARVE_NUMBER_UNIT;
+    return (varve_rows){.width = s->width,
+                        .n_tokens = tile->n_tokens,
+                        .means = l->means + varve_number(s, part, head),
+                        .unit = l->units[part],
+                        .turns = part == KV_PART_K ? tile->turns : NULL,
+                        .type = type,
+                        .stride = (size_t)(s->n_heads * s->width) * dtype_bytes(type),
+                        .room = tile->room};
+}
+
+void varve_tile_store(const varve_tile *tile, int layer, kv_part part, dtype type, void *elements) {
+    const varve_shape *s = &tile->tables->shape;
     for (int head = 0; head < s->n_heads; head++) {
-        const int first = varve_number(s, part, head);
-        for (int i = 0; i < s->width; i++)
-            tile->row[i] = l->means[first + i] + (float)*varve_pair(tile->numbers, first + i, lane) * unit;
-        if (part == KV_PART_K) key_turn(tile->turns + (size_t)lane * (size_t)s->width, s->width, tile->row);
-        for (int i = 0; i < s->width; i++)
-            varve_set_element(type, elements, (size_t)(head * s->width + i), tile->row[i]);
+        varve_rows rows = rows_of(tile, layer, part, head, type);
+        rows.unit /= VARVE_NUMBER_UNIT;
+        tile->loops->store(&rows, tile->numbers + varve_number(s, part, head) * VARVE_TILE,
+                           (char *)elements + (size_t)(head * s->width) * dtype_bytes(type));
     }
 }
 
-void varve_tile_values(const varve_tile *tile, int layer, kv_part part, int lane, dtype type,
-                       const void *elements, float *values) {
-    const varve_layer *l = &tile->tables->layers[layer];
+void varve_tile_values(const varve_tile *tile, int layer, kv_part part, dtype type, const void *elements,
+                       float *values) {
     const varve_shape *s = &tile->tables->shape;
     for (int head = 0; head < s->n_heads; head++) {
-        const int first = varve_number(s, part, head);
-        for (int i = 0; i < s->width; i++)
-            tile->row[i] = float_at(type, elements, (size_t)(head * s->width + i));
-        if (part == KV_PART_K)
-            key_turn_back(tile->turns + (size_t)lane * (size_t)s->width, s->width, tile->row);
-        for (int i = 0; i < s->width; i++)
-            values[first + i] = (tile->row[i] - l->means[first + i]) / l->units[part];
+        const varve_rows rows = rows_of(tile, layer, part, head, type);
+        tile->loops->load(&rows, (const char *)elements + (size_t)(head * s->width) * dtype_bytes(type),
+                          values + varve_number(s, part, head) * VARVE_TILE);
     }
 }
 
 void varve_tile_load(varve_tile *tile, int layer, kv_part part, int lane, dtype type, const void *elements) {
+    const varve_layer *l = &tile->tables->layers[layer];
     const varve_shape *s = &tile->tables->shape;
-    float *values = mem_new((size_t)tile->n_numbers, sizeof *values);
-    varve_tile_values(tile, layer, part, lane, type, elements, values);
+    float *row = tile->row, *turns = tile->row + s->width;
+    for (int i = 0; i < s->width; i++)
+        turns[i] = tile->turns[i * VARVE_TILE + lane];
     for (int head = 0; head < s->n_heads; head++) {
         const int first = varve_number(s, part, head);
-        for (int i = first; i < first + s->width; i++)
-            *varve_pair(tile->numbers, i, lane) = round_number(values[i] * VARVE_NUMBER_UNIT);
+        for (int i = 0; i < s->width; i++)
+            row[i] = float_at(type, elements, (size_t)(head * s->width + i));
+        if (part == KV_PART_K) key_turn_back(turns, s->width, row);
+        for (int i = 0; i < s->width; i++)
+            *varve_pair(tile->numbers, first + i, lane) =
+                varve_round_number((row[i] - l->means[first + i]) / l->units[part] * VARVE_NUMBER_UNIT);
     }
-    free(values);
 }
 
 void varve_sink_decode(const varve_shape *s, const uint8_t *bytes, dtype type, void *elements) {

@@ -1,0 +1,297 @@
+/* tests/io/test_varve_loops.c: the inner loops of the codec kvarve: every instruction set that is here beside
+ * the portable one, to the bit where decoding needs it. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/varve_loops.h"
+#include "tests/fixtures/harness.h"
+
+static bool is_same(const void *a, const void *b, size_t n) {
+    return memcmp(a, b, n) == 0;
+}
+
+/* Of 16 bits: any, or only the outermost ones. */
+static int16_t draw_number(uint64_t *state, bool is_extreme) {
+    const uint64_t x = harness_random(state);
+    return is_extreme ? (x & 1 ? INT16_MIN : INT16_MAX) : (int16_t)(x >> 8);
+}
+
+/* ---- sums and components ---- */
+
+static void sums(void) {
+    static const int sizes[][2] = {{2, 1}, {2, 96}, {6, 3}, {64, 96}, {18, 128}, {64, 192}};
+    uint64_t state = 1;
+    for (size_t i = 0; i < 2 * sizeof sizes / sizeof *sizes; i++) {
+        const int n_out = sizes[i / 2][0], n_pairs = sizes[i / 2][1];
+        const size_t n_matrix = (size_t)(n_out * n_pairs) * 2, n_in = (size_t)n_pairs * VARVE_TILE * 2,
+                     n = (size_t)n_out * VARVE_TILE;
+        int16_t *matrix = mem_new(n_matrix, sizeof *matrix), *in = mem_new(n_in, sizeof *in);
+        uint16_t *list = mem_new((size_t)n_pairs, sizeof *list);
+        int32_t *expected = mem_new(n, sizeof *expected), *out = mem_new(n, sizeof *out);
+        for (size_t k = 0; k < n_matrix; k++)
+            matrix[k] = draw_number(&state, i % 2);
+        for (size_t k = 0; k < n_in; k++)
+            in[k] = draw_number(&state, i % 2);
+        for (int sparse = 1; sparse <= 4; sparse++) {
+            int n_listed = 0; /* of the last round: few or none */
+            for (int p = 0; p < n_pairs; p++)
+                if (harness_random(&state) % (1u << (4 * (sparse - 1))) == 0) list[n_listed++] = (uint16_t)p;
+            varve_loops_portable.sum_pairs(matrix, n_out, n_pairs, in, list, n_listed, expected);
+            for (int isa = 0; varve_loops_all[isa]; isa++) {
+                if (!varve_loops_all[isa]->is_available()) continue;
+                memset(out, 0x55, n * sizeof *out);
+                varve_loops_all[isa]->sum_pairs(matrix, n_out, n_pairs, in, list, n_listed, out);
+                CU_ASSERT(is_same(expected, out, n * sizeof *out));
+            }
+        }
+        free(matrix);
+        free(in);
+        free(list);
+        free(expected);
+        free(out);
+    }
+}
+
+/* What the header says, for one pair and one token. */
+static void sum_of_one(void) {
+    const int16_t matrix[] = {3, -5, INT16_MIN, INT16_MIN};
+    const uint16_t list[] = {0};
+    int16_t in[2 * VARVE_TILE] = {0};
+    int32_t out[2 * VARVE_TILE];
+    in[2 * 7] = in[2 * 7 + 1] = INT16_MIN;
+    for (int isa = 0; varve_loops_all[isa]; isa++) {
+        if (!varve_loops_all[isa]->is_available()) continue;
+        varve_loops_all[isa]->sum_pairs(matrix, 2, 1, in, list, 1, out);
+        CU_ASSERT_EQUAL(out[7], 2 * 32768);
+        CU_ASSERT_EQUAL(out[VARVE_TILE + 7], INT32_MIN);
+        CU_ASSERT_EQUAL(out[8], 0);
+    }
+}
+
+static void projections(void) {
+    static const int sizes[] = {2, 18, 192, 384};
+    uint64_t state = 2;
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const size_t n = (size_t)sizes[i];
+        int16_t *pairs = mem_new(n * n, sizeof *pairs);
+        float *in = mem_new(n * VARVE_TILE, sizeof *in), *out = mem_new(n * VARVE_TILE, sizeof *out);
+        double *expected = mem_new(n * VARVE_TILE, sizeof *expected);
+        for (size_t k = 0; k < n * n; k++)
+            pairs[k] = draw_number(&state, false);
+        for (size_t k = 0; k < n * VARVE_TILE; k++)
+            in[k] = harness_random_normal(&state);
+        for (size_t c = 0; c < n; c++) /* in the order of io/codec/varve_tables.h */
+            for (size_t j = 0; j < n; j++)
+                for (size_t t = 0; t < VARVE_TILE; t++)
+                    expected[c * VARVE_TILE + t] +=
+                        (double)in[j * VARVE_TILE + t] *
+                        (double)pairs[(j / 2 * n + c / 2 * 2 + j % 2) * 2 + c % 2];
+        for (int isa = 0; varve_loops_all[isa]; isa++) {
+            if (!varve_loops_all[isa]->is_available()) continue;
+            varve_loops_all[isa]->project(pairs, sizes[i], in, out);
+            CU_ASSERT(harness_nmse(out, expected, n * VARVE_TILE) < 1e-12);
+        }
+        free(pairs);
+        free(in);
+        free(expected);
+        free(out);
+    }
+}
+
+/* ---- symbols ---- */
+
+enum { N_CLASSES = 4, N_TAKEN = 24 };
+
+/* Classes of many and of few symbols, and one that is silent. */
+static varve_class *make_classes(void) {
+    static const int most[N_CLASSES] = {VARVE_MOST_SYMBOL, 1, 0, 5};
+    varve_class *classes = mem_new(N_CLASSES, sizeof *classes);
+    for (int i = 0; i < N_CLASSES; i++) {
+        varve_class *c = &classes[i];
+        int64_t counts[2 * VARVE_MOST_SYMBOL + 2];
+        uint16_t sizes[2 * VARVE_MOST_SYMBOL + 2];
+        const int n = 2 * most[i] + 2;
+        *c = (varve_class){.most = most[i], .is_silent = most[i] == 0, .shifts = {-21, 17, (int8_t)(i - 3)}};
+        for (int k = 0; k < n; k++)
+            counts[k] = 1 + 1000 / (1 + abs(k - most[i]) * abs(k - most[i]));
+        rans_share_out(counts, n, sizes);
+        for (int k = 0, at = 0; !c->is_silent && k < n; k++)
+            for (int end = at + sizes[k], start = at; at < end; at++)
+                c->slots[at] = rans_slot(k - most[i], (rans_range){(uint16_t)start, sizes[k]});
+    }
+    return classes;
+}
+
+/* Take all of a stream by an instruction set and by the portable one, in several calls. */
+static void compare_taking(const varve_loops *loops, const varve_class *const *classes, const uint32_t *masks,
+                           const uint8_t *stream, size_t n_bytes) {
+    int8_t expected[N_TAKEN * VARVE_TILE], symbols[N_TAKEN * VARVE_TILE];
+    rans_decoder a, b;
+    if (!rans_decoder_begin(&a, stream, n_bytes)) return;
+    b = a;
+    for (int c = 0; c < N_TAKEN; c += N_TAKEN / 4) {
+        memset(symbols, 0x55, sizeof symbols);
+        varve_loops_portable.take(&a, classes + c, N_TAKEN / 4, masks[c], expected);
+        loops->take(&b, classes + c, N_TAKEN / 4, masks[c], symbols);
+        CU_ASSERT(is_same(expected, symbols, N_TAKEN / 4 * VARVE_TILE));
+        CU_ASSERT(is_same(a.states, b.states, sizeof a.states));
+        CU_ASSERT(a.next == b.next && a.end == b.end && a.is_short == b.is_short);
+    }
+}
+
+/* Any stream has symbols, right or wrong, until it ends: in memory that ends there too. */
+static void taking(void) {
+    uint64_t state = 3;
+    varve_class *all = make_classes();
+    const int n_rounds = harness_is_slow() ? 200 : 2000;
+    for (int round = 0; round < n_rounds; round++) {
+        const varve_class *classes[N_TAKEN];
+        uint32_t masks[N_TAKEN];
+        const size_t n = harness_random(&state) % (round % 2 ? 1500u : 300u);
+        uint8_t *stream = mem_new(n, 1);
+        for (size_t i = 0; i < n; i++)
+            stream[i] = round % 3 || i >= RANS_HEAD_BYTES || i % 4 == 2 ? (uint8_t)harness_random(&state) : 0;
+        for (int c = 0; c < N_TAKEN; c++) {
+            classes[c] = &all[harness_random(&state) % N_CLASSES];
+            masks[c] = round % 5 == 0   ? UINT32_MAX
+                       : round % 5 == 1 ? 1u << (unsigned)(harness_random(&state) % 32)
+                                        : (uint32_t)(harness_random(&state) >> 16);
+        }
+        for (int isa = 0; varve_loops_all[isa]; isa++)
+            if (varve_loops_all[isa]->is_available())
+                compare_taking(varve_loops_all[isa], classes, masks, stream, n);
+        free(stream);
+    }
+    free(all);
+}
+
+static void dequantising(void) {
+    uint64_t state = 4;
+    varve_class *all = make_classes();
+    const varve_class *classes[N_TAKEN];
+    int8_t symbols[N_TAKEN * VARVE_TILE];
+    int16_t components[N_TAKEN * VARVE_TILE];
+    for (int c = 0; c < N_TAKEN; c++)
+        classes[c] = &all[c % N_CLASSES];
+    for (size_t i = 0; i < sizeof symbols; i++)
+        symbols[i] = i < 512 ? (int8_t)i : (int8_t)(harness_random(&state) % 7 - 3);
+    for (int isa = 0; varve_loops_all[isa]; isa++) {
+        if (!varve_loops_all[isa]->is_available()) continue;
+        bool good = true;
+        varve_loops_all[isa]->dequantise(classes, N_TAKEN, symbols, components);
+        for (int c = 0; c < N_TAKEN; c++)
+            for (int t = 0; t < VARVE_TILE; t++)
+                good &= components[(c / 2 * VARVE_TILE + t) * 2 + c % 2] ==
+                        varve_component(classes[c]->shifts, symbols[c * VARVE_TILE + t]);
+        CU_ASSERT(good);
+    }
+    CU_ASSERT_EQUAL(varve_component(all[0].shifts, 0), 0);
+    CU_ASSERT_EQUAL(varve_component(all[0].shifts, 1), 64 - 21);
+    CU_ASSERT_EQUAL(varve_component(all[0].shifts, -2), -128 - 17);
+    CU_ASSERT_EQUAL(varve_component(all[0].shifts, -100), -6400 + 3);
+    free(all);
+}
+
+/* ---- numbers and elements ---- */
+
+static void rounding(void) {
+    enum { N = 6 };
+    uint64_t state = 5;
+    int32_t given[N * VARVE_TILE];
+    float predicted[N * VARVE_TILE];
+    int16_t numbers[N * VARVE_TILE];
+    for (int i = 0; i < N * VARVE_TILE; i++) {
+        given[i] = (int32_t)(harness_random(&state) >> (i % 40));
+        predicted[i] = i % 7 ? 0.5f * (float)(i % 64 - 32) : i % 2 ? NAN : -INFINITY;
+    }
+    for (int isa = 0; varve_loops_all[isa]; isa++) {
+        if (!varve_loops_all[isa]->is_available()) continue;
+        bool good = true;
+        varve_loops_all[isa]->round_sums(given, 0.25f, predicted, N, numbers);
+        for (int j = 0; j < N; j++)
+            for (int t = 0; t < VARVE_TILE; t++) {
+                const float x = (float)given[j * VARVE_TILE + t] * 0.25f + predicted[j * VARVE_TILE + t];
+                const float expected = nearbyintf(fminf(fmaxf(x, -32767), 32767));
+                good &= (float)numbers[(j / 2 * VARVE_TILE + t) * 2 + j % 2] == expected;
+                good &= (float)varve_round_number(x) == expected;
+            }
+        CU_ASSERT(good);
+    }
+}
+
+static void check_elements(const varve_rows *rows, size_t n_bytes, uint64_t *state) {
+    const size_t n = (size_t)rows->width * VARVE_TILE;
+    int16_t *numbers = mem_new(n, sizeof *numbers);
+    char *expected = mem_new(1, n_bytes), *elements = mem_new(1, n_bytes);
+    float *values = mem_new(n, sizeof *values), *others = mem_new(n, sizeof *others);
+    for (size_t i = 0; i < n; i++)
+        numbers[i] = draw_number(state, i % 11 == 0);
+    varve_loops_portable.store(rows, numbers, expected);
+    varve_loops_portable.load(rows, expected, values);
+    for (int isa = 0; varve_loops_all[isa]; isa++) {
+        if (!varve_loops_all[isa]->is_available()) continue;
+        memset(elements, 0, n_bytes);
+        varve_loops_all[isa]->store(rows, numbers, elements);
+        CU_ASSERT(is_same(expected, elements, n_bytes));
+        varve_loops_all[isa]->load(rows, elements, others);
+        CU_ASSERT(is_same(values, others, n * sizeof *values));
+    }
+    bool good = true; /* there and back */
+    for (int i = 0; i < rows->width; i++)
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const float number = (float)numbers[(i / 2 * VARVE_TILE + t) * 2 + i % 2];
+            const float error = fabsf(values[i * VARVE_TILE + t] - number);
+            good &= t >= rows->n_tokens || error < (rows->type == DTYPE_F32 ? 0.1f : 200);
+        }
+    CU_ASSERT(good);
+    free(numbers);
+    free(expected);
+    free(elements);
+    free(values);
+    free(others);
+}
+
+/* Rows side by side with those of another head, and at any address. */
+static void elements(void) {
+    static const int widths[] = {2, 4, 6, 64, 80, 256};
+    uint64_t state = 6;
+    for (size_t i = 0; i < 4 * sizeof widths / sizeof *widths; i++) {
+        const int width = widths[i / 4];
+        const size_t n = (size_t)width * VARVE_TILE;
+        float *means = mem_new((size_t)width, sizeof *means), *turns = mem_new(n, sizeof *turns),
+              *room = mem_new(n, sizeof *room);
+        for (int k = 0; k < width; k++)
+            means[k] = harness_random_normal(&state);
+        for (size_t k = 0; k < n / 2; k++) {
+            const float angle = harness_random_normal(&state);
+            turns[k] = cosf(angle);
+            turns[n / 2 + k] = sinf(angle);
+        }
+        const dtype type = i % 2 ? DTYPE_BF16 : DTYPE_F32;
+        for (int n_tokens = 1; n_tokens <= VARVE_TILE; n_tokens += n_tokens == 1 ? 12 : 19) {
+            const size_t stride = 3 * (size_t)width * dtype_bytes(type);
+            const varve_rows rows = {width, n_tokens, means, 0.01f, i % 4 < 2 ? turns : NULL,
+                                     type,  stride,   room};
+            check_elements(&rows, (size_t)(n_tokens - 1) * stride + (size_t)width * dtype_bytes(type),
+                           &state);
+        }
+        free(means);
+        free(turns);
+        free(room);
+    }
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"sums", sums},
+        {"sum_of_one", sum_of_one},
+        {"projections", projections},
+        {"taking", taking},
+        {"dequantising", dequantising},
+        {"rounding", rounding},
+        {"elements", elements},
+        CU_TEST_INFO_NULL,
+    };
+    return harness_run(&argc, &argv, "varve_loops", tests);
+}
