@@ -88,8 +88,11 @@ void varve_tile_predict(varve_tile *tile, int layer, bool is_first) {
             float *predicted = tile->predicted + (size_t)(b->first + j) * VARVE_TILE;
             tile->loops->sum_pairs(b->shares + (size_t)j * (size_t)b->n, n, b->n / 2, in, tile->list,
                                    n_listed, tile->sums);
-            for (int i = 0; i < n * VARVE_TILE; i++)
-                predicted[i] = (float)tile->sums[i] * b->predicted[j + i / VARVE_TILE];
+            for (int i = 0; i < n; i++) {
+                const float unit = b->predicted[j + i];
+                for (int t = 0; t < VARVE_TILE; t++)
+                    predicted[i * VARVE_TILE + t] = (float)tile->sums[i * VARVE_TILE + t] * unit;
+            }
         }
     }
 }

@@ -22,14 +22,16 @@ static inline uint32_t join(int low, int high) {
 }
 
 static void dequantise(const varve_class *const *classes, int n, const int8_t *symbols, int16_t *components) {
-    int8_t first[3], second[3];
     for (int c = 0; c < n; c += 2) {
-        const int8_t *s = symbols + c * VARVE_TILE;
-        memcpy(first, classes[c]->shifts, sizeof first);
-        memcpy(second, classes[c + 1]->shifts, sizeof second);
+        int16_t both[2][VARVE_TILE];
+        for (int i = 0; i < 2; i++) {
+            int8_t shifts[3];
+            memcpy(shifts, classes[c + i]->shifts, sizeof shifts);
+            for (int t = 0; t < VARVE_TILE; t++)
+                both[i][t] = varve_component(shifts, symbols[(c + i) * VARVE_TILE + t]);
+        }
         for (int t = 0; t < VARVE_TILE; t++)
-            put_word(components + c * VARVE_TILE, t,
-                     join(varve_component(first, s[t]), varve_component(second, s[VARVE_TILE + t])));
+            put_word(components + c * VARVE_TILE, t, join(both[0][t], both[1][t]));
     }
 }
 
