@@ -96,6 +96,7 @@ static void read_values(encoder *e, const void *elements, int tile, int layer) {
 
 /* Symbols of all components; the lanes in which one is too large. */
 static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
+    int16_t largest[VARVE_TILE] = {0};
     uint32_t bad = 0;
     const float unit = e->step * varve_grade_factors[grade] * (1 << VARVE_BASIS_BITS);
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
@@ -103,15 +104,18 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
         e->tile.loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
         for (int c = 0; c < b->n; c++) {
             const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
-            const bool is_silent = e->tile.tables->classes[at].is_silent;
-            for (int lane = 0; lane < VARVE_TILE; lane++) {
-                const size_t i = begin + (size_t)(c * VARVE_TILE + lane);
-                const int symbol = is_silent ? 0 : varve_round(&e->rounding[at], e->found[i] / unit);
-                e->symbols[i] = (int16_t)symbol;
-                if (abs(symbol) > VARVE_LARGEST_SYMBOL || !isfinite(e->found[i])) bad |= 1u << lane;
-            }
+            const varve_rounding rounding = e->rounding[at];
+            const float *found = e->found + begin + (size_t)c * VARVE_TILE;
+            int16_t *symbols = e->symbols + begin + (size_t)c * VARVE_TILE;
+            for (int lane = 0; lane < VARVE_TILE; lane++)
+                symbols[lane] = (int16_t)varve_round(&rounding, found[lane] / unit);
+            for (int lane = 0; lane < VARVE_TILE; lane++)
+                largest[lane] =
+                    abs(symbols[lane]) > largest[lane] ? (int16_t)abs(symbols[lane]) : largest[lane];
         }
     }
+    for (int lane = 0; lane < VARVE_TILE; lane++)
+        bad |= (uint32_t)(largest[lane] > VARVE_LARGEST_SYMBOL) << lane;
     return bad;
 }
 
@@ -122,33 +126,48 @@ static rans_range range_of(const varve_class *c, int symbol) {
 
 /* The symbols of coded lanes go to the stream; components become what is decoded from them. */
 static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
+    int16_t coded[VARVE_TILE];
+    for (int lane = 0; lane < VARVE_TILE; lane++)
+        coded[lane] = (e->coded >> lane & 1) ? -1 : 0;
     for (const varve_basis *b = bases; b < bases + n_bases; b++)
         for (int c = 0; c < b->n; c++) {
             const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
             const varve_class *of = &e->tile.tables->classes[at];
-            for (int lane = 0; lane < VARVE_TILE; lane++) {
-                const bool is_coded = e->coded >> lane & 1;
-                const int16_t symbol = is_coded ? e->symbols[(b->first + c) * VARVE_TILE + lane] : 0;
-                *varve_pair(e->tile.components, b->first + c, lane) = varve_component(of->shifts, symbol);
-                if (of->is_silent) continue;
+            int16_t *symbols = e->symbols + (size_t)(b->first + c) * VARVE_TILE;
+            int16_t *components = varve_pair(e->tile.components, b->first + c, 0);
+            int8_t shifts[3];
+            memcpy(shifts, of->shifts, sizeof shifts);
+            for (int lane = 0; lane < VARVE_TILE; lane++)
+                symbols[lane] &= coded[lane];
+            for (int lane = 0; lane < VARVE_TILE; lane++)
+                components[2 * lane] = varve_component(shifts, symbols[lane]);
+            for (int lane = 0; lane < VARVE_TILE && !of->is_silent; lane++) {
+                const int16_t symbol = symbols[lane];
                 const bool escapes = abs(symbol) > of->most;
                 if (escapes) text_append(&e->escapes, (const char *)&symbol, sizeof symbol);
-                e->ranges[e->n_ranges++] =
-                    !is_coded ? (rans_range){0, RANS_TOTAL} : range_of(of, escapes ? of->most + 1 : symbol);
+                e->ranges[e->n_ranges++] = !coded[lane] ? (rans_range){0, RANS_TOTAL}
+                                                        : range_of(of, escapes ? of->most + 1 : symbol);
             }
         }
 }
 
 static void count_errors(encoder *e) {
-    for (int j = 0; j < e->tile.n_numbers; j++)
+    double squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
+    for (int j = 0; j < e->tile.n_numbers; j++) {
+        const float *values = e->values + j * VARVE_TILE;
+        const int16_t *numbers = varve_pair(e->tile.numbers, j, 0);
         for (int lane = 0; lane < VARVE_TILE; lane++) {
-            if (!(e->coded >> lane & 1)) continue;
-            const double x = (double)e->values[j * VARVE_TILE + lane];
-            const double d = *varve_pair(e->tile.numbers, j, lane) / (double)VARVE_NUMBER_UNIT - x;
-            e->report->n_numbers += 1;
-            e->report->squares += x * x;
-            e->report->errors += d * d;
+            const double x = (double)values[lane], d = numbers[2 * lane] / (double)VARVE_NUMBER_UNIT - x;
+            squares[lane] += x * x;
+            errors[lane] += d * d;
         }
+    }
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
+        if (!(e->coded >> lane & 1)) continue;
+        e->report->n_numbers += e->tile.n_numbers;
+        e->report->squares += squares[lane];
+        e->report->errors += errors[lane];
+    }
 }
 
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
@@ -216,7 +235,8 @@ static void open_encoder(encoder *e, int n_tiles) {
     e->found = mem_new(n, sizeof *e->found);
     e->symbols = mem_new(n, sizeof *e->symbols);
     for (int i = 0; i < VARVE_CLASSES; i++)
-        e->rounding[i] = varve_rounding_of(i);
+        e->rounding[i] =
+            e->tile.tables->classes[i].is_silent ? (varve_rounding){INFINITY, 0} : varve_rounding_of(i);
 }
 
 static void close_encoder(encoder *e) {

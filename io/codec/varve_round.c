@@ -14,11 +14,3 @@ varve_rounding varve_rounding_of(int class_index) {
     return (varve_rounding){(float)(0.5 + bit_price / 2 * (one_bits - zero_bits)),
                             (float)(0.5 - bit_price / 2 * more_bits)};
 }
-
-int varve_round(const varve_rounding *r, float x) {
-    const float size = fabsf(x);
-    if (!(size >= r->zero)) return 0;
-    const float whole = floorf(size + r->half);
-    const int symbol = whole < 1 ? 1 : whole > VARVE_LARGEST_SYMBOL ? VARVE_LARGEST_SYMBOL + 1 : (int)whole;
-    return x < 0 ? -symbol : symbol;
-}
