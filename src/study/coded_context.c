@@ -10,11 +10,11 @@
 #include "src/base/memory.h"
 
 /* Tokens of a chunk: as in the paper of CacheGen, section 6; and of ours, whose layers go in groups. */
-enum { CACHEGEN_TOKENS = 1500, VARVE_TOKENS = 512, VARVE_LAYERS = 8, VARVE_LEVELS = 5 };
+enum { CACHEGEN_TOKENS = 1500, VARVE_TOKENS = 512, VARVE_LAYERS = 8, VARVE_LEVELS = 9 };
 
-/* Half an octave a level: those of the steps 0.35, 0.5, 0.71, 1 and 1.41. */
+/* Three levels to an octave: steps from 0.45 to 2.8. */
 static int step_level(int level) {
-    return 3 * (level - 4);
+    return 2 * level - 9;
 }
 
 status coding_parse(const char *text, coding *out) {

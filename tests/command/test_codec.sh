@@ -115,7 +115,7 @@ losses() {
 ours() {
     for kind in fast small; do
         before=
-        for level in 1 3 5; do
+        for level in 1 3 6; do
             score 1 kvarve:$kind:$level --tables "$all/tables.1"
             expect "kvarve:$kind:$level" 0 || return
             cp "$temp/out" "$temp/$kind.$level"
@@ -166,7 +166,7 @@ bad() {
     refused 'no such level' 2 'expected lossless, cachegen:1 to cachegen:4, or kvarve:fast:1 to'
     score 1 zstd
     refused 'no such codec' 2 '--context-codec zstd: expected'
-    for codec in kvarve kvarve:fast kvarve:fast: kvarve:small:6 kvarve:small:0 kvarve:small:33 kvarve:tiny:1 \
+    for codec in kvarve kvarve:fast kvarve:fast: kvarve:small:a kvarve:small:0 kvarve:small:33 kvarve:tiny:1 \
         cachegen:; do
         score 1 $codec --tables "$all/tables.1"
         refused "no codec: $codec" 2 "--context-codec $codec: expected"
