@@ -10,8 +10,9 @@
  *
  * Some tokens of a layer are kept otherwise. The first four positions of a text, and what does not fit: as
  * they are. Sinks, tokens behind the first ones to which heads attend although their values are nearly
- * nothing: with 8 bits; a step that is small for all others bends them too far. The last 32 positions have a
- * quarter of the step, and the 96 before them half: most rows that come attend to those.
+ * nothing: with 8 bits; a step that is small for all others bends them too far; and so are tokens of which
+ * the bases, made from other texts, would lose too much. The last 32 positions have a quarter of the step,
+ * and the 96 before them half: most rows that come attend to those.
  *
  * Symbols are in tiles of 32 tokens, layer by layer, each token a lane of one stream (io/codec/rans.h). What
  * is decoded is the same bits on every processor: sums are of integers, and what is left is float32 in a
@@ -42,6 +43,10 @@ typedef struct varve_report {
         errors;              /* of tokens that are coded: of their numbers, and of the differences */
     double n_exact, n_sinks; /* tokens of layers */
 } varve_report;
+
+/* Bits of an element at this step, by the tables, in chunks of so many layers: of tokens that are coded, with
+ * no finer step, and without what stands in front of the symbols. */
+double varve_expected_bits(const varve_tables *t, varve_kind kind, int step_level, int n_layers);
 
 /* Append the payload of a chunk at a step of 2^(step_level / VARVE_OCTAVE); adds to *report. */
 void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,

@@ -7,7 +7,9 @@
 #include "io/codec/varve_round.h"
 #include "kernels/convert.h"
 
-enum { NEW = 32, RECENT = 128 }; /* positions at the end of a text, whose steps are smaller */
+/* The mean square of a token's errors, in that of the step, from which on it is kept with 8 bits: six times
+ * what is usual. */
+static const float poor_error = 0.5f;
 
 /* What is being put together. */
 typedef struct encoder {
@@ -94,9 +96,11 @@ static void read_values(encoder *e, const void *elements, int tile, int layer) {
                           elements_of(e, elements, layer, part, tile * VARVE_TILE), e->values);
 }
 
-/* Symbols of all components; the lanes in which one is too large. */
-static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
+/* Symbols of all components; the lanes in which one is too large, and in *poor those whose tokens are unlike
+ * all that the tables were made from: too much of them is lost. */
+static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade, uint32_t *poor) {
     int16_t largest[VARVE_TILE] = {0};
+    float errors[VARVE_TILE] = {0}; /* squares, in those of the step */
     uint32_t bad = 0;
     const float unit = e->step * varve_grade_factors[grade] * (1 << VARVE_BASIS_BITS);
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
@@ -112,10 +116,17 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
             for (int lane = 0; lane < VARVE_TILE; lane++)
                 largest[lane] =
                     abs(symbols[lane]) > largest[lane] ? (int16_t)abs(symbols[lane]) : largest[lane];
+            for (int lane = 0; lane < VARVE_TILE; lane++) {
+                const float error = found[lane] / unit - symbols[lane];
+                errors[lane] += error * error;
+            }
         }
     }
-    for (int lane = 0; lane < VARVE_TILE; lane++)
+    *poor = 0;
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
         bad |= (uint32_t)(largest[lane] > VARVE_LARGEST_SYMBOL) << lane;
+        *poor |= (uint32_t)(errors[lane] > poor_error * (float)e->tile.n_numbers) << lane;
+    }
     return bad;
 }
 
@@ -173,14 +184,14 @@ static void count_errors(encoder *e) {
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
     const int model_layer = e->chunk->first_layer + layer;
     const float norm = e->tile.tables->layers[model_layer].sink_norm;
-    uint32_t exact = 0, sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile.n_tokens) - 1);
+    uint32_t sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile.n_tokens) - 1);
     int n_bases = 0;
     const varve_basis *bases = varve_tile_bases(&e->tile, model_layer, layer == 0, &n_bases);
     read_values(e, elements, tile, layer);
     varve_tile_predict(&e->tile, model_layer, layer == 0);
     for (int i = 0; i < e->tile.n_numbers * VARVE_TILE; i++)
         e->rest[i] = e->values[i] - e->tile.predicted[i] / VARVE_NUMBER_UNIT;
-    exact = find_symbols(e, bases, n_bases, grade) & all;
+    uint32_t exact = find_symbols(e, bases, n_bases, grade, &sinks) & all;
     for (int lane = 0; lane < e->tile.n_tokens; lane++) {
         const int token = tile * VARVE_TILE + lane;
         if (e->tokens[token].position < VARVE_EXACT_POSITIONS) exact |= 1u << lane;
@@ -201,7 +212,7 @@ static int grade_of(const encoder *e, int tile) {
     int32_t age = INT32_MAX;
     for (int i = tile * VARVE_TILE; i < (tile + 1) * VARVE_TILE && i < e->chunk->n_tokens; i++)
         if (e->tokens[i].age < age) age = e->tokens[i].age;
-    return age < NEW ? 2 : age < RECENT ? 1 : 0;
+    return varve_grade(age);
 }
 
 static void encode_tile(encoder *e, const void *elements, int tile, int grade) {
@@ -288,4 +299,29 @@ void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const 
     free(runs.data);
     free(grades.data);
     close_encoder(&e);
+}
+
+/* ---- what to expect ---- */
+
+static double entropy_of(const varve_class *c) {
+    double bits = 0;
+    for (int i = 0; !c->is_silent && i < 2 * c->most + 2; i++) {
+        const double share = (double)(c->starts[i + 1] - c->starts[i]) / RANS_TOTAL;
+        bits -= share * log2(share);
+    }
+    return bits;
+}
+
+double varve_expected_bits(const varve_tables *t, varve_kind kind, int step_level, int n_layers) {
+    double bits[VARVE_CLASSES], all = 0;
+    for (int i = 0; i < VARVE_CLASSES; i++)
+        bits[i] = entropy_of(&t->classes[i]);
+    for (int layer = 0; layer < t->n_layers; layer++) {
+        const varve_bases of = varve_bases_of(kind, layer % n_layers == 0);
+        const varve_basis *bases = t->layers[layer].bases[of];
+        for (int i = 0; i < varve_n_bases(&t->shape, of); i++)
+            for (int c = 0; c < bases[i].n; c++)
+                all += bits[varve_class_of(bases[i].levels[c], step_level)];
+    }
+    return all / t->n_layers / varve_n_numbers(&t->shape);
 }

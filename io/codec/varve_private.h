@@ -32,6 +32,10 @@ static inline uint32_t varve_mark(int tile, int layer, int lane, bool is_exact) 
 extern const float varve_grade_factors[VARVE_GRADES];
 extern const int varve_grade_classes[VARVE_GRADES];
 
+static inline int varve_grade(int32_t age) {
+    return age < 32 ? 2 : age < 128 ? 1 : 0;
+}
+
 /* 32 tokens, or fewer at the end of a chunk. Numbers are multiples of a unit's 256th, components of a step's
  * 64th; both lie in pairs: [n / 2, TILE, 2]. */
 typedef struct varve_tile {
@@ -62,7 +66,12 @@ void varve_tile_begin(varve_tile *tile, int n_tokens);
 /* Go on to this layer's turns, which are mostly those of the layer before. */
 void varve_tile_turn(varve_tile *tile, int layer);
 
-/* The bases of a layer of the chunk, and how many. */
+/* The bases of a layer, which may be the first of a chunk. */
+static inline varve_bases varve_bases_of(varve_kind kind, bool is_first) {
+    return kind == VARVE_FAST ? VARVE_PARTS : is_first ? VARVE_JOINT : VARVE_PREDICTED;
+}
+
+/* They, and how many. */
 const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_first, int *n);
 
 /* What the layer before says of this one; zeros for the first of a chunk. */

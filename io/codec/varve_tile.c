@@ -55,9 +55,7 @@ void varve_tile_turn(varve_tile *tile, int layer) {
 }
 
 const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_first, int *n) {
-    const varve_bases kind = tile->kind == VARVE_FAST ? VARVE_PARTS
-                             : is_first               ? VARVE_JOINT
-                                                      : VARVE_PREDICTED;
+    const varve_bases kind = varve_bases_of(tile->kind, is_first);
     *n = varve_n_bases(&tile->tables->shape, kind);
     return tile->tables->layers[layer].bases[kind];
 }

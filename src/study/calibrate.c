@@ -6,6 +6,7 @@
 #include "io/files.h"
 #include "kernels/convert.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
@@ -34,6 +35,7 @@ typedef struct calibration {
     int64_t n_tokens, context, n_all;
     char *samples; /* [layers of the slice, N_KV_PARTS, n_all, row_bytes] */
     sensitivity *sensitivity;
+    const linear *linear;
 } calibration;
 
 static status prepare(calibration *c) {
@@ -150,7 +152,7 @@ static void append_layer(const calibration *c, const model_config *m, int layer,
         last = varve_samples_of(c, here > 0 ? samples_of(c, here - 1, 0) : before,
                                 importance + (layer - 1) * N_KV_PARTS);
     rope_inverse_frequencies(m, frequencies, &factor);
-    varve_build_layer(&shape, &own, layer > 0 ? &last : NULL, frequencies, counts, out);
+    varve_build_layer(c->linear, &shape, &own, layer > 0 ? &last : NULL, frequencies, counts, out);
     free(values);
     free(frequencies);
 }
@@ -210,6 +212,18 @@ static status write_tables(const calibration *c, engine *e, const text_buffer *l
 
 /* ---- the run ---- */
 
+/* As many samples as numbers fit any bases, and say nothing of other texts. */
+static void note_few(const calibration *c, const model_config *m) {
+    enum { ENOUGH = 8 };
+    int first, n;
+    varve_locate_basis(&(varve_shape){m->n_kv_heads, m->head_dim}, VARVE_JOINT, 0, &first, &n);
+    if (c->n_all < (int64_t)ENOUGH * n)
+        notice_add(
+            "--sample: %lld tokens are few for bases of %d numbers: contexts take fewer bits with tables of "
+            "%d tokens or more (--windows, or more texts)",
+            (long long)c->n_all, n, ENOUGH * n);
+}
+
 static void run_stage_0(calibration *c, engine *e) {
     session *sessions = mem_new((size_t)c->windows.n, sizeof *sessions);
     for (int64_t i = 0; i < c->windows.n; i++) {
@@ -230,6 +244,7 @@ int command_calibrate(comm *c, const options *o) {
     const bool is_first = comm_rank(c) == 0;
     engine *e = NULL;
     status st = is_first ? prepare(&k) : STATUS_OK;
+    if (st == STATUS_OK) st = linear_load(&k.linear);
     if (!comm_any_failed(c, &st)) {
         sizing s = size_up(&k, run_threads(c, o));
         engine_options wanted = run_engine_options(c, o, &s);
@@ -243,6 +258,7 @@ int command_calibrate(comm *c, const options *o) {
         k.context = sizes[1];
         k.slice = engine_plan(e)->ranks[comm_rank(c)].slice;
         begin_samples(&k, e);
+        if (is_first) note_few(&k, engine_config(e));
         if (is_first) run_print_begin(c, e, o);
         if (is_first)
             run_stage_0(&k, e);

@@ -127,7 +127,8 @@ static int compare_doubles(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Noise to rows [n, n_channels] of tokens whose values are not nearly nothing: sinks would outweigh all. */
+/* Noise to rows [n, n_channels] of tokens whose values are not nearly nothing: sinks would outweigh all. The
+ * last ones get less, as their steps are finer: layers that look at them mostly are spared by that. */
 static void add_noise(const float *values, float *rows, int64_t n, size_t n_channels, double size,
                       uint64_t round) {
     double *norms = mem_new(2 * (size_t)n, sizeof *norms), *sorted = norms + n;
@@ -137,9 +138,11 @@ static void add_noise(const float *values, float *rows, int64_t n, size_t n_chan
         sorted[t] = norms[t] = sqrt(norms[t]);
     }
     qsort(sorted, (size_t)n, sizeof *sorted, compare_doubles);
-    for (int64_t t = VARVE_EXACT_POSITIONS; t < n; t++)
+    for (int64_t t = VARVE_EXACT_POSITIONS; t < n; t++) {
+        const float own = (float)size * varve_grade_factors[varve_grade((int32_t)(n - 1 - t))];
         for (size_t i = 0; norms[t] >= 0.4 * sorted[n / 2] && i < n_channels; i++)
-            rows[(size_t)t * n_channels + i] += (float)size * noise_of(round, (uint64_t)t * n_channels + i);
+            rows[(size_t)t * n_channels + i] += own * noise_of(round, (uint64_t)t * n_channels + i);
+    }
     free(norms);
 }
 

@@ -10,15 +10,6 @@
 #include "io/codec/varve_round.h"
 #include "kernels/convert.h"
 
-/* LAPACK and BLAS, of which every library has these names: column by column, with everything by address. */
-void dsyev_(const char *job, const char *half, const int *n, double *a, const int *lda, double *values,
-            double *work, const int *n_work, int *info);
-void dposv_(const char *half, const int *n, const int *n_right, double *a, const int *lda, double *b,
-            const int *ldb, int *info);
-void sgemm_(const char *turn_a, const char *turn_b, const int *m, const int *n, const int *k,
-            const float *alpha, const float *a, const int *lda, const float *b, const int *ldb,
-            const float *beta, float *c, const int *ldc);
-
 enum {
     NOMINAL_STEP = -3, /* level of the step for which predictions are made */
     FIRST_STEP = -21,
@@ -41,17 +32,18 @@ static matrix matrix_new(int64_t n, int width) {
 }
 
 /* Columns [first, first + n) of a, times the transposed basis [n, n], or times the basis itself. */
-static matrix multiply(const matrix *a, int first, const float *basis, int n, bool transposed) {
+static matrix multiply(const linear *l, const matrix *a, int first, const float *basis, int n,
+                       bool transposed) {
     const float one = 1, zero = 0;
     matrix out = matrix_new(a->n, n);
-    sgemm_(transposed ? "T" : "N", "N", &n, &a->n, &n, &one, basis, &n, a->rows + first, &a->width, &zero,
-           out.rows, &n);
+    l->sgemm(transposed ? "T" : "N", "N", &n, &a->n, &n, &one, basis, &n, a->rows + first, &a->width, &zero,
+             out.rows, &n);
     return out;
 }
 
 /* Sums over rows of products of n columns of a with n of b, over the number of rows: [n of a, n of b]. Rows
  * go in parts, whose sums are added in double precision. */
-static double *moments(const matrix *a, int first_a, const matrix *b, int first_b, int n) {
+static double *moments(const linear *l, const matrix *a, int first_a, const matrix *b, int first_b, int n) {
     enum { PART = 256 };
     const float one = 1, zero = 0;
     float *part = mem_new((size_t)n * (size_t)n, sizeof *part);
@@ -59,8 +51,8 @@ static double *moments(const matrix *a, int first_a, const matrix *b, int first_
     for (int row = 0; row < a->n; row += PART) {
         const int rows = a->n - row < PART ? a->n - row : PART;
         const float *at = a->rows + (size_t)row * (size_t)a->width + first_a;
-        sgemm_("N", "T", &n, &n, &rows, &one, b->rows + (size_t)row * (size_t)b->width + first_b, &b->width,
-               at, &a->width, &zero, part, &n);
+        l->sgemm("N", "T", &n, &n, &rows, &one, b->rows + (size_t)row * (size_t)b->width + first_b, &b->width,
+                 at, &a->width, &zero, part, &n);
         for (size_t i = 0; i < (size_t)n * (size_t)n; i++)
             sums[i] += (double)part[i] / a->n;
     }
@@ -188,13 +180,13 @@ static matrix ordinary_rows(const matrix *m, const bool *is_ordinary) {
 /* ---- bases ---- */
 
 /* Principal components of columns [first, first + n), component by component, and their levels. */
-static float *find_basis(const matrix *m, int first, int n, int16_t *levels) {
-    double *covariance = moments(m, first, m, first, n), *values = mem_new((size_t)n, sizeof *values);
+static float *find_basis(const linear *l, const matrix *m, int first, int n, int16_t *levels) {
+    double *covariance = moments(l, m, first, m, first, n), *values = mem_new((size_t)n, sizeof *values);
     const int n_work = 64 * n;
     double *work = mem_new((size_t)n_work, sizeof *work);
     float *rows = mem_new((size_t)n * (size_t)n, sizeof *rows);
     int info = 0;
-    dsyev_("V", "U", &n, covariance, &n, values, work, &n_work, &info);
+    l->dsyev("V", "U", &n, covariance, &n, values, work, &n_work, &info);
     if (info != 0) status_die("the principal components of %d numbers were not found", n);
     for (int c = 0; c < n; c++) { /* they come in rising order */
         const double *vector = covariance + (size_t)(n - 1 - c) * (size_t)n;
@@ -227,10 +219,11 @@ static void count_symbols(const matrix *components, const int16_t *levels, varve
 }
 
 /* The basis of columns [first, first + n), as bytes, and its symbols. */
-static void append_basis(const matrix *m, int first, int n, varve_counts *counts, text_buffer *out) {
+static void append_basis(const linear *l, const matrix *m, int first, int n, varve_counts *counts,
+                         text_buffer *out) {
     int16_t *levels = mem_new((size_t)n, sizeof *levels);
-    float *rows = find_basis(m, first, n, levels);
-    matrix components = multiply(m, first, rows, n, true);
+    float *rows = find_basis(l, m, first, n, levels);
+    matrix components = multiply(l, m, first, rows, n, true);
     count_symbols(&components, levels, counts);
     varve_append_basis(rows, levels, n, out);
     free(components.rows);
@@ -241,19 +234,19 @@ static void append_basis(const matrix *m, int first, int n, varve_counts *counts
 /* ---- the prediction ---- */
 
 /* Columns [first, first + n) as they are decoded at the nominal step, where they are coded at all. */
-static matrix decode(const layer_values *v, int first, int n) {
+static matrix decode(const linear *l, const layer_values *v, int first, int n) {
     const float unit = (float)exp2((double)NOMINAL_STEP / VARVE_OCTAVE);
     matrix ordinary = ordinary_rows(&v->values, v->is_ordinary);
     int16_t *levels = mem_new((size_t)n, sizeof *levels);
-    float *basis = find_basis(&ordinary, first, n, levels);
-    matrix components = multiply(&v->values, first, basis, n, true);
+    float *basis = find_basis(l, &ordinary, first, n, levels);
+    matrix components = multiply(l, &v->values, first, basis, n, true);
     for (int t = 0; t < components.n; t++)
         for (int c = 0; v->is_ordinary[t] && c < n; c++) {
             float *x = &components.rows[(size_t)t * (size_t)n + (size_t)c];
             const varve_rounding rounding = varve_rounding_of(varve_class_of(levels[c], NOMINAL_STEP));
             *x = (float)varve_round(&rounding, *x / unit) * unit;
         }
-    matrix out = multiply(&components, 0, basis, n, false);
+    matrix out = multiply(l, &components, 0, basis, n, false);
     free(components.rows);
     free(ordinary.rows);
     free(basis);
@@ -263,17 +256,18 @@ static matrix decode(const layer_values *v, int first, int n) {
 
 /* The shares of the numbers before in columns from `first` on that leave least: [n, n], by number; rounded to
  * 8 bits, with their units. */
-static void find_prediction(const matrix *before, const matrix *values, int first, int8_t *shares,
-                            float *units) {
+static void find_prediction(const linear *l, const matrix *before, const matrix *values, int first,
+                            int8_t *shares, float *units) {
     static const double ridge = 1e-3;
     const int n = before->width;
-    double *own = moments(before, 0, before, 0, n), *both = moments(values, first, before, 0, n), trace = 0;
+    double *own = moments(l, before, 0, before, 0, n), *both = moments(l, values, first, before, 0, n),
+           trace = 0;
     int info = 0;
     for (int j = 0; j < n; j++)
         trace += own[(size_t)j * (size_t)n + (size_t)j];
     for (int j = 0; j < n; j++)
         own[(size_t)j * (size_t)n + (size_t)j] += ridge * trace / n + 1e-12;
-    dposv_("U", &n, &n, own, &n, both, &n, &info); /* `both` is its columns: one for each number */
+    l->dposv("U", &n, &n, own, &n, both, &n, &info); /* `both` is its columns: one for each number */
     if (info != 0) status_die("a prediction of %d numbers was not found", n);
     for (int j = 0; j < n; j++) {
         const double *column = both + (size_t)j * (size_t)n;
@@ -291,21 +285,21 @@ static void find_prediction(const matrix *before, const matrix *values, int firs
 
 /* The prediction of columns from `first` on, from the same ones of the layer before as they are decoded, and
  * the basis of what is left of them. */
-static void append_predicted(const matrix *before, const matrix *values, int first, varve_counts *counts,
-                             text_buffer *out) {
+static void append_predicted(const linear *l, const matrix *before, const matrix *values, int first,
+                             varve_counts *counts, text_buffer *out) {
     const int n = before->width;
     int8_t *shares = mem_new((size_t)n * (size_t)n, sizeof *shares);
     float *units = mem_new((size_t)n, sizeof *units), *real = mem_new((size_t)n * (size_t)n, sizeof *real);
-    find_prediction(before, values, first, shares, units);
+    find_prediction(l, before, values, first, shares, units);
     text_append(out, (const char *)units, (size_t)n * sizeof *units);
     text_append(out, (const char *)shares, (size_t)n * (size_t)n);
     for (size_t i = 0; i < (size_t)n * (size_t)n; i++)
         real[i] = shares[i] * units[i / (size_t)n];
-    matrix rest = multiply(before, 0, real, n, true);
+    matrix rest = multiply(l, before, 0, real, n, true);
     for (size_t i = 0; i < (size_t)rest.n * (size_t)n; i++)
         rest.rows[i] = values->rows[i / (size_t)n * (size_t)values->width + (size_t)first + i % (size_t)n] -
                        rest.rows[i];
-    append_basis(&rest, 0, n, counts, out);
+    append_basis(l, &rest, 0, n, counts, out);
     free(rest.rows);
     free(shares);
     free(units);
@@ -314,8 +308,9 @@ static void append_predicted(const matrix *before, const matrix *values, int fir
 
 /* ---- all of it ---- */
 
-void varve_build_layer(const varve_shape *shape, const varve_samples *samples, const varve_samples *before,
-                       const float *frequencies, varve_counts *counts, text_buffer *out) {
+void varve_build_layer(const linear *l, const varve_shape *shape, const varve_samples *samples,
+                       const varve_samples *before, const float *frequencies, varve_counts *counts,
+                       text_buffer *out) {
     layer_values v = read_values(samples, shape, frequencies);
     matrix rows = ordinary_rows(&v.values, v.is_ordinary);
     text_append(out, (const char *)v.units, sizeof v.units);
@@ -325,14 +320,14 @@ void varve_build_layer(const varve_shape *shape, const varve_samples *samples, c
     for (int kind = VARVE_PARTS; kind <= VARVE_JOINT; kind++)
         for (int i = 0, first, n; i < varve_n_bases(shape, (varve_bases)kind); i++) {
             varve_locate_basis(shape, (varve_bases)kind, i, &first, &n);
-            append_basis(&rows, first, n, counts, out);
+            append_basis(l, &rows, first, n, counts, out);
         }
     layer_values b = {.units = {0}};
     if (before) b = read_values(before, shape, frequencies);
     for (int i = 0, first, n; before && i < varve_n_bases(shape, VARVE_PREDICTED); i++) {
         varve_locate_basis(shape, VARVE_PREDICTED, i, &first, &n);
-        matrix decoded = decode(&b, first, n), decoded_rows = ordinary_rows(&decoded, v.is_ordinary);
-        append_predicted(&decoded_rows, &rows, first, counts, out);
+        matrix decoded = decode(l, &b, first, n), decoded_rows = ordinary_rows(&decoded, v.is_ordinary);
+        append_predicted(l, &decoded_rows, &rows, first, counts, out);
         free(decoded.rows);
         free(decoded_rows.rows);
     }

@@ -4,6 +4,7 @@
 
 #include "io/codec/varve_tables.h"
 #include "kernels/dtype.h"
+#include "src/study/linear.h"
 
 /* K and V of a layer: elements [n_tokens, heads, width] each, of windows of so many tokens, each of which
  * begins at position 0. */
@@ -22,8 +23,9 @@ typedef struct varve_counts {
 
 /* Append a layer's bytes, as varve_read_layer takes them, and count its symbols. before: samples of the layer
  * before; NULL for the first. frequencies: [width / 2] of its keys. */
-void varve_build_layer(const varve_shape *shape, const varve_samples *samples, const varve_samples *before,
-                       const float *frequencies, varve_counts *counts, text_buffer *out);
+void varve_build_layer(const linear *l, const varve_shape *shape, const varve_samples *samples,
+                       const varve_samples *before, const float *frequencies, varve_counts *counts,
+                       text_buffer *out);
 
 void varve_counts_add(const varve_counts *more, varve_counts *counts);
 

@@ -262,6 +262,8 @@ static void tables_files(void) {
     const kv_tables_shape shape = {LAYERS, 2, 8, {7, 8}};
     text_buffer layers = {0}, file = {0};
     varve_counts *counts = mem_new(1, sizeof *counts);
+    const linear *l = NULL;
+    CHECK_OK(linear_load(&l));
     varve_samples before, varve = {.n_tokens = 0};
     float *samples[LAYERS * N_KV_PARTS];
     for (int layer = 0; layer < LAYERS; layer++) {
@@ -275,8 +277,8 @@ static void tables_files(void) {
             samples[layer * N_KV_PARTS + part] = x;
             varve.elements[part] = x;
         }
-        varve_build_layer(&(varve_shape){2, 8}, &varve, layer ? &before : NULL, (const float[8]){1}, counts,
-                          &layers);
+        varve_build_layer(l, &(varve_shape){2, 8}, &varve, layer ? &before : NULL, (const float[8]){1},
+                          counts, &layers);
     }
     varve_append_classes(counts, &layers);
     for (int i = 0; i < LAYERS * N_KV_PARTS; i++)
