@@ -12,32 +12,56 @@
 /* Tokens of a chunk: as in the paper of CacheGen, section 6; and of ours, whose layers go in groups. */
 enum { CACHEGEN_TOKENS = 1500, VARVE_TOKENS = 512, VARVE_LAYERS = 8, VARVE_LEVELS = 9 };
 
-/* Three levels to an octave: steps from 0.45 to 2.8. */
-static int step_level(int level) {
-    return 2 * level - 9;
+static bool parse_level(const char *text, int n_levels, int *out) {
+    *out = text[0] - '0';
+    return strlen(text) == 1 && *out >= 1 && *out <= n_levels;
+}
+
+/* A level, three of which make an octave, of steps from 0.45 to 2.8; or bits of an element. */
+static bool parse_step(const char *text, coding *out) {
+    static const double least = 0.05, most = 8;
+    char *end = NULL;
+    int level = 0;
+    if (parse_level(text, VARVE_LEVELS, &level)) {
+        out->step_level = 2 * level - 9;
+        return true;
+    }
+    out->bits = strtod(text, &end);
+    return text[0] >= '0' && text[0] <= '9' && strcmp(end, "b") == 0 && out->bits >= least &&
+           out->bits <= most;
 }
 
 status coding_parse(const char *text, coding *out) {
-    static const struct {
-        const char *name;
-        int codec, n_levels;
-    } codecs[] = {{"cachegen:", CODING_CACHEGEN, CACHEGEN_LEVELS},
-                  {"kvarve:fast:", CODING_FAST, VARVE_LEVELS},
-                  {"kvarve:small:", CODING_SMALL, VARVE_LEVELS}};
+    static const char *const names[] = {
+        [CODING_CACHEGEN] = "cachegen:", [CODING_FAST] = "kvarve:fast:", [CODING_SMALL] = "kvarve:small:"};
     *out = (coding){.codec = CODING_LOSSLESS};
     if (strcmp(text, "lossless") == 0) return STATUS_OK;
-    for (size_t i = 0; i < sizeof codecs / sizeof *codecs; i++) {
-        const size_t n = strlen(codecs[i].name);
-        const int level = text[n < strlen(text) ? n : 0] - '0';
-        if (strncmp(text, codecs[i].name, n) != 0) continue;
-        out->codec = codecs[i].codec;
-        out->level = level;
-        if (strlen(text) == n + 1 && level >= 1 && level <= codecs[i].n_levels) return STATUS_OK;
+    for (int codec = CODING_CACHEGEN; codec <= CODING_SMALL; codec++) {
+        const size_t n = strlen(names[codec]);
+        if (strncmp(text, names[codec], n) != 0) continue;
+        *out = (coding){.codec = codec};
+        if (codec == CODING_CACHEGEN ? parse_level(text + n, CACHEGEN_LEVELS, &out->level)
+                                     : parse_step(text + n, out))
+            return STATUS_OK;
     }
     return status_refuse(
-        "--context-codec %.60s: expected lossless, cachegen:1 to cachegen:%d, or kvarve:fast:1 to "
-        "kvarve:fast:%d, or kvarve:small in place of kvarve:fast",
+        "--context-codec %.60s: expected lossless, cachegen:1 to cachegen:%d, kvarve:fast:1 to "
+        "kvarve:fast:%d, or bits of an element as in kvarve:fast:2.1b; or kvarve:small in place of "
+        "kvarve:fast",
         text, CACHEGEN_LEVELS, VARVE_LEVELS);
+}
+
+static varve_kind kind_of(const coding *c) {
+    return c->codec == CODING_FAST ? VARVE_FAST : VARVE_SMALL;
+}
+
+void coding_settle(coding *c, const kv_tables *tables) {
+    enum { FINEST = -36, COARSEST = 24 };
+    if (c->bits <= 0) return;
+    c->step_level = FINEST;
+    while (c->step_level < COARSEST &&
+           varve_expected_bits(&tables->varve, kind_of(c), c->step_level, VARVE_LAYERS) > c->bits)
+        c->step_level++;
 }
 
 /* ---- chunks: K and V of some layers, or one of them ---- */
@@ -71,14 +95,13 @@ static status encode_part(const coded_context *c, const chunk *k, void *elements
 
 static status encode_group(const coded_context *c, const chunk *k, void *elements, size_t *n_bytes) {
     const varve_chunk shape = {c->type, k->n_tokens, k->first_layer, k->n_layers};
-    const varve_kind kind = c->coding.codec == CODING_FAST ? VARVE_FAST : VARVE_SMALL;
     varve_token *tokens = mem_new((size_t)k->n_tokens, sizeof *tokens);
     varve_report report = {.n_numbers = 0};
     text_buffer payload = {0};
     for (int32_t i = 0; i < k->n_tokens; i++)
         tokens[i] = (varve_token){(int32_t)k->pos0 + i, (int32_t)(k->n_behind + k->n_tokens - 1 - i)};
-    varve_encode(&c->tables->varve, kind, step_level(c->coding.level), &shape, tokens, elements, &payload,
-                 &report);
+    varve_encode(&c->tables->varve, kind_of(&c->coding), c->coding.step_level, &shape, tokens, elements,
+                 &payload, &report);
     status st = varve_decode(&c->tables->varve, payload.data, payload.n, &shape, elements);
     *n_bytes = payload.n;
     free(payload.data);

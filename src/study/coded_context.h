@@ -9,11 +9,16 @@
 /* What --context-codec says. */
 typedef struct coding {
     enum { CODING_LOSSLESS, CODING_CACHEGEN, CODING_FAST, CODING_SMALL } codec;
-    int level; /* finest first, from 1 on; of the lossless one 0 */
+    int level;      /* of CacheGen's */
+    int step_level; /* of ours (io/codec/varve.h) */
+    double bits;    /* an element, to which the step is to be found; 0: it is known */
 } coding;
 
 /* Refuses what is none. */
 status coding_parse(const char *text, coding *out);
+
+/* Find the step of so many bits; tables: NULL if none are needed. */
+void coding_settle(coding *c, const kv_tables *tables);
 
 /* What is coded how. */
 typedef struct coded_context {

@@ -1,6 +1,7 @@
 #include "src/study/context_codec.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,6 +46,7 @@ static status open_tables(study *s) {
     st = kv_tables_open(o->tables, &s->tables);
     if (st != STATUS_OK) return st;
     const kv_tables_shape *t = &s->tables->shape;
+    coding_settle(&s->coding, s->tables);
     if (t->n_layers == m->n_layers && t->n_kv_heads == m->n_kv_heads && t->head_dim == m->head_dim)
         return STATUS_OK;
     return status_refuse("--tables %s: for %d layers, %d kv heads of %d; %s has %d, %d of %d", o->tables,
@@ -135,6 +137,8 @@ static void print_result(const study *s) {
            (long long)s->context, (long long)s->n_scored);
     printf("codec           %s\n", s->options->context_codec);
     if (s->tables) printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->tables->digest);
+    if (s->coding.codec >= CODING_FAST)
+        printf("step            %.4f of a unit\n", exp2((double)s->coding.step_level / VARVE_OCTAVE));
     context_result_print(&s->result);
 }
 
@@ -147,6 +151,8 @@ static void put_result(json_writer *w, const void *of) {
         snprintf(digest, sizeof digest, "%016" PRIx64, s->tables->digest);
         json_put_text(w, "tables_digest", digest);
     }
+    if (s->coding.codec >= CODING_FAST)
+        json_put_number(w, "step", exp2((double)s->coding.step_level / VARVE_OCTAVE));
     json_put_integer(w, "windows", s->n_windows);
     json_put_integer(w, "context_tokens", s->context);
     json_put_integer(w, "scored_tokens", s->n_scored);

@@ -52,6 +52,8 @@ tables() {
         expect "calibrate, $np ranks" 0 || return
         check "calibrate, $np ranks: the file" 'it differs' cmp "$all/tables.1" "$all/tables.$np"
     done
+    check 'calibrate: few tokens' 'no NOTE' \
+        grep -q 'NOTE: --sample: [1-9][0-9]* tokens are few for bases of 256 numbers' "$temp/err"
     check 'calibrate: says what it did' 'not said' grep -q 'tables of [0-9]* layers from [1-9][0-9]* tokens' "$temp/out"
     calibrate 1 --output "$temp/t"
     refused 'calibrate without samples' 2 'needs --sample'
@@ -127,6 +129,15 @@ ours() {
         done
     done
     check 'kvarve: bits are those of the chunk' 'K and V differ' grep -q '(K \([0-9.]*\), V \1)' "$temp/out"
+    before=
+    for bits in 2.5 3.5; do
+        score 1 kvarve:fast:${bits}b --tables "$all/tables.1"
+        expect "kvarve:fast:${bits}b" 0 || return
+        check "kvarve:fast:${bits}b: its step" 'not said' grep -q '^step  *0[.][0-9]* of a unit$' "$temp/out"
+        [ -z "$before" ] || check "kvarve:fast:${bits}b: one more" "$before, then $(value bits)" \
+            awk -v a="$before" -v b="$(value bits)" 'BEGIN { exit !(b > a + 0.7 && b < a + 1.3) }'
+        before=$(value bits)
+    done
     for np in 2 3; do
         score $np kvarve:fast:3 --tables "$all/tables.1" --chunk-tokens 24
         expect "kvarve:fast:3, $np ranks" 0 || return
@@ -163,11 +174,11 @@ notes() {
 
 bad() {
     score 2 cachegen:5 --tables "$all/tables.1"
-    refused 'no such level' 2 'expected lossless, cachegen:1 to cachegen:4, or kvarve:fast:1 to'
+    refused 'no such level' 2 'expected lossless, cachegen:1 to cachegen:4, kvarve:fast:1 to'
     score 1 zstd
     refused 'no such codec' 2 '--context-codec zstd: expected'
     for codec in kvarve kvarve:fast kvarve:fast: kvarve:small:a kvarve:small:0 kvarve:small:33 kvarve:tiny:1 \
-        cachegen:; do
+        cachegen: kvarve:small:b kvarve:small:0b kvarve:small:1.1 kvarve:small:1bit kvarve:small:infb; do
         score 1 $codec --tables "$all/tables.1"
         refused "no codec: $codec" 2 "--context-codec $codec: expected"
     done

@@ -1,0 +1,145 @@
+#!/bin/sh
+# jobs/codecs.sh: what the codecs of the KV cache do to a model: bits of an element against how far the tokens behind a
+# context go astray, as a table and a plot.
+#
+#     jobs/codecs.sh --sample TEXT [--sample TEXT ...] --file TEXT [kvarve's options]
+#     sbatch [-n 8 ...] jobs/codecs.sh --sample TEXT --file TEXT --model DIR [kvarve's options]
+#
+# Tables are calibrated on the samples, and every codec is judged by the same windows of the file, which should be
+# another text. Other options go to all runs: --model (otherwise the demo's), --device, --weights, ...
+#
+# The folder OUT gets tables.kvt, codecs.csv (a line for each codec, with half of each 95% interval over the windows),
+# codecs.png and codecs.svg, which want gnuplot (jobs/setup.sh --plots). A run that fails is reported and left out; its
+# log is in OUT/runs. The same line again runs only what is missing. What may be set before, as in CONTEXT=4096
+# jobs/codecs.sh:
+#   CONTEXT           tokens of a context (1024)
+#   SCORED            tokens behind each (256)
+#   WINDOWS           contexts (4)
+#   KEYS              pass keys asked for behind each (0)
+#   CODECS            all there are, at some of their levels
+#   CALIBRATED        windows of each sample (4), of CONTEXT tokens, but at most 1024
+#   OUT               the folder (codecs)
+#   KVARVE_LAUNCHER, KVARVE_ROOT, modules, GPUs: see jobs/slurm_env.sh
+#SBATCH --job-name=codecs
+#SBATCH --ntasks=1
+#SBATCH --open-mode=append
+#SBATCH --output=%x.log
+set -u
+LC_ALL=C
+export LC_ALL
+
+if [ -n "${SLURM_JOB_ID-}" ]; then
+    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+    command=${command%%codecs.sh*}
+    . "${KVARVE_ROOT:-${command%/jobs/*}}/jobs/slurm_env.sh"
+    prepare_ranks
+    ranks=$SLURM_NTASKS
+else
+    kvarve_root=${KVARVE_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
+    kvarve=$kvarve_root/build/kvarve
+    . "$kvarve_root/jobs/mpi_env.sh"
+    ranks=1
+    mpi_env $ranks
+    launcher=${KVARVE_LAUNCHER:-$(mpi_launcher)}
+    say() { printf '== %s: %s\n' "$(date '+%F %T')" "$*" >&2; }
+    refuse() {
+        say "$*"
+        exit 2
+    }
+    [ -x "$kvarve" ] || refuse "$kvarve is not there: build it (jobs/setup.sh), or set KVARVE_ROOT"
+fi
+
+out=${OUT:-codecs} context=${CONTEXT:-1024} scored=${SCORED:-256} windows=${WINDOWS:-4} keys=${KEYS:-0}
+codecs=${CODECS:-cachegen:1 cachegen:2 cachegen:3 cachegen:4 kvarve:fast:1 kvarve:fast:2 kvarve:fast:3 kvarve:fast:4
+    kvarve:fast:5 kvarve:small:1 kvarve:small:2 kvarve:small:3 kvarve:small:4 kvarve:small:5 kvarve:small:6}
+
+# Samples are for the tables, the file for the rest; the options for both.
+samples='' file=''
+for argument in "$@"; do
+    shift
+    case ${before-} in
+    --sample) samples="$samples$argument
+" ;;
+    --file) file=$argument ;;
+    *) case $argument in --sample | --file) ;; *) set -- "$@" "$argument" ;; esac ;;
+    esac
+    before=$argument
+done
+[ -n "$samples" ] || refuse "--sample TEXT is missing: what tables are calibrated on"
+[ -n "$file" ] || refuse "--file TEXT is missing: what codecs are judged by"
+case " $* " in *" --model"[\ =]*) ;; *) set -- "$@" --model "$kvarve_root/jobs/demo/model" ;; esac
+runs=$out/runs
+mkdir -p "$runs" || refuse "OUT=$out: that folder cannot be made"
+
+settings="$context $scored $windows $keys
+$file
+$*"
+if [ -e "$out/settings" ] && [ "$settings" != "$(cat "$out/settings")" ]; then
+    refuse "OUT=$out holds another study: remove it, or choose another"
+fi
+printf '%s\n' "$settings" >"$out/settings"
+
+# run NAME COMMAND ARGUMENT...: what it prints is in NAME.out and NAME.log.
+n_failed=0
+run() {
+    name=$1
+    shift
+    say "$name"
+    # shellcheck disable=SC2086 # several words
+    $launcher -n "$ranks" "$kvarve" "$@" </dev/null >"$runs/$name.out" 2>"$runs/$name.log" && return
+    n_failed=$((n_failed + 1))
+    say "$name failed: $(grep '^kvarve' "$runs/$name.log" | tail -n 1)"
+    return 1
+}
+
+calibrate() { # calibrate OPTION...
+    while IFS= read -r sample; do
+        [ -z "$sample" ] || set -- "$@" --sample "$sample"
+    done <<END
+$samples
+END
+    run calibrate calibrate --windows "${CALIBRATED:-4}" --context $((context < 1024 ? context : 1024)) \
+        --output "$out/tables.part" "$@" &&
+        mv "$out/tables.part" "$out/tables.kvt"
+}
+[ -s "$out/tables.kvt" ] || calibrate "$@" || exit 1
+
+# number, mean or half REPORT KEY: what the codec's part of a report has of that name.
+line_of() {
+    sed -n "/\"context_codec\"/,\$s/^ *\"$2\": *//p" "$1" | head -n 1
+}
+number() { line_of "$@" | sed 's/,$//'; }
+mean() { line_of "$@" | sed 's/.*"mean": *\([^,}]*\).*/\1/'; }
+half() { line_of "$@" | sed 's/.*"half_interval": *\([^,}]*\).*/\1/'; }
+
+table=$out/codecs.csv
+{
+    printf 'codec,bits_per_element,divergence,divergence_half,perplexity_change,perplexity_change_half,'
+    printf 'same_likeliest,pass_keys,answered_keys,coded_answered_keys\n'
+} >"$table"
+for codec in $codecs; do
+    report=$runs/$(printf %s "$codec" | tr : -).json
+    [ -s "$report" ] || run "$(printf %s "$codec" | tr : -)" perplexity "$@" --file "$file" --context "$context" \
+        --scored "$scored" --windows "$windows" --keys "$keys" --context-codec "$codec" --tables "$out/tables.kvt" \
+        --report "$report.part" || continue
+    [ ! -s "$report.part" ] || mv "$report.part" "$report"
+    answered=,
+    [ "$keys" = 0 ] || answered=$(number "$report" answered_keys),$(number "$report" coded_answered_keys)
+    printf '%s,' "$codec" "$(number "$report" bits_per_element)" "$(mean "$report" divergence)" \
+        "$(half "$report" divergence)" "$(mean "$report" perplexity_change)" "$(half "$report" perplexity_change)" \
+        "$(number "$report" same_likeliest)" "$(number "$report" pass_keys)" >>"$table"
+    printf '%s\n' "$answered" >>"$table"
+done
+
+awk -F , 'NR == 1 { printf "  %-16s %8s  %22s  %20s\n", "codec", "bits", "divergence", "perplexity"; next }
+    { printf "  %-16s %8.3f  %10.2e +- %8.1e  %+8.2f%% +- %6.2f%%\n", $1, $2, $3, $4, 100 * $5, 100 * $6 }' "$table"
+if ! command -v gnuplot >/dev/null; then
+    say "no plots: gnuplot is not here (jobs/setup.sh --plots)"
+else
+    for form in png svg; do
+        gnuplot -e "form='$form'; table='$table'; plot_file='$out/codecs.$form'; \
+            published='$kvarve_root/jobs/codecs/published.csv'" "$kvarve_root/jobs/codecs/plot.gp" \
+            2>"$runs/plot.log" || refuse "no plot: $(cat "$runs/plot.log")" # which warns of codecs that are not there
+    done
+fi
+[ $n_failed -eq 0 ]
