@@ -51,3 +51,11 @@ static inline float float_at(dtype type, const void *elements, size_t i) {
     memcpy(&half, from, sizeof half);
     return type == DTYPE_BF16 ? float_of_bf16(half) : float_of_f16(half);
 }
+
+/* Round x to element i of an array of f32 or bf16. */
+static inline void put_float_at(dtype type, void *elements, size_t i, float x) {
+    if (type == DTYPE_F32)
+        ((float *)elements)[i] = x;
+    else
+        ((uint16_t *)elements)[i] = bf16_of_float(x);
+}

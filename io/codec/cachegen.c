@@ -15,13 +15,6 @@ float cachegen_bin(int layer, int n_layers) {
     return bins[3 * layer / n_layers];
 }
 
-static void store(const kv_chunk_shape *shape, void *elements, size_t i, float x) {
-    if (shape->type == DTYPE_F32)
-        ((float *)elements)[i] = x;
-    else
-        ((uint16_t *)elements)[i] = bf16_of_float(x);
-}
-
 /* How the elements of a token are coded. */
 typedef struct coding {
     const cachegen_table *tables; /* [n_channels] */
@@ -154,7 +147,7 @@ status cachegen_decode(const cachegen_tables *t, int level, const uint8_t *paylo
         const size_t first = (size_t)token * n_channels;
         decode_token(&how, first, n_channels, &d, &escapes, is_anchor ? NULL : anchors, row);
         for (size_t c = 0; c < n_channels; c++)
-            store(shape, elements, first + c, row[c]);
+            put_float_at(shape->type, elements, first + c, row[c]);
         for (size_t c = 0; is_anchor && c < n_channels; c++)
             anchors[c] = isfinite(row[c]) ? row[c] : 0;
     }

@@ -16,6 +16,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "io/codec/byte_reader.h"
 #include "io/codec/kv_chunk.h"
 #include "io/codec/rans.h"
 #include "src/base/memory.h"
@@ -52,9 +53,9 @@ float cachegen_bin(int layer, int n_layers);
 void cachegen_build(const float *samples, int64_t n_tokens, int64_t window_tokens, int n_channels, float bin,
                     text_buffer *out);
 
-/* Tables from the bytes that cachegen_build appended, none of which is trusted; *n_used of them. Release with
+/* Tables from the bytes that cachegen_build appended, none of which is trusted. Release with
  * cachegen_tables_free. */
-status cachegen_tables_read(const void *bytes, size_t n_bytes, cachegen_tables *out, size_t *n_used);
+status cachegen_tables_read(byte_reader *r, cachegen_tables *out);
 void cachegen_tables_free(cachegen_tables *t); /* zeroed is fine */
 
 /* Encode a chunk with these tables at a level from 1 on; the bytes of the payload, which has room for

@@ -154,29 +154,27 @@ static bool read_table(byte_reader *r, cachegen_table *table, uint16_t **room) {
     return start == RANS_TOTAL;
 }
 
-status cachegen_tables_read(const void *bytes, size_t n_bytes, cachegen_tables *out, size_t *n_used) {
+status cachegen_tables_read(byte_reader *r, cachegen_tables *out) {
     enum { MOST_CHANNELS = 1 << 16 };
-    byte_reader r = {bytes, n_bytes, false};
+    const size_t n_bytes = r->n;
     tables_head head;
-    byte_reader_take(&r, &head, sizeof head);
-    if (r.is_short || head.n_channels < 1 || head.n_channels > MOST_CHANNELS || !(head.bin > 0) ||
+    byte_reader_take(r, &head, sizeof head);
+    if (r->is_short || head.n_channels < 1 || head.n_channels > MOST_CHANNELS || !(head.bin > 0) ||
         !isfinite(head.bin) || !(head.unit > 0) || !isfinite(head.unit) ||
         n_bytes / sizeof(float) < head.n_channels)
         return status_refuse("tables of cachegen with %u channels in %zu bytes", head.n_channels, n_bytes);
     const size_t n = head.n_channels, n_tables = n * CACHEGEN_KINDS;
-    /* A start takes as many bytes there as here; one more stands behind each table, for the two of its head.
-     */
     float *units = mem_new(n, sizeof *units);
     cachegen_table *tables = mem_new(n_tables, sizeof *tables);
-    uint16_t *starts = mem_new(r.n / sizeof(uint16_t) + MOST_SYMBOLS + 1, sizeof *starts), *room = starts;
+    /* A start takes as many bytes there as here, and the one behind each table as many as half of its head;
+     * but much else may follow there. */
+    const size_t most = n_tables * (MOST_SYMBOLS + 1), left = r->n / sizeof(uint16_t) + MOST_SYMBOLS + 1;
+    uint16_t *starts = mem_new(left < most ? left : most, sizeof *starts), *room = starts;
     *out = (cachegen_tables){(int)n, head.bin, head.unit, units, tables, starts};
-    bool good = read_units(&r, units, (int)n);
+    bool good = read_units(r, units, (int)n);
     for (size_t i = 0; good && i < n_tables; i++)
-        good = read_table(&r, &tables[i], &room);
-    if (good && !r.is_short) {
-        *n_used = n_bytes - r.n;
-        return STATUS_OK;
-    }
+        good = read_table(r, &tables[i], &room);
+    if (good && !r->is_short) return STATUS_OK;
     cachegen_tables_free(out);
     return status_refuse("tables of cachegen that are cut off, or do not add up");
 }

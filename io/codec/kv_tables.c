@@ -54,11 +54,8 @@ static status check_head(const file_head *head) {
 }
 
 static status read_cachegen(byte_reader *r, int64_t n_channels, cachegen_tables *out) {
-    size_t n_used = 0;
-    status st = cachegen_tables_read(r->at, r->n, out, &n_used);
+    status st = cachegen_tables_read(r, out);
     if (st != STATUS_OK) return st;
-    r->at += n_used;
-    r->n -= n_used;
     return out->n_channels == n_channels ? STATUS_OK
                                          : status_refuse("tables of %d channels, and not of %lld",
                                                          out->n_channels, (long long)n_channels);

@@ -26,6 +26,12 @@ enum { VARVE_LARGEST_SYMBOL = 511, VARVE_MOST_LAYERS = 128, VARVE_EXACT_POSITION
 
 typedef enum varve_kind { VARVE_FAST, VARVE_SMALL, N_VARVE_KINDS } varve_kind;
 
+/* A token is taken for a sink where its values have less than this share of the layer's median norm. */
+static const double varve_sink_share = 0.4;
+
+/* The root of the sum of squares of n elements. */
+double varve_norm(dtype type, const void *elements, size_t n);
+
 /* Elements [n_layers, N_KV_PARTS, n_tokens, heads, width] of layers from first_layer on. */
 typedef struct varve_chunk {
     dtype type; /* DTYPE_BF16 or DTYPE_F32 */

@@ -28,8 +28,7 @@ static bool split(byte_reader *from, size_t n, byte_reader *out) {
 }
 
 static size_t token_bytes(const decoder *d) {
-    const varve_shape *s = &d->tile.tables->shape;
-    return (size_t)s->n_heads * (size_t)s->width * dtype_bytes(d->chunk->type);
+    return varve_token_bytes(&d->tile.tables->shape, d->chunk->type);
 }
 
 /* How many bytes the marked tokens take. */
@@ -110,8 +109,7 @@ static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int 
 }
 
 static char *elements_of(const decoder *d, int layer, int part, int token) {
-    const size_t row = (size_t)(layer * N_KV_PARTS + part) * (size_t)d->chunk->n_tokens + (size_t)token;
-    return d->elements + row * token_bytes(d);
+    return d->elements + varve_row(d->chunk, layer, part, token) * token_bytes(d);
 }
 
 /* The token of the next mark. */

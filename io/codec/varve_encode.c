@@ -21,7 +21,7 @@ typedef struct encoder {
     varve_rounding rounding[VARVE_CLASSES];
     text_buffer marks, kept, escapes;
     rans_range *ranges; /* [n_ranges] */
-    size_t n_ranges, most_ranges;
+    size_t n_ranges;
     float *values, *rest, *found; /* [numbers, TILE] of the tile: wanted; less the prediction; components */
     int16_t *symbols;             /* [numbers, TILE] */
     uint32_t coded;               /* lanes */
@@ -31,24 +31,12 @@ typedef struct encoder {
 /* ---- a layer of a tile ---- */
 
 static size_t token_bytes(const encoder *e) {
-    const varve_shape *s = &e->tile.tables->shape;
-    return (size_t)s->n_heads * (size_t)s->width * dtype_bytes(e->chunk->type);
+    return varve_token_bytes(&e->tile.tables->shape, e->chunk->type);
 }
 
 /* K or V of a layer of the chunk, of a token. */
 static const char *elements_of(const encoder *e, const void *elements, int layer, int part, int token) {
-    const size_t row = (size_t)(layer * N_KV_PARTS + part) * (size_t)e->chunk->n_tokens + (size_t)token;
-    return (const char *)elements + row * token_bytes(e);
-}
-
-static bool is_sink(const encoder *e, float norm, const char *v) {
-    const size_t n = token_bytes(e) / dtype_bytes(e->chunk->type);
-    double sum = 0;
-    for (size_t i = 0; i < n; i++) {
-        const double x = (double)float_at(e->chunk->type, v, i);
-        sum += x * x;
-    }
-    return sqrt(sum) < (double)norm;
+    return (const char *)elements + varve_row(e->chunk, layer, part, token) * token_bytes(e);
 }
 
 static void append_sink(encoder *e, const char *elements) {
@@ -184,6 +172,7 @@ static void count_errors(encoder *e) {
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
     const int model_layer = e->chunk->first_layer + layer;
     const float norm = e->tile.tables->layers[model_layer].sink_norm;
+    const size_t n_channels = token_bytes(e) / dtype_bytes(e->chunk->type);
     uint32_t sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile.n_tokens) - 1);
     int n_bases = 0;
     const varve_basis *bases = varve_tile_bases(&e->tile, model_layer, layer == 0, &n_bases);
@@ -195,7 +184,8 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
     for (int lane = 0; lane < e->tile.n_tokens; lane++) {
         const int token = tile * VARVE_TILE + lane;
         if (e->tokens[token].position < VARVE_EXACT_POSITIONS) exact |= 1u << lane;
-        if (is_sink(e, norm, elements_of(e, elements, layer, KV_PART_V, token))) sinks |= 1u << lane;
+        const char *v = elements_of(e, elements, layer, KV_PART_V, token);
+        if (varve_norm(e->chunk->type, v, n_channels) < (double)norm) sinks |= 1u << lane;
     }
     e->coded = all & ~exact & ~sinks;
     append_symbols(e, bases, n_bases, grade);
@@ -239,8 +229,7 @@ static void append_runs(const encoder *e, text_buffer *out, uint32_t *n_runs) {
 
 static void open_encoder(encoder *e, int n_tiles) {
     const size_t n = (size_t)e->tile.n_numbers * VARVE_TILE;
-    e->most_ranges = n * (size_t)n_tiles * (size_t)e->chunk->n_layers;
-    e->ranges = mem_resize(NULL, e->most_ranges, sizeof *e->ranges);
+    e->ranges = mem_resize(NULL, n * (size_t)n_tiles * (size_t)e->chunk->n_layers, sizeof *e->ranges);
     e->values = mem_new(n, sizeof *e->values);
     e->rest = mem_new(n, sizeof *e->rest);
     e->found = mem_new(n, sizeof *e->found);
@@ -270,6 +259,7 @@ static void append_text(text_buffer *out, const text_buffer *text) {
 void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
                   const varve_token *tokens, const void *elements, text_buffer *payload,
                   varve_report *report) {
+    assert(chunk->n_layers <= VARVE_MOST_LAYERS);
     const int n_tiles = (chunk->n_tokens - 1) / VARVE_TILE + 1;
     encoder e = {.chunk = chunk, .tokens = tokens, .step_level = step_level, .report = report};
     e.step = (float)exp2((double)step_level / VARVE_OCTAVE);

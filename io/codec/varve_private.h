@@ -103,5 +103,12 @@ static inline size_t varve_sink_bytes(const varve_shape *s) {
 }
 void varve_sink_decode(const varve_shape *s, const uint8_t *bytes, dtype type, void *elements);
 
-/* Element i of an array of this type. */
-void varve_set_element(dtype type, void *elements, size_t i, float x);
+/* Bytes of K or V of a token in a layer. */
+static inline size_t varve_token_bytes(const varve_shape *s, dtype type) {
+    return (size_t)s->n_heads * (size_t)s->width * dtype_bytes(type);
+}
+
+/* Which of a chunk's rows K or V of a token in a layer of it is. */
+static inline size_t varve_row(const varve_chunk *chunk, int layer, int part, int token) {
+    return (size_t)(layer * N_KV_PARTS + part) * (size_t)chunk->n_tokens + (size_t)token;
+}

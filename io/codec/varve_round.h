@@ -6,6 +6,10 @@
 
 #include "io/codec/varve.h"
 
+/* By how much the density of a Laplacian distribution with the deviation of the class falls, in nats a step.
+ */
+double varve_fall(int class_index);
+
 /* Of a class, in steps: 0 below `zero`, else up from `half` behind a whole number. */
 typedef struct varve_rounding {
     float zero, half;

@@ -1,3 +1,4 @@
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,11 +121,13 @@ void varve_tile_next(varve_tile *tile) {
 
 /* ---- elements ---- */
 
-void varve_set_element(dtype type, void *elements, size_t i, float x) {
-    if (type == DTYPE_F32)
-        ((float *)elements)[i] = x;
-    else
-        ((uint16_t *)elements)[i] = bf16_of_float(x);
+double varve_norm(dtype type, const void *elements, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double x = (double)float_at(type, elements, i);
+        sum += x * x;
+    }
+    return sqrt(sum);
 }
 
 static varve_rows rows_of(const varve_tile *tile, int layer, kv_part part, int head, dtype type) {
@@ -183,6 +186,6 @@ void varve_sink_decode(const varve_shape *s, const uint8_t *bytes, dtype type, v
         memcpy(&unit, bytes, sizeof unit);
         bytes += sizeof unit;
         for (int i = 0; i < s->width; i++)
-            varve_set_element(type, elements, (size_t)(head * s->width + i), unit * (float)(int8_t)*bytes++);
+            put_float_at(type, elements, (size_t)(head * s->width + i), unit * (float)(int8_t)*bytes++);
     }
 }

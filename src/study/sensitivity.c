@@ -44,10 +44,6 @@ void sensitivity_close(sensitivity *s) {
     free(s);
 }
 
-int64_t sensitivity_n_tokens(const sensitivity *s, const model_config *config) {
-    return s->n_windows * (s->n_context + s->n_scored) * (1 + n_bent(config));
-}
-
 /* ---- the sessions: those of contexts as they are, then for each part of each layer ---- */
 
 static void read_round(sensitivity *s, engine *e, const window_list *w, int64_t round) {
@@ -133,14 +129,12 @@ static void add_noise(const float *values, float *rows, int64_t n, size_t n_chan
                       uint64_t round) {
     double *norms = mem_new(2 * (size_t)n, sizeof *norms), *sorted = norms + n;
     for (int64_t t = 0; t < n; t++) {
-        for (size_t i = 0; i < n_channels; i++)
-            norms[t] += pow((double)values[(size_t)t * n_channels + i], 2);
-        sorted[t] = norms[t] = sqrt(norms[t]);
+        sorted[t] = norms[t] = varve_norm(DTYPE_F32, values + (size_t)t * n_channels, n_channels);
     }
     qsort(sorted, (size_t)n, sizeof *sorted, compare_doubles);
     for (int64_t t = VARVE_EXACT_POSITIONS; t < n; t++) {
         const float own = (float)size * varve_grade_factors[varve_grade((int32_t)(n - 1 - t))];
-        for (size_t i = 0; norms[t] >= 0.4 * sorted[n / 2] && i < n_channels; i++)
+        for (size_t i = 0; norms[t] >= varve_sink_share * sorted[n / 2] && i < n_channels; i++)
             rows[(size_t)t * n_channels + i] += own * noise_of(round, (uint64_t)t * n_channels + i);
     }
     free(norms);
@@ -166,7 +160,7 @@ status sensitivity_bend(sensitivity *s, kv_cache *kv, slice own, int slot, int64
     add_noise(floats[KV_PART_V], floats[part], n, n_channels,
               noise_size * deviation_of(s, part, floats[part], n), (uint64_t)round);
     for (size_t i = 0; i < n_all; i++)
-        varve_set_element(s->type, elements[part], i, floats[part][i]);
+        put_float_at(s->type, elements[part], i, floats[part][i]);
     if (st == STATUS_OK) kv_cache_write(kv, slot, here, part, 0, n, elements[part]);
     for (int p = 0; p < N_KV_PARTS; p++) {
         free(elements[p]);

@@ -15,9 +15,6 @@ sensitivity *sensitivity_open(const model_config *config, dtype type, int64_t n_
                               int64_t n_scored, int64_t first_id);
 void sensitivity_close(sensitivity *s); /* NULL is fine */
 
-/* Tokens that sensitivity_run reads. Local. */
-int64_t sensitivity_n_tokens(const sensitivity *s, const model_config *config);
-
 /* Read the beginnings of the first windows, while the other ranks serve. Rank 0. */
 void sensitivity_run(sensitivity *s, engine *e, const window_list *w);
 

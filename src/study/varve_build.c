@@ -1,6 +1,5 @@
 #include "src/study/varve_build.h"
 
-#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,24 +79,20 @@ static int compare_floats(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-/* Where a few tokens have values far smaller than usual, those are sinks: below this share of the median. */
+/* Where a few tokens have values far smaller than usual, those are sinks. */
 static void find_sinks(const varve_samples *s, const varve_shape *shape, layer_values *out) {
-    static const double share = 0.4, most = 0.05;
+    static const double most = 0.05;
     const size_t n = (size_t)shape->n_heads * (size_t)shape->width;
     float *norms = mem_new(2 * (size_t)s->n_tokens, sizeof *norms), *sorted = norms + s->n_tokens;
     int64_t n_sorted = 0, n_below = 0;
     for (int64_t t = 0; t < s->n_tokens; t++) {
-        double sum = 0;
-        for (size_t i = 0; i < n; i++) {
-            const double x = (double)float_at(s->type, s->elements[KV_PART_V], (size_t)t * n + i);
-            sum += x * x;
-        }
-        norms[t] = (float)sqrt(sum);
+        const char *v = (const char *)s->elements[KV_PART_V] + (size_t)t * n * dtype_bytes(s->type);
+        norms[t] = (float)varve_norm(s->type, v, n);
         out->is_ordinary[t] = t % s->window_tokens >= VARVE_EXACT_POSITIONS;
         if (out->is_ordinary[t]) sorted[n_sorted++] = norms[t];
     }
     qsort(sorted, (size_t)n_sorted, sizeof *sorted, compare_floats);
-    const float bound = (float)share * sorted[n_sorted / 2];
+    const float bound = (float)varve_sink_share * sorted[n_sorted / 2];
     while (n_below < n_sorted && sorted[n_below] < bound)
         n_below++;
     if ((double)n_below <= most * (double)n_sorted) out->sink_norm = bound;
@@ -348,8 +343,7 @@ void varve_counts_add(const varve_counts *more, varve_counts *counts) {
 /* What a Laplacian distribution of the class's deviation says, for so many symbols: what was counted
  * outweighs it, where there was something to count. */
 static void add_expected(int class_index, int64_t n, int64_t *symbols) {
-    const double deviation = exp2((double)(class_index - VARVE_UNIT_CLASS) / VARVE_OCTAVE);
-    const double fall = sqrt(2) / deviation;
+    const double fall = varve_fall(class_index);
     double left = (double)n * exp(-fall / 2); /* of this size and larger */
     symbols[0] += llrint((double)n - left);
     for (int size = 1; size <= VARVE_MOST_SYMBOL; size++) {

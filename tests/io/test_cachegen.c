@@ -106,10 +106,10 @@ static cachegen_tables make_tables(int n_channels) {
     float *samples = make_samples(N, n_channels, 3);
     text_buffer bytes = {0};
     cachegen_tables t = {0};
-    size_t n_used = 0;
     cachegen_build(samples, N, WINDOW, n_channels, 1, &bytes);
-    CHECK_OK(cachegen_tables_read(bytes.data, bytes.n, &t, &n_used));
-    CU_ASSERT(n_used == bytes.n && t.n_channels == n_channels && t.bin == 1);
+    byte_reader r = {bytes.data, bytes.n, false};
+    CHECK_OK(cachegen_tables_read(&r, &t));
+    CU_ASSERT(r.n == 0 && t.n_channels == n_channels && t.bin == 1);
     free(samples);
     free(bytes.data);
     return t;
@@ -120,10 +120,7 @@ static void *make_elements(const kv_chunk_shape *shape, const float *values) {
     const size_t n = kv_chunk_bytes(shape) / dtype_bytes(shape->type);
     void *elements = mem_new(n, dtype_bytes(shape->type));
     for (size_t i = 0; i < n; i++)
-        if (shape->type == DTYPE_F32)
-            ((float *)elements)[i] = values[i];
-        else
-            ((uint16_t *)elements)[i] = bf16_of_float(values[i]);
+        put_float_at(shape->type, elements, i, values[i]);
     return elements;
 }
 

@@ -41,9 +41,9 @@ static void *make_elements(const varve_shape *s, dtype type, int n_tokens, int w
                 for (int head = 0; part == KV_PART_K && head < s->n_heads; head++)
                     key_turn(turns, s->width, row + (size_t)(head * s->width));
                 for (size_t i = 0; i < n; i++)
-                    varve_set_element(
-                        type, elements,
-                        ((size_t)(layer * N_KV_PARTS + part) * (size_t)n_tokens + (size_t)t) * n + i, row[i]);
+                    put_float_at(type, elements,
+                                 ((size_t)(layer * N_KV_PARTS + part) * (size_t)n_tokens + (size_t)t) * n + i,
+                                 row[i]);
             }
     free(causes);
     free(turns);
