@@ -59,7 +59,7 @@ static bool uses_ranks(const options *o) {
     case COMMAND_SYNTH:
         return launcher_rank() >= 0;
     case COMMAND_SNAPSHOT:
-        return (o->action == SNAPSHOT_VERIFY || o->action == SNAPSHOT_COMPACT) && launcher_rank() >= 0;
+        return o->action != SNAPSHOT_INFO && o->action != SNAPSHOT_TEXT && launcher_rank() >= 0;
     case COMMAND_TOKENIZE:
     case COMMAND_PLAN:
     case N_COMMANDS:

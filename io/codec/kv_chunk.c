@@ -11,6 +11,16 @@ static bool measure(const kv_chunk_shape *shape, size_t *n_bytes) {
            !__builtin_mul_overflow(*n_bytes, (size_t)shape->head_dim, n_bytes) && *n_bytes <= PTRDIFF_MAX / 2;
 }
 
+static bool measure_all(const kv_chunk *chunk, size_t *n_bytes) {
+    enum { MOST_LAYERS = 4096 };
+    if (chunk->n_layers < 1 || chunk->n_layers > MOST_LAYERS || chunk->n_parts < 1 ||
+        chunk->part < KV_PART_K || (int)chunk->part + chunk->n_parts > N_KV_PARTS)
+        return false;
+    return measure(&chunk->shape, n_bytes) &&
+           !__builtin_mul_overflow(*n_bytes, (size_t)kv_chunk_count_parts(chunk), n_bytes) &&
+           *n_bytes <= PTRDIFF_MAX / 2;
+}
+
 bool kv_chunk_is_valid(const kv_chunk_shape *shape) {
     size_t n_bytes;
     return measure(shape, &n_bytes);
@@ -19,6 +29,18 @@ bool kv_chunk_is_valid(const kv_chunk_shape *shape) {
 size_t kv_chunk_bytes(const kv_chunk_shape *shape) {
     size_t n_bytes = 0;
     bool is_valid = measure(shape, &n_bytes);
+    assert(is_valid);
+    return n_bytes;
+}
+
+bool kv_chunk_all_are_valid(const kv_chunk *chunk) {
+    size_t n_bytes;
+    return measure_all(chunk, &n_bytes);
+}
+
+size_t kv_chunk_all_bytes(const kv_chunk *chunk) {
+    size_t n_bytes = 0;
+    bool is_valid = measure_all(chunk, &n_bytes);
     assert(is_valid);
     return n_bytes;
 }

@@ -1,4 +1,4 @@
-/* io/codec/kv_chunk.h: a chunk of K or V of one layer: [n_tokens, n_kv_heads, head_dim] elements. Local. */
+/* io/codec/kv_chunk.h: what a frame holds: K or V, or both, of some tokens in one layer or several. Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -6,7 +6,9 @@
 #include <stdint.h>
 
 #include "kernels/dtype.h"
+#include "kernels/kv_page.h"
 
+/* K or V of one layer: [n_tokens, n_kv_heads, head_dim] elements. */
 typedef struct kv_chunk_shape {
     dtype type; /* DTYPE_BF16 or DTYPE_F32 */
     int32_t n_tokens, n_kv_heads, head_dim;
@@ -18,3 +20,30 @@ bool kv_chunk_is_valid(const kv_chunk_shape *shape);
 
 /* Bytes of the elements of a chunk that is valid. */
 size_t kv_chunk_bytes(const kv_chunk_shape *shape);
+
+/* Elements [n_layers, n_parts, n_tokens, n_kv_heads, head_dim] of layers from first_layer on, and of parts
+ * from `part` on. */
+typedef struct kv_chunk {
+    kv_chunk_shape shape; /* of one part of one layer */
+    int32_t first_layer, n_layers;
+    kv_part part;
+    int n_parts;
+} kv_chunk;
+
+/* One part of one layer. */
+static inline kv_chunk kv_chunk_of(const kv_chunk_shape *shape, int layer, kv_part part) {
+    return (kv_chunk){*shape, layer, 1, part, 1};
+}
+
+static inline int kv_chunk_count_parts(const kv_chunk *chunk) {
+    return chunk->n_layers * chunk->n_parts;
+}
+
+/* Bytes of all its elements, and whether they are a number that can be, as above. */
+bool kv_chunk_all_are_valid(const kv_chunk *chunk);
+size_t kv_chunk_all_bytes(const kv_chunk *chunk);
+
+/* A token's position in its text, and how many positions of the text are known behind it. */
+typedef struct kv_token {
+    int32_t position, age;
+} kv_token;

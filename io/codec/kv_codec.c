@@ -1,31 +1,16 @@
 #include "io/codec/kv_codec.h"
 
 #include <assert.h>
-#include <stdbool.h>
+#include <inttypes.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "io/codec/kv_lossless.h"
-
-/* ---- names and numbers ---- */
-
-static const char *const codec_names[N_KV_CODECS] = {
-    [KV_CODEC_NONE] = "none", [KV_CODEC_LOSSLESS] = "lossless"};
-
-const char *kv_codec_name(kv_codec codec) {
-    return codec_names[codec];
-}
-
-bool kv_codec_find(const char *name, kv_codec *out) {
-    for (int i = 0; i < N_KV_CODECS; i++)
-        if (!strcmp(name, codec_names[i])) {
-            *out = (kv_codec)i;
-            return true;
-        }
-    return false;
-}
+#include "io/codec/varve.h"
+#include "kernels/convert.h"
 
 /* Element types by their number in files. */
 static const dtype types[] = {DTYPE_F32, DTYPE_BF16};
@@ -42,7 +27,8 @@ bool kv_type_from_number(unsigned number, dtype *out) {
 
 /* ---- the frame: header, payload, checksum ---- */
 
-enum { FRAME_VERSION = 1, CHECKSUM_BYTES = sizeof(uint64_t) };
+/* Exact codecs of one part of one layer make version 1, which older programs read. */
+enum { FIRST_VERSION = 1, NEWEST_VERSION = 2, CHECKSUM_BYTES = sizeof(uint64_t) };
 
 /* As in a file, little-endian. */
 typedef struct frame_header {
@@ -52,17 +38,27 @@ typedef struct frame_header {
     uint32_t n_tokens, n_kv_heads, head_dim;
     uint64_t payload_bytes;
     uint64_t tables_digest; /* of tables that the codec needs and the frame does not hold; 0: none */
-    uint64_t reserved;      /* 0 */
+    /* From version 2 on; zeros before. */
+    uint16_t first_layer;
+    uint8_t n_layers, parts; /* parts: a bit for K, and one for V */
+    uint16_t distortion;     /* the upper half of a float32 */
+    int16_t level;           /* of the coding */
 } frame_header;
 
 _Static_assert(sizeof(frame_header) == 48, "the header lies in memory as in a file");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the header lies in memory as in a file");
-_Static_assert(KV_CODEC_NONE == 0 && KV_CODEC_LOSSLESS == 1, "numbers of the format");
+_Static_assert(KV_CODEC_NONE == 0 && KV_CODEC_LOSSLESS == 1 && KV_CODEC_CACHEGEN == 2 && KV_CODEC_FAST == 3 &&
+                   KV_CODEC_SMALL == 4,
+               "numbers of the format");
 
 static const char magic[8] = {'K', 'V', 'F', 'R', 'A', 'M', 'E', '\n'};
 
-size_t kv_frame_max_bytes(const kv_chunk_shape *shape) {
-    return sizeof(frame_header) + kv_chunk_bytes(shape) + CHECKSUM_BYTES;
+static uint8_t parts_of(const kv_chunk *chunk) {
+    return (uint8_t)(((1 << chunk->n_parts) - 1) << chunk->part);
+}
+
+size_t kv_frame_max_bytes(const kv_chunk *chunk) {
+    return sizeof(frame_header) + kv_chunk_all_bytes(chunk) + CHECKSUM_BYTES;
 }
 
 uint64_t kv_frame_checksum(const void *frame, size_t n_bytes) {
@@ -70,25 +66,116 @@ uint64_t kv_frame_checksum(const void *frame, size_t n_bytes) {
     return XXH3_64bits(frame, n_bytes - CHECKSUM_BYTES);
 }
 
-size_t kv_frame_encode(kv_codec codec, const kv_chunk_shape *shape, const void *elements, void *frame) {
+kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes) {
+    frame_header h;
+    kv_frame_claim claim = {0};
+    if (n_bytes < sizeof h) return claim;
+    memcpy(&h, frame, sizeof h);
+    claim.n_tokens = h.n_tokens > INT32_MAX ? 0 : (int32_t)h.n_tokens;
+    claim.first_layer = h.first_layer;
+    claim.n_layers = h.n_layers;
+    claim.part = h.parts & 1 ? KV_PART_K : KV_PART_V;
+    claim.n_parts = (h.parts & 1) + (h.parts >> 1 & 1);
+    claim.distortion = float_of_bf16(h.distortion);
+    claim.tables_digest = h.tables_digest;
+    return claim;
+}
+
+/* ---- encode ---- */
+
+/* The squares of what differs, beside those of all. */
+static double compare_elements(const kv_chunk *chunk, const void *elements, const void *coded) {
+    const size_t n = kv_chunk_all_bytes(chunk) / dtype_bytes(chunk->shape.type);
+    double squares = 0, errors = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double x = (double)float_at(chunk->shape.type, elements, i);
+        const double d = (double)float_at(chunk->shape.type, coded, i) - x;
+        squares += x * x;
+        errors += d * d;
+    }
+    return squares > 0 ? errors / squares : 0;
+}
+
+/* Encoders of a payload: its bytes, which has room for those of the chunk; 0: it would not be smaller. */
+
+static size_t encode_lossless(const kv_chunk *chunk, const void *elements, uint8_t *payload) {
+    return kv_chunk_count_parts(chunk) == 1
+               ? kv_lossless_encode(kv_blocks_best(), &chunk->shape, elements, payload)
+               : 0;
+}
+
+static size_t encode_cachegen(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
+                              const void *elements, uint8_t *payload, double *distortion) {
+    assert(kv_chunk_count_parts(chunk) == 1);
+    const size_t chunk_bytes = kv_chunk_bytes(&chunk->shape);
+    const cachegen_tables *t = kv_tables_cachegen(tables, chunk->first_layer, chunk->part);
+    uint8_t *room = mem_new(1, cachegen_max_bytes(&chunk->shape));
+    size_t n = cachegen_encode(t, how->level, &chunk->shape, elements, room);
+    if (n >= chunk_bytes) n = 0;
+    if (n) {
+        memcpy(payload, room, n);
+        uint8_t *coded = mem_new(1, chunk_bytes);
+        status st = cachegen_decode(t, how->level, payload, n, &chunk->shape, coded);
+        assert(st == STATUS_OK);
+        (void)st;
+        *distortion = compare_elements(chunk, elements, coded);
+        free(coded);
+    }
+    free(room);
+    return n;
+}
+
+static size_t encode_varve(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
+                           const kv_token *tokens, const void *elements, uint8_t *payload,
+                           double *distortion) {
+    assert(chunk->n_parts == N_KV_PARTS);
+    const varve_chunk shape = {chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
+    varve_report report = {.n_numbers = 0};
+    text_buffer text = {0};
+    varve_encode(&tables->varve, how->codec == KV_CODEC_FAST ? VARVE_FAST : VARVE_SMALL, how->level, &shape,
+                 tokens, elements, &text, &report);
+    const size_t n = text.n < kv_chunk_all_bytes(chunk) ? text.n : 0;
+    if (n) memcpy(payload, text.data, n);
+    *distortion = report.squares > 0 ? report.errors / report.squares : 0;
+    free(text.data);
+    return n;
+}
+
+size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
+                       const kv_token *tokens, const void *elements, void *frame) {
     uint8_t *payload = (uint8_t *)frame + sizeof(frame_header);
     size_t payload_bytes = 0;
-    if (codec == KV_CODEC_LOSSLESS)
-        payload_bytes = kv_lossless_encode(kv_blocks_best(), shape, elements, payload);
-    if (payload_bytes == 0) {
-        codec = KV_CODEC_NONE;
-        payload_bytes = kv_chunk_bytes(shape);
+    double distortion = 0;
+    if (how->codec == KV_CODEC_LOSSLESS) payload_bytes = encode_lossless(chunk, elements, payload);
+    if (how->codec == KV_CODEC_CACHEGEN)
+        payload_bytes = encode_cachegen(how, tables, chunk, elements, payload, &distortion);
+    if (how->codec >= KV_CODEC_FAST)
+        payload_bytes = encode_varve(how, tables, chunk, tokens, elements, payload, &distortion);
+    const kv_codec codec = payload_bytes ? how->codec : KV_CODEC_NONE;
+    if (!payload_bytes) {
+        payload_bytes = kv_chunk_all_bytes(chunk);
         memcpy(payload, elements, payload_bytes);
     }
     frame_header header = {
-        .version = FRAME_VERSION,
+        .version = FIRST_VERSION,
         .codec = (uint8_t)codec,
-        .type = kv_type_number(shape->type),
-        .n_tokens = (uint32_t)shape->n_tokens,
-        .n_kv_heads = (uint32_t)shape->n_kv_heads,
-        .head_dim = (uint32_t)shape->head_dim,
+        .type = kv_type_number(chunk->shape.type),
+        .n_tokens = (uint32_t)chunk->shape.n_tokens,
+        .n_kv_heads = (uint32_t)chunk->shape.n_kv_heads,
+        .head_dim = (uint32_t)chunk->shape.head_dim,
         .payload_bytes = payload_bytes,
     };
+    if (!kv_codec_is_exact(how->codec)) {
+        header.version = NEWEST_VERSION;
+        header.first_layer = (uint16_t)chunk->first_layer;
+        header.n_layers = (uint8_t)chunk->n_layers;
+        header.parts = parts_of(chunk);
+    }
+    if (!kv_codec_is_exact(codec)) {
+        header.tables_digest = tables->digest;
+        header.level = (int16_t)how->level;
+        header.distortion = bf16_of_float((float)distortion);
+    }
     memcpy(header.magic, magic, sizeof magic);
     memcpy(frame, &header, sizeof header);
     size_t n_bytes = sizeof header + payload_bytes + CHECKSUM_BYTES;
@@ -99,36 +186,49 @@ size_t kv_frame_encode(kv_codec codec, const kv_chunk_shape *shape, const void *
 
 /* ---- decode ---- */
 
-int32_t kv_frame_n_tokens(const void *frame, size_t n_bytes) {
-    frame_header header;
-    if (n_bytes < sizeof header) return 0;
-    memcpy(&header, frame, sizeof header);
-    return header.n_tokens > INT32_MAX ? 0 : (int32_t)header.n_tokens;
-}
-
-static status check_shape(const frame_header *header, const kv_chunk_shape *shape) {
+static status check_shape(const frame_header *header, const kv_chunk *chunk) {
+    const kv_chunk_shape *shape = &chunk->shape;
     dtype type;
     if (!kv_type_from_number(header->type, &type))
         return status_refuse("frame of elements of the unknown type %u", header->type);
-    if (type == shape->type && header->n_tokens == (uint32_t)shape->n_tokens &&
-        header->n_kv_heads == (uint32_t)shape->n_kv_heads && header->head_dim == (uint32_t)shape->head_dim)
+    if (type != shape->type || header->n_tokens != (uint32_t)shape->n_tokens ||
+        header->n_kv_heads != (uint32_t)shape->n_kv_heads || header->head_dim != (uint32_t)shape->head_dim)
+        return status_refuse("frame of %u x %u x %u %s, but %d x %d x %d %s were expected", header->n_tokens,
+                             header->n_kv_heads, header->head_dim, dtype_name(type), shape->n_tokens,
+                             shape->n_kv_heads, shape->head_dim, dtype_name(shape->type));
+    if (header->version == FIRST_VERSION && kv_chunk_count_parts(chunk) == 1) return STATUS_OK;
+    if (header->first_layer == (uint32_t)chunk->first_layer &&
+        header->n_layers == (uint32_t)chunk->n_layers && header->parts == parts_of(chunk))
         return STATUS_OK;
-    return status_refuse("frame of %u x %u x %u %s, but %d x %d x %d %s were expected", header->n_tokens,
-                         header->n_kv_heads, header->head_dim, dtype_name(type), shape->n_tokens,
-                         shape->n_kv_heads, shape->head_dim, dtype_name(shape->type));
+    return status_refuse("frame of parts %u of %u layers from %u on, but %u of %d from %d on were expected",
+                         header->parts, header->n_layers, header->first_layer, parts_of(chunk),
+                         chunk->n_layers, chunk->first_layer);
+}
+
+/* What only some codecs and versions have. */
+static status check_extras(const frame_header *h) {
+    const bool is_exact = kv_codec_is_exact((kv_codec)h->codec);
+    const bool has_layers = h->first_layer || h->n_layers || h->parts;
+    if (is_exact && (h->tables_digest || h->level || h->distortion))
+        return status_refuse("frame of the codec %s, but with what only others have",
+                             kv_codec_name((kv_codec)h->codec));
+    if (h->version == FIRST_VERSION && (has_layers || !is_exact))
+        return status_refuse("frame of version 1 with what only later ones have");
+    if (h->codec == KV_CODEC_CACHEGEN && (h->level < 1 || h->level > CACHEGEN_LEVELS))
+        return status_refuse("frame of the level %d of CacheGen's", h->level);
+    return STATUS_OK;
 }
 
 /* All but what the payload means. */
-static status check_frame(const void *frame, size_t n_bytes, const kv_chunk_shape *shape,
-                          frame_header *header) {
+static status check_frame(const void *frame, size_t n_bytes, const kv_chunk *chunk, frame_header *header) {
     if (n_bytes < sizeof *header + CHECKSUM_BYTES)
         return status_refuse("frame of %zu bytes, which is shorter than its header", n_bytes);
     memcpy(header, frame, sizeof *header);
     if (memcmp(header->magic, magic, sizeof magic) != 0)
         return status_refuse("no frame: its first bytes are others");
-    if (header->version > FRAME_VERSION)
+    if (header->version > NEWEST_VERSION)
         return status_refuse("frame of version %u, this program reads up to %d", header->version,
-                             FRAME_VERSION);
+                             NEWEST_VERSION);
     if (header->version == 0) return status_refuse("frame of version 0, which does not exist");
     uint64_t checksum;
     memcpy(&checksum, (const uint8_t *)frame + n_bytes - CHECKSUM_BYTES, sizeof checksum);
@@ -141,26 +241,58 @@ static status check_frame(const void *frame, size_t n_bytes, const kv_chunk_shap
     if (header->codec >= N_KV_CODECS)
         return status_refuse("frame of the unknown codec %u: a newer version of this program may read it",
                              header->codec);
-    if (header->tables_digest || header->reserved)
-        return status_refuse("frame with reserved bytes that are not zero");
-    return check_shape(header, shape);
+    status st = check_extras(header);
+    return st == STATUS_OK ? check_shape(header, chunk) : st;
 }
 
-status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk_shape *shape) {
+status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk *chunk) {
     frame_header header;
-    return check_frame(frame, n_bytes, shape, &header);
+    return check_frame(frame, n_bytes, chunk, &header);
 }
 
-status kv_frame_decode(const void *frame, size_t n_bytes, const kv_chunk_shape *shape, void *elements) {
+/* Are these the tables that the frame was made with, and do they have what the chunk asks for? */
+static status check_tables(const frame_header *header, const kv_tables *t, const kv_chunk *chunk) {
+    if (!t || t->digest != header->tables_digest)
+        return status_refuse("frame that needs the tables %016" PRIx64 ", which are not there",
+                             header->tables_digest);
+    if (t->shape.n_kv_heads == chunk->shape.n_kv_heads && t->shape.head_dim == chunk->shape.head_dim &&
+        chunk->first_layer >= 0 && chunk->n_layers <= t->shape.n_layers - chunk->first_layer)
+        return STATUS_OK;
+    return status_refuse("frame of %d layers from %d on, of %d kv heads of %d, but its tables are for %d, "
+                         "of %d of %d",
+                         chunk->n_layers, chunk->first_layer, chunk->shape.n_kv_heads, chunk->shape.head_dim,
+                         t->shape.n_layers, t->shape.n_kv_heads, t->shape.head_dim);
+}
+
+static status decode_varve(const kv_tables *t, const frame_header *header, const uint8_t *payload,
+                           const kv_chunk *chunk, void *elements) {
+    const varve_chunk shape = {chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
+    if (chunk->n_parts != N_KV_PARTS || chunk->n_layers > VARVE_MOST_LAYERS)
+        return status_refuse("frame of the codec %s of %d parts of %d layers",
+                             kv_codec_name((kv_codec)header->codec), chunk->n_parts, chunk->n_layers);
+    return varve_decode(&t->varve, payload, header->payload_bytes, &shape, elements);
+}
+
+status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
+                       void *elements) {
     frame_header header;
-    status st = check_frame(frame, n_bytes, shape, &header);
+    status st = check_frame(frame, n_bytes, chunk, &header);
+    if (st == STATUS_OK && !kv_codec_is_exact((kv_codec)header.codec))
+        st = check_tables(&header, tables, chunk);
     if (st != STATUS_OK) return st;
     const uint8_t *payload = (const uint8_t *)frame + sizeof header;
+    if (header.codec >= KV_CODEC_FAST) return decode_varve(tables, &header, payload, chunk, elements);
+    if (header.codec != KV_CODEC_NONE && kv_chunk_count_parts(chunk) != 1)
+        return status_refuse("frame of the codec %s of more than one part of a layer",
+                             kv_codec_name((kv_codec)header.codec));
+    if (header.codec == KV_CODEC_CACHEGEN)
+        return cachegen_decode(kv_tables_cachegen(tables, chunk->first_layer, chunk->part), header.level,
+                               payload, header.payload_bytes, &chunk->shape, elements);
     if (header.codec == KV_CODEC_LOSSLESS)
-        return kv_lossless_decode(kv_blocks_best(), payload, header.payload_bytes, shape, elements);
-    if (header.payload_bytes != kv_chunk_bytes(shape))
+        return kv_lossless_decode(kv_blocks_best(), payload, header.payload_bytes, &chunk->shape, elements);
+    if (header.payload_bytes != kv_chunk_all_bytes(chunk))
         return status_refuse("frame whose raw payload has %llu bytes instead of %zu",
-                             (unsigned long long)header.payload_bytes, kv_chunk_bytes(shape));
-    memcpy(elements, payload, kv_chunk_bytes(shape));
+                             (unsigned long long)header.payload_bytes, kv_chunk_all_bytes(chunk));
+    memcpy(elements, payload, kv_chunk_all_bytes(chunk));
     return STATUS_OK;
 }

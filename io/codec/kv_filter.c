@@ -5,14 +5,13 @@ status kv_filter_register(void) {
     return STATUS_OK;
 }
 
-status kv_filter_set(hid_t create_properties, const kv_chunk_shape *chunk) {
-    const unsigned values[N_KV_FILTER_VALUES] = {
-        kv_type_number(chunk->type),
-        (unsigned)chunk->n_tokens,
-        (unsigned)chunk->n_kv_heads,
-        (unsigned)chunk->head_dim,
+status kv_filter_set(hid_t create_properties, const kv_chunk *chunk) {
+    const unsigned values[MOST_KV_FILTER_VALUES] = {
+        kv_type_number(chunk->shape.type), (unsigned)chunk->shape.n_tokens, (unsigned)chunk->shape.n_kv_heads,
+        (unsigned)chunk->shape.head_dim,   (unsigned)chunk->n_layers,       (unsigned)chunk->n_parts,
     };
-    if (H5Pset_filter(create_properties, KV_FILTER_ID, H5Z_FLAG_MANDATORY, N_KV_FILTER_VALUES, values) < 0)
+    const size_t n = kv_chunk_count_parts(chunk) == 1 ? N_KV_FILTER_VALUES : MOST_KV_FILTER_VALUES;
+    if (H5Pset_filter(create_properties, KV_FILTER_ID, H5Z_FLAG_MANDATORY, n, values) < 0)
         return status_fail("HDF5 does not take the filter of KV frames for a dataset");
     return STATUS_OK;
 }

@@ -4,22 +4,49 @@
 #include <string.h>
 
 #include "io/codec/kv_filter.h"
+#include "io/codec/kv_tables_search.h"
 
-static bool read_values(size_t n_values, const unsigned values[], kv_chunk_shape *chunk) {
-    if (n_values != N_KV_FILTER_VALUES || !kv_type_from_number(values[0], &chunk->type)) return false;
-    chunk->n_tokens = (int32_t)values[1];
-    chunk->n_kv_heads = (int32_t)values[2];
-    chunk->head_dim = (int32_t)values[3];
-    return kv_chunk_is_valid(chunk); /* what is too large for 31 bits is negative now */
+static bool read_values(size_t n_values, const unsigned values[], kv_chunk *chunk) {
+    const bool is_joint = n_values == MOST_KV_FILTER_VALUES;
+    if (n_values != N_KV_FILTER_VALUES && !is_joint) return false;
+    if (!kv_type_from_number(values[0], &chunk->shape.type)) return false;
+    chunk->shape.n_tokens = (int32_t)values[1];
+    chunk->shape.n_kv_heads = (int32_t)values[2];
+    chunk->shape.head_dim = (int32_t)values[3];
+    chunk->n_layers = is_joint ? (int32_t)values[4] : 1;
+    chunk->n_parts = is_joint ? (int)values[5] : 1;
+    return kv_chunk_all_are_valid(chunk); /* what is too large for 31 bits is negative now */
 }
 
-/* A frame of `chunk` or of fewer tokens; zeros follow. */
-static bool decode(const kv_chunk_shape *chunk, const void *frame, size_t n_bytes, uint8_t *elements) {
-    kv_chunk_shape stored = *chunk;
-    stored.n_tokens = kv_frame_n_tokens(frame, n_bytes);
-    if (stored.n_tokens < 1 || stored.n_tokens > chunk->n_tokens) return false;
-    if (kv_frame_decode(frame, n_bytes, &stored, elements) != STATUS_OK) return false;
-    memset(elements + kv_chunk_bytes(&stored), 0, kv_chunk_bytes(chunk) - kv_chunk_bytes(&stored));
+/* What a frame claims to hold of a chunk: it is at the end of a dataset, perhaps. */
+static bool read_claim(const kv_chunk *chunk, const kv_frame_claim *claim, kv_chunk *stored) {
+    *stored = *chunk;
+    stored->shape.n_tokens = claim->n_tokens;
+    if (claim->n_layers > 0) {
+        stored->first_layer = claim->first_layer;
+        stored->n_layers = claim->n_layers;
+        stored->part = claim->part;
+        stored->n_parts = claim->n_parts;
+    }
+    return claim->n_tokens >= 1 && claim->n_tokens <= chunk->shape.n_tokens &&
+           stored->n_layers <= chunk->n_layers && stored->n_parts == chunk->n_parts;
+}
+
+/* A frame of `chunk`, or of less; zeros follow. */
+static bool decode(const kv_chunk *chunk, const void *frame, size_t n_bytes, uint8_t *elements) {
+    kv_chunk stored;
+    const kv_frame_claim claim = kv_frame_look(frame, n_bytes);
+    if (!read_claim(chunk, &claim, &stored)) return false;
+    const kv_tables *tables = claim.tables_digest ? kv_tables_search(claim.tables_digest) : NULL;
+    if (kv_frame_decode(frame, n_bytes, tables, &stored, elements) != STATUS_OK) return false;
+    const int n = kv_chunk_count_parts(&stored);
+    const size_t from_bytes = kv_chunk_bytes(&stored.shape), to_bytes = kv_chunk_bytes(&chunk->shape);
+    for (int i = n - 1; i >= 0; i--) {
+        uint8_t *part = elements + (size_t)i * to_bytes;
+        memmove(part, elements + (size_t)i * from_bytes, from_bytes);
+        memset(part + from_bytes, 0, to_bytes - from_bytes);
+    }
+    memset(elements + (size_t)n * to_bytes, 0, kv_chunk_all_bytes(chunk) - (size_t)n * to_bytes);
     return true;
 }
 
@@ -27,10 +54,12 @@ static bool decode(const kv_chunk_shape *chunk, const void *frame, size_t n_byte
  * or 0. */
 static size_t filter(unsigned flags, size_t n_values, const unsigned values[], size_t n_bytes,
                      size_t *buffer_bytes, void **buffer) {
-    kv_chunk_shape chunk;
+    static const kv_coding lossless = {.codec = KV_CODEC_LOSSLESS};
+    kv_chunk chunk = {.n_parts = 0};
     if (!read_values(n_values, values, &chunk)) return 0;
     bool is_reading = flags & H5Z_FLAG_REVERSE;
-    size_t chunk_bytes = kv_chunk_bytes(&chunk), room = is_reading ? chunk_bytes : kv_frame_max_bytes(&chunk);
+    size_t chunk_bytes = kv_chunk_all_bytes(&chunk),
+           room = is_reading ? chunk_bytes : kv_frame_max_bytes(&chunk);
     if (!is_reading && n_bytes != chunk_bytes) return 0;
     void *out = malloc(room);
     if (!out) return 0;
@@ -38,7 +67,7 @@ static size_t filter(unsigned flags, size_t n_values, const unsigned values[], s
     if (is_reading)
         n_out = decode(&chunk, *buffer, n_bytes, out) ? chunk_bytes : 0;
     else
-        n_out = kv_frame_encode(KV_CODEC_LOSSLESS, &chunk, *buffer, out);
+        n_out = kv_frame_encode(&lossless, NULL, &chunk, NULL, *buffer, out);
     if (!n_out) {
         free(out);
         return 0;

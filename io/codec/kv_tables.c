@@ -1,13 +1,16 @@
 #include "io/codec/kv_tables.h"
 
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "io/files.h"
 
 enum { FILE_VERSION = 2, MOST_LAYERS = 4096 };
-static const size_t most_bytes = (size_t)1 << 32;
 
 /* As in the file, little-endian. */
 typedef struct file_head {
@@ -93,18 +96,41 @@ static status parse(const char *bytes, size_t n, kv_tables *t) {
     return read_parts(t, (byte_reader){bytes + sizeof head, n - sizeof head, false});
 }
 
-status kv_tables_open(const char *path, kv_tables **out) {
-    char *bytes = NULL;
-    size_t n = 0;
+status kv_tables_parse(const char *bytes, size_t n_bytes, kv_tables **out) {
     kv_tables *t = mem_new(1, sizeof *t);
-    status st = file_read_all(path, most_bytes, &bytes, &n);
-    if (st == STATUS_OK) st = status_at(parse(bytes, n, t), "%s", path);
-    free(bytes);
+    status st = parse(bytes, n_bytes, t);
     if (st == STATUS_OK)
         *out = t;
     else
         kv_tables_free(t);
     return st;
+}
+
+status kv_tables_open(const char *path, kv_tables **out) {
+    char *bytes = NULL;
+    size_t n = 0;
+    status st = file_read_all(path, kv_tables_most_bytes, &bytes, &n);
+    if (st == STATUS_OK) st = status_at(kv_tables_parse(bytes, n, out), "%s", path);
+    free(bytes);
+    return st;
+}
+
+void kv_tables_name(uint64_t digest, char name[KV_TABLES_NAME_BYTES]) {
+    snprintf(name, KV_TABLES_NAME_BYTES, "tables-%016" PRIx64 ".kvt", digest);
+}
+
+bool kv_tables_parse_name(const char *name, uint64_t *digest) {
+    char again[KV_TABLES_NAME_BYTES];
+    if (sscanf(name, "tables-%16" SCNx64, digest) != 1) return false;
+    kv_tables_name(*digest, again);
+    return strcmp(name, again) == 0;
+}
+
+status kv_tables_check_shape(const kv_tables *t, int n_layers, int n_kv_heads, int head_dim) {
+    const kv_tables_shape *s = &t->shape;
+    if (s->n_layers == n_layers && s->n_kv_heads == n_kv_heads && s->head_dim == head_dim) return STATUS_OK;
+    return status_refuse("tables for %d layers, %d kv heads of %d, but the model has %d, %d of %d",
+                         s->n_layers, s->n_kv_heads, s->head_dim, n_layers, n_kv_heads, head_dim);
 }
 
 void kv_tables_free(kv_tables *t) {

@@ -5,11 +5,15 @@
  * the classes of those, and the digest. All functions are Local. */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "io/codec/cachegen.h"
 #include "io/codec/varve_tables.h"
 #include "kernels/kv_page.h"
+
+/* More than any model needs. */
+static const size_t kv_tables_most_bytes = (size_t)1 << 32;
 
 /* What they were made for. */
 typedef struct kv_tables_shape {
@@ -31,6 +35,17 @@ static inline const cachegen_tables *kv_tables_cachegen(const kv_tables *t, int 
 /* The bytes of a file from those of all layers, in their order, and of the classes behind them. */
 void kv_tables_append(const kv_tables_shape *shape, const void *parts, size_t n_bytes, text_buffer *out);
 
+/* "tables-0123456789abcdef.kvt": as a snapshot names them. */
+enum { KV_TABLES_NAME_BYTES = 32 };
+void kv_tables_name(uint64_t digest, char name[KV_TABLES_NAME_BYTES]);
+bool kv_tables_parse_name(const char *name, uint64_t *digest); /* false: no such name */
+
+/* From the bytes of a file. Refuses what is none, or damaged. Release with kv_tables_free. */
+status kv_tables_parse(const char *bytes, size_t n_bytes, kv_tables **out);
+
 /* Refuses what is no such file, naming it. Release with kv_tables_free. */
 status kv_tables_open(const char *path, kv_tables **out);
 void kv_tables_free(kv_tables *t); /* NULL is fine */
+
+/* Refuses tables of a model of another shape, naming them. */
+status kv_tables_check_shape(const kv_tables *t, int n_layers, int n_kv_heads, int head_dim);

@@ -19,6 +19,7 @@
  * fixed order. All functions are Local; any number of threads may use one varve_tables. */
 #pragma once
 
+#include "io/codec/kv_chunk.h"
 #include "io/codec/varve_tables.h"
 #include "kernels/dtype.h"
 
@@ -38,11 +39,6 @@ typedef struct varve_chunk {
     int32_t n_tokens, first_layer, n_layers;
 } varve_chunk;
 
-/* A token's position in its text, and how many positions of it are known behind. */
-typedef struct varve_token {
-    int32_t position, age;
-} varve_token;
-
 /* What became of a chunk. */
 typedef struct varve_report {
     double n_numbers, squares,
@@ -56,8 +52,7 @@ double varve_expected_bits(const varve_tables *t, varve_kind kind, int step_leve
 
 /* Append the payload of a chunk at a step of 2^(step_level / VARVE_OCTAVE); adds to *report. */
 void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
-                  const varve_token *tokens, const void *elements, text_buffer *payload,
-                  varve_report *report);
+                  const kv_token *tokens, const void *elements, text_buffer *payload, varve_report *report);
 
 /* Decode n_bytes, none of which is trusted, to a chunk of this shape; elements may be overwritten also when
  * they are refused. */

@@ -15,7 +15,7 @@ static const float poor_error = 0.5f;
 typedef struct encoder {
     varve_tile tile;
     const varve_chunk *chunk;
-    const varve_token *tokens;
+    const kv_token *tokens;
     int step_level;
     float step;
     varve_rounding rounding[VARVE_CLASSES];
@@ -257,8 +257,7 @@ static void append_text(text_buffer *out, const text_buffer *text) {
 }
 
 void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
-                  const varve_token *tokens, const void *elements, text_buffer *payload,
-                  varve_report *report) {
+                  const kv_token *tokens, const void *elements, text_buffer *payload, varve_report *report) {
     assert(chunk->n_layers <= VARVE_MOST_LAYERS);
     const int n_tiles = (chunk->n_tokens - 1) / VARVE_TILE + 1;
     encoder e = {.chunk = chunk, .tokens = tokens, .step_level = step_level, .report = report};

@@ -41,9 +41,12 @@ void manifest_free(manifest *m) {
 }
 
 int manifest_format(const manifest *m) {
-    for (int64_t i = 0; i < m->n_segments; i++)
-        if (m->segments[i].is_plain) return 2;
-    return 1;
+    int format = 1;
+    for (int64_t i = 0; i < m->n_segments; i++) {
+        if (!kv_codec_is_exact(m->segments[i].codec)) return 3;
+        if (m->segments[i].is_plain) format = 2;
+    }
+    return format;
 }
 
 int64_t manifest_kv_tokens(const manifest_sequence *s) {
@@ -90,13 +93,16 @@ bool manifest_exists(const char *dir) {
 }
 
 static bool is_named(const manifest *m, const char *name) {
+    uint64_t digest = 0;
+    const bool is_tables = kv_tables_parse_name(name, &digest);
     for (int64_t i = 0; m && i < m->n_segments; i++)
-        if (strcmp(m->segments[i].name, name) == 0) return true;
+        if (is_tables ? m->segments[i].tables_digest == digest : strcmp(m->segments[i].name, name) == 0)
+            return true;
     return false;
 }
 
-/* Is this the name of a segment while it is written, ".NAME.tmp"? */
-static bool is_temporary_segment(const char *name) {
+/* Is this the name of a segment or of tables while they are written, ".NAME.tmp"? */
+static bool is_temporary(const char *name) {
     static const char end[] = ".tmp";
     const size_t n = strlen(name), n_end = sizeof end - 1;
     char inner[SEGMENT_NAME_BYTES];
@@ -106,14 +112,16 @@ static bool is_temporary_segment(const char *name) {
     inner[n - n_end - 1] = '\0';
     segment_info info;
     int64_t save_number;
-    return segment_parse_name(inner, &info, &save_number);
+    uint64_t digest;
+    return segment_parse_name(inner, &info, &save_number) || kv_tables_parse_name(inner, &digest);
 }
 
 bool manifest_is_part(const char *name) {
     segment_info info;
     int64_t save_number;
-    return segment_parse_name(name, &info, &save_number) || is_temporary_segment(name) ||
-           !strcmp(name, MANIFEST_NAME) || !strcmp(name, MANIFEST_TEMPORARY_NAME) ||
+    uint64_t digest;
+    return segment_parse_name(name, &info, &save_number) || kv_tables_parse_name(name, &digest) ||
+           is_temporary(name) || !strcmp(name, MANIFEST_NAME) || !strcmp(name, MANIFEST_TEMPORARY_NAME) ||
            !strcmp(name, MANIFEST_OLD_NAME) || !strcmp(name, ATTEMPTS_NAME) || snapshot_lock_is_name(name);
 }
 
@@ -143,9 +151,11 @@ void manifest_remove_unnamed_files(const char *dir, const manifest *m) {
     for (struct dirent *entry; (entry = readdir(d));) {
         segment_info info;
         int64_t save_number;
+        uint64_t digest;
         const char *name = entry->d_name;
-        bool is_segment = segment_parse_name(name, &info, &save_number);
-        if ((is_segment && !is_named(m, name)) || is_temporary_segment(name) ||
+        bool can_be_named =
+            segment_parse_name(name, &info, &save_number) || kv_tables_parse_name(name, &digest);
+        if ((can_be_named && !is_named(m, name)) || is_temporary(name) ||
             strcmp(name, MANIFEST_TEMPORARY_NAME) == 0 || strcmp(name, MANIFEST_OLD_NAME) == 0)
             (void)unlinkat(dirfd(d), name, 0);
     }

@@ -1,4 +1,6 @@
 /* The manifest as text: what is written here is read in io/snapshot/manifest_read.c. */
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <time.h>
 
@@ -94,6 +96,13 @@ static void put_segment(json_writer *w, const segment_info *s) {
     json_put_text(w, "file", s->name);
     json_put_text(w, "codec", kv_codec_name(s->codec));
     if (s->is_plain) json_put_bool(w, "plain", true);
+    if (!kv_codec_is_exact(s->codec)) {
+        char digest[17];
+        snprintf(digest, sizeof digest, "%016" PRIx64, s->tables_digest);
+        json_put_integer(w, "level", s->level);
+        json_put_text(w, "tables_digest", digest);
+        json_put_integer(w, "chunk_layers", s->chunk_layers);
+    }
     json_put_integer(w, "chunk_tokens", s->chunk_tokens);
     json_put_integer(w, "file_bytes", s->file_bytes);
     json_put_integer(w, "index_offset", s->index_offset);

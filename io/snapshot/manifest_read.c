@@ -197,6 +197,21 @@ static void read_root(reader *r, json_object *root) {
 
 /* ---- segments ---- */
 
+/* What only coded segments have. */
+static void read_coding(json_object *o, segment_info *s) {
+    enum { MOST_LEVEL = 1000 };
+    s->chunk_layers = 1;
+    if (kv_codec_is_exact(s->codec)) return;
+    const char *text = json_text(o, "tables_digest");
+    char again[17] = "";
+    if (sscanf(text, "%16" SCNx64, &s->tables_digest) == 1)
+        snprintf(again, sizeof again, "%016" PRIx64, s->tables_digest);
+    if (strcmp(again, text) != 0 || !s->tables_digest)
+        json_refuse(o, "tables_digest", "not a digest of 16 hexadecimal digits");
+    s->level = (int)json_int(o, "level", -MOST_LEVEL, MOST_LEVEL);
+    s->chunk_layers = (int)json_int(o, "chunk_layers", 1, INT32_MAX);
+}
+
 static void read_segment(const reader *r, json_object *o, segment_info *s) {
     const manifest *m = r->m;
     int64_t save_number = 0;
@@ -211,6 +226,7 @@ static void read_segment(const reader *r, json_object *o, segment_info *s) {
     s->head_dim = m->head_dim;
     s->codec = read_codec(o, "codec");
     s->is_plain = json_bool_or(o, "plain", false);
+    read_coding(o, s);
     s->chunk_tokens = (int)json_int(o, "chunk_tokens", 1, INT32_MAX);
     s->file_bytes = json_int(o, "file_bytes", 0, JSON_MAX_EXACT);
     s->index_offset = json_int(o, "index_offset", 0, JSON_MAX_EXACT);

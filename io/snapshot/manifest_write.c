@@ -142,13 +142,19 @@ static status write_json(const image *to, const text_buffer *json, int64_t *file
 
 /* ---- the cache as virtual datasets ---- */
 
-/* Add the rows of a segment: of its dataset of the same name, in the file beside the manifest. */
-static herr_t map_segment(hid_t creation, hid_t space, const segment_info *s, const char *name) {
+/* Add the rows of a segment: of its dataset of the same name, or of the one that all its layers have, in the
+ * file beside the manifest. */
+static herr_t map_segment(hid_t creation, hid_t space, const segment_info *s, int layer, kv_part part,
+                          const char *name) {
     const hsize_t begin[3] = {(hsize_t)s->row0, 0, 0};
-    const hsize_t dims[3] = {(hsize_t)s->n_rows, (hsize_t)s->n_kv_heads, (hsize_t)s->head_dim};
-    hid_t source = H5Screate_simple(3, dims, NULL);
-    herr_t code = H5Sselect_hyperslab(space, H5S_SELECT_SET, begin, NULL, dims, NULL);
-    if (code >= 0) code = H5Pset_virtual(creation, space, s->name, name, source);
+    const hsize_t dims[5] = {1, 1, (hsize_t)s->n_rows, (hsize_t)s->n_kv_heads, (hsize_t)s->head_dim};
+    const hsize_t all[5] = {(hsize_t)(s->last_layer - s->first_layer), N_KV_PARTS, dims[2], dims[3], dims[4]};
+    const hsize_t at[5] = {(hsize_t)(layer - s->first_layer), (hsize_t)part};
+    const bool is_joint = segment_is_joint(s);
+    hid_t source = is_joint ? H5Screate_simple(5, all, NULL) : H5Screate_simple(3, dims + 2, NULL);
+    herr_t code = H5Sselect_hyperslab(space, H5S_SELECT_SET, begin, NULL, dims + 2, NULL);
+    if (code >= 0 && is_joint) code = H5Sselect_hyperslab(source, H5S_SELECT_SET, at, NULL, dims, NULL);
+    if (code >= 0) code = H5Pset_virtual(creation, space, s->name, is_joint ? "/kv" : name, source);
     H5Sclose(source);
     return code;
 }
@@ -162,7 +168,7 @@ static status write_view(const image *to, const manifest *m, int layer, kv_part 
     herr_t code = H5Pset_layout(creation, H5D_VIRTUAL);
     for (int64_t i = 0; i < m->n_segments && code >= 0; i++)
         if (m->segments[i].first_layer <= layer && layer < m->segments[i].last_layer)
-            code = map_segment(creation, space, &m->segments[i], name);
+            code = map_segment(creation, space, &m->segments[i], layer, part, name);
     H5Sselect_all(space);
     hid_t dataset =
         code >= 0 ? H5Dcreate2(to->file, name, type, space, H5P_DEFAULT, creation, H5P_DEFAULT) : -1;

@@ -10,7 +10,7 @@
 #include "io/snapshot/segment_private.h"
 #include "src/base/memory.h"
 
-enum { GOOD_CHUNK_BYTES = 512 << 10, MAX_CHUNK_BYTES = 64 << 20, MAX_WIDTH = 1 << 16, PAGE_TOKENS = 64 };
+enum { MAX_CHUNK_BYTES = 64 << 20, MAX_WIDTH = 1 << 16 };
 
 /* ---- names ---- */
 
@@ -39,33 +39,53 @@ bool segment_parse_name(const char *name, segment_info *out, int64_t *save_numbe
 
 /* ---- shapes ---- */
 
-int segment_chunk_tokens(dtype type, int n_kv_heads, int head_dim, int64_t n_rows) {
-    const kv_chunk_shape row = {.type = type, .n_tokens = 1, .n_kv_heads = n_kv_heads, .head_dim = head_dim};
-    int64_t n = (int64_t)(GOOD_CHUNK_BYTES / kv_chunk_bytes(&row));
-    if (n > PAGE_TOKENS) n -= n % PAGE_TOKENS;
-    if (n < 1) n = 1;
-    return (int)(n < n_rows ? n : n_rows);
+int segment_chunk_tokens(kv_codec codec, dtype type, int n_kv_heads, int head_dim, int64_t n_rows) {
+    const int n = kv_chunking_of(codec, type, n_kv_heads, head_dim).n_tokens;
+    return n < n_rows ? n : (int)n_rows;
+}
+
+static int count_layers(const segment_info *info) {
+    return info->last_layer - info->first_layer;
+}
+
+static int chunk_parts(const segment_info *info) {
+    return segment_is_joint(info) ? N_KV_PARTS : 1;
 }
 
 int64_t segment_count_chunks(const segment_info *info) {
     return (info->n_rows - 1) / info->chunk_tokens + 1;
 }
 
+/* Chunks of the same rows. */
+static int count_beside(const segment_info *info) {
+    return N_KV_PARTS / chunk_parts(info) * ((count_layers(info) - 1) / info->chunk_layers + 1);
+}
+
 int64_t segment_count_entries(const segment_info *info) {
-    return segment_count_chunks(info) * N_KV_PARTS * (info->last_layer - info->first_layer);
+    return segment_count_chunks(info) * count_beside(info);
 }
 
-kv_chunk_shape segment_chunk_shape(const segment_info *info, int64_t chunk, int64_t *row0) {
-    int64_t begin = chunk * info->chunk_tokens, rest = info->n_rows - begin;
-    *row0 = info->row0 + begin;
-    return (kv_chunk_shape){.type = info->type,
-                            .n_tokens = rest < info->chunk_tokens ? (int32_t)rest : info->chunk_tokens,
-                            .n_kv_heads = info->n_kv_heads,
-                            .head_dim = info->head_dim};
+kv_chunk segment_largest_chunk(const segment_info *info) {
+    return (kv_chunk){.shape = {info->type, info->chunk_tokens, info->n_kv_heads, info->head_dim},
+                      .first_layer = info->first_layer,
+                      .n_layers = info->chunk_layers,
+                      .n_parts = chunk_parts(info)};
 }
 
-size_t segment_chunk_max_bytes(const segment_info *info, const kv_chunk_shape *shape) {
-    return info->is_plain ? kv_chunk_bytes(shape) : kv_frame_max_bytes(shape);
+segment_chunk segment_chunk_at(const segment_info *info, int64_t i) {
+    const int64_t n_chunks = segment_count_chunks(info), n_parts = N_KV_PARTS / chunk_parts(info);
+    const int64_t begin = i % n_chunks * info->chunk_tokens, rest = info->n_rows - begin;
+    const int skip = (int)(i / n_chunks / n_parts) * info->chunk_layers, left = count_layers(info) - skip;
+    segment_chunk c = {.chunk = segment_largest_chunk(info), .row0 = info->row0 + begin};
+    if (rest < info->chunk_tokens) c.chunk.shape.n_tokens = (int32_t)rest;
+    c.chunk.first_layer += skip;
+    if (left < info->chunk_layers) c.chunk.n_layers = left;
+    c.chunk.part = (kv_part)(i / n_chunks % n_parts);
+    return c;
+}
+
+size_t segment_chunk_max_bytes(const segment_info *info, const kv_chunk *chunk) {
+    return info->is_plain ? kv_chunk_all_bytes(chunk) : kv_frame_max_bytes(chunk);
 }
 
 uint64_t segment_chunk_checksum(const segment_info *info, const void *bytes, size_t n_bytes) {
@@ -88,16 +108,20 @@ status segment_check(const segment_info *info, const char *where) {
         bad = "type of elements";
     else if ((unsigned)info->codec >= N_KV_CODECS || (info->is_plain && info->codec != KV_CODEC_NONE))
         bad = "codec";
+    else if (info->chunk_layers < 1 || info->chunk_layers > count_layers(info) ||
+             (info->chunk_layers > 1 && !segment_is_joint(info)))
+        bad = "number of layers in a chunk";
     if (bad) return status_refuse("%s: it has an impossible %s", where, bad);
 
-    const int64_t row_bytes = (int64_t)info->n_kv_heads * info->head_dim * (int64_t)dtype_bytes(info->type);
+    const int64_t row_bytes = (int64_t)info->n_kv_heads * info->head_dim * (int64_t)dtype_bytes(info->type) *
+                              info->chunk_layers * chunk_parts(info);
     const int64_t max_entries = info->file_bytes / (int64_t)sizeof(segment_entry);
     if (info->chunk_tokens < 1 || info->chunk_tokens > info->n_rows ||
         info->chunk_tokens > MAX_CHUNK_BYTES / row_bytes)
         bad = "number of rows in a chunk";
     else if (info->file_bytes < 0 || info->index_offset < 0 || info->index_offset > info->file_bytes)
         bad = "offset of its index";
-    else if (segment_count_chunks(info) > max_entries / N_KV_PARTS / (info->last_layer - info->first_layer))
+    else if (segment_count_chunks(info) > max_entries / count_beside(info))
         bad = "number of chunks for its size";
     else if (segment_count_entries(info) * (int64_t)sizeof(segment_entry) >
              info->file_bytes - info->index_offset)
@@ -124,18 +148,17 @@ static segment_entry *sort_entries(const segment_info *info, const segment_entry
 }
 
 status segment_check_index(const segment_info *info, const segment_entry *entries, const char *path) {
-    const int64_t n = segment_count_entries(info), n_chunks = segment_count_chunks(info);
+    const int64_t n = segment_count_entries(info);
     const uint64_t file_bytes = (uint64_t)info->file_bytes;
     for (int64_t i = 0; i < n; i++) {
         const segment_entry *e = &entries[i];
-        int64_t row0;
-        kv_chunk_shape shape = segment_chunk_shape(info, i % n_chunks, &row0);
-        const size_t most = segment_chunk_max_bytes(info, &shape), least = info->is_plain ? most : 1;
+        const segment_chunk c = segment_chunk_at(info, i);
+        const size_t most = segment_chunk_max_bytes(info, &c.chunk), least = info->is_plain ? most : 1;
         if (e->n_bytes < least || e->n_bytes > most || e->offset > file_bytes ||
             e->n_bytes > file_bytes - e->offset)
-            return status_refuse("%s: /index: the chunk at row %" PRId64 " of layer %" PRId64
-                                 " has an impossible place or size: damaged",
-                                 path, row0, info->first_layer + i / n_chunks / N_KV_PARTS);
+            return status_refuse("%s: /index: the chunk at row %" PRId64
+                                 " of layer %d has an impossible place or size: damaged",
+                                 path, c.row0, c.chunk.first_layer);
     }
     segment_entry *sorted = sort_entries(info, entries, true);
     bool overlap = false;

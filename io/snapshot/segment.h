@@ -2,12 +2,14 @@
  * rows.
  *
  * Rows are the snapshot's own count of token positions, in the order in which they were saved; which rows
- * hold which positions of which sequence is the manifest's to say. Within a segment, /layers/<l>/k and
- * /layers/<l>/v are datasets [rows, kv_heads, head_dim], in chunks along the rows, each of them a frame of
- * io/codec/kv_codec.h or, in a plain segment, its elements as they are; /index says where each chunk lies,
- * and its checksum. Bytes outside of the chunks are covered by a digest that the manifest keeps, so that a
- * flipped bit anywhere is noticed, and a reader fetches just what it needs. The format is documented byte for
- * byte in io/snapshot/SNAPSHOT.md.
+ * hold which positions of which sequence is the manifest's to say. A segment lies in chunks, each of them a
+ * frame of io/codec/kv_codec.h or, in a plain segment, its elements as they are: of one part of one layer,
+ * or, where the codec takes them together (io/codec/kv_coding.h), of both parts, of some layers. For programs
+ * that read it, /layers/<l>/k and /layers/<l>/v are datasets [rows, kv_heads, head_dim], which hold the
+ * chunks, or are views of /kv [layers, part, rows, kv_heads, head_dim], which does. /index says where each
+ * chunk lies, and its checksum. Bytes outside of the chunks are covered by a digest that the manifest keeps,
+ * so that a flipped bit anywhere is noticed, and a reader fetches just what it needs. The format is
+ * documented byte for byte in io/snapshot/SNAPSHOT.md.
  *
  * Writing uses HDF5, which one thread at a time may be in: segments take a lock of the process (io/h5.h).
  * Reading uses none: any number of threads may read one segment. All functions are Local. */
@@ -29,15 +31,23 @@ typedef struct segment_info {
     int n_kv_heads, head_dim;
     dtype type;
     kv_codec codec;
-    int chunk_tokens; /* rows of a chunk; the last one may hold fewer */
-    bool is_plain;    /* chunks without frames. From here on: set by segment_write */
+    int level;              /* of the coding (io/codec/kv_coding.h) */
+    uint64_t tables_digest; /* 0: it needs none */
+    int chunk_tokens;       /* rows of a chunk; the last one may hold fewer */
+    int chunk_layers;       /* the same of layers. From here on: set by segment_write */
+    bool is_plain;          /* chunks without frames */
     int64_t file_bytes;
     int64_t index_offset; /* of the data of /index in the file */
     uint64_t digest[2]; /* XXH3, 128 bits, of all bytes of the file outside of chunks, in order: high, low */
 } segment_info;
 
-/* Rows of a chunk that make good frames (about half a MiB), at most n_rows. */
-int segment_chunk_tokens(dtype type, int n_kv_heads, int head_dim, int64_t n_rows);
+/* Do chunks hold K and V together? */
+static inline bool segment_is_joint(const segment_info *info) {
+    return info->codec >= KV_CODEC_FAST;
+}
+
+/* Rows of a chunk of this codec, at most n_rows. */
+int segment_chunk_tokens(kv_codec codec, dtype type, int n_kv_heads, int head_dim, int64_t n_rows);
 
 /* "L000-012.T00000000-00004096.S0003.h5": layers, rows, and the number of the save, which makes it unlike any
  * name that an older manifest may hold. */
@@ -51,11 +61,14 @@ bool segment_parse_name(const char *name, segment_info *out, int64_t *save_numbe
  * can be computed with: nothing overflows. */
 status segment_check(const segment_info *info, const char *where);
 
-/* Where the rows of a segment that is written come from: out[n_rows, kv_heads, head_dim] of rows
- * [row0, row0 + n_rows). Called by n_threads threads at once. A failure ends the writing. */
+/* Where the rows of a segment that is written come from; called by n_threads threads at once. */
 typedef struct segment_source {
-    status (*read)(void *context, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out);
+    /* The elements of a chunk, whose first row is row0. A failure ends the writing. */
+    status (*read)(void *context, const kv_chunk *chunk, int64_t row0, void *out);
+    /* The tokens of rows [row0, row0 + n_rows); exact codecs do not ask: NULL. */
+    void (*describe)(void *context, int64_t row0, int64_t n_rows, kv_token *out);
     void *context;
+    const kv_tables *tables; /* of info's digest; NULL: the codec needs none */
 } segment_source;
 
 /* Write dir/info->name, first under a temporary name (a dot before it), flushed to the disk and only then
@@ -66,13 +79,32 @@ status segment_write(const char *dir, segment_info *info, const segment_source *
 typedef struct segment segment;
 
 /* Open for reading and check all but the frames' content: size, digest, index. Refuses what does not match
- * info (which has passed segment_check), naming the file and the object. */
-status segment_open(const char *dir, const segment_info *info, segment **out);
+ * info (which has passed segment_check), naming the file and the object. The tables, of info's digest, are
+ * borrowed; NULL: there are none, and what needs them is not to be read. */
+status segment_open(const char *dir, const segment_info *info, const kv_tables *tables, segment **out);
 void segment_close(segment *s); /* NULL is fine */
 
-/* out[n_rows, kv_heads, head_dim] of rows [row0, row0 + n_rows), which the segment must have. Refuses a chunk
- * that does not match its checksum, naming file, dataset and rows. Whole chunks are read fastest. */
+/* Its chunks, from 0 on: in the order of layers, parts, rows. */
+int64_t segment_count_entries(const segment_info *info);
+
+/* What one of them holds: rows [row0, row0 + chunk.shape.n_tokens). */
+typedef struct segment_chunk {
+    kv_chunk chunk;
+    int64_t row0;
+} segment_chunk;
+
+segment_chunk segment_chunk_at(const segment_info *info, int64_t i);
+
+/* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. */
+status segment_read_chunk(segment *s, int64_t i, void *elements);
+
+/* Rows [row0, row0 + n_rows), which the segment must have, of the layers and parts of `to`: they become its
+ * rows from `first` on. Refuses as segment_read_chunk does. Whole chunks are read fastest. */
+status segment_read_into(segment *s, int64_t row0, int64_t n_rows, const kv_chunk *to, int64_t first,
+                         void *elements);
+
+/* The same of one part of one layer: out[n_rows, kv_heads, head_dim]. */
 status segment_read(segment *s, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out);
 
-/* Check every chunk of one layer; adds the bytes that they take in the file to *n_bytes. */
-status segment_verify_layer(segment *s, int layer, int64_t *n_bytes);
+/* Check a chunk without decoding it; adds the bytes that it takes in the file to *n_bytes. */
+status segment_verify_chunk(segment *s, int64_t i, int64_t *n_bytes);

@@ -12,16 +12,11 @@ typedef struct segment_entry {
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
                "files are little-endian, and are read as they are");
 
-/* Chunks of one dataset, and entries of the whole segment. Entry i of a segment belongs to layer
- * first_layer + i / n_chunks / 2, part i / n_chunks % 2, chunk i % n_chunks. */
+/* How many chunks there are along the rows; the most that one can have of tokens and layers; and the most
+ * bytes that a chunk takes in the file, and the checksum of its bytes there. */
 int64_t segment_count_chunks(const segment_info *info);
-int64_t segment_count_entries(const segment_info *info);
-
-/* Rows [*row0, *row0 + shape.n_tokens) of a chunk. */
-kv_chunk_shape segment_chunk_shape(const segment_info *info, int64_t chunk, int64_t *row0);
-
-/* The most bytes that a chunk takes in the file, and the checksum of its bytes there. */
-size_t segment_chunk_max_bytes(const segment_info *info, const kv_chunk_shape *shape);
+kv_chunk segment_largest_chunk(const segment_info *info);
+size_t segment_chunk_max_bytes(const segment_info *info, const kv_chunk *chunk);
 uint64_t segment_chunk_checksum(const segment_info *info, const void *bytes, size_t n_bytes);
 
 /* Refuses entries that do not lie within the file, one beside the other, and beside /index. */

@@ -11,6 +11,7 @@
 
 struct segment {
     segment_info info;
+    const kv_tables *tables;
     char *path;
     int fd;
     segment_entry *entries;
@@ -50,8 +51,8 @@ static status check_size(int64_t n_bytes, const segment_info *info, const char *
                          path, n_bytes, info->file_bytes);
 }
 
-status segment_open(const char *dir, const segment_info *info, segment **out) {
-    segment s = {.info = *info, .path = file_path(dir, info->name), .fd = -1};
+status segment_open(const char *dir, const segment_info *info, const kv_tables *tables, segment **out) {
+    segment s = {.info = *info, .tables = tables, .path = file_path(dir, info->name), .fd = -1};
     int64_t n_bytes = 0;
     status st = status_at(fault_at("segment-read"), "%s", s.path);
     if (st == STATUS_OK) st = file_open_regular(s.path, &s.fd, &n_bytes);
@@ -77,89 +78,135 @@ void segment_close(segment *s) {
 
 /* ---- chunks ---- */
 
-/* A chunk of one layer and part, and where it lies. */
-typedef struct chunk_place {
-    int layer;
-    kv_part part;
-    int64_t row0;
-    kv_chunk_shape shape;
-    const segment_entry *entry;
-} chunk_place;
-
-static chunk_place find_chunk(const segment *s, int layer, kv_part part, int64_t chunk) {
-    const int64_t n_chunks = segment_count_chunks(&s->info);
-    chunk_place c = {.layer = layer, .part = part};
-    c.shape = segment_chunk_shape(&s->info, chunk, &c.row0);
-    c.entry = &s->entries[((layer - s->info.first_layer) * N_KV_PARTS + (int)part) * n_chunks + chunk];
-    return c;
-}
-
-/* Its bytes, which are those that /index means if they have its checksum. */
-static status read_bytes(const segment *s, const chunk_place *c, void *bytes) {
-    const size_t n = (size_t)c->entry->n_bytes;
-    status st = file_read_at(s->fd, "its chunk", (int64_t)c->entry->offset, bytes, n);
-    if (st == STATUS_OK && segment_chunk_checksum(&s->info, bytes, n) != c->entry->checksum)
+/* The bytes of a chunk, which are those that /index means if they have its checksum. */
+static status read_bytes(const segment *s, int64_t i, void *bytes) {
+    const segment_entry *entry = &s->entries[i];
+    const size_t n = (size_t)entry->n_bytes;
+    status st = file_read_at(s->fd, "its chunk", (int64_t)entry->offset, bytes, n);
+    if (st == STATUS_OK && segment_chunk_checksum(&s->info, bytes, n) != entry->checksum)
         st = status_refuse("its checksum is not that of /index: damaged");
     return st;
 }
 
 /* Its elements. A frame goes to a buffer first. */
-static status read_elements(const segment *s, const chunk_place *c, void *frame, void *elements) {
-    if (s->info.is_plain) return read_bytes(s, c, elements);
-    status st = read_bytes(s, c, frame);
-    return st == STATUS_OK ? kv_frame_decode(frame, (size_t)c->entry->n_bytes, &c->shape, elements) : st;
+static status read_elements(const segment *s, int64_t i, const kv_chunk *chunk, void *frame, void *elements) {
+    if (s->info.is_plain) return read_bytes(s, i, elements);
+    status st = read_bytes(s, i, frame);
+    if (st != STATUS_OK) return st;
+    return kv_frame_decode(frame, (size_t)s->entries[i].n_bytes, s->tables, chunk, elements);
 }
 
-static status at_chunk(status st, const segment *s, const chunk_place *c) {
-    return status_at(st, "%s: /layers/%d/%s, rows %" PRId64 " to %" PRId64, s->path, c->layer,
-                     c->part == KV_PART_K ? "k" : "v", c->row0, c->row0 + c->shape.n_tokens - 1);
+static status at_chunk(status st, const segment *s, const segment_chunk *c) {
+    const int first = c->chunk.first_layer, last = first + c->chunk.n_layers - 1;
+    const int64_t row = c->row0 + c->chunk.shape.n_tokens - 1;
+    if (!segment_is_joint(&s->info))
+        return status_at(st, "%s: /layers/%d/%s, rows %" PRId64 " to %" PRId64, s->path, first,
+                         c->chunk.part == KV_PART_K ? "k" : "v", c->row0, row);
+    return status_at(st, "%s: /kv, layers %d to %d, rows %" PRId64 " to %" PRId64, s->path, first, last,
+                     c->row0, row);
 }
 
-/* Memory that the bytes of any chunk of the segment fit in. */
-static void *new_buffer(const segment *s) {
-    int64_t row0;
-    const kv_chunk_shape largest = segment_chunk_shape(&s->info, 0, &row0);
-    return mem_resize(NULL, segment_chunk_max_bytes(&s->info, &largest), 1);
+status segment_read_chunk(segment *s, int64_t i, void *elements) {
+    const segment_chunk c = segment_chunk_at(&s->info, i);
+    void *frame = s->info.is_plain ? NULL : mem_resize(NULL, (size_t)s->entries[i].n_bytes, 1);
+    status st = status_at(fault_at("segment-read"), "%s", s->path);
+    if (st == STATUS_OK) st = at_chunk(read_elements(s, i, &c.chunk, frame, elements), s, &c);
+    free(frame);
+    return st;
+}
+
+static int64_t most(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
+
+static int64_t least(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Where a row of a part of a layer lies among the elements of a chunk that has it, counted in rows. */
+static size_t row_of(const kv_chunk *chunk, int layer, int part, int64_t row) {
+    const int i = (layer - chunk->first_layer) * chunk->n_parts + part - (int)chunk->part;
+    return (size_t)i * (size_t)chunk->shape.n_tokens + (size_t)row;
+}
+
+/* What a chunk has of rows [row0, row0 + n_rows), copied to where they belong. */
+static void copy_rows(const segment_chunk *c, const char *elements, int64_t row0, int64_t n_rows,
+                      const kv_chunk *to, int64_t first, char *out) {
+    const kv_chunk_shape row = {to->shape.type, 1, to->shape.n_kv_heads, to->shape.head_dim};
+    const size_t row_bytes = kv_chunk_bytes(&row);
+    const int64_t begin = most(row0, c->row0), end = least(row0 + n_rows, c->row0 + c->chunk.shape.n_tokens);
+    const int layer_end =
+        (int)least(to->first_layer + to->n_layers, c->chunk.first_layer + c->chunk.n_layers);
+    const int part_end = (int)least((int)to->part + to->n_parts, (int)c->chunk.part + c->chunk.n_parts);
+    for (int layer = (int)most(to->first_layer, c->chunk.first_layer); layer < layer_end; layer++)
+        for (int part = (int)most(to->part, c->chunk.part); part < part_end; part++)
+            memcpy(out + row_of(to, layer, part, first + begin - row0) * row_bytes,
+                   elements + row_of(&c->chunk, layer, part, begin - c->row0) * row_bytes,
+                   (size_t)(end - begin) * row_bytes);
+}
+
+/* Is all of the chunk wanted, and in one piece? */
+static bool is_whole(const segment_chunk *c, int64_t row0, int64_t n_rows) {
+    return kv_chunk_count_parts(&c->chunk) == 1 && row0 <= c->row0 &&
+           row0 + n_rows >= c->row0 + c->chunk.shape.n_tokens;
+}
+
+/* The chunks of rows that are wanted, of the layers and parts whose first chunk is `begin`. */
+static status read_rows(segment *s, int64_t begin, int64_t row0, int64_t n_rows, const kv_chunk *to,
+                        int64_t first, char *out, void *room) {
+    const int64_t chunk = s->info.chunk_tokens;
+    const size_t row_bytes = kv_chunk_bytes(&to->shape) / (size_t)to->shape.n_tokens;
+    status st = STATUS_OK;
+    for (int64_t i = (row0 - s->info.row0) / chunk;
+         st == STATUS_OK && i * chunk < row0 + n_rows - s->info.row0; i++) {
+        const segment_chunk c = segment_chunk_at(&s->info, begin + i);
+        const bool whole = is_whole(&c, row0, n_rows);
+        char *here = whole ? out + row_of(to, c.chunk.first_layer, (int)c.chunk.part, first + c.row0 - row0) *
+                                       row_bytes
+                           : room;
+        st = segment_read_chunk(s, begin + i, here);
+        if (st == STATUS_OK && !whole) copy_rows(&c, room, row0, n_rows, to, first, out);
+    }
+    return st;
+}
+
+status segment_read_into(segment *s, int64_t row0, int64_t n_rows, const kv_chunk *to, int64_t first,
+                         void *elements) {
+    const segment_info *info = &s->info;
+    const kv_chunk largest = segment_largest_chunk(info);
+    assert(to->first_layer >= info->first_layer && to->first_layer + to->n_layers <= info->last_layer &&
+           row0 >= info->row0 && n_rows >= 0 && row0 + n_rows <= info->row0 + info->n_rows);
+    void *room = mem_resize(NULL, kv_chunk_all_bytes(&largest), 1);
+    status st = STATUS_OK;
+    for (int64_t i = 0; n_rows && st == STATUS_OK && i < segment_count_entries(info);
+         i += segment_count_chunks(info)) {
+        const kv_chunk c = segment_chunk_at(info, i).chunk;
+        if (c.first_layer < to->first_layer + to->n_layers && c.first_layer + c.n_layers > to->first_layer &&
+            (int)c.part < (int)to->part + to->n_parts && (int)c.part + c.n_parts > (int)to->part)
+            st = read_rows(s, i, row0, n_rows, to, first, elements, room);
+    }
+    free(room);
+    return st;
 }
 
 status segment_read(segment *s, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out) {
     const segment_info *info = &s->info;
-    assert(layer >= info->first_layer && layer < info->last_layer && row0 >= info->row0 && n_rows >= 0 &&
-           row0 + n_rows <= info->row0 + info->n_rows);
-    status st = fault_at("segment-read");
-    if (st != STATUS_OK) return status_at(st, "%s", s->path);
-    const size_t row_bytes = (size_t)info->n_kv_heads * (size_t)info->head_dim * dtype_bytes(info->type);
-    char *frame = new_buffer(s), *elements = NULL, *to = out;
-    for (int64_t row = row0; row < row0 + n_rows && st == STATUS_OK;) {
-        const chunk_place c = find_chunk(s, layer, part, (row - info->row0) / info->chunk_tokens);
-        const int64_t skip = row - c.row0, left = row0 + n_rows - row;
-        const int64_t n = c.shape.n_tokens - skip < left ? c.shape.n_tokens - skip : left;
-        const bool whole = n == c.shape.n_tokens;
-        if (!whole && !elements) elements = mem_resize(NULL, (size_t)info->chunk_tokens, row_bytes);
-        st = read_elements(s, &c, frame, whole ? to : elements);
-        if (st == STATUS_OK && !whole) memcpy(to, elements + (size_t)skip * row_bytes, (size_t)n * row_bytes);
-        st = at_chunk(st, s, &c);
-        to += (size_t)n * row_bytes;
-        row += n;
-    }
-    free(frame);
-    free(elements);
-    return st;
+    const kv_chunk_shape rows = {info->type, (int32_t)n_rows, info->n_kv_heads, info->head_dim};
+    const kv_chunk to = kv_chunk_of(&rows, layer, part);
+    return segment_read_into(s, row0, n_rows, &to, 0, out);
 }
 
-status segment_verify_layer(segment *s, int layer, int64_t *n_bytes) {
-    assert(layer >= s->info.first_layer && layer < s->info.last_layer);
-    const int64_t n_chunks = segment_count_chunks(&s->info);
-    void *bytes = new_buffer(s);
+status segment_verify_chunk(segment *s, int64_t i, int64_t *n_bytes) {
+    const segment_chunk c = segment_chunk_at(&s->info, i);
+    const size_t n = (size_t)s->entries[i].n_bytes;
+    void *bytes = mem_resize(NULL, n, 1);
     status st = status_at(fault_at("segment-read"), "%s", s->path);
-    for (int64_t i = 0; i < n_chunks * N_KV_PARTS && st == STATUS_OK; i++) {
-        const chunk_place c = find_chunk(s, layer, (kv_part)(i / n_chunks), i % n_chunks);
-        const size_t n = (size_t)c.entry->n_bytes;
-        st = read_bytes(s, &c, bytes);
-        if (st == STATUS_OK && !s->info.is_plain) st = kv_frame_check(bytes, n, &c.shape);
+    if (st == STATUS_OK) {
+        st = read_bytes(s, i, bytes);
+        if (st == STATUS_OK && !s->info.is_plain) st = kv_frame_check(bytes, n, &c.chunk);
         st = at_chunk(st, s, &c);
-        if (st == STATUS_OK) *n_bytes += (int64_t)n;
     }
+    if (st == STATUS_OK) *n_bytes += (int64_t)n;
     free(bytes);
     return st;
 }

@@ -72,45 +72,63 @@ static status reserve_space(writer *w) {
     w->fd = open(w->path, O_RDWR | O_CLOEXEC);
     if (w->fd < 0) return status_fail("%s: cannot be opened: %s", w->path, strerror(errno));
     const int64_t dataset_bytes = 4096, chunk_bytes = 64; /* of metadata, at most */
-    int64_t row0;
-    const kv_chunk_shape largest = segment_chunk_shape(w->info, 0, &row0);
+    const kv_chunk largest = segment_largest_chunk(w->info);
     const int64_t n_datasets = (int64_t)N_KV_PARTS * (w->info->last_layer - w->info->first_layer);
     return file_reserve(w->fd, w->path,
                         w->n_entries * ((int64_t)segment_chunk_max_bytes(w->info, &largest) + chunk_bytes) +
-                            (n_datasets + 1) * dataset_bytes);
+                            (n_datasets + 2) * dataset_bytes);
 }
 
 /* A plain dataset is one stretch of the file from the beginning. */
-static herr_t set_layout(const writer *w, const hsize_t chunk[3]) {
-    if (!w->info->is_plain) return H5Pset_chunk(w->creation, 3, chunk);
+static herr_t set_layout(const writer *w, int rank, const hsize_t *chunk) {
+    if (!w->info->is_plain) return H5Pset_chunk(w->creation, rank, chunk);
     herr_t code = H5Pset_alloc_time(w->creation, H5D_ALLOC_TIME_EARLY);
     return code < 0 ? code : H5Pset_fill_time(w->creation, H5D_FILL_TIME_NEVER);
+}
+
+/* Of what chunks take together, there is one dataset: [layers, parts, rows, heads, width]. Else one for each
+ * part of each layer: [rows, heads, width], the last of these. */
+enum { MOST_DIMS = 5, ROWS_DIM = 2 };
+
+static int first_dim(const writer *w) {
+    return segment_is_joint(w->info) ? 0 : ROWS_DIM;
+}
+
+static void get_dims(const segment_info *info, hsize_t dims[MOST_DIMS]) {
+    dims[0] = (hsize_t)(info->last_layer - info->first_layer);
+    dims[1] = N_KV_PARTS;
+    dims[ROWS_DIM] = (hsize_t)info->n_rows;
+    dims[3] = (hsize_t)info->n_kv_heads;
+    dims[4] = (hsize_t)info->head_dim;
 }
 
 /* What all datasets have in common. With the lock. */
 static status make_properties(writer *w) {
     const segment_info *info = w->info;
-    const hsize_t dims[3] = {(hsize_t)info->n_rows, (hsize_t)info->n_kv_heads, (hsize_t)info->head_dim};
-    const hsize_t chunk[3] = {(hsize_t)info->chunk_tokens, dims[1], dims[2]};
-    int64_t row0;
-    const kv_chunk_shape shape = segment_chunk_shape(info, 0, &row0);
+    const int first = first_dim(w), rank = MOST_DIMS - first;
+    hsize_t dims[MOST_DIMS], chunk[MOST_DIMS];
+    get_dims(info, dims);
+    get_dims(info, chunk);
+    chunk[0] = (hsize_t)info->chunk_layers;
+    chunk[ROWS_DIM] = (hsize_t)info->chunk_tokens;
+    const kv_chunk largest = segment_largest_chunk(info);
     w->type = h5_element_type(info->type);
-    w->space = H5Screate_simple(3, dims, NULL);
+    w->space = H5Screate_simple(rank, dims + first, NULL);
     w->creation = h5_element_creation(info->type);
-    if (w->type < 0 || w->space < 0 || w->creation < 0 || set_layout(w, chunk) < 0)
+    if (w->type < 0 || w->space < 0 || w->creation < 0 || set_layout(w, rank, chunk + first) < 0)
         return h5_fail(w->path, "its datasets cannot be described");
     if (info->is_plain) return STATUS_OK;
     status st = kv_filter_register();
-    return st == STATUS_OK ? kv_filter_set(w->creation, &shape) : st;
+    return st == STATUS_OK ? kv_filter_set(w->creation, &largest) : st;
 }
 
-static herr_t write_attributes(const writer *w, int layer, kv_part part) {
+static herr_t write_attributes(const writer *w, hid_t dataset, int layer, kv_part part) {
     const int64_t layer_number = layer;
-    herr_t code = h5_write_integers(w->dataset, "layer", &layer_number, 1);
-    if (code >= 0) code = h5_write_text(w->dataset, "part", part == KV_PART_K ? "keys" : "values");
-    if (code >= 0) code = h5_write_integers(w->dataset, "row0", &w->info->row0, 1);
-    if (code >= 0) code = h5_write_text(w->dataset, "dimensions", "row, kv_head, head_dim");
-    if (code >= 0) code = h5_write_text(w->dataset, "units", "1");
+    herr_t code = h5_write_integers(dataset, "layer", &layer_number, 1);
+    if (code >= 0) code = h5_write_text(dataset, "part", part == KV_PART_K ? "keys" : "values");
+    if (code >= 0) code = h5_write_integers(dataset, "row0", &w->info->row0, 1);
+    if (code >= 0) code = h5_write_text(dataset, "dimensions", "row, kv_head, head_dim");
+    if (code >= 0) code = h5_write_text(dataset, "units", "1");
     return code;
 }
 
@@ -122,18 +140,68 @@ static status end_dataset(writer *w) {
     return code < 0 ? h5_fail(w->path, "cannot be written") : STATUS_OK;
 }
 
+/* "/layers/3/k", in the group of its layer, which is made with K. With the lock. */
+static bool name_part(const writer *w, int layer, kv_part part, char name[40]) {
+    char group[32];
+    snprintf(group, sizeof group, "/layers/%d", layer);
+    snprintf(name, 40, "%s/%s", group, part == KV_PART_K ? "k" : "v");
+    return part != KV_PART_K || h5_create_group(w->file, group) >= 0;
+}
+
 /* The dataset of this layer and part; the one before is complete. With the lock. */
-static status begin_dataset(writer *w, int layer, kv_part part) {
+static status begin_part(writer *w, int layer, kv_part part) {
+    char name[40];
     status st = end_dataset(w);
     if (st != STATUS_OK) return st;
-    char group[32], name[40];
-    snprintf(group, sizeof group, "/layers/%d", layer);
-    snprintf(name, sizeof name, "%s/%s", group, part == KV_PART_K ? "k" : "v");
-    bool has_group = part != KV_PART_K || h5_create_group(w->file, group) >= 0;
-    w->dataset =
-        has_group ? H5Dcreate2(w->file, name, w->type, w->space, H5P_DEFAULT, w->creation, H5P_DEFAULT) : -1;
-    if (w->dataset < 0 || write_attributes(w, layer, part) < 0) return h5_fail(w->path, "cannot be written");
+    w->dataset = name_part(w, layer, part, name)
+                     ? H5Dcreate2(w->file, name, w->type, w->space, H5P_DEFAULT, w->creation, H5P_DEFAULT)
+                     : -1;
+    if (w->dataset < 0 || write_attributes(w, w->dataset, layer, part) < 0)
+        return h5_fail(w->path, "cannot be written");
     return STATUS_OK;
+}
+
+/* The one dataset of all of them. With the lock. */
+static status begin_joint(writer *w) {
+    const int64_t first_layer = w->info->first_layer;
+    w->dataset = H5Dcreate2(w->file, "/kv", w->type, w->space, H5P_DEFAULT, w->creation, H5P_DEFAULT);
+    const bool good =
+        w->dataset >= 0 && h5_write_integers(w->dataset, "first_layer", &first_layer, 1) >= 0 &&
+        h5_write_integers(w->dataset, "row0", &w->info->row0, 1) >= 0 &&
+        h5_write_text(w->dataset, "dimensions", "layer, part (keys, values), row, kv_head, head_dim") >= 0 &&
+        h5_write_text(w->dataset, "units", "1") >= 0;
+    return good ? STATUS_OK : h5_fail(w->path, "cannot be written");
+}
+
+/* Part of a layer as a view of the one dataset. With the lock. */
+static status write_view(writer *w, int layer, kv_part part) {
+    char name[40];
+    hsize_t dims[MOST_DIMS], begin[MOST_DIMS] = {(hsize_t)(layer - w->info->first_layer), (hsize_t)part};
+    get_dims(w->info, dims);
+    dims[0] = dims[1] = 1;
+    hid_t view = H5Screate_simple(MOST_DIMS - ROWS_DIM, dims + ROWS_DIM, NULL), from = H5Scopy(w->space);
+    hid_t creation = h5_element_creation(w->info->type);
+    bool good = name_part(w, layer, part, name) &&
+                H5Sselect_hyperslab(from, H5S_SELECT_SET, begin, NULL, dims, NULL) >= 0 &&
+                H5Pset_layout(creation, H5D_VIRTUAL) >= 0 &&
+                H5Pset_virtual(creation, view, ".", "/kv", from) >= 0;
+    hid_t dataset = good ? H5Dcreate2(w->file, name, w->type, view, H5P_DEFAULT, creation, H5P_DEFAULT) : -1;
+    good = dataset >= 0 && write_attributes(w, dataset, layer, part) >= 0;
+    if (dataset >= 0) H5Dclose(dataset);
+    H5Pclose(creation);
+    H5Sclose(from);
+    H5Sclose(view);
+    return good ? STATUS_OK : h5_fail(w->path, "cannot be written");
+}
+
+static status write_views(writer *w) {
+    status st = STATUS_OK;
+    h5_lock();
+    for (int layer = w->info->first_layer; layer < w->info->last_layer; layer++)
+        for (int part = 0; part < N_KV_PARTS && st == STATUS_OK; part++)
+            st = write_view(w, layer, (kv_part)part);
+    h5_unlock();
+    return st;
 }
 
 /* Does the file hold this frame here? Its last bytes tell, as its checksum is among them. */
@@ -147,7 +215,7 @@ static bool frame_is_at(const writer *w, haddr_t offset, const encoded_chunk *fr
 /* Write a frame; *offset: where it lies. HDF5 puts it at the end of the file, unless it has a gap to fill or
  * something of its own to add: then HDF5 is asked, which looks through all chunks of the dataset. With the
  * lock. */
-static status write_frame(const writer *w, const hsize_t at[3], const encoded_chunk *frame, haddr_t *offset) {
+static status write_frame(const writer *w, const hsize_t *at, const encoded_chunk *frame, haddr_t *offset) {
     hsize_t n_bytes = frame->n_bytes;
     unsigned mask;
     if (H5Fget_eoa(w->file, offset) < 0 ||
@@ -161,7 +229,7 @@ static status write_frame(const writer *w, const hsize_t at[3], const encoded_ch
 }
 
 /* Write a chunk of a plain dataset; *offset: where it lies. With the lock. */
-static status write_rows(const writer *w, const hsize_t at[3], const encoded_chunk *rows, haddr_t *offset) {
+static status write_rows(const writer *w, const hsize_t *at, const encoded_chunk *rows, haddr_t *offset) {
     const hsize_t row_bytes =
         (hsize_t)w->info->n_kv_heads * (hsize_t)w->info->head_dim * dtype_bytes(w->info->type);
     const hsize_t dims[3] = {rows->n_bytes / row_bytes, (hsize_t)w->info->n_kv_heads,
@@ -178,17 +246,21 @@ static status write_rows(const writer *w, const hsize_t at[3], const encoded_chu
 }
 
 static status write_index(writer *w, int64_t *index_offset) {
-    const hsize_t dims[4] = {(hsize_t)(w->info->last_layer - w->info->first_layer), N_KV_PARTS,
-                             (hsize_t)segment_count_chunks(w->info), 3};
+    const hsize_t n_chunks = (hsize_t)segment_count_chunks(w->info);
+    const hsize_t n_parts = segment_is_joint(w->info) ? 1 : N_KV_PARTS;
+    const hsize_t dims[4] = {(hsize_t)w->n_entries / n_chunks / n_parts, n_parts, n_chunks, 3};
     h5_lock();
     status st = end_dataset(w);
     hid_t space = H5Screate_simple(4, dims, NULL), creation = h5_dataset_creation();
     if (st == STATUS_OK)
         w->dataset = H5Dcreate2(w->file, "/index", H5T_STD_U64LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
-    bool good = w->dataset >= 0 &&
-                H5Dwrite(w->dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, w->index) >= 0 &&
-                h5_write_text(w->dataset, "dimensions",
-                              "layer, part (k, v), chunk, its (offset in the file, bytes, checksum)") >= 0;
+    bool good =
+        w->dataset >= 0 &&
+        H5Dwrite(w->dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, w->index) >= 0 &&
+        h5_write_text(w->dataset, "dimensions",
+                      segment_is_joint(w->info)
+                          ? "layers of a chunk, 1, chunk, its (offset in the file, bytes, checksum)"
+                          : "layer, part (k, v), chunk, its (offset in the file, bytes, checksum)") >= 0;
     if (st == STATUS_OK && !good) st = h5_fail(w->path, "cannot be written");
     if (good) *index_offset = (int64_t)H5Dget_offset(w->dataset);
     H5Pclose(creation);
@@ -224,41 +296,40 @@ static void abandon_file(writer *w) {
 
 /* ---- chunks ---- */
 
-static void locate_chunk(const writer *w, int64_t i, int *layer, kv_part *part, int64_t *chunk) {
-    const int64_t n_chunks = segment_count_chunks(w->info);
-    *layer = w->info->first_layer + (int)(i / n_chunks / N_KV_PARTS);
-    *part = (kv_part)(i / n_chunks % N_KV_PARTS);
-    *chunk = i % n_chunks;
-}
-
 static status encode_chunk(const writer *w, int64_t i, void *elements, encoded_chunk *out) {
-    int layer;
-    kv_part part;
-    int64_t chunk, row0;
-    locate_chunk(w, i, &layer, &part, &chunk);
-    const kv_chunk_shape shape = segment_chunk_shape(w->info, chunk, &row0);
-    const bool is_plain = w->info->is_plain;
-    status st = w->source->read(w->source->context, layer, part, row0, shape.n_tokens,
-                                is_plain ? out->bytes : elements);
+    const segment_info *info = w->info;
+    const segment_source *from = w->source;
+    const segment_chunk c = segment_chunk_at(info, i);
+    const kv_coding how = {.codec = info->codec, .level = info->level};
+    kv_token *tokens = NULL;
+    status st = from->read(from->context, &c.chunk, c.row0, info->is_plain ? out->bytes : elements);
     if (st != STATUS_OK) return st;
-    out->n_bytes =
-        is_plain ? kv_chunk_bytes(&shape) : kv_frame_encode(w->info->codec, &shape, elements, out->bytes);
-    out->checksum = segment_chunk_checksum(w->info, out->bytes, out->n_bytes);
-    return STATUS_OK;
+    if (!kv_codec_is_exact(info->codec)) {
+        tokens = mem_new((size_t)c.chunk.shape.n_tokens, sizeof *tokens);
+        from->describe(from->context, c.row0, c.chunk.shape.n_tokens, tokens);
+    }
+    out->n_bytes = info->is_plain
+                       ? kv_chunk_all_bytes(&c.chunk)
+                       : kv_frame_encode(&how, from->tables, &c.chunk, tokens, elements, out->bytes);
+    out->checksum = segment_chunk_checksum(info, out->bytes, out->n_bytes);
+    free(tokens);
+    return st;
 }
 
 static status write_chunk(writer *w, int64_t i, const encoded_chunk *c) {
-    int layer;
-    kv_part part;
-    int64_t chunk;
+    const segment_chunk what = segment_chunk_at(w->info, i);
+    const bool is_joint = segment_is_joint(w->info);
+    const hsize_t at[MOST_DIMS] = {[0] = (hsize_t)(what.chunk.first_layer - w->info->first_layer),
+                                   [ROWS_DIM] = (hsize_t)(what.row0 - w->info->row0)};
     haddr_t offset = 0;
-    locate_chunk(w, i, &layer, &part, &chunk);
-    const hsize_t at[3] = {(hsize_t)(chunk * w->info->chunk_tokens), 0, 0};
     alive_say();
     status st = status_at(fault_at("segment-write"), "%s", w->path);
     h5_lock();
-    if (st == STATUS_OK && chunk == 0) st = begin_dataset(w, layer, part);
-    if (st == STATUS_OK) st = (w->info->is_plain ? write_rows : write_frame)(w, at, c, &offset);
+    if (st == STATUS_OK && is_joint && i == 0) st = begin_joint(w);
+    if (st == STATUS_OK && !is_joint && what.row0 == w->info->row0)
+        st = begin_part(w, what.chunk.first_layer, what.chunk.part);
+    if (st == STATUS_OK)
+        st = (w->info->is_plain ? write_rows : write_frame)(w, at + first_dim(w), c, &offset);
     h5_unlock();
     w->index[i] = (segment_entry){.offset = offset, .n_bytes = c->n_bytes, .checksum = c->checksum};
     w->n_written += c->n_bytes;
@@ -302,9 +373,8 @@ static void step_write(writer *w) {
 
 static void *run_thread(void *writer_of_all) {
     writer *w = writer_of_all;
-    int64_t row0;
-    const kv_chunk_shape largest = segment_chunk_shape(w->info, 0, &row0);
-    void *elements = mem_resize(NULL, kv_chunk_bytes(&largest), 1);
+    const kv_chunk largest = segment_largest_chunk(w->info);
+    void *elements = mem_resize(NULL, kv_chunk_all_bytes(&largest), 1);
     pthread_mutex_lock(&w->lock);
     while (w->st == STATUS_OK && w->next_written < w->n_entries) {
         if (!w->is_writing && w->slots[w->next_written % w->n_slots].is_ready)
@@ -335,8 +405,7 @@ static status write_chunks(writer *w, int n_threads) {
 /* ---- all of it ---- */
 
 static void open_writer(writer *w, const char *dir, int n_threads) {
-    int64_t row0;
-    const kv_chunk_shape largest = segment_chunk_shape(w->info, 0, &row0);
+    const kv_chunk largest = segment_largest_chunk(w->info);
     char name[SEGMENT_NAME_BYTES + 8];
     snprintf(name, sizeof name, ".%s.tmp", w->info->name);
     w->path = file_path(dir, name);
@@ -373,6 +442,7 @@ static status write_file(writer *w, int n_threads, int64_t *index_offset) {
         h5_unlock();
     }
     if (st == STATUS_OK) st = write_chunks(w, n_threads);
+    if (st == STATUS_OK && segment_is_joint(w->info)) st = write_views(w);
     if (st == STATUS_OK) st = write_index(w, index_offset);
     return st;
 }
@@ -404,6 +474,9 @@ static status flush_and_rename(writer *w, const char *dir) {
 
 status segment_write(const char *dir, segment_info *info, const segment_source *source, int n_threads) {
     segment_info done = *info;
+    const int n_layers = done.last_layer - done.first_layer;
+    done.chunk_layers = kv_chunking_of(done.codec, done.type, done.n_kv_heads, done.head_dim).n_layers;
+    if (done.chunk_layers > n_layers) done.chunk_layers = n_layers;
     done.is_plain = done.codec == KV_CODEC_NONE;
     writer w = {.info = &done, .source = source};
     open_writer(&w, dir, n_threads);

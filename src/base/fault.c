@@ -17,6 +17,7 @@ static const char *const sites[] = {
     "segment-flush",
     "segment-rename",
     "segment-read",
+    "tables-write",
     "manifest-create",
     "manifest-write",
     "manifest-flush",

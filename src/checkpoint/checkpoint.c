@@ -10,6 +10,7 @@
 
 #include "io/snapshot/attempts.h"
 #include "io/snapshot/snapshot_lock.h"
+#include "io/snapshot/snapshot_tables.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/host.h"
@@ -314,6 +315,8 @@ static status commit_files(checkpoint *c) {
     if (st == STATUS_OK) st = fault_at("save-commit");
     if (st == STATUS_OK && !c->keeps_all) manifest_drop_unused(&c->pending.m);
     if (st == STATUS_OK) st = snapshot_lock_check(c->lock);
+    if (st == STATUS_OK && c->run.tables)
+        st = snapshot_tables_put(c->dir, c->run.tables_digest, c->run.tables, c->run.n_tables_bytes);
     if (st == STATUS_OK) st = manifest_write(c->dir, &c->pending.m);
     if (st == STATUS_OK) attempts_end(c->dir);
     return st;

@@ -30,6 +30,10 @@ typedef struct checkpoint_run {
     void (*describe)(void *context, int64_t id, manifest_sequence *out);
     void (*describe_batch)(void *context, manifest_batch *out);
     status (*flush_results)(void *context); /* by another thread */
+    /* The file of tables that the codec of its segments needs; NULL: it is exact. Borrowed. */
+    const void *tables;
+    size_t n_tables_bytes;
+    uint64_t tables_digest;
 } checkpoint_run;
 
 /* Take the lock of dir, which is made where it is missing. Refuses a locked directory, one that cannot be

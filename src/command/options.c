@@ -91,13 +91,13 @@ static status find_command(const char *name, command *out) {
 /* name: NULL when the command line ends before it. */
 static status find_action(const char *name, snapshot_action *out) {
     if (!name || *name == '-')
-        return status_refuse("kvarve snapshot needs an action first: info, verify, compact or text");
+        return status_refuse("kvarve snapshot needs an action first: info, verify, compact, recode or text");
     guess g = guess_begin(name);
     for (int i = 0; i < N_SNAPSHOT_ACTIONS; i++)
         guess_consider(&g, options_action_name((snapshot_action)i), i);
     if (g.index < 0)
-        return status_refuse("kvarve snapshot has no action %s; there are info, verify, compact and text",
-                             name);
+        return status_refuse(
+            "kvarve snapshot has no action %s; there are info, verify, compact, recode and text", name);
     if (g.distance > 0)
         return status_refuse("kvarve snapshot has no action %s; did you mean %s?", name,
                              options_action_name((snapshot_action)g.index));
@@ -116,12 +116,38 @@ static status take_word(options *o, const char *word) {
     return STATUS_OK;
 }
 
+/* Of a codec: what it needs. */
+static status check_coding(const options *o, const kv_coding *c) {
+    if (kv_codec_is_exact(c->codec))
+        return o->tables ? status_refuse("--tables is for codecs that are not exact, and --codec is %s",
+                                         kv_codec_name(c->codec))
+                         : STATUS_OK;
+    return o->tables
+               ? STATUS_OK
+               : status_refuse("--codec %s needs --tables FILE, which kvarve calibrate makes (a snapshot "
+                               "that was saved so has it: NAME.kvs/tables-*.kvt)",
+                               kv_codec_name(c->codec));
+}
+
+static status check_snapshot(const options *o) {
+    kv_coding c;
+    const char *action = options_action_name(o->action);
+    if (!o->dir || !*o->dir)
+        return status_refuse("kvarve snapshot %s needs the directory of a snapshot", action);
+    if (o->action == SNAPSHOT_RECODE && !o->recode)
+        return status_refuse("kvarve snapshot recode needs --codec");
+    if (!o->recode)
+        return o->tables ? status_refuse("--tables is for --codec, which is not given") : STATUS_OK;
+    status st = status_at(kv_coding_parse(o->recode, &c), "--codec %.60s", o->recode);
+    return st == STATUS_OK ? check_coding(o, &c) : st;
+}
+
 static status check_saving(const options *o) {
     const char *needs_save = !isnan(o->max_time_seconds) ? "--max-time" : o->stop_file ? "--stop-file" : NULL;
     if (!isnan(o->save_every_seconds) || o->save_every_tokens != OPTION_UNSET) needs_save = "--save-every";
     if (needs_save && !o->save)
         return status_refuse("%s needs --save NAME.kvs, to keep what was computed", needs_save);
-    return STATUS_OK;
+    return check_coding(o, &o->codec);
 }
 
 static status check_generate(const options *o) {
@@ -204,11 +230,7 @@ static status check_times(const options *o) {
 }
 
 static status check_together(const options *o) {
-    if (o->command == COMMAND_SNAPSHOT) {
-        if (o->dir && *o->dir) return STATUS_OK;
-        return status_refuse("kvarve snapshot %s needs the directory of a snapshot",
-                             options_action_name(o->action));
-    }
+    if (o->command == COMMAND_SNAPSHOT) return check_snapshot(o);
     status st = check_model(o);
     if (st != STATUS_OK || o->command == COMMAND_SYNTH) return st;
     if (o->command == COMMAND_TOKENIZE) return check_generate(o);

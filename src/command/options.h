@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#include "io/codec/kv_codec.h"
+#include "io/codec/kv_coding.h"
 #include "kernels/device.h"
 #include "mpi/transport/transport.h"
 #include "src/base/status.h"
@@ -29,6 +29,7 @@ typedef enum snapshot_action {
     SNAPSHOT_INFO,
     SNAPSHOT_VERIFY,
     SNAPSHOT_COMPACT,
+    SNAPSHOT_RECODE,
     SNAPSHOT_TEXT,
     N_SNAPSHOT_ACTIONS
 } snapshot_action;
@@ -79,7 +80,8 @@ typedef struct options {
     precision precision;  /* what --precision and --weights mean together */
     weights_kind weights; /* as given */
     transport_kind transport;
-    kv_codec codec;
+    kv_coding codec;    /* of what is saved */
+    const char *recode; /* the same, of a snapshot that is there; NULL: as it is */
 } options;
 
 #define OPTION_UNSET INT64_MIN

@@ -52,7 +52,7 @@ struct option_spec {
 };
 
 /* The table: options_table.c */
-enum { OPTIONS_MAX = 64 }; /* rows at most */
+enum { OPTIONS_MAX = 72 }; /* rows at most */
 extern const option_spec options_table[];
 extern const int n_options;
 

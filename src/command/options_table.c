@@ -13,9 +13,9 @@
 #define MODEL      (RUNS | PLAN) /* the commands on a model */
 #define SYNTH      (1u << COMMAND_SYNTH)
 #define ACTION(a)  (1u << (N_COMMANDS + (a)))
-#define SNAPSHOT                                                                                             \
-    (ACTION(SNAPSHOT_INFO) | ACTION(SNAPSHOT_VERIFY) | ACTION(SNAPSHOT_COMPACT) | ACTION(SNAPSHOT_TEXT))
-#define AT(field) offsetof(options, field)
+#define REWRITES   (ACTION(SNAPSHOT_COMPACT) | ACTION(SNAPSHOT_RECODE))
+#define SNAPSHOT   (ACTION(SNAPSHOT_INFO) | ACTION(SNAPSHOT_VERIFY) | ACTION(SNAPSHOT_TEXT) | REWRITES)
+#define AT(field)  offsetof(options, field)
 
 static const double most = 9007199254740992.0; /* 2^53 */
 
@@ -44,8 +44,10 @@ const option_spec options_table[] = {
      "save and end then: [D-]HH:MM:SS, 90s, 30m or 12h; needs --save"},
     {"stop-file", &option_path, GENERATE, AT(stop_file), NULL, "", 0, 0,
      "save and end when this file appears; needs --save"},
-    {"codec", &option_codec, GENERATE | ACTION(SNAPSHOT_COMPACT), AT(codec), "lossless", NULL, 0, 0,
-     "of what is saved; either way the same numbers come back"},
+    {"codec", &option_codec, GENERATE, AT(codec), "lossless", NULL, 0, 0,
+     "of what is saved: lossless, none, or smaller: kvarve:small:3 ..."},
+    {"codec", &option_text, REWRITES, AT(recode), NULL, "as it is", 0, 0,
+     "of what is written: lossless, none, kvarve:small:3 ..."},
     {"id", &option_text, ACTION(SNAPSHOT_TEXT), AT(id), NULL, "all", 0, 0,
      "only the sequence of the prompt of this id"},
     {"file", &option_input, PERPLEXITY, AT(file), NULL, "required", 0, 0, "text to score"},
@@ -55,8 +57,8 @@ const option_spec options_table[] = {
      "tokens to score behind each context, with --context-codec"},
     {"keys", &option_integer, PERPLEXITY, AT(keys), "0", NULL, 0, 16,
      "pass keys in each context, which is read again to ask for one"},
-    {"tables", &option_input, PERPLEXITY, AT(tables), NULL, "", 0, 0,
-     "what kvarve calibrate wrote, for --context-codec"},
+    {"tables", &option_input, GENERATE | PERPLEXITY | REWRITES, AT(tables), NULL, "", 0, 0,
+     "what kvarve calibrate wrote, for codecs that are not exact"},
     {"sample", &option_texts, CALIBRATE, AT(samples), NULL, "required", 0, 0,
      "text like those to come; may be given 16 times"},
     {"windows", &option_integer, PERPLEXITY | CALIBRATE, AT(windows), NULL, "all; 8", 1, 1048576,
@@ -130,8 +132,8 @@ const option_spec options_table[] = {
      "measurements of each, of which the median counts"},
     {"measure", &option_output, BENCH, AT(measure), NULL, "", 0, 0,
      "time steps at --depths into this file, for --measured"},
-    {"peer-timeout", &option_real, RUNS | SYNTH | ACTION(SNAPSHOT_VERIFY) | ACTION(SNAPSHOT_COMPACT),
-     AT(peer_timeout), "600", NULL, 1, 1e9, "seconds to wait for ranks of which nothing is heard"},
+    {"peer-timeout", &option_real, RUNS | SYNTH | ACTION(SNAPSHOT_VERIFY) | REWRITES, AT(peer_timeout), "600",
+     NULL, 1, 1e9, "seconds to wait for ranks of which nothing is heard"},
     {"transport", &option_transport, RUNS, AT(transport), "auto", NULL, 0, 0,
      "of activations between ranks: nccl between GPUs, or mpi"},
     {"report", &option_output, RUNS, AT(report), NULL, "", 0, 0,
@@ -178,6 +180,8 @@ static const struct {
                            "mpirun -n 4 kvarve snapshot verify page.kvs"},
       [SNAPSHOT_COMPACT] = {"compact", "merge its files into few, and drop what no sequence needs",
                             "kvarve snapshot compact page.kvs --codec lossless"},
+      [SNAPSHOT_RECODE] = {"recode", "the same, by another codec",
+                           "kvarve snapshot recode page.kvs --codec kvarve:small:3 --tables DIR.kvt"},
       [SNAPSHOT_TEXT] = {"text", "prompts and generated texts", "kvarve snapshot text page.kvs --id 7"},
 };
 
@@ -221,7 +225,7 @@ void options_print_help(const options *o, FILE *to) {
                 "usage: [mpirun -n RANKS] kvarve COMMAND [options]\n"
                 "       kvarve COMMAND --help      its options, and an example\n"
                 "       kvarve --version           and what it was built with\n"
-                "       kvarve snapshot info|verify|compact|text DIR [options]\n"
+                "       kvarve snapshot info|verify|compact|recode|text DIR [options]\n"
                 "       [mpirun -n RANKS] kvarve synth --shape NAME DIR [options]\n\n");
     for (int i = 0; i < N_COMMANDS; i++)
         if (o->command == N_COMMANDS || o->command == (command)i)

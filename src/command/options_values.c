@@ -246,6 +246,20 @@ static void append_every(const options *o, const option_spec *spec, text_buffer 
 const option_type option_every = {
     .takes = "TIME|N", .unset = UNSET_REAL, .set = set_every, .append = append_every};
 
+/* ---- codecs ---- */
+
+static status set_coding(options *o, const option_spec *spec, const char *text) {
+    return status_at(kv_coding_parse(text, field(o, spec)), "--%s %.60s", spec->name, text);
+}
+
+static void append_coding(const options *o, const option_spec *spec, text_buffer *out) {
+    char text[KV_CODING_TEXT_BYTES];
+    kv_coding_text(value_of(o, spec), text);
+    append_value(out, spec, text);
+}
+
+const option_type option_codec = {.takes = "CODEC", .set = set_coding, .append = append_coding};
+
 /* ---- choices: the fields are enums ---- */
 
 void option_type_append_names(const option_type *type, const char *between, const char *last,
@@ -289,10 +303,6 @@ static const char *weights_name(unsigned value) {
     return value < sizeof names / sizeof *names ? names[value] : NULL;
 }
 
-static const char *codec_name(unsigned value) {
-    return value < N_KV_CODECS ? kv_codec_name((kv_codec)value) : NULL;
-}
-
 static const char *device_name(unsigned value) {
     return value < N_DEVICE_KINDS ? device_kind_name((device_kind)value) : NULL;
 }
@@ -309,7 +319,6 @@ static void append_precision(const options *o, const option_spec *spec, text_buf
 
 const option_type option_precision = {.set = set_choice, .append = append_precision, .name = precision_name};
 const option_type option_weights = {.set = set_choice, .append = append_choice, .name = weights_name};
-const option_type option_codec = {.set = set_choice, .append = append_choice, .name = codec_name};
 const option_type option_device = {.set = set_choice, .append = append_choice, .name = device_name};
 const option_type option_transport = {.set = set_choice, .append = append_choice, .name = transport_name};
 

@@ -44,15 +44,17 @@ typedef struct engine_options {
     bool wants_digest;        /* engine_model_digest, without a snapshot too */
     bool quiet;               /* no line that says what is loaded */
     const char *save_dir;     /* the snapshot that is written to; NULL: none, and sizing.saves is not set */
-    kv_codec codec;           /* of what is written */
+    kv_coding coding;         /* of what is written */
+    const kv_tables *tables;  /* on every rank; NULL: the codec is exact */
     const char *load_dir;     /* the snapshot that sessions refer to; NULL: none */
     const char *manifest;     /* the n_manifest bytes of its manifest */
     size_t n_manifest;
 } engine_options;
 
-/* Load the model, each rank its slice. `config` and `options` count on rank 0 only. Nothing runs
- * yet, so that every failure is a refusal: of what plan_make, weights_open and loader_open refuse, and of
- * memory that the system does not grant, with the rank and the bytes. Collective. */
+/* Load the model, each rank its slice. `config` and `options` count on rank 0 only, but for the
+ * tables. Nothing runs yet, so that every failure is a refusal: of what plan_make, weights_open and
+ * loader_open refuse, and of memory that the system does not grant, with the rank and the bytes. Collective.
+ */
 status engine_open(comm *c, const model_config *config, const engine_options *options, engine **out);
 void engine_close(engine *e); /* Collective. NULL is fine */
 

@@ -209,8 +209,8 @@ static status open_snapshots(engine *e) {
     slice s = e->plan.ranks[comm_rank(e->worker.comm)].slice;
     if (o->save_dir || o->load_dir || o->wants_digest) add_up_digests(e);
     if (o->save_dir) {
-        e->worker.saver = saver_open(o->save_dir, o->codec, s, &e->config, e->worker.dev->kv, o->n_threads,
-                                     e->worker.kv, e->worker.stage, e->worker.notes);
+        e->worker.saver = saver_open(o->save_dir, &o->coding, o->tables, s, &e->config, e->worker.dev->kv,
+                                     o->n_threads, e->worker.kv, e->worker.stage, e->worker.notes);
         status st = slice_has_head(s) ? stage_keep_logits(e->worker.stage) : STATUS_OK;
         if (st != STATUS_OK) return st;
     }
@@ -257,6 +257,7 @@ status engine_open(comm *c, const model_config *config, const engine_options *op
         e->config = *config;
     }
     share_options(e);
+    e->options.tables = options->tables;
     assert(e->options.sizing.saves == (e->options.save_dir != NULL));
     status st = open_parts(e);
     forget_shared_options(e);

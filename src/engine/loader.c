@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/snapshot/snapshot_tables.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
@@ -21,6 +22,7 @@ typedef struct load_order {
 struct loader {
     char *dir;
     manifest manifest;
+    snapshot_tables tables;
     slice slice;
     int n_threads;
     kv_cache *kv;
@@ -58,7 +60,7 @@ static status check_segments(const loader *l) {
         const segment_info *info = &l->manifest.segments[i];
         segment *s = NULL;
         if (!has_layers_of(info, l->slice)) continue;
-        status st = segment_open(l->dir, info, &s);
+        status st = segment_open(l->dir, info, NULL, &s);
         segment_close(s);
         if (st != STATUS_OK) return st;
     }
@@ -76,6 +78,8 @@ status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, 
     pthread_cond_init(&l->changed, NULL);
     status st = manifest_parse(manifest_bytes, n_bytes, dir, &l->manifest);
     if (st == STATUS_OK) st = check_segments(l);
+    if (st == STATUS_OK)
+        st = snapshot_tables_open(dir, &l->manifest, s.first_layer, s.last_layer, &l->tables);
     if (st != STATUS_OK) {
         loader_close(l);
         return loader_advise(st);
@@ -88,41 +92,45 @@ const int32_t *loader_tokens(const loader *l, int64_t source) {
     return l->manifest.sequences[source].tokens;
 }
 
-/* One chunk's rows of one layer's K or V, as far as the layer keeps them, through scratch memory of a whole
- * chunk. */
-static status move_chunk(const loader *l, const transfer *t, int layer, kv_part part, int64_t a, int64_t b,
-                         void *scratch) {
-    int mine = layer - l->slice.first_layer;
-    int64_t kept = t->row0 + kv_cache_first_kept(l->kv, t->slot, mine) - t->pos0;
-    if (a < kept) a = kept;
-    if (a >= b) return STATUS_OK;
-    status st = segment_read(t->from, layer, part, a, b - a, scratch);
-    if (st != STATUS_OK) return st;
-    kv_cache_write(l->kv, t->slot, mine, part, t->pos0 + (a - t->row0), b - a, scratch);
+/* What a chunk holds of the rows and layers that are wanted, as far as the layers keep them; elements: room
+ * for all of it. */
+static status move_chunk(const loader *l, const transfer *t, int64_t i, void *elements) {
+    const segment_chunk c = segment_chunk_at(t->info, i);
+    const int64_t chunk_end = c.row0 + c.chunk.shape.n_tokens, to_pos = t->pos0 - t->row0;
+    const int64_t row_end = t->row0 + t->n_rows, end = chunk_end < row_end ? chunk_end : row_end;
+    const int n_parts = c.chunk.n_parts, n = kv_chunk_count_parts(&c.chunk);
+    const size_t part_bytes = kv_chunk_bytes(&c.chunk.shape);
+    const size_t row_bytes = part_bytes / (size_t)c.chunk.shape.n_tokens;
+    bool is_read = false;
+    for (int k = 0; k < n; k++) {
+        const int layer = c.chunk.first_layer + k / n_parts, mine = layer - l->slice.first_layer;
+        if (layer < t->first_layer || layer >= t->last_layer) continue;
+        int64_t begin = kv_cache_first_kept(l->kv, t->slot, mine) - to_pos;
+        if (begin < t->row0) begin = t->row0;
+        if (begin < c.row0) begin = c.row0;
+        if (begin >= end) continue;
+        status st = is_read ? STATUS_OK : segment_read_chunk(t->from, i, elements);
+        if (st != STATUS_OK) return st;
+        is_read = true;
+        kv_cache_write(
+            l->kv, t->slot, mine, (kv_part)((int)c.chunk.part + k % n_parts), begin + to_pos, end - begin,
+            (const char *)elements + (size_t)k * part_bytes + (size_t)(begin - c.row0) * row_bytes);
+    }
     return STATUS_OK;
 }
 
-/* Chunks in parallel: a frame is decoded by one thread, straight before its rows go to their pages. */
+/* Chunks in parallel: each is decoded by one thread, straight before its rows go to their pages. */
 static status move_rows(const loader *l, const transfer *t) {
-    const segment_info *info = t->info;
-    int64_t chunk = info->chunk_tokens, first = (t->row0 - info->row0) / chunk;
-    int64_t last = (t->row0 + t->n_rows - 1 - info->row0) / chunk, n_chunks = last - first + 1;
-    int64_t n_tasks = n_chunks * N_KV_PARTS * (t->last_layer - t->first_layer);
-    kv_chunk_shape shape = {info->type, (int32_t)chunk, info->n_kv_heads, info->head_dim};
+    const segment_chunk largest = segment_chunk_at(t->info, 0);
     status all = STATUS_OK;
     char text[STATUS_TEXT_BYTES];
 #pragma omp parallel num_threads(l->n_threads)
     {
-        void *scratch = mem_new(1, kv_chunk_bytes(&shape));
+        void *elements = mem_resize(NULL, kv_chunk_all_bytes(&largest.chunk), 1);
 #pragma omp for schedule(dynamic)
-        for (int64_t task = 0; task < n_tasks; task++) {
+        for (int64_t i = 0; i < segment_count_entries(t->info); i++) {
             if (atomic_load(&l->is_closing)) continue;
-            int64_t at = info->row0 + (first + task % n_chunks) * chunk;
-            kv_part part = (kv_part)(task / n_chunks % N_KV_PARTS);
-            int layer = t->first_layer + (int)(task / n_chunks / N_KV_PARTS);
-            int64_t a = at > t->row0 ? at : t->row0, b = at + chunk;
-            if (b > t->row0 + t->n_rows) b = t->row0 + t->n_rows;
-            status st = move_chunk(l, t, layer, part, a, b, scratch);
+            status st = move_chunk(l, t, i, elements);
             if (st == STATUS_OK) continue;
 #pragma omp critical(loader_failure)
             if (all == STATUS_OK) {
@@ -130,7 +138,7 @@ static status move_rows(const loader *l, const transfer *t) {
                 all = st;
             }
         }
-        free(scratch);
+        free(elements);
     }
     return all == STATUS_OK ? all : status_adopt(all, text);
 }
@@ -154,7 +162,7 @@ static status load_from(const loader *l, const segment_info *info, const load_or
         t.row0 = begin;
         t.n_rows = end - begin;
         t.pos0 = x->pos0 + (begin - x->row0);
-        if (!t.from) st = segment_open(l->dir, info, &t.from);
+        if (!t.from) st = segment_open(l->dir, info, snapshot_tables_of(&l->tables, info), &t.from);
         if (st == STATUS_OK) st = move_rows(l, &t);
     }
     segment_close(t.from);
@@ -262,6 +270,7 @@ void loader_close(loader *l) {
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->lock);
     manifest_free(&l->manifest);
+    snapshot_tables_close(&l->tables);
     free(l->dir);
     free(l);
 }

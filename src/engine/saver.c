@@ -32,7 +32,8 @@ typedef struct save_order {
 
 struct saver {
     char *dir;
-    kv_codec codec;
+    kv_coding coding;
+    const kv_tables *tables;
     slice slice;
     const model_config *config;
     dtype type;
@@ -48,12 +49,14 @@ struct saver {
     double rested_seconds; /* of this save */
 };
 
-saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *config, dtype type,
-                  int n_threads, kv_cache *kv, const stage *logits, mailbox *notes) {
+saver *saver_open(const char *dir, const kv_coding *coding, const kv_tables *tables, slice s,
+                  const model_config *config, dtype type, int n_threads, kv_cache *kv, const stage *logits,
+                  mailbox *notes) {
     saver *v = mem_new(1, sizeof *v);
     *v = (saver){
         .dir = mem_copy_text(dir, strlen(dir)),
-        .codec = codec,
+        .coding = *coding,
+        .tables = tables,
         .slice = s,
         .config = config,
         .type = type,
@@ -79,19 +82,20 @@ void saver_close(saver *v) {
     free(v);
 }
 
+/* A large chunk is owed a long rest, which ends where nothing runs any more. */
 static void rest(saver *v) {
     double worked = clock_thread_seconds(), begin = clock_seconds();
-    double pause = (worked - v->worked_seconds) * (1 / duty - 1);
-    if (pause > longest_rest_seconds) pause = longest_rest_seconds;
-    nanosleep(&(struct timespec){0, (long)(pause * 1e9)}, NULL);
+    double left = (worked - v->worked_seconds) * (1 / duty - 1);
+    for (; left > 0 && !atomic_load(&v->hurries); left -= longest_rest_seconds) {
+        const double pause = left < longest_rest_seconds ? left : longest_rest_seconds;
+        nanosleep(&(struct timespec){0, (long)(pause * 1e9)}, NULL);
+    }
     v->worked_seconds = worked;
     v->rested_seconds += clock_seconds() - begin;
 }
 
-/* A segment's source: rows of the save are positions of its sequences, one after the other. */
-static status read_rows(void *context, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out) {
-    saver *v = context;
-    if (!atomic_load(&v->hurries)) rest(v);
+/* Part of a layer of a chunk: rows of the save are positions of its sequences, one after the other. */
+static status read_rows(const saver *v, int layer, kv_part part, int64_t row0, int64_t n_rows, char *out) {
     size_t row_bytes = (size_t)v->config->n_kv_heads * (size_t)v->config->head_dim * dtype_bytes(v->type);
     int64_t end = row0 + n_rows;
     for (int i = 0; i < v->order.n_extents; i++) {
@@ -100,10 +104,36 @@ static status read_rows(void *context, int layer, kv_part part, int64_t row0, in
         if (b > end) b = end;
         if (a >= b) continue;
         status st = kv_cache_read(v->kv, x->slot, layer - v->slice.first_layer, part, x->pos0 + (a - x->row0),
-                                  b - a, (char *)out + (size_t)(a - row0) * row_bytes);
+                                  b - a, out + (size_t)(a - row0) * row_bytes);
         if (st != STATUS_OK) return st;
     }
     return STATUS_OK;
+}
+
+/* ---- a segment's source ---- */
+
+static status read_chunk(void *context, const kv_chunk *chunk, int64_t row0, void *out) {
+    saver *v = context;
+    const size_t part_bytes = kv_chunk_bytes(&chunk->shape);
+    status st = STATUS_OK;
+    if (!atomic_load(&v->hurries)) rest(v);
+    for (int i = 0; st == STATUS_OK && i < kv_chunk_count_parts(chunk); i++)
+        st = read_rows(v, chunk->first_layer + i / chunk->n_parts,
+                       (kv_part)((int)chunk->part + i % chunk->n_parts), row0, chunk->shape.n_tokens,
+                       (char *)out + (size_t)i * part_bytes);
+    return st;
+}
+
+static void describe_rows(void *context, int64_t row0, int64_t n_rows, kv_token *out) {
+    const saver *v = context;
+    for (int i = 0; i < v->order.n_extents; i++) {
+        const saved_rows *x = &v->order.extents[i];
+        for (int64_t row = row0; row < row0 + n_rows; row++) {
+            const int64_t place = row - x->row0;
+            if (place >= 0 && place < x->n_tokens)
+                out[row - row0] = (kv_token){(int32_t)(x->pos0 + place), (int32_t)(x->n_tokens - 1 - place)};
+        }
+    }
 }
 
 static void write_segment(saver *v, int n_threads) {
@@ -120,11 +150,14 @@ static void write_segment(saver *v, int n_threads) {
         .n_kv_heads = v->config->n_kv_heads,
         .head_dim = v->config->head_dim,
         .type = v->type,
-        .codec = v->codec,
-        .chunk_tokens = segment_chunk_tokens(v->type, v->config->n_kv_heads, v->config->head_dim, o->n_rows),
+        .codec = v->coding.codec,
+        .level = v->coding.level,
+        .tables_digest = v->tables ? v->tables->digest : 0,
+        .chunk_tokens = segment_chunk_tokens(v->coding.codec, v->type, v->config->n_kv_heads,
+                                             v->config->head_dim, o->n_rows),
     };
     segment_make_name(&report.segment, o->save.number);
-    const segment_source source = {read_rows, v};
+    const segment_source source = {read_chunk, describe_rows, v, v->tables};
     report.st = segment_write(v->dir, &report.segment, &source, n_threads);
     if (report.st == STATUS_OK) report.st = fault_at("save-note");
     if (report.st != STATUS_OK) memcpy(report.text, status_text(), sizeof report.text);

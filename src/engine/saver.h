@@ -5,7 +5,7 @@
  * end of it is told to rank 0 by a note. The pages of the save's sequences must not be released before. */
 #pragma once
 
-#include "io/codec/kv_codec.h"
+#include "io/codec/kv_coding.h"
 #include "mpi/mailbox.h"
 #include "src/engine/stage.h"
 #include "src/engine/step.h"
@@ -14,9 +14,10 @@
 
 typedef struct saver saver;
 
-/* Borrows all but dir; `logits` is the stage that keeps them. Local. */
-saver *saver_open(const char *dir, kv_codec codec, slice s, const model_config *config, dtype type,
-                  int n_threads, kv_cache *kv, const stage *logits, mailbox *notes);
+/* Borrows all but dir and the coding; `logits` is the stage that keeps them. Local. */
+saver *saver_open(const char *dir, const kv_coding *coding, const kv_tables *tables, slice s,
+                  const model_config *config, dtype type, int n_threads, kv_cache *kv, const stage *logits,
+                  mailbox *notes);
 
 /* Waits for what it writes. NULL is fine. Local. */
 void saver_close(saver *s);

@@ -58,6 +58,7 @@ static status prepare(generation *g) {
     status st = open_text(g);
     if (st == STATUS_OK && !g->options->resume) st = open_results(g);
     if (st == STATUS_OK) st = read_model(g);
+    if (st == STATUS_OK) st = generate_open_tables(g);
     if (st == STATUS_OK) st = generate_open_save(g);
     if (st == STATUS_OK) st = generate_read_past(g);
     if (st == STATUS_OK) st = generate_read_prompts(g);
@@ -242,6 +243,8 @@ static void close_generation(generation *g) {
     free(g->to_release);
     free(g->past_bytes);
     manifest_free(&g->past);
+    kv_tables_free(g->tables);
+    free(g->tables_bytes);
     results_close(g->out);
     if (g->text && g->text != stdout) fclose(g->text);
     if (g->text_is_new && !g->has_begun_text) unlink(g->options->text);
@@ -252,7 +255,8 @@ static status open_engine(generation *g, comm *c, engine **out) {
     const options *o = g->options;
     engine_options wanted = run_engine_options(c, o, &g->sizing);
     wanted.save_dir = o->save;
-    wanted.codec = o->codec;
+    wanted.coding = g->coding;
+    wanted.tables = g->tables;
     wanted.load_dir = g->past_bytes ? o->resume : NULL;
     wanted.manifest = g->past_bytes;
     wanted.n_manifest = g->n_past_bytes;
@@ -338,7 +342,7 @@ static int run_or_end(generation *g, comm *c) {
 int command_generate(comm *c, const options *o) {
     generation g = {.options = o};
     if (o->save) watch_last_save(c, o->save);
-    status st = comm_rank(c) == 0 ? prepare(&g) : STATUS_OK;
+    status st = comm_rank(c) == 0 ? prepare(&g) : generate_open_tables(&g);
     int code = comm_any_failed(c, &st) ? run_say_failure(c, st) : run_or_end(&g, c);
     close_generation(&g);
     return code;

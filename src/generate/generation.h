@@ -46,7 +46,11 @@ typedef struct generation {
     int64_t known_tokens;
 
     /* --save */
-    checkpoint *save;  /* NULL: nothing is saved */
+    checkpoint *save;   /* NULL: nothing is saved */
+    kv_coding coding;   /* of it, on every rank as what follows */
+    kv_tables *tables;  /* NULL: it needs none */
+    char *tables_bytes; /* of the file: a snapshot keeps it too */
+    size_t n_tables_bytes;
     bool save_goes_on; /* it is the snapshot of --resume, and holds something */
     uint64_t batch_digest[2];
     session **to_release; /* whose pages a save still reads */
@@ -99,6 +103,9 @@ status generate_check_weights(const generation *g, const engine *e);
 
 /* Take the lock of --save; before its manifest is read. Local. */
 status generate_open_save(generation *g);
+
+/* What the codec of --save needs: before all else of it. Local, on every rank. */
+status generate_open_tables(generation *g);
 
 /* The model is loaded: the first save may begin. Local. */
 void generate_start_save(generation *g, engine *e, const char *effective_options);

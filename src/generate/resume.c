@@ -7,6 +7,7 @@
 
 #include "src/base/alive.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/command/run.h"
 #include "src/engine/loader.h"
 #include "src/generate/generation.h"
@@ -69,6 +70,21 @@ status generate_check_weights(const generation *g, const engine *e) {
     return STATUS_OK;
 }
 
+/* What comes back from a codec that is not exact is not what was saved. */
+static void note_coding(const manifest *m, const char *dir) {
+    for (int64_t i = 0; i < m->n_segments; i++) {
+        const segment_info *s = &m->segments[i];
+        char text[KV_CODING_TEXT_BYTES];
+        if (kv_codec_is_exact(s->codec)) continue;
+        kv_coding_text(&(kv_coding){s->codec, s->level, 0}, text);
+        notice_add(
+            "--resume %s: its KV cache was coded by %s: what follows may differ from what the exact cache "
+            "would have given",
+            dir, text);
+        return;
+    }
+}
+
 status generate_read_past(generation *g) {
     const char *dir = g->options->resume;
     struct stat info;
@@ -81,7 +97,9 @@ status generate_read_past(generation *g) {
         return status_refuse("--resume %s: a file, but a snapshot is a directory: name that", dir);
     status st = manifest_read_bytes(dir, &g->past_bytes, &g->n_past_bytes);
     if (st == STATUS_OK) st = manifest_parse(g->past_bytes, g->n_past_bytes, dir, &g->past);
-    return st == STATUS_OK ? check_past(g) : loader_advise(st);
+    if (st != STATUS_OK) return loader_advise(st);
+    note_coding(&g->past, dir);
+    return check_past(g);
 }
 
 /* ---- without a prompt ---- */

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-#include "io/snapshot/manifest.h"
+#include "io/snapshot/snapshot_tables.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/command/run.h"
@@ -106,15 +106,15 @@ static void print_segments(const manifest *m) {
            "ratio", "codec");
     for (int64_t i = 0; i < m->n_segments; i++) {
         const segment_info *s = &sorted[i];
-        char layers[32];
+        char layers[32], coding[KV_CODING_TEXT_BYTES];
         double bytes = 2.0 * (s->last_layer - s->first_layer) * (double)s->n_rows * s->n_kv_heads *
                        s->head_dim * (double)dtype_bytes(s->type);
         files += (double)s->file_bytes;
         raw += bytes;
         snprintf(layers, sizeof layers, "%d..%d", s->first_layer, s->last_layer - 1);
+        kv_coding_text(&(kv_coding){s->codec, s->level, 0}, coding);
         printf("%-*s %10s %10lld %10.1f %10.1f %6.2fx  %s\n", width, s->name, layers, (long long)s->n_rows,
-               (double)s->file_bytes / mib, bytes / mib, bytes / (double)s->file_bytes,
-               kv_codec_name(s->codec));
+               (double)s->file_bytes / mib, bytes / mib, bytes / (double)s->file_bytes, coding);
     }
     printf("%-*s %10s %10s %10.1f %10.1f %6.2fx\n", width, "all", "", "", files / mib, raw / mib,
            files > 0 ? raw / files : 1);
@@ -168,17 +168,17 @@ static void note_damage(verification *v, const char *text) {
     }
 }
 
-/* A segment's layers in parallel. */
+/* A segment's chunks in parallel. */
 static void verify_segment(const char *dir, const segment_info *info, int n_threads, verification *v) {
     segment *s;
-    if (segment_open(dir, info, &s) != STATUS_OK) {
+    if (segment_open(dir, info, NULL, &s) != STATUS_OK) {
         note_damage(v, status_text());
         return;
     }
     int64_t n_bytes = 0;
 #pragma omp parallel for schedule(dynamic) num_threads(n_threads) reduction(+ : n_bytes)
-    for (int layer = info->first_layer; layer < info->last_layer; layer++)
-        if (segment_verify_layer(s, layer, &n_bytes) != STATUS_OK) note_damage(v, status_text());
+    for (int64_t i = 0; i < segment_count_entries(info); i++)
+        if (segment_verify_chunk(s, i, &n_bytes) != STATUS_OK) note_damage(v, status_text());
     v->n_bytes += n_bytes;
     segment_close(s);
 }
@@ -200,6 +200,10 @@ static status share_manifest(comm *c, const char *dir, manifest *out) {
 /* Each rank checks every n-th segment; the sum, on rank 0. */
 static verification verify_all(comm *c, const options *o, const manifest *m) {
     verification mine = {0}, sum = {0}, *all = mem_new((size_t)comm_size(c), sizeof *all);
+    snapshot_tables tables;
+    if (comm_rank(c) == 0 && snapshot_tables_open(o->dir, m, 0, m->n_layers, &tables) != STATUS_OK)
+        note_damage(&mine, status_text());
+    if (comm_rank(c) == 0) snapshot_tables_close(&tables);
     for (int64_t i = comm_rank(c); i < m->n_segments; i += comm_size(c))
         verify_segment(o->dir, &m->segments[i], run_threads(c, o), &mine);
     comm_gather(c, &mine, sizeof mine, all);
@@ -259,7 +263,8 @@ static status verify(comm *c, const options *o) {
 static status run_action(comm *c, const options *o) {
     bool is_first = comm_rank(c) == 0;
     manifest m = {0};
-    if (o->action == SNAPSHOT_COMPACT) return snapshot_compact(c, o->dir, o->codec, run_threads(c, o));
+    if (o->action == SNAPSHOT_COMPACT || o->action == SNAPSHOT_RECODE)
+        return snapshot_compact(c, o, run_threads(c, o));
     if (o->action == SNAPSHOT_VERIFY) return verify(c, o);
     status st = share_manifest(c, o->dir, &m);
     if (st != STATUS_OK) return st;

@@ -7,20 +7,22 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "io/snapshot/manifest.h"
+#include "io/files.h"
 #include "io/snapshot/snapshot_lock.h"
+#include "io/snapshot/snapshot_tables.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 
 /* Rows [row0, row0 + n_rows) are needed, and become rows from new_row0 on. */
 typedef struct live_range {
     int64_t row0, n_rows, new_row0;
 } live_range;
 
-/* Rows [row0, row0 + n_rows) of an old segment, which are all in one live range, become rows of a layer from
- * new_row0 on. */
+/* Rows [row0, row0 + n_rows) of an old segment, which are all in one live range, become rows from new_row0
+ * on, in layers [first_layer, last_layer). */
 typedef struct piece {
-    int layer;
+    int first_layer, last_layer;
     int64_t new_row0, row0, n_rows;
     segment *from;
 } piece;
@@ -30,8 +32,15 @@ typedef struct compaction {
     const manifest *m;
     live_range *live;       /* [n_live], in order of rows */
     int64_t n_live, n_rows; /* rows: after the compaction */
-    piece *pieces;          /* [n_pieces], in order of layers and new rows, which they tile */
+    piece *pieces;          /* [n_pieces], in order of new rows; together they tile the layers' rows */
     size_t n_pieces;
+    int64_t longest_piece; /* rows */
+    kv_coding coding;      /* of what is written */
+    kv_tables *tables;     /* that it needs; NULL: none, or those of the snapshot */
+    char *tables_bytes;    /* of their file, [n_tables_bytes] */
+    size_t n_tables_bytes;
+    snapshot_tables old; /* that the old segments need */
+    kv_token *tokens;    /* [n_rows] of the new rows, where the coding asks for them */
 } compaction;
 
 static int by_row(const void *a, const void *b) {
@@ -86,10 +95,10 @@ static int64_t new_row(const compaction *k, int64_t row) {
     return r->new_row0 + (row - r->row0);
 }
 
-static int by_layer_and_row(const void *a, const void *b) {
+static int by_new_row(const void *a, const void *b) {
     const piece *x = a, *y = b;
-    if (x->layer != y->layer) return x->layer < y->layer ? -1 : 1;
-    return x->new_row0 < y->new_row0 ? -1 : x->new_row0 > y->new_row0;
+    if (x->new_row0 != y->new_row0) return x->new_row0 < y->new_row0 ? -1 : 1;
+    return x->first_layer - y->first_layer;
 }
 
 /* What of a segment is needed for the layers of `mine`. */
@@ -101,36 +110,64 @@ static void add_pieces(compaction *k, const segment_info *s, const segment_info 
     for (; r && r < k->live + k->n_live && r->row0 < end; r++) {
         int64_t a = r->row0 > s->row0 ? r->row0 : s->row0, b = r->row0 + r->n_rows;
         if (b > end) b = end;
-        for (int layer = first; layer < last; layer++) {
-            k->pieces = mem_grow(k->pieces, k->n_pieces, sizeof *k->pieces);
-            k->pieces[k->n_pieces++] = (piece){layer, r->new_row0 + (a - r->row0), a, b - a, from};
-        }
+        k->pieces = mem_grow(k->pieces, k->n_pieces, sizeof *k->pieces);
+        k->pieces[k->n_pieces++] = (piece){first, last, r->new_row0 + (a - r->row0), a, b - a, from};
+        if (b - a > k->longest_piece) k->longest_piece = b - a;
     }
 }
 
-static status read_new(void *context, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out) {
+/* What a piece has of a chunk. */
+static status read_piece(const piece *p, const kv_chunk *chunk, int64_t row0, char *out) {
+    const int end = chunk->first_layer + chunk->n_layers;
+    int64_t a = row0 > p->new_row0 ? row0 : p->new_row0, b = row0 + chunk->shape.n_tokens;
+    if (b > p->new_row0 + p->n_rows) b = p->new_row0 + p->n_rows;
+    kv_chunk to = *chunk;
+    if (to.first_layer < p->first_layer) to.first_layer = p->first_layer;
+    to.n_layers = (end < p->last_layer ? end : p->last_layer) - to.first_layer;
+    if (a >= b || to.n_layers <= 0) return STATUS_OK;
+    out += (size_t)(to.first_layer - chunk->first_layer) * (size_t)chunk->n_parts * kv_chunk_bytes(&to.shape);
+    return segment_read_into(p->from, p->row0 + (a - p->new_row0), b - a, &to, a - row0, out);
+}
+
+/* A segment's source. */
+static status read_new(void *context, const kv_chunk *chunk, int64_t row0, void *out) {
     const compaction *k = context;
-    const manifest *m = k->m;
-    size_t row_bytes = (size_t)m->n_kv_heads * (size_t)m->head_dim * dtype_bytes(m->type);
-    size_t low = 0, high = k->n_pieces; /* to the first piece that ends behind row0 */
+    size_t low = 0, high = k->n_pieces; /* to the first piece that may reach row0 */
     while (low < high) {
-        size_t middle = (low + high) / 2;
-        const piece *p = &k->pieces[middle];
-        if (p->layer > layer || (p->layer == layer && p->new_row0 + p->n_rows > row0))
+        size_t middle = low + (high - low) / 2;
+        if (k->pieces[middle].new_row0 + k->longest_piece > row0)
             high = middle;
         else
             low = middle + 1;
     }
     status st = STATUS_OK;
-    for (; st == STATUS_OK && low < k->n_pieces; low++) {
-        const piece *p = &k->pieces[low];
-        int64_t a = row0 > p->new_row0 ? row0 : p->new_row0, b = row0 + n_rows;
-        if (b > p->new_row0 + p->n_rows) b = p->new_row0 + p->n_rows;
-        if (p->layer != layer || a >= b) break;
-        st = segment_read(p->from, layer, part, p->row0 + (a - p->new_row0), b - a,
-                          (char *)out + (size_t)(a - row0) * row_bytes);
-    }
+    for (; st == STATUS_OK && low < k->n_pieces && k->pieces[low].new_row0 < row0 + chunk->shape.n_tokens;
+         low++)
+        st = read_piece(&k->pieces[low], chunk, row0, out);
     return st;
+}
+
+static void describe_new(void *context, int64_t row0, int64_t n_rows, kv_token *out) {
+    const compaction *k = context;
+    memcpy(out, k->tokens + row0, (size_t)n_rows * sizeof *out);
+}
+
+/* Where the new rows are in their sequences: of a row that several share, in the one whose end is nearest. */
+static void find_tokens(compaction *k) {
+    const manifest *m = k->m;
+    k->tokens = mem_new((size_t)k->n_rows, sizeof *k->tokens);
+    for (int64_t row = 0; row < k->n_rows; row++)
+        k->tokens[row].age = INT32_MAX;
+    for (int64_t i = 0; i < m->n_sequences; i++) {
+        const manifest_sequence *q = &m->sequences[i];
+        const int64_t end = manifest_kv_tokens(q);
+        for (const manifest_extent *e = q->extents; e < q->extents + q->n_extents; e++)
+            for (int64_t n = 0; n < e->n_tokens; n++) {
+                kv_token *to = &k->tokens[new_row(k, e->row0 + n)];
+                const int32_t age = (int32_t)(end - 1 - (e->pos0 + n));
+                if (age < to->age) *to = (kv_token){(int32_t)(e->pos0 + n), age};
+            }
+    }
 }
 
 /* Every old segment is open while it is read from. */
@@ -141,24 +178,103 @@ static void raise_file_limit(void) {
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* ---- how it is coded ---- */
+
+/* As all of it is, if that is one way. Exact ones may be mixed: they become lossless. */
+static status keep_coding(const char *dir, const manifest *m, kv_coding *out) {
+    *out = (kv_coding){.codec = KV_CODEC_LOSSLESS};
+    for (int64_t i = 0; i < m->n_segments; i++) {
+        const segment_info *s = &m->segments[i], *first = &m->segments[0];
+        if (s->codec == first->codec && s->level == first->level && s->tables_digest == first->tables_digest)
+            continue;
+        if (kv_codec_is_exact(s->codec) && kv_codec_is_exact(first->codec)) return STATUS_OK;
+        return status_refuse("%s: parts of it are coded in different ways: say with --codec which is to be",
+                             dir);
+    }
+    if (m->n_segments) *out = (kv_coding){.codec = m->segments[0].codec, .level = m->segments[0].level};
+    return STATUS_OK;
+}
+
+/* What a codec has left away does not come back. Steps of one family can be compared. */
+static status check_not_finer(const char *dir, const manifest *m, const kv_coding *c) {
+    for (int64_t i = 0; i < m->n_segments; i++) {
+        const segment_info *s = &m->segments[i];
+        const bool is_family = (s->codec == KV_CODEC_CACHEGEN) == (c->codec == KV_CODEC_CACHEGEN);
+        char old[KV_CODING_TEXT_BYTES], new[KV_CODING_TEXT_BYTES];
+        if (kv_codec_is_exact(s->codec)) continue;
+        if (!kv_codec_is_exact(c->codec) && (!is_family || c->level >= s->level)) continue;
+        kv_coding_text(&(kv_coding){s->codec, s->level, 0}, old);
+        kv_coding_text(c, new);
+        return status_refuse(
+            "%s: it is coded by %s, and %s would be larger, but no better: what is lost does not "
+            "come back",
+            dir, old, new);
+    }
+    return STATUS_OK;
+}
+
+static bool has_coded(const manifest *m) {
+    for (int64_t i = 0; i < m->n_segments; i++)
+        if (!kv_codec_is_exact(m->segments[i].codec)) return true;
+    return false;
+}
+
+/* --codec and --tables, or what is there. */
+static status choose_coding(compaction *k, const options *o) {
+    const manifest *m = k->m;
+    if (!o->recode) return keep_coding(o->dir, m, &k->coding);
+    status st = kv_coding_parse(o->recode, &k->coding);
+    if (st == STATUS_OK && !kv_codec_is_exact(k->coding.codec)) {
+        st = file_read_all(o->tables, kv_tables_most_bytes, &k->tables_bytes, &k->n_tables_bytes);
+        if (st == STATUS_OK) st = kv_tables_parse(k->tables_bytes, k->n_tables_bytes, &k->tables);
+        if (st == STATUS_OK) st = kv_tables_check_shape(k->tables, m->n_layers, m->n_kv_heads, m->head_dim);
+        if (st == STATUS_OK) kv_coding_settle(&k->coding, k->tables);
+        st = status_at(st, "--tables %s", o->tables);
+    }
+    return st == STATUS_OK ? check_not_finer(o->dir, m, &k->coding) : st;
+}
+
+/* Rank 0. */
+static void note_coding(const compaction *k, const options *o) {
+    const manifest *m = k->m;
+    if (k->tables && memcmp(k->tables->shape.model_digest, m->model_digest, sizeof m->model_digest))
+        notice_add(
+            "--tables %s: calibrated on another model than the snapshot's: expect more bits and larger "
+            "errors",
+            o->tables);
+    if (!kv_codec_is_exact(k->coding.codec) && has_coded(m))
+        notice_add(
+            "%s: what was coded is coded a second time, and the errors of both add up; made from an exact "
+            "snapshot, it would have those of one",
+            o->dir);
+}
+
+/* ---- writing ---- */
+
+static uint64_t tables_digest(const compaction *k) {
+    if (kv_codec_is_exact(k->coding.codec)) return 0;
+    return k->tables ? k->tables->digest : k->m->segments[0].tables_digest;
+}
+
 static status write_layers(compaction *k, const char *dir, segment_info *info, int n_threads) {
     const manifest *m = k->m;
-    status st = STATUS_OK;
     segment **open = mem_new((size_t)m->n_segments, sizeof *open);
+    status st = snapshot_tables_open(dir, m, info->first_layer, info->last_layer, &k->old);
     raise_file_limit();
     for (int64_t i = 0; st == STATUS_OK && i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i];
         if (s->first_layer >= info->last_layer || s->last_layer <= info->first_layer) continue;
-        st = segment_open(dir, s, &open[i]);
+        st = segment_open(dir, s, snapshot_tables_of(&k->old, s), &open[i]);
         if (st == STATUS_OK) add_pieces(k, s, info, open[i]);
     }
-    if (k->n_pieces > 0) qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_layer_and_row);
-    const segment_source source = {read_new, k};
+    if (k->n_pieces > 0) qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_new_row);
+    const kv_tables *tables = k->tables ? k->tables : snapshot_tables_of(&k->old, info);
+    const segment_source source = {read_new, describe_new, k, tables};
     if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads);
     for (int64_t i = 0; i < m->n_segments; i++)
         segment_close(open[i]);
     free(open);
-    free(k->pieces);
+    snapshot_tables_close(&k->old);
     return st;
 }
 
@@ -186,10 +302,14 @@ static double sum_mib(const manifest *m) {
 
 static status commit(const char *dir, const snapshot_lock *lock, manifest *m, const compaction *k,
                      const segment_info *all, int n_ranks, double begin) {
+    const uint64_t digest = tables_digest(k);
     int64_t n_segments = m->n_segments, n_rows = m->n_rows;
     double before = sum_mib(m);
     replace_segments(m, k, all, n_ranks);
+    m->codec = k->coding.codec;
     status st = snapshot_lock_check(lock);
+    if (st == STATUS_OK && k->tables)
+        st = snapshot_tables_put(dir, digest, k->tables_bytes, k->n_tables_bytes);
     if (st == STATUS_OK) st = manifest_write(dir, m);
     if (st != STATUS_OK) return st;
     printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB; %lld of %lld rows kept; %.3f s\n", dir,
@@ -207,44 +327,64 @@ static void remove_leftovers(const char *dir, const snapshot_lock *lock) {
 }
 
 /* This rank's share of the layers; none where there are more ranks than layers. */
-static segment_info plan_segment(const manifest *m, int64_t n_rows, kv_codec codec, int rank, int n_ranks) {
+static segment_info plan_segment(const compaction *k, int rank, int n_ranks) {
+    const manifest *m = k->m;
+    const kv_codec codec = k->coding.codec;
     segment_info info = {
         .first_layer = m->n_layers * rank / n_ranks,
         .last_layer = m->n_layers * (rank + 1) / n_ranks,
-        .n_rows = n_rows,
+        .n_rows = k->n_rows,
         .n_kv_heads = m->n_kv_heads,
         .head_dim = m->head_dim,
         .type = m->type,
         .codec = codec,
-        .chunk_tokens = segment_chunk_tokens(m->type, m->n_kv_heads, m->head_dim, n_rows),
+        .level = k->coding.level,
+        .tables_digest = tables_digest(k),
+        .chunk_tokens = segment_chunk_tokens(codec, m->type, m->n_kv_heads, m->head_dim, k->n_rows),
     };
     segment_make_name(&info, m->save_number + 1);
     return info;
 }
 
 /* The lock is rank 0's. Collective. */
-static status compact_locked(comm *c, const char *dir, const snapshot_lock *lock, kv_codec codec,
-                             int n_threads, manifest *m) {
+static status write_new(comm *c, const options *o, const snapshot_lock *lock, int n_threads, compaction *k,
+                        manifest *m) {
     double begin = clock_seconds();
-    compaction k = {.m = m};
-    find_live(&k);
-    segment_info mine = plan_segment(m, k.n_rows, codec, comm_rank(c), comm_size(c));
+    const char *dir = o->dir;
+    find_live(k);
+    if (!kv_codec_is_exact(k->coding.codec)) find_tokens(k);
+    segment_info mine = plan_segment(k, comm_rank(c), comm_size(c));
     segment_info *all = mem_new((size_t)comm_size(c), sizeof *all);
     status st = STATUS_OK;
-    if (mine.first_layer < mine.last_layer && k.n_rows > 0) st = write_layers(&k, dir, &mine, n_threads);
+    if (comm_rank(c) == 0) note_coding(k, o);
+    if (mine.first_layer < mine.last_layer && k->n_rows > 0) st = write_layers(k, dir, &mine, n_threads);
     bool failed = comm_any_failed(c, &st);
     comm_gather(c, &mine, sizeof mine, all);
     if (comm_rank(c) == 0) {
-        if (!failed) st = commit(dir, lock, m, &k, all, comm_size(c), begin);
+        if (!failed) st = commit(dir, lock, m, k, all, comm_size(c), begin);
         remove_leftovers(dir, lock);
     }
     if (!failed) comm_any_failed(c, &st);
     free(all);
-    free(k.live);
     return st;
 }
 
-status snapshot_compact(comm *c, const char *dir, kv_codec codec, int n_threads) {
+/* Collective. */
+static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads,
+                             manifest *m) {
+    compaction k = {.m = m};
+    status st = choose_coding(&k, o);
+    if (!comm_any_failed(c, &st)) st = write_new(c, o, lock, n_threads, &k, m);
+    free(k.live);
+    free(k.pieces);
+    free(k.tokens);
+    free(k.tables_bytes);
+    kv_tables_free(k.tables);
+    return st;
+}
+
+status snapshot_compact(comm *c, const options *o, int n_threads) {
+    const char *dir = o->dir;
     snapshot_lock *lock = NULL;
     char *bytes = NULL;
     size_t n = 0;
@@ -258,7 +398,7 @@ status snapshot_compact(comm *c, const char *dir, kv_codec codec, int n_threads)
         char *shared = comm_share(c, bytes, &n, 0);
         st = manifest_parse(shared, n, dir, &m);
         free(shared);
-        if (!comm_any_failed(c, &st)) st = compact_locked(c, dir, lock, codec, n_threads, &m);
+        if (!comm_any_failed(c, &st)) st = compact_locked(c, o, lock, n_threads, &m);
     }
     snapshot_lock_release(lock);
     manifest_free(&m);

@@ -1,29 +1,15 @@
 /* src/study/coded_context.h: contexts in the pages of a run that go through a codec. Local. */
 #pragma once
 
-#include "io/codec/kv_tables.h"
+#include "io/codec/kv_coding.h"
 #include "src/model/kv_cache.h"
 #include "src/model/model.h"
 #include "src/study/context_score.h"
 
-/* What --context-codec says. */
-typedef struct coding {
-    enum { CODING_LOSSLESS, CODING_CACHEGEN, CODING_FAST, CODING_SMALL } codec;
-    int level;      /* of CacheGen's */
-    int step_level; /* of ours (io/codec/varve.h) */
-    double bits;    /* an element, to which the step is to be found; 0: it is known */
-} coding;
-
-/* Refuses what is none. */
-status coding_parse(const char *text, coding *out);
-
-/* Find the step of so many bits; tables: NULL if none are needed. */
-void coding_settle(coding *c, const kv_tables *tables);
-
 /* What is coded how. */
 typedef struct coded_context {
-    coding coding;
-    const kv_tables *tables; /* NULL: the lossless codec needs none */
+    kv_coding coding;        /* whose level is known */
+    const kv_tables *tables; /* NULL: an exact codec needs none */
     const model_config *config;
     dtype type;
 } coded_context;

@@ -22,7 +22,7 @@ typedef struct study {
     model_config config;
     tokenizer *tok;
     window_list windows;
-    coding coding;
+    kv_coding coding;
     kv_tables *tables; /* on every rank; NULL: none are needed */
     dtype type;
     int64_t context, n_scored, n_windows;
@@ -38,20 +38,17 @@ typedef struct study {
 static status open_tables(study *s) {
     const options *o = s->options;
     const model_config *m = &s->config;
-    status st = coding_parse(o->context_codec, &s->coding);
-    if (st != STATUS_OK || s->coding.codec == CODING_LOSSLESS) return st;
+    status st =
+        status_at(kv_coding_parse(o->context_codec, &s->coding), "--context-codec %.60s", o->context_codec);
+    if (st != STATUS_OK || kv_codec_is_exact(s->coding.codec)) return st;
     if (!o->tables)
         return status_refuse("--context-codec %s needs --tables FILE, which kvarve calibrate makes",
                              o->context_codec);
     st = kv_tables_open(o->tables, &s->tables);
     if (st != STATUS_OK) return st;
-    const kv_tables_shape *t = &s->tables->shape;
-    coding_settle(&s->coding, s->tables);
-    if (t->n_layers == m->n_layers && t->n_kv_heads == m->n_kv_heads && t->head_dim == m->head_dim)
-        return STATUS_OK;
-    return status_refuse("--tables %s: for %d layers, %d kv heads of %d; %s has %d, %d of %d", o->tables,
-                         t->n_layers, t->n_kv_heads, t->head_dim, run_model_name(o), m->n_layers,
-                         m->n_kv_heads, m->head_dim);
+    kv_coding_settle(&s->coding, s->tables);
+    return status_at(kv_tables_check_shape(s->tables, m->n_layers, m->n_kv_heads, m->head_dim), "--tables %s",
+                     o->tables);
 }
 
 /* Two sessions of a window's context and n tokens behind it, scored but for the first n_given: with the
@@ -137,8 +134,8 @@ static void print_result(const study *s) {
            (long long)s->context, (long long)s->n_scored);
     printf("codec           %s\n", s->options->context_codec);
     if (s->tables) printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->tables->digest);
-    if (s->coding.codec >= CODING_FAST)
-        printf("step            %.4f of a unit\n", exp2((double)s->coding.step_level / VARVE_OCTAVE));
+    if (s->coding.codec >= KV_CODEC_FAST)
+        printf("step            %.4f of a unit\n", kv_coding_step(&s->coding));
     context_result_print(&s->result);
 }
 
@@ -151,8 +148,7 @@ static void put_result(json_writer *w, const void *of) {
         snprintf(digest, sizeof digest, "%016" PRIx64, s->tables->digest);
         json_put_text(w, "tables_digest", digest);
     }
-    if (s->coding.codec >= CODING_FAST)
-        json_put_number(w, "step", exp2((double)s->coding.step_level / VARVE_OCTAVE));
+    if (s->coding.codec >= KV_CODEC_FAST) json_put_number(w, "step", kv_coding_step(&s->coding));
     json_put_integer(w, "windows", s->n_windows);
     json_put_integer(w, "context_tokens", s->context);
     json_put_integer(w, "scored_tokens", s->n_scored);
@@ -211,13 +207,8 @@ static coded_sums add_up(comm *c, const coded_sums *mine) {
 
 /* What a reader of the result should know of it. Rank 0. */
 static void note_limits(const study *s, const engine *e) {
-    if (s->tables &&
-        memcmp(s->tables->shape.model_digest, engine_model_digest(e), sizeof s->tables->shape.model_digest))
-        notice_add(
-            "--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, "
-            "or expect more bits and larger errors",
-            s->options->tables, run_model_name(s->options));
-    if (s->coding.codec == CODING_CACHEGEN && s->type == DTYPE_F32)
+    if (s->tables) run_note_tables(s->options, s->tables, engine_model_digest(e));
+    if (s->coding.codec == KV_CODEC_CACHEGEN && s->type == DTYPE_F32)
         notice_add(
             "--precision f32: the elements that %s escapes are rounded to bf16, while of a bf16 cache they "
             "are exact",
@@ -250,7 +241,8 @@ int context_codec_run(comm *c, const options *o) {
     study s = {.options = o};
     engine *e = NULL;
     status st = comm_rank(c) == 0 ? prepare(&s) : STATUS_OK;
-    if (!comm_any_failed(c, &st)) {
+    const bool is_prepared = !comm_any_failed(c, &st);
+    if (is_prepared) {
         const job_size jobs = {.n = s.n_sessions, .tokens = s.longest_tokens};
         sizing wanted_size = sizing_of(o, &jobs, 1, 1);
         engine_options wanted = run_engine_options(c, o, &wanted_size);
@@ -258,7 +250,7 @@ int context_codec_run(comm *c, const options *o) {
         st = run_open_engine(c, o, &s.config, &wanted, &e);
     }
     if (st == STATUS_OK) st = run(&s, c, e);
-    comm_any_failed(c, &st);
+    if (is_prepared) comm_any_failed(c, &st);
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     engine_close(e);
     tokenizer_close(s.tok);

@@ -18,6 +18,7 @@
 #include "io/snapshot/manifest.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
+#include "tests/fixtures/rows.h"
 
 enum { BLOCK_BYTES = 1 << 20, MOST_REPEATS = 99 };
 
@@ -66,7 +67,7 @@ static void read_rows(const char *dir, rows *r) {
     for (int64_t i = 0; i < r->m.n_segments; i++) {
         const segment_info *info = &r->m.segments[i];
         segment *s;
-        check(segment_open(dir, info, &s));
+        check(segment_open(dir, info, NULL, &s));
         for (int layer = info->first_layer; layer < info->last_layer; layer++)
             for (int part = 0; part < N_KV_PARTS; part++)
                 check(segment_read(s, layer, (kv_part)part, info->row0, info->n_rows,
@@ -84,6 +85,10 @@ static status give_rows(void *context, int layer, kv_part part, int64_t row0, in
                (size_t)n * r->row_bytes);
     }
     return STATUS_OK;
+}
+
+static status give_chunk(void *context, const kv_chunk *chunk, int64_t row0, void *out) {
+    return rows_read_chunk(give_rows, context, chunk, row0, out);
 }
 
 /* ---- ways to write ---- */
@@ -140,10 +145,10 @@ static void write_segment(bench *b, kv_codec codec, int n_threads) {
         .head_dim = m->head_dim,
         .type = m->type,
         .codec = codec,
-        .chunk_tokens = segment_chunk_tokens(m->type, m->n_kv_heads, m->head_dim, b->rows.n_all),
+        .chunk_tokens = segment_chunk_tokens(codec, m->type, m->n_kv_heads, m->head_dim, b->rows.n_all),
     };
     segment_make_name(&b->info, codec + 1);
-    const segment_source source = {give_rows, &b->rows};
+    const segment_source source = {.read = give_chunk, .context = &b->rows};
     check(segment_write(b->folder, &b->info, &source, n_threads));
     snprintf(b->path, sizeof b->path, "%s/%s", b->folder, b->info.name);
 }
@@ -176,18 +181,13 @@ static void read_plainly(bench *b, int n_threads) {
 static void read_segment(bench *b, int n_threads) {
     const segment_info *info = &b->info;
     segment *s;
-    check(segment_open(b->folder, info, &s));
-    int64_t n_chunks = (info->n_rows + info->chunk_tokens - 1) / info->chunk_tokens;
+    check(segment_open(b->folder, info, NULL, &s));
 #pragma omp parallel num_threads(n_threads)
     {
         char *out = mem_new((size_t)info->chunk_tokens, b->rows.row_bytes);
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < info->last_layer * N_KV_PARTS * n_chunks; i++) {
-            int64_t row = i % n_chunks * info->chunk_tokens;
-            int64_t n = info->n_rows - row < info->chunk_tokens ? info->n_rows - row : info->chunk_tokens;
-            check(segment_read(s, (int)(i / n_chunks / N_KV_PARTS), (kv_part)(i / n_chunks % N_KV_PARTS), row,
-                               n, out));
-        }
+        for (int64_t i = 0; i < segment_count_entries(info); i++)
+            check(segment_read_chunk(s, i, out));
         free(out);
     }
     segment_close(s);
@@ -212,16 +212,16 @@ typedef struct codec_figures {
 /* Every whole chunk of the snapshot, one after the other: what is timed is the codec, and reading K and V. */
 static void run_codec(const rows *r, const kv_chunk_shape *shape, kv_codec codec, int repeat,
                       codec_figures *f) {
-    uint8_t *frame = mem_new(1, kv_frame_max_bytes(shape));
+    uint8_t *frame = mem_new(1, rows_frame_max_bytes(shape));
     void *elements = mem_new(1, kv_chunk_bytes(shape));
     f->encode_seconds[repeat] = f->decode_seconds[repeat] = f->frame_bytes = 0;
     for (int i = 0; i < r->m.n_layers * N_KV_PARTS; i++)
         for (int64_t row = 0; row + shape->n_tokens <= r->n; row += shape->n_tokens) {
             const char *chunk = row_at(r, i / N_KV_PARTS, i % N_KV_PARTS, row);
             double begin = clock_seconds();
-            size_t n_bytes = kv_frame_encode(codec, shape, chunk, frame);
+            size_t n_bytes = rows_frame_encode(codec, shape, chunk, frame);
             double middle = clock_seconds();
-            check(kv_frame_decode(frame, n_bytes, shape, elements));
+            check(rows_frame_decode(frame, n_bytes, shape, elements));
             f->encode_seconds[repeat] += middle - begin;
             f->decode_seconds[repeat] += clock_seconds() - middle;
             f->frame_bytes += (double)n_bytes;
@@ -232,17 +232,17 @@ static void run_codec(const rows *r, const kv_chunk_shape *shape, kv_codec codec
 }
 
 static void bench_codecs(const bench *b, int repeats) {
-    static codec_figures figures[N_KV_CODECS];
+    static codec_figures figures[KV_CODEC_LOSSLESS + 1];
     const rows *r = &b->rows;
     const kv_chunk_shape shape = {r->m.type, b->info.chunk_tokens, r->m.n_kv_heads, r->m.head_dim};
     double bytes =
         (double)(r->n / shape.n_tokens * r->m.n_layers * N_KV_PARTS) * (double)kv_chunk_bytes(&shape);
     for (int repeat = 0; repeat < repeats; repeat++)
-        for (int codec = 0; codec < N_KV_CODECS; codec++)
+        for (int codec = 0; codec <= KV_CODEC_LOSSLESS; codec++)
             run_codec(r, &shape, (kv_codec)codec, repeat, &figures[codec]);
     printf("\n%-32s %8s %12s %12s %23s\n", "codec, checksum included", "threads", "encode GB/s",
            "decode GB/s", "smaller");
-    for (int codec = 0; codec < N_KV_CODECS; codec++) {
+    for (int codec = 0; codec <= KV_CODEC_LOSSLESS; codec++) {
         codec_figures *f = &figures[codec];
         printf("%-32s %8d %12.2f %12.2f %22.2fx\n", kv_codec_name((kv_codec)codec), 1,
                bytes / median(f->encode_seconds, repeats) / 1e9,

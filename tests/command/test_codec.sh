@@ -174,7 +174,7 @@ notes() {
 
 bad() {
     score 2 cachegen:5 --tables "$all/tables.1"
-    refused 'no such level' 2 'expected lossless, cachegen:1 to cachegen:4, kvarve:fast:1 to'
+    refused 'no such level' 2 'expected none, lossless, cachegen:1 to cachegen:4, kvarve:fast:1 to'
     score 1 zstd
     refused 'no such codec' 2 '--context-codec zstd: expected'
     for codec in kvarve kvarve:fast kvarve:fast: kvarve:small:a kvarve:small:0 kvarve:small:33 kvarve:tiny:1 \
@@ -191,7 +191,7 @@ bad() {
     refused 'tables that are cut off' 2 'cut: the digest of the tables does not match'
     run 1 perplexity --shape tiny --threads 1 --file "$page" --context 8 --scored 8 --context-codec cachegen:1 \
         --tables "$all/tables.1"
-    refused 'tables of another model' 2 'tiny has 4, 2 of 32'
+    refused 'tables of another model' 2 'the model has 4, 2 of 32'
     score 2 lossless --keys 3
     refused 'keys: no room' 2 '--keys 3: their sentences take ' 'of a context of 64: raise --context'
     run 1 perplexity --model "$model" --file "$page" --tables "$all/tables.1"

@@ -191,7 +191,7 @@ bad_saving() {
     generate 1 --prompt x --save "$temp/never.kvs" --save-every often
     refused 'a time that is none' 2 '--save-every often'
     generate 1 --prompt x --save "$temp/never.kvs" --codec zip
-    refused 'unknown codec' 2 '--codec zip: expected none or lossless'
+    refused 'unknown codec' 2 '--codec zip: expected none, lossless, cachegen:1 to'
     generate 1 --prompt x --device gpu
     refused 'unknown device' 2 '--device gpu: expected auto, cpu or cuda'
     for np in 1 2; do
@@ -214,7 +214,7 @@ bad_saving() {
         skipped 'a failure at no site' 'built without failures on demand'
     fi
     run 2 snapshot
-    refused 'snapshot without an action' 2 'needs an action first: info, verify, compact or text'
+    refused 'snapshot without an action' 2 'needs an action first: info, verify, compact, recode or text'
     run 1 snapshot vreify "$temp"
     refused 'misspelt action' 2 'did you mean verify?'
     run 1 snapshot info

@@ -47,7 +47,7 @@ static void defaults(void) {
     CU_ASSERT(o.peer_timeout == COMM_DEADLINE_SECONDS && o.precision == PRECISION_BF16 &&
               o.transport == TRANSPORT_AUTO);
     CU_ASSERT(o.weights == WEIGHTS_OF_PRECISION);
-    CU_ASSERT(!o.save && !o.resume && !o.stop_file && !o.fail_at && o.codec == KV_CODEC_LOSSLESS);
+    CU_ASSERT(!o.save && !o.resume && !o.stop_file && !o.fail_at && o.codec.codec == KV_CODEC_LOSSLESS);
     CU_ASSERT(isnan(o.save_every_seconds) && o.save_every_tokens == OPTION_UNSET &&
               isnan(o.max_time_seconds));
     CHECK_OK(parse_words("plan --model m", &o));
@@ -83,7 +83,7 @@ static void given_values(void) {
                     "--save-every 1.5m --max-time 23:50:00",
                     &o));
     CU_ASSERT(!strcmp(o.save, "a.kvs/") && !strcmp(o.resume, "b.kvs") && !strcmp(o.stop_file, "/s"));
-    CU_ASSERT(o.codec == KV_CODEC_NONE && o.save_every_seconds == 90 && o.max_time_seconds == 85800);
+    CU_ASSERT(o.codec.codec == KV_CODEC_NONE && o.save_every_seconds == 90 && o.max_time_seconds == 85800);
     CHECK_OK(parse_words("plan --model a --ranks 2 --model b --ranks 3", &o)); /* the last one counts */
     CU_ASSERT(!strcmp(o.model, "b") && o.ranks == 3);
 }
@@ -257,13 +257,23 @@ static void failures_on_demand(void) {
 static void codecs(void) {
     options o;
     CHECK_OK(parse_words(with("generate", "codec", "lossless"), &o));
-    CU_ASSERT(o.codec == KV_CODEC_LOSSLESS);
+    CU_ASSERT(o.codec.codec == KV_CODEC_LOSSLESS);
+    CHECK_OK(parse_words("generate --model m --prompt p --codec kvarve:small:1 --tables t --save s", &o));
+    CU_ASSERT(o.codec.codec == KV_CODEC_SMALL && o.codec.level == -7 && o.codec.bits == 0);
+    CHECK_OK(parse_words("generate --model m --prompt p --codec kvarve:fast:2.1b --tables t --save s", &o));
+    CU_ASSERT(o.codec.codec == KV_CODEC_FAST && o.codec.bits == 2.1);
+    CHECK_OK(parse_words("generate --model m --prompt p --codec cachegen:4 --tables t --save s", &o));
+    CU_ASSERT(o.codec.codec == KV_CODEC_CACHEGEN && o.codec.level == 4);
+    CHECK_REFUSED(parse_words("generate --model m --prompt p --codec cachegen:4 --save s", &o),
+                  "--codec cachegen needs --tables FILE");
     CHECK_OK(parse_words("snapshot compact d --codec none", &o));
-    CU_ASSERT(o.codec == KV_CODEC_NONE);
+    CU_ASSERT_STRING_EQUAL(o.recode, "none");
     CHECK_REFUSED(parse_words(with("generate", "codec", "gzip"), &o),
-                  "--codec gzip: expected none or lossless");
+                  "--codec gzip: expected none, lossless, cachegen:1 to cachegen:4");
     CHECK_REFUSED(parse_words("snapshot compact d --codec None", &o),
-                  "--codec None: expected none or lossless");
+                  "--codec None: expected none, lossless");
+    CHECK_REFUSED(parse_words("snapshot compact d --tables t", &o), "--tables is for --codec");
+    CHECK_REFUSED(parse_words("snapshot recode d", &o), "kvarve snapshot recode needs --codec");
 }
 
 static void stops(void) {
@@ -393,11 +403,11 @@ static void snapshot_actions(void) {
     options o;
     CHECK_OK(parse_words("snapshot info d.kvs", &o));
     CU_ASSERT(o.command == COMMAND_SNAPSHOT && o.action == SNAPSHOT_INFO && !strcmp(o.dir, "d.kvs"));
-    CU_ASSERT(o.threads == 0 && o.codec == KV_CODEC_LOSSLESS && !o.id && !o.help);
+    CU_ASSERT(o.threads == 0 && o.codec.codec == KV_CODEC_LOSSLESS && !o.id && !o.help);
     CHECK_OK(parse_words("snapshot verify --threads 3 d", &o));
     CU_ASSERT(o.action == SNAPSHOT_VERIFY && !strcmp(o.dir, "d") && o.threads == 3);
     CHECK_OK(parse_words("snapshot compact d --codec=none", &o));
-    CU_ASSERT(o.action == SNAPSHOT_COMPACT && o.codec == KV_CODEC_NONE);
+    CU_ASSERT(o.action == SNAPSHOT_COMPACT && !strcmp(o.recode, "none"));
     CHECK_OK(parse_words("snapshot text -- d", &o));
     CU_ASSERT(o.action == SNAPSHOT_TEXT && !strcmp(o.dir, "d"));
     CHECK_OK(parse_words("snapshot text d --id 7", &o));
@@ -406,7 +416,8 @@ static void snapshot_actions(void) {
     CU_ASSERT(o.action == N_SNAPSHOT_ACTIONS && !o.dir);
 
     CHECK_REFUSED(parse_words("snapshto info d", &o), "no command snapshto; did you mean snapshot?");
-    CHECK_REFUSED(parse_words("snapshot", &o), "needs an action first: info, verify, compact or text");
+    CHECK_REFUSED(parse_words("snapshot", &o),
+                  "needs an action first: info, verify, compact, recode or text");
     CHECK_REFUSED(parse_words("snapshot --threads 2 info d", &o), "needs an action first");
     CHECK_REFUSED(parse_words("snapshot inof d", &o),
                   "kvarve snapshot has no action inof; did you mean info?");
@@ -414,7 +425,7 @@ static void snapshot_actions(void) {
     CHECK_REFUSED(parse_words("snapshot compat d", &o), "did you mean compact?");
     CHECK_REFUSED(parse_words("snapshot txet d", &o), "did you mean text?");
     CHECK_REFUSED(parse_words("snapshot my-run.kvs", &o),
-                  "no action my-run.kvs; there are info, verify, compact and text");
+                  "no action my-run.kvs; there are info, verify, compact, recode and text");
     CHECK_REFUSED(parse_words("snapshot info", &o), "kvarve snapshot info needs the directory of a snapshot");
     CHECK_REFUSED(parse_words("snapshot info a b", &o), "snapshot info takes one directory, not b as well");
     CHECK_REFUSED(parse_words("snapshot info a -- b", &o), "not b as well");
@@ -594,7 +605,7 @@ static void help(void) {
     CU_ASSERT(strstr(all, "--prompt TEXT") && strstr(all, "--ranks N") && strstr(all, "--stride N"));
     CU_ASSERT(strstr(all, "continue one prompt") && strstr(all, "bench ") &&
               strstr(all, "--precision bf16|f32") && strstr(all, "--weights bf16|int8"));
-    CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec none|lossless") &&
+    CU_ASSERT(strstr(all, "--save-every TIME|N") && strstr(all, "--codec CODEC") &&
               strstr(all, "--transport auto|mpi|nccl") && strstr(all, "75 stopped early and saved"));
     for (char *line = strtok(all, "\n"); line; line = strtok(NULL, "\n"))
         CU_ASSERT(strlen(line) <= 120);

@@ -4,6 +4,7 @@
 
 #include "io/codec/kv_codec.h"
 #include "io/codec/kv_lossless.h"
+#include "tests/fixtures/rows.h"
 #include "tests/fuzz/fuzz.h"
 
 enum {
@@ -47,10 +48,10 @@ static void check_frame(const uint8_t *frame, size_t n) {
     kv_chunk_shape shape;
     if (!read_shape(frame, &shape)) return;
     void *elements = malloc(kv_chunk_bytes(&shape));
-    status st = kv_frame_decode(frame, n, &shape, elements);
+    status st = rows_frame_decode(frame, n, &shape, elements);
     if (st != STATUS_OK) fuzz_check_text(status_text());
     if (st == STATUS_OK)
-        fuzz_check(kv_frame_check(frame, n, &shape) == STATUS_OK, "what decodes is checked well");
+        fuzz_check(rows_frame_check(frame, n, &shape) == STATUS_OK, "what decodes is checked well");
     for (int i = 0; kv_blocks_all[i]; i++)
         if (frame[10] == KV_CODEC_LOSSLESS && kv_blocks_all[i]->is_available())
             check_payload(kv_blocks_all[i], frame + HEADER_BYTES, n - HEADER_BYTES - CHECKSUM_BYTES, &shape,
@@ -64,7 +65,7 @@ static void check_elements(const uint8_t *data, size_t n) {
     int32_t row = 1 + data[0] / 2, n_tokens = (int32_t)(n - 1) / (4 * row);
     kv_chunk_shape shape = {data[0] % 2 ? DTYPE_F32 : DTYPE_BF16, n_tokens, 1, row};
     if (n_tokens < 1) return;
-    size_t room = kv_frame_max_bytes(&shape), n_wanted = 0;
+    size_t room = rows_frame_max_bytes(&shape), n_wanted = 0;
     uint8_t *payload = malloc(room), *wanted = malloc(room), *back = malloc(kv_chunk_bytes(&shape));
     for (int i = 0; kv_blocks_all[i]; i++) {
         if (!kv_blocks_all[i]->is_available()) continue;
@@ -73,9 +74,9 @@ static void check_elements(const uint8_t *data, size_t n) {
         fuzz_check(n_payload == n_wanted && !memcmp(payload, wanted, n_wanted),
                    "instruction sets encode alike");
     }
-    size_t n_frame = kv_frame_encode(KV_CODEC_LOSSLESS, &shape, data + 1, payload);
+    size_t n_frame = rows_frame_encode(KV_CODEC_LOSSLESS, &shape, data + 1, payload);
     fuzz_check(n_frame <= room, "a frame has a largest size");
-    fuzz_check(kv_frame_decode(payload, n_frame, &shape, back) == STATUS_OK, "what is encoded decodes");
+    fuzz_check(rows_frame_decode(payload, n_frame, &shape, back) == STATUS_OK, "what is encoded decodes");
     fuzz_check(!memcmp(back, data + 1, kv_chunk_bytes(&shape)), "elements come back");
     free(payload);
     free(wanted);
@@ -88,7 +89,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (n) memcpy(frame, data, n);
     const kv_chunk_shape any = {DTYPE_BF16, 3, 1, 2};
     uint8_t room[12];
-    if (kv_frame_decode(frame, n, &any, room) != STATUS_OK) fuzz_check_text(status_text());
+    if (rows_frame_decode(frame, n, &any, room) != STATUS_OK) fuzz_check_text(status_text());
     if (n >= HEADER_BYTES + CHECKSUM_BYTES) {
         mend(frame, n);
         check_frame(frame, n);

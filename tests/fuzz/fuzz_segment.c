@@ -5,6 +5,7 @@
 #include <xxhash.h>
 
 #include "io/snapshot/segment_private.h"
+#include "tests/fixtures/rows.h"
 #include "tests/fuzz/fuzz_dir.h"
 
 enum { HEAD_BYTES = 20, LEAVE_CHECKSUMS = 1, LEAVE_DIGEST = 2 };
@@ -27,6 +28,7 @@ static segment_info read_info(const uint8_t *head, size_t n_file) {
                           .codec = (kv_codec)(head[5] >> 1 & 1),
                           .is_plain = head[5] >> 2 & 1,
                           .chunk_tokens = chunk_tokens,
+                          .chunk_layers = 1,
                           .file_bytes = (int64_t)n_file,
                           .index_offset = index_offset};
 }
@@ -73,7 +75,7 @@ static void mend_digest(segment_info *info) {
 /* A layer that verifies can be read, in pieces and whole, and one that does not verify cannot. */
 static void read_layer(segment *s, const segment_info *info, int layer) {
     int64_t n_bytes = 0;
-    const int verified = is_good(segment_verify_layer(s, layer, &n_bytes));
+    const int verified = is_good(rows_verify_layer(s, info, layer, &n_bytes));
     fuzz_check(n_bytes <= info->file_bytes, "chunks lie within the file");
     const size_t row_bytes = (size_t)info->n_kv_heads * (size_t)info->head_dim * dtype_bytes(info->type);
     char *whole = malloc((size_t)info->n_rows * row_bytes), *piece = malloc((size_t)info->n_rows * row_bytes);
@@ -103,7 +105,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     free(file);
     if (!(data[0] & LEAVE_DIGEST)) mend_digest(&info);
     segment *s;
-    if (!is_good(segment_open(fuzz_dir(), &info, &s))) return 0;
+    if (!is_good(segment_open(fuzz_dir(), &info, NULL, &s))) return 0;
     for (int layer = info.first_layer; layer < info.last_layer; layer++)
         read_layer(s, &info, layer);
     segment_close(s);

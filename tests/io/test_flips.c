@@ -11,6 +11,7 @@
 #include "io/snapshot/segment_private.h"
 #include "src/base/memory.h"
 #include "tests/fixtures/harness.h"
+#include "tests/fixtures/rows.h"
 
 enum {
     N_LAYERS = 5,
@@ -52,6 +53,10 @@ static status make_rows(void *context, int layer, kv_part part, int64_t row0, in
     return STATUS_OK;
 }
 
+static status make_chunk(void *context, const kv_chunk *chunk, int64_t row0, void *out) {
+    return rows_read_chunk(make_rows, context, chunk, row0, out);
+}
+
 /* Each save adds 40 rows, by two ranks with other layers each time; the second without compression. */
 static void write_segments(snapshot *s) {
     static const int cuts[N_SAVES] = {2, 3, 2};
@@ -70,7 +75,7 @@ static void write_segments(snapshot *s) {
                                    .codec = save == 1 ? KV_CODEC_NONE : KV_CODEC_LOSSLESS,
                                    .chunk_tokens = 16};
             segment_make_name(info, save + 1);
-            CHECK_OK(segment_write(s->dir, info, &(segment_source){make_rows, m}, 1));
+            CHECK_OK(segment_write(s->dir, info, &(segment_source){.read = make_chunk, .context = m}, 1));
         }
 }
 
@@ -159,10 +164,10 @@ static void free_snapshot(snapshot *s) {
 static status check_segment(const char *dir, const segment_info *info) {
     segment *s;
     int64_t n_bytes = 0;
-    status st = segment_open(dir, info, &s);
+    status st = segment_open(dir, info, NULL, &s);
     if (st != STATUS_OK) return st;
     for (int layer = info->first_layer; layer < info->last_layer && st == STATUS_OK; layer++)
-        st = segment_verify_layer(s, layer, &n_bytes);
+        st = rows_verify_layer(s, info, layer, &n_bytes);
     segment_close(s);
     return st;
 }

@@ -55,6 +55,7 @@ static segment_info make_segment(const manifest *m, int first, int last, int64_t
                       .type = m->type,
                       .codec = KV_CODEC_LOSSLESS,
                       .chunk_tokens = 7,
+                      .chunk_layers = 1,
                       .file_bytes = 1000000 + row0,
                       .index_offset = 5000 + first,
                       .digest = {0x0123456789ABCDEF, (uint64_t)row0 << 32 | 7}};
@@ -413,9 +414,9 @@ static void test_other_files(void) {
     size_t n;
     char *bytes = harness_read_file(path, &n), *format = strstr(bytes, "format 1");
     CU_ASSERT_PTR_NOT_NULL(format);
-    if (format) format[7] = '3';
+    if (format) format[7] = '4';
     harness_write_file(path, bytes, n);
-    CHECK_REFUSED(manifest_read(dir, &got), "format 3, but this program reads up to 2: use a newer kvarve");
+    CHECK_REFUSED(manifest_read(dir, &got), "format 4, but this program reads up to 3: use a newer kvarve");
 
     /* One byte less of the JSON text, a line feed: only the digest tells. */
     manifest_block block;

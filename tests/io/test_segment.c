@@ -21,6 +21,7 @@
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 #include "tests/fixtures/harness.h"
+#include "tests/fixtures/rows.h"
 
 /* A file system without locks, for HDF5: it must not insist on them. */
 int flock(int fd, int operation);
@@ -82,6 +83,10 @@ static status read_pattern(void *context, int layer, kv_part part, int64_t row0,
     return STATUS_OK;
 }
 
+static status read_pattern_chunk(void *context, const kv_chunk *chunk, int64_t row0, void *out) {
+    return rows_read_chunk(read_pattern, context, chunk, row0, out);
+}
+
 static pattern make_pattern(dtype type, kv_codec codec, int first, int last, int64_t row0, int64_t n_rows,
                             int n_kv_heads, int head_dim, int chunk_tokens) {
     pattern p = {.seed = 7};
@@ -93,13 +98,14 @@ static pattern make_pattern(dtype type, kv_codec codec, int first, int last, int
                             .head_dim = head_dim,
                             .type = type,
                             .codec = codec,
-                            .chunk_tokens = chunk_tokens};
+                            .chunk_tokens = chunk_tokens,
+                            .chunk_layers = 1};
     segment_make_name(&p.info, 3);
     return p;
 }
 
 static status write_pattern(const char *dir, pattern *p, int n_threads) {
-    const segment_source source = {.read = read_pattern, .context = p};
+    const segment_source source = {.read = read_pattern_chunk, .context = p};
     return segment_write(dir, &p->info, &source, n_threads);
 }
 
@@ -115,11 +121,11 @@ static pattern small_pattern(void) {
 /* Open and verify all layers. */
 static status check_all(const char *dir, const segment_info *info) {
     segment *s = NULL;
-    status st = segment_open(dir, info, &s);
+    status st = segment_open(dir, info, NULL, &s);
     CU_ASSERT((s != NULL) == (st == STATUS_OK));
     int64_t n_bytes = 0;
     for (int l = info->first_layer; l < info->last_layer && st == STATUS_OK; l++)
-        st = segment_verify_layer(s, l, &n_bytes);
+        st = rows_verify_layer(s, info, l, &n_bytes);
     CU_ASSERT(st != STATUS_OK || (n_bytes > 0 && n_bytes < info->file_bytes));
     segment_close(s);
     return st;
@@ -177,11 +183,12 @@ static void test_names(void) {
 }
 
 static void test_chunk_tokens(void) {
-    CU_ASSERT_EQUAL(segment_chunk_tokens(DTYPE_BF16, 8, 128, 100000), 256);
-    CU_ASSERT_EQUAL(segment_chunk_tokens(DTYPE_F32, 8, 128, 100000), 128);
-    CU_ASSERT_EQUAL(segment_chunk_tokens(DTYPE_BF16, 8, 128, 100), 100);
-    CU_ASSERT_EQUAL(segment_chunk_tokens(DTYPE_BF16, 3, 100, 100000), 832); /* of 873 that fit */
-    CU_ASSERT_EQUAL(segment_chunk_tokens(DTYPE_F32, 1024, 1024, 10), 1);
+    CU_ASSERT_EQUAL(segment_chunk_tokens(KV_CODEC_LOSSLESS, DTYPE_BF16, 8, 128, 100000), 256);
+    CU_ASSERT_EQUAL(segment_chunk_tokens(KV_CODEC_LOSSLESS, DTYPE_F32, 8, 128, 100000), 128);
+    CU_ASSERT_EQUAL(segment_chunk_tokens(KV_CODEC_LOSSLESS, DTYPE_BF16, 8, 128, 100), 100);
+    CU_ASSERT_EQUAL(segment_chunk_tokens(KV_CODEC_LOSSLESS, DTYPE_BF16, 3, 100, 100000),
+                    832); /* of 873 that fit */
+    CU_ASSERT_EQUAL(segment_chunk_tokens(KV_CODEC_LOSSLESS, DTYPE_F32, 1024, 1024, 10), 1);
 }
 
 static void test_numbers(void) {
@@ -290,7 +297,7 @@ static void check_old(dtype type) {
     close(fd);
     CHECK_OK(check_all(dir, &info));
     segment *s;
-    if (!CHECK_OK(segment_open(dir, &info, &s))) return;
+    if (!CHECK_OK(segment_open(dir, &info, NULL, &s))) return;
     CHECK_OK(segment_read(s, 0, KV_PART_V, 0, 100, rows));
     int n_wrong = 0;
     for (int i = 0; i < 100 * 16; i++) {
@@ -330,7 +337,7 @@ static void check_round_trip(pattern *p, int n_threads) {
     CU_ASSERT_EQUAL(count_files(dir), 1);
     CHECK_OK(segment_check(&p->info, "here"));
     CHECK_OK(check_all(dir, &p->info));
-    if (!CHECK_OK(segment_open(dir, &p->info, &s))) return;
+    if (!CHECK_OK(segment_open(dir, &p->info, NULL, &s))) return;
     const segment_info *info = &p->info;
     uint64_t state = 1;
     bool good = true;
@@ -358,7 +365,7 @@ static void test_round_trips(void) {
         {0, 12, 0, 33, 2, 16, 32}, {4094, 4096, 99, 200, 4, 4, 3},
     };
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
-        for (int codec = 0; codec < N_KV_CODECS; codec++)
+        for (int codec = 0; codec <= KV_CODEC_LOSSLESS; codec++)
             for (int type = DTYPE_F32; type <= DTYPE_BF16; type++) {
                 pattern p = make_pattern((dtype)type, (kv_codec)codec, shapes[i].first, shapes[i].last,
                                          shapes[i].row0, shapes[i].n_rows, shapes[i].n_kv_heads,
@@ -371,7 +378,7 @@ static void test_round_trips(void) {
  */
 static void test_large(void) {
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_NONE, 0, 2, 0, 4000, 8, 128,
-                             segment_chunk_tokens(DTYPE_BF16, 8, 128, 4000));
+                             segment_chunk_tokens(KV_CODEC_LOSSLESS, DTYPE_BF16, 8, 128, 4000));
     check_round_trip(&p, 2);
 }
 
@@ -397,7 +404,7 @@ static void test_many_readers(void) {
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_LOSSLESS, 0, 4, 10, 300, 2, 16, 32);
     const char *dir = harness_fresh_dir();
     segment *s = NULL;
-    if (!CHECK_OK(write_pattern(dir, &p, 2)) || !CHECK_OK(segment_open(dir, &p.info, &s))) return;
+    if (!CHECK_OK(write_pattern(dir, &p, 2)) || !CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
     int n_bad = 0;
 #pragma omp parallel for num_threads(4) schedule(dynamic, 1) reduction(+ : n_bad)
     for (int i = 0; i < 400; i++)
@@ -449,14 +456,14 @@ static void test_named_frame(void) {
     close(fd);
 
     segment *s = NULL;
-    if (!CHECK_OK(segment_open(dir, &p.info, &s))) return;
+    if (!CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
     char rows[20 * 2 * 8 * 2], expected[400];
     snprintf(expected, sizeof expected, "%s/%s: /layers/2/v, rows 48 to 55: ", dir, p.info.name);
     CHECK_REFUSED(segment_read(s, 2, KV_PART_V, 40, 20, rows), expected);
     CHECK_REFUSED(segment_read(s, 2, KV_PART_V, 55, 1, rows), expected);
     int64_t n_bytes = 0;
-    CHECK_REFUSED(segment_verify_layer(s, 2, &n_bytes), expected);
-    CHECK_OK(segment_verify_layer(s, 1, &n_bytes));
+    CHECK_REFUSED(rows_verify_layer(s, &p.info, 2, &n_bytes), expected);
+    CHECK_OK(rows_verify_layer(s, &p.info, 1, &n_bytes));
     CU_ASSERT(rows_match(s, &p, 2, KV_PART_V, 40, 8));
     CU_ASSERT(rows_match(s, &p, 2, KV_PART_V, 56, 4));
     CU_ASSERT(rows_match(s, &p, 2, KV_PART_K, 40, 20));
@@ -480,12 +487,12 @@ static void test_swapped_frames(void) {
     CU_ASSERT(pwrite(fd, a, n, (off_t)frames[1].offset) == (ssize_t)n);
     close(fd);
     segment *s = NULL;
-    if (!CHECK_OK(segment_open(dir, &p.info, &s))) return;
+    if (!CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
     char rows[8 * 2 * 8 * 2];
     int64_t n_bytes = 0;
     CHECK_REFUSED(segment_read(s, 0, KV_PART_K, 0, 8, rows),
                   "/layers/0/k, rows 0 to 7: its checksum is not that of");
-    CHECK_REFUSED(segment_verify_layer(s, 0, &n_bytes),
+    CHECK_REFUSED(rows_verify_layer(s, &p.info, 0, &n_bytes),
                   "/layers/0/k, rows 0 to 7: its checksum is not that of");
     CU_ASSERT(rows_match(s, &p, 0, KV_PART_V, 0, 16));
     segment_close(s);
@@ -624,8 +631,8 @@ static void test_faults(void) {
     CHECK_OK(write_pattern(dir, &p, 2));
     segment *s = NULL;
     CHECK_OK(fault_arm("segment-read", 0));
-    check_failed(segment_open(dir, &p.info, &s), "failed on demand");
-    if (!CHECK_OK(segment_open(dir, &p.info, &s))) return;
+    check_failed(segment_open(dir, &p.info, NULL, &s), "failed on demand");
+    if (!CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
     char row[2 * 8 * 2];
     CHECK_OK(fault_arm("segment-read", 0));
     check_failed(segment_read(s, 1, KV_PART_K, 40, 1, row), "failed on demand");

@@ -96,10 +96,10 @@ static varve_tables make_tables(const varve_shape *s) {
     return t;
 }
 
-static varve_token *make_tokens(int n_tokens, int first, int n_behind) {
-    varve_token *tokens = mem_new((size_t)n_tokens, sizeof *tokens);
+static kv_token *make_tokens(int n_tokens, int first, int n_behind) {
+    kv_token *tokens = mem_new((size_t)n_tokens, sizeof *tokens);
     for (int i = 0; i < n_tokens; i++)
-        tokens[i] = (varve_token){first + i, n_behind + n_tokens - 1 - i};
+        tokens[i] = (kv_token){first + i, n_behind + n_tokens - 1 - i};
     return tokens;
 }
 
@@ -114,7 +114,7 @@ static void check_round_trip(const varve_tables *t, varve_kind kind, int step_le
     char *all = make_elements(&t->shape, chunk->type, chunk->n_tokens, chunk->n_tokens, 8),
          *back = mem_new(1, n);
     const char *elements = all + (size_t)chunk->first_layer * N_KV_PARTS * n_part;
-    varve_token *tokens = make_tokens(chunk->n_tokens, 0, 1000);
+    kv_token *tokens = make_tokens(chunk->n_tokens, 0, 1000);
     text_buffer payload = {0}, again = {0};
     varve_report report = {.n_numbers = 0};
     const double step = exp2((double)step_level / VARVE_OCTAVE);
@@ -165,7 +165,7 @@ static void steps(void) {
     varve_tables t = make_tables(&s);
     const varve_chunk chunk = {DTYPE_BF16, 200, 0, N_LAYERS};
     void *elements = make_elements(&s, DTYPE_BF16, 200, 200, 5);
-    varve_token *tokens = make_tokens(200, 0, 1000), *last = make_tokens(200, 0, 0);
+    kv_token *tokens = make_tokens(200, 0, 1000), *last = make_tokens(200, 0, 0);
     size_t before = SIZE_MAX;
     double error = 0;
     for (int level = -30; level <= -6; level += 6) {
@@ -201,7 +201,7 @@ static void odd_values(void) {
     const size_t n = 70 * 128;
     uint16_t *elements = make_elements(&s, DTYPE_BF16, 70, 70, 5),
              *back = mem_new(n * N_KV_PARTS * N_LAYERS, sizeof *back);
-    varve_token *tokens = make_tokens(70, 100, 0);
+    kv_token *tokens = make_tokens(70, 100, 0);
     for (int layer = 0; layer < N_LAYERS; layer++)
         for (size_t k = 0; k < 5; k++)
             elements[((size_t)layer * N_KV_PARTS + k % 2) * n + (10 + k) * 128 + 7 * k] =
@@ -247,7 +247,7 @@ static void sinks(void) {
     const size_t n = 40 * 128;
     float *elements = make_elements(&s, DTYPE_F32, 40, 40, 5),
           *back = mem_new(n * N_KV_PARTS * N_LAYERS, sizeof *back);
-    varve_token *tokens = make_tokens(40, 0, 1000);
+    kv_token *tokens = make_tokens(40, 0, 1000);
     uint64_t state = 6;
     for (size_t layer = 0; layer < N_LAYERS; layer++)
         for (size_t i = 0; i < 128; i++)
@@ -279,7 +279,7 @@ static void damaged(void) {
     const varve_chunk chunk = {DTYPE_BF16, 50, 0, N_LAYERS};
     void *elements = make_elements(&s, DTYPE_BF16, 50, 50, 5),
          *back = mem_new(50 * 16 * N_KV_PARTS * N_LAYERS, 2);
-    varve_token *tokens = make_tokens(50, 0, 0);
+    kv_token *tokens = make_tokens(50, 0, 0);
     text_buffer payload = {0};
     varve_report report = {.n_numbers = 0};
     uint64_t state = 9;

@@ -198,9 +198,9 @@ bad_words() {
     snapshot 1 inffo "$base"
     refused 'misspelt action' 2 'no action inffo; did you mean info?'
     snapshot 1 delete "$base"
-    refused 'no such action' 2 'no action delete; there are info, verify, compact and text'
+    refused 'no such action' 2 'no action delete; there are info, verify, compact, recode and text'
     snapshot 1
-    refused 'no action' 2 'needs an action first: info, verify, compact or text'
+    refused 'no action' 2 'needs an action first: info, verify, compact, recode or text'
     for action in info verify text compact; do
         for np in 1 3; do
             snapshot $np $action "$temp/no.kvs"

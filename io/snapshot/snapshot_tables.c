@@ -1,0 +1,93 @@
+#include "io/snapshot/snapshot_tables.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/files.h"
+#include "src/base/fault.h"
+#include "src/base/memory.h"
+
+static const kv_tables *find(const snapshot_tables *t, uint64_t digest) {
+    for (int i = 0; i < t->n; i++)
+        if (t->all[i]->digest == digest) return t->all[i];
+    return NULL;
+}
+
+const kv_tables *snapshot_tables_of(const snapshot_tables *t, const segment_info *info) {
+    return find(t, info->tables_digest);
+}
+
+static status open_one(const char *dir, const manifest *m, uint64_t digest, snapshot_tables *out) {
+    char name[KV_TABLES_NAME_BYTES];
+    kv_tables *t = NULL;
+    kv_tables_name(digest, name);
+    char *path = file_path(dir, name);
+    status st = kv_tables_open(path, &t);
+    if (st == STATUS_OK) {
+        out->all = mem_resize(out->all, (size_t)out->n + 1, sizeof(kv_tables *));
+        out->all[out->n++] = t;
+        st = kv_tables_check_shape(t, m->n_layers, m->n_kv_heads, m->head_dim);
+        if (st == STATUS_OK && t->digest != digest) st = status_refuse("the tables of another digest");
+        st = status_at(st, "%s", path);
+    }
+    free(path);
+    return st;
+}
+
+status snapshot_tables_open(const char *dir, const manifest *m, int first_layer, int last_layer,
+                            snapshot_tables *out) {
+    status st = STATUS_OK;
+    *out = (snapshot_tables){0};
+    for (int64_t i = 0; st == STATUS_OK && i < m->n_segments; i++) {
+        const segment_info *s = &m->segments[i];
+        const bool is_needed = s->first_layer < last_layer && s->last_layer > first_layer && s->tables_digest;
+        if (is_needed && !find(out, s->tables_digest)) st = open_one(dir, m, s->tables_digest, out);
+    }
+    return st;
+}
+
+void snapshot_tables_close(snapshot_tables *t) {
+    for (int i = 0; i < t->n; i++)
+        kv_tables_free(t->all[i]);
+    free(t->all);
+    *t = (snapshot_tables){0};
+}
+
+static status write_flushed(const char *path, const void *bytes, size_t n_bytes) {
+    status st = status_at(fault_at("tables-write"), "%s", path);
+    if (st != STATUS_OK) return st;
+    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (fd < 0) return status_fail("%s: cannot be created: %s", path, strerror(errno));
+    for (size_t done = 0; st == STATUS_OK && done < n_bytes;) {
+        const ssize_t n = write(fd, (const char *)bytes + done, n_bytes - done);
+        if (n < 0 && errno != EINTR) st = status_fail("%s: cannot be written: %s", path, strerror(errno));
+        if (n > 0) done += (size_t)n;
+    }
+    if (st == STATUS_OK) st = file_flush(fd, path);
+    close(fd);
+    return st;
+}
+
+status snapshot_tables_put(const char *dir, uint64_t digest, const void *bytes, size_t n_bytes) {
+    char name[KV_TABLES_NAME_BYTES], temporary[KV_TABLES_NAME_BYTES + 8];
+    struct stat there;
+    kv_tables_name(digest, name);
+    snprintf(temporary, sizeof temporary, ".%s.tmp", name);
+    char *path = file_path(dir, name), *from = file_path(dir, temporary);
+    status st = STATUS_OK;
+    if (stat(path, &there) != 0 || (size_t)there.st_size != n_bytes) {
+        st = write_flushed(from, bytes, n_bytes);
+        if (st == STATUS_OK && rename(from, path) != 0)
+            st = status_fail("%s: cannot be renamed: %s", from, strerror(errno));
+        if (st == STATUS_OK) st = directory_flush(dir);
+        if (st != STATUS_OK) unlink(from);
+    }
+    free(path);
+    free(from);
+    return st;
+}

@@ -1,0 +1,241 @@
+#!/bin/sh
+# tests/snapshot/test_coded.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: snapshots by codecs that are not exact.
+#
+#   saves    by each codec: much smaller, with their tables; resumed over 1 to 4 ranks with the same text
+#   reads    by h5py through our plugin: about what an exact snapshot holds
+#   damage   of chunks and tables is named, and nothing goes on from it
+#   recodes  a snapshot that is there, but never more finely; and compacts one as it is
+#   options  that do not fit
+# shellcheck source=tests/fixtures/snapshot_test.sh
+. "$(dirname "$0")/../fixtures/snapshot_test.sh"
+
+tables=$all/tables.kvt
+pages 4 >"$all/text"
+run_options='--threads 1 --memory-per-rank 300M'
+
+calibrate() {
+    run 2 calibrate --model "$model" --threads 1 --device cpu --sample "$all/text" --context 100 --output "$tables"
+    expect 'calibrate' 0
+    generate 2 --prompt-file "$all/text" --max-tokens 0 --save "$all/exact.kvs"
+    expect 'an exact snapshot' 0
+    n_tokens=$("$kvarve" snapshot info "$all/exact.kvs" | sed -n 's/.* \([0-9]*\) rows$/\1/p')
+}
+
+folder_of() { # folder_of CODEC: its snapshot, saved by two ranks
+    echo "$all/$(echo "$1" | tr : -).kvs"
+}
+
+save() { # save NP CODEC DIR
+    generate "$1" --prompt-file "$all/text" --max-tokens 0 --save "$3" --codec "$2" --tables "$tables"
+    expect "$2 by $1 ranks" 0
+}
+
+resume() { # resume NP DIR
+    generate "$1" --prompt-file "$all/text" --max-tokens 24 --ignore-eos --temperature 0 --resume "$2"
+}
+
+bytes_of() { # bytes_of DIR: of its segments
+    cat "$1"/L*.h5 | wc -c | tr -d ' '
+}
+
+save_and_resume() { # save_and_resume CODEC LEAST: how many times smaller than the exact one, in tenths
+    codec=$1 dir=$(folder_of "$1")
+    save 2 "$codec" "$dir" || return
+    check "$codec: its tables" 'they are not there' cmp "$dir"/tables-*.kvt "$tables"
+    check "$codec: verified" 'it is not' is_verified "$dir"
+    check "$codec: format" 'another' grep -qxa 'format 3' "$dir/manifest.h5"
+    n=$(($(bytes_of "$all/exact.kvs") * 10 / $(bytes_of "$dir")))
+    check "$codec: small" "$n tenths" [ "$n" -ge "$2" ]
+    resume 2 "$dir"
+    expect "$codec: resumed by 2" 0 && cp "$temp/out" "$temp/text"
+    check "$codec: a NOTE" 'there is none' grep -q "NOTE: --resume .*coded by $codec.*may differ" "$temp/err"
+    check "$codec: reuse" 'it was not' grep -q "holds $((n_tokens - 1)) of $n_tokens tokens" "$temp/err"
+    for np in 1 3 4; do
+        resume $np "$dir"
+        ends_as "$codec: resumed by $np" 0 "$temp/text"
+    done
+}
+
+cachegen() {
+    save_and_resume cachegen:1 20
+}
+fast() {
+    save_and_resume kvarve:fast:2 30
+    save 3 kvarve:fast:2 "$temp/three.kvs" || return # whose chunks are of one layer, whoever has it
+    resume 2 "$temp/three.kvs"
+    ends_as 'kvarve:fast:2 saved by 3' 0 "$temp/text"
+}
+small() {
+    save_and_resume kvarve:small:2 35
+}
+
+# In two saves, with what was read before; then on by another codec, in the same snapshot.
+goes_on() {
+    dir=$temp/on.kvs
+    generate 2 --prompt-file "$all/text" --max-tokens 20 --ignore-eos --temperature 0 --save "$dir" \
+        --codec kvarve:small:2 --tables "$tables" --save-every 150
+    expect 'several saves' 0 && cp "$temp/out" "$temp/text"
+    check 'several saves: segments' 'too few' [ "$(n_segments_of "$dir")" -ge 4 ]
+    for codec in kvarve:fast:1 lossless; do
+        given=
+        [ $codec = lossless ] || given="--tables $tables"
+        # shellcheck disable=SC2086 # several words
+        generate 3 --prompt-file "$all/text" --max-tokens 40 --ignore-eos --temperature 0 --resume "$dir" \
+            --save "$dir" --codec $codec $given
+        expect "on by $codec" 0
+        check "on by $codec: verified" 'it is not' is_verified "$dir"
+    done
+    check 'on: what was generated before' 'another text' cmp -n "$(($(file_bytes "$temp/text") - 1))" "$temp/out" \
+        "$temp/text"
+}
+
+reads() {
+    python=
+    for candidate in python3 /usr/bin/python3; do
+        [ -n "$python" ] || ! "$candidate" -c 'import h5py' 2>"$temp/check" || python=$candidate
+    done
+    if [ -z "$python" ]; then
+        skipped h5py 'it is not here (package python3-h5py)'
+        return
+    fi
+    cat >"$temp/read.py" <<'END'
+import sys, h5py, numpy
+def rows(folder, layer, part):
+    with h5py.File(folder + "/manifest.h5") as f:
+        return f[f"/layers/{layer}/{part}"][:].astype("f8")
+exact, coded, most = sys.argv[1], sys.argv[2], float(sys.argv[3])
+for layer in range(8):
+    for part in "kv":
+        x, y = rows(exact, layer, part), rows(coded, layer, part)
+        error = ((x - y) ** 2).sum() / (x ** 2).sum()
+        if not error <= most or error == 0:
+            sys.exit(f"layer {layer}, {part}: {error}")
+import glob
+for name in glob.glob(coded + "/L*.h5"):
+    with h5py.File(name) as f:
+        for layer in f["layers"]:
+            for part in "kv":
+                data = f["layers"][layer][part]
+                row = int(data.attrs["row0"])
+                if not numpy.array_equal(data[:], rows(coded, layer, part)[row:row + len(data)].astype(data.dtype)):
+                    sys.exit(f"{name}: {layer}, {part}")
+END
+    HDF5_PLUGIN_PATH=$(dirname "$kvarve")/plugin
+    export HDF5_PLUGIN_PATH
+    for codec in cachegen:1 kvarve:fast:2 kvarve:small:2; do
+        dir=$(folder_of $codec)
+        check "h5py: $codec" 'other numbers' "$python" "$temp/read.py" "$all/exact.kvs" "$dir" 0.2
+        cp -r "$dir" "$temp/no.kvs"
+        mkdir "$temp/elsewhere"
+        mv "$temp"/no.kvs/tables-*.kvt "$temp/elsewhere/"
+        if "$python" "$temp/read.py" "$all/exact.kvs" "$temp/no.kvs" 0.2 2>"$temp/err"; then
+            failed "h5py: $codec without its tables" 'it was read'
+        else
+            check "h5py: $codec without its tables" 'not said' grep -q 'filter: tables-.*set KVARVE_TABLES' "$temp/err"
+        fi
+        check "h5py: $codec, tables elsewhere" 'other numbers' env KVARVE_TABLES="$temp/elsewhere" \
+            "$python" "$temp/read.py" "$all/exact.kvs" "$temp/no.kvs" 0.2
+        rm -r "$temp/no.kvs" "$temp/elsewhere"
+    done
+}
+
+damage() {
+    good=$(folder_of kvarve:small:2)
+    dir=$temp/bad.kvs
+    cp -r "$good" "$dir"
+    segment=$(segments_of "$dir" | head -n 1)
+    flip "$dir/$segment" $(($(file_bytes "$dir/$segment") / 2))
+    run 1 snapshot verify "$dir"
+    expect_error 'a flipped bit: verify' 2 "$segment: /kv, layers 0 to 3, rows " damaged && ok 'a flipped bit: verify'
+    resume 2 "$dir"
+    refused 'a flipped bit: resume' 2 "$segment: /kv, layers 0 to 3, rows " damaged
+    rm -r "$dir"
+    cp -r "$good" "$dir"
+    flip "$dir"/tables-*.kvt 100000
+    run 2 snapshot verify "$dir"
+    expect_error 'damaged tables: verify' 2 tables- 'digest of the tables' && ok 'damaged tables: verify'
+    resume 1 "$dir"
+    refused 'damaged tables: resume' 2 tables- 'digest of the tables'
+    rm "$dir"/tables-*.kvt
+    run 1 snapshot verify "$dir"
+    expect_error 'no tables: verify' 2 tables- && ok 'no tables: verify'
+    resume 3 "$dir"
+    refused 'no tables: resume' 2 tables-
+}
+
+recode() { # recode NP DIR CODEC OPTIONS...
+    np=$1 dir=$2 codec=$3
+    shift 3
+    run "$np" snapshot recode "$dir" --codec "$codec" "$@"
+}
+
+recodes() {
+    dir=$temp/again.kvs
+    cp -r "$all/exact.kvs" "$dir"
+    recode 2 "$dir" kvarve:small:2 --tables "$tables"
+    expect 'recode: exact to kvarve:small:2' 0 || return
+    check 'recode: as if it had been saved so' 'other bytes' \
+        [ "$(cat "$dir"/L*.h5 | cksum)" = "$(cat "$(folder_of kvarve:small:2)"/L*.h5 | cksum)" ]
+    check 'recode: verified' 'it is not' is_verified "$dir"
+    check 'recode: tables' 'they are not there' cmp "$dir"/tables-*.kvt "$tables"
+    keep "$dir"
+    for codec in kvarve:small:1 kvarve:fast:1 lossless none; do
+        given=
+        case $codec in kvarve*) given="--tables $tables" ;; esac
+        # shellcheck disable=SC2086
+        recode 1 "$dir" $codec $given
+        refused "recode: kvarve:small:2 to $codec" 2 'coded by kvarve:small:2' "$codec would be larger" 'not come back'
+    done
+    kept=
+    run 3 snapshot compact "$dir"
+    expect 'compact: as it is' 0
+    check 'compact: as it is: the codec' 'another' has_codec "$dir" kvarve:small:2
+    check 'compact: as it is: a NOTE' 'there is none' grep -q 'NOTE: .*coded a second time' "$temp/err"
+    recode 2 "$dir" kvarve:fast:6 --tables "$tables"
+    expect 'recode: kvarve:small:2 to kvarve:fast:6' 0
+    check 'recode: coarser' 'no NOTE' grep -q 'NOTE: .*coded a second time' "$temp/err"
+    check 'recode: coarser: verified' 'it is not' is_verified "$dir"
+    resume 2 "$dir"
+    expect 'recode: resumed' 0 && ok 'recode: resumed'
+    check 'recode: only what is named' 'more' is_tidy "$dir"
+}
+has_codec() {
+    "$kvarve" snapshot info "$1" | grep -q " $2\$"
+}
+is_tidy() {
+    [ "$(find "$1" -type f ! -name 'L*.h5' | wc -l)" -eq 2 ] && [ -e "$1/manifest.h5" ] &&
+        [ "$(n_segments_of "$1")" -eq "$(find "$1" -name 'L*.h5' | wc -l)" ]
+}
+
+options() {
+    for codec in kvarve kvarve:fast kvarve:fast:0 kvarve:small:10 kvarve:small:9b cachegen cachegen:5 lossy none:1; do
+        generate 1 --prompt x --save "$temp/x.kvs" --codec $codec --tables "$tables"
+        refused "--codec $codec" 2 "--codec $codec: expected none, lossless, cachegen:1"
+    done
+    generate 1 --prompt x --save "$temp/x.kvs" --codec kvarve:small:2
+    refused 'no tables' 2 '--codec kvarve:small needs --tables FILE' 'kvarve calibrate'
+    generate 1 --prompt x --save "$temp/x.kvs" --tables "$tables"
+    refused 'tables for nothing' 2 '--tables is for codecs that are not exact'
+    generate 1 --prompt x --save "$temp/x.kvs" --codec kvarve:small:2 --tables "$all/text"
+    refused 'no tables in the file' 2 "--tables $all/text: " 'no tables of kvarve calibrate'
+    two_layers two
+    generate_on "$model_copy" 2 --prompt x --save "$temp/x.kvs" --codec kvarve:small:2 --tables "$tables"
+    refused "another model's tables" 2 'tables for 8 layers' 'the model has 2'
+    run 1 snapshot recode "$all/exact.kvs"
+    refused 'recode without a codec' 2 'kvarve snapshot recode needs --codec'
+    run 1 snapshot compact "$all/exact.kvs" --tables "$tables"
+    refused 'compact with tables alone' 2 '--tables is for --codec'
+    run 1 snapshot recode "$all/exact.kvs" --codec kvarve:small:2
+    refused 'recode without tables' 2 'needs --tables FILE'
+}
+
+run_chain calibrate
+run_chain cachegen &
+run_chain fast &
+run_chain small damage &
+wait
+run_chain goes_on reads &
+run_chain recodes &
+run_chain options &
+wait
+end_test
