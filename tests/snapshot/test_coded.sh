@@ -1,7 +1,8 @@
 #!/bin/sh
 # tests/snapshot/test_coded.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: snapshots by codecs that are not exact.
 #
-#   saves    by each codec: much smaller, with their tables; resumed over 1 to 4 ranks with the same text
+#   saves    by each codec: much smaller, with their tables; resumed over 1 to 4 ranks with the same text, and with
+#            many bits the text of a run that never stopped
 #   reads    by h5py through our plugin: about what an exact snapshot holds
 #   damage   of chunks and tables is named, and nothing goes on from it
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
@@ -67,6 +68,19 @@ fast() {
 }
 small() {
     save_and_resume kvarve:small:2 35
+}
+
+# With many bits, what comes back is nearly what was saved: the same text as of a run that never stopped, as far as no
+# two tokens are about as likely (the first such pair is behind 20 tokens).
+near() {
+    generate 1 --prompt-file "$all/text" --max-tokens 16 --ignore-eos --temperature 0
+    expect 'never stopped' 0 && cp "$temp/out" "$temp/whole"
+    for codec in kvarve:fast:6b kvarve:small:6b; do
+        rm -rf "$temp/near.kvs"
+        save 2 $codec "$temp/near.kvs" || continue
+        generate 3 --prompt-file "$all/text" --max-tokens 16 --ignore-eos --temperature 0 --resume "$temp/near.kvs"
+        ends_as "$codec: the same text" 0 "$temp/whole"
+    done
 }
 
 # In two saves, with what was read before; then on by another codec, in the same snapshot.
@@ -235,6 +249,7 @@ run_chain fast &
 run_chain small damage &
 wait
 run_chain goes_on reads &
+run_chain near &
 run_chain recodes &
 run_chain options &
 wait
