@@ -95,8 +95,12 @@ typedef struct segment_chunk {
 
 segment_chunk segment_chunk_at(const segment_info *info, int64_t i);
 
-/* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. */
-status segment_read_chunk(segment *s, int64_t i, void *elements);
+/* The bytes that a chunk takes in the file. */
+size_t segment_chunk_file_bytes(const segment *s, int64_t i);
+
+/* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. Adds
+ * the seconds until its bytes were there to *read_seconds (NULL: nobody asks). */
+status segment_read_chunk(segment *s, int64_t i, void *elements, double *read_seconds);
 
 /* Rows [row0, row0 + n_rows), which the segment must have, of the layers and parts of `to`: they become its
  * rows from `first` on. Refuses as segment_read_chunk does. Whole chunks are read fastest. */

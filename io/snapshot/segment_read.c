@@ -6,6 +6,7 @@
 
 #include "io/files.h"
 #include "io/snapshot/segment_private.h"
+#include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 
@@ -88,14 +89,6 @@ static status read_bytes(const segment *s, int64_t i, void *bytes) {
     return st;
 }
 
-/* Its elements. A frame goes to a buffer first. */
-static status read_elements(const segment *s, int64_t i, const kv_chunk *chunk, void *frame, void *elements) {
-    if (s->info.is_plain) return read_bytes(s, i, elements);
-    status st = read_bytes(s, i, frame);
-    if (st != STATUS_OK) return st;
-    return kv_frame_decode(frame, (size_t)s->entries[i].n_bytes, s->tables, chunk, elements);
-}
-
 static status at_chunk(status st, const segment *s, const segment_chunk *c) {
     const int first = c->chunk.first_layer, last = first + c->chunk.n_layers - 1;
     const int64_t row = c->row0 + c->chunk.shape.n_tokens - 1;
@@ -106,13 +99,26 @@ static status at_chunk(status st, const segment *s, const segment_chunk *c) {
                      c->row0, row);
 }
 
-status segment_read_chunk(segment *s, int64_t i, void *elements) {
+size_t segment_chunk_file_bytes(const segment *s, int64_t i) {
+    return (size_t)s->entries[i].n_bytes;
+}
+
+/* A frame goes to a buffer first. */
+status segment_read_chunk(segment *s, int64_t i, void *elements, double *read_seconds) {
     const segment_chunk c = segment_chunk_at(&s->info, i);
-    void *frame = s->info.is_plain ? NULL : mem_resize(NULL, (size_t)s->entries[i].n_bytes, 1);
+    const size_t n = (size_t)s->entries[i].n_bytes;
+    const double begin = clock_seconds();
+    void *frame = s->info.is_plain ? NULL : mem_resize(NULL, n, 1);
     status st = status_at(fault_at("segment-read"), "%s", s->path);
-    if (st == STATUS_OK) st = at_chunk(read_elements(s, i, &c.chunk, frame, elements), s, &c);
+    if (st != STATUS_OK) {
+        free(frame);
+        return st;
+    }
+    st = read_bytes(s, i, frame ? frame : elements);
+    if (read_seconds) *read_seconds += clock_seconds() - begin;
+    if (st == STATUS_OK && frame) st = kv_frame_decode(frame, n, s->tables, &c.chunk, elements);
     free(frame);
-    return st;
+    return at_chunk(st, s, &c);
 }
 
 static int64_t most(int64_t a, int64_t b) {
@@ -164,7 +170,7 @@ static status read_rows(segment *s, int64_t begin, int64_t row0, int64_t n_rows,
         char *here = whole ? out + row_of(to, c.chunk.first_layer, (int)c.chunk.part, first + c.row0 - row0) *
                                        row_bytes
                            : room;
-        st = segment_read_chunk(s, begin + i, here);
+        st = segment_read_chunk(s, begin + i, here, NULL);
         if (st == STATUS_OK && !whole) copy_rows(&c, room, row0, n_rows, to, first, out);
     }
     return st;

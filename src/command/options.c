@@ -143,6 +143,9 @@ static status check_snapshot(const options *o) {
 }
 
 static status check_saving(const options *o) {
+    const char *needs_resume = o->load != LOAD_FULL ? "--load" : o->io_bandwidth ? "--io-bandwidth" : NULL;
+    if (needs_resume && !o->resume)
+        return status_refuse("%s is for --resume, which is not given", needs_resume);
     const char *needs_save = !isnan(o->max_time_seconds) ? "--max-time" : o->stop_file ? "--stop-file" : NULL;
     if (!isnan(o->save_every_seconds) || o->save_every_tokens != OPTION_UNSET) needs_save = "--save-every";
     if (needs_save && !o->save)

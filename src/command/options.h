@@ -34,6 +34,9 @@ typedef enum snapshot_action {
     N_SNAPSHOT_ACTIONS
 } snapshot_action;
 
+/* All of it loaded; or what takes too long computed; or all computed. */
+typedef enum load_mode { LOAD_FULL, LOAD_AUTO, LOAD_RECOMPUTE } load_mode;
+
 typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
 
 enum { OPTIONS_MAX_TEXTS = 16 };
@@ -80,8 +83,10 @@ typedef struct options {
     precision precision;  /* what --precision and --weights mean together */
     weights_kind weights; /* as given */
     transport_kind transport;
-    kv_coding codec;    /* of what is saved */
-    const char *recode; /* the same, of a snapshot that is there; NULL: as it is */
+    load_mode load;       /* of what --resume has cached */
+    int64_t io_bandwidth; /* bytes a second of a rank; 0: no limit */
+    kv_coding codec;      /* of what is saved */
+    const char *recode;   /* the same, of a snapshot that is there; NULL: as it is */
 } options;
 
 #define OPTION_UNSET INT64_MIN

@@ -125,12 +125,23 @@ static bool issue_step(engine *e) {
     for (int i = 0; i < s->n_spans; i++)
         add_span(e, &s->spans[i]);
     s->n_prompt_rows = count_prompt_rows(e, s);
+    s->begin = clock_seconds();
+    for (int i = 0; i < s->n_spans; i++)
+        engine_count_computed(e, s->spans[i].slot, s->spans[i].n_rows);
 
     account_phase(e);
     e->n_issued++;
     e->prompt_steps_in_flight += s->n_prompt_rows > 0;
     send_step(e);
     return true;
+}
+
+/* How fast a step of many rows is, beside others on their way. */
+static void time_step(engine *e, const issued_step *s) {
+    enum { FEW_ROWS = 16 };
+    const double now = clock_seconds(), begin = s->begin > e->last_reply ? s->begin : e->last_reply;
+    if (s->n_prompt_rows >= FEW_ROWS) e->seconds_per_row = (now - begin) / s->n_prompt_rows;
+    e->last_reply = now;
 }
 
 /* The oldest step's reply is at hand: its events are to be reported. */
@@ -142,6 +153,7 @@ static bool take_reply(engine *e, bool wait) {
     step_reply_read(bytes, &e->worker.reply);
     const issued_step *s = &e->issued[e->first_issued];
     account_phase(e);
+    time_step(e, s);
     e->prompt_steps_in_flight -= s->n_prompt_rows > 0;
     e->times.prompt_tokens += s->n_prompt_rows;
     e->has_reply = true;
@@ -226,27 +238,10 @@ static bool issue_loads(engine *e) {
         session *s = e->sessions[q.sequence];
         e->worker.step.starts[e->worker.step.n_starts++] = (step_start){q.slot, s->sequence_id, s->sampling};
         e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, s->source};
-        e->loads[q.slot] = (slot_load){s, comm_size(e->worker.comm), false};
-        e->n_loading++;
+        engine_begin_load(e, q.slot, s, q.n_tokens);
     } while (schedule_next_load(e->schedule, &q));
     send_step(e);
     return true;
-}
-
-/* A rank loaded its part, or could not: the first failure of a run is kept for engine_next. */
-static void take_load(engine *e, const note *n, int rank) {
-    slot_load *load = &e->loads[n->number];
-    if (n->st != STATUS_OK) {
-        status_adopt(n->st, n->text);
-        if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
-        if (!e->load_failure) e->load_failure = mem_copy_text(status_text(), strlen(status_text()));
-        e->failed_load = load->session;
-        load->failed = true;
-    }
-    if (--load->n_left > 0) return;
-    e->n_loading--;
-    e->n_unloaded--;
-    if (!load->failed) schedule_loaded(e->schedule, load->session->handle);
 }
 
 /* Sort what came, if anything did: loads and signals are the engine's, the rest waits for engine_take_note.
@@ -262,7 +257,7 @@ static bool take_notes(engine *e) {
             continue;
         }
         e->stop_wanted = e->stop_wanted || n->kind == NOTE_STOP;
-        if (n->kind == NOTE_LOADED) take_load(e, n, rank);
+        if (n->kind == NOTE_LOADED || n->kind == NOTE_LOADING) engine_take_load(e, n, rank);
         free(n);
     }
     return any;
@@ -277,10 +272,10 @@ static bool report_load_failure(engine *e, event *out) {
     return true;
 }
 
-/* Until a rank tells something: nothing is computed meanwhile. */
+/* Until a rank tells something, or it is worth while to compute. */
 static void wait_for_loads(engine *e) {
     region before = trace_enter(&e->worker.trace, REGION_LOAD);
-    for (double begin = clock_seconds(); !take_notes(e);)
+    for (double begin = clock_seconds(); !take_notes(e) && (e->is_paused || !engine_let_compute(e));)
         engine_wait(e, begin, "what is cached to be loaded");
     trace_enter(&e->worker.trace, before);
 }
@@ -293,6 +288,7 @@ bool engine_next(engine *e, event *out) {
         if (report_load_failure(e, out)) return true;
         if (e->has_reply && report_event(e, out)) return true;
         if (e->n_issued > 0 && take_reply(e, false)) continue;
+        if (!e->is_paused && e->n_loading > 0) engine_let_compute(e);
         if (!e->is_paused && (issue_loads(e) || issue_step(e))) continue;
         if (e->n_issued > 0)
             take_reply(e, true);

@@ -47,7 +47,10 @@ typedef struct engine_options {
     kv_coding coding;         /* of what is written */
     const kv_tables *tables;  /* on every rank; NULL: the codec is exact */
     const char *load_dir;     /* the snapshot that sessions refer to; NULL: none */
-    const char *manifest;     /* the n_manifest bytes of its manifest */
+    bool races_loads;         /* what is cached may be computed where that is faster: */
+    double usual_seconds_per_row; /* as it was when the snapshot was made; 0: not known */
+    double io_bandwidth;          /* bytes a second that a rank reads of a snapshot at most; 0: no limit */
+    const char *manifest;         /* the n_manifest bytes of its manifest */
     size_t n_manifest;
 } engine_options;
 
@@ -129,6 +132,15 @@ void engine_release(engine *e, session *s);
 
 /* Is a session waiting for a slot, or for pages? Local. */
 bool engine_has_waiting(const engine *e);
+
+/* What became of cached positions: loaded by some rank at least, or only computed; and in how many seconds,
+ * and by what was seen of both, in how many at best, all or none loaded, or some. Rank 0. Local. */
+typedef struct engine_loads {
+    int64_t n_loads, n_loaded, n_computed;
+    double seconds, best_seconds;
+} engine_loads;
+
+engine_loads engine_get_loads(const engine *e);
 
 /* Sessions with cached tokens that are not loaded yet. Local. */
 int64_t engine_n_unloaded(const engine *e);

@@ -215,8 +215,8 @@ static status open_snapshots(engine *e) {
         if (st != STATUS_OK) return st;
     }
     if (!o->load_dir) return STATUS_OK;
-    return loader_open(o->load_dir, o->manifest, o->n_manifest, s, o->n_threads, e->worker.kv,
-                       e->worker.notes, &e->worker.loader);
+    return loader_open(o->load_dir, o->manifest, o->n_manifest, s, o->n_threads, e->worker.dev->host_memory,
+                       o->io_bandwidth, e->worker.kv, e->worker.notes, &e->worker.loader);
 }
 
 /* Each part in turn, agreed by all ranks before anyone goes on. */
@@ -286,6 +286,8 @@ void engine_close(engine *e) {
         free(e->issued[i].spans);
     free(e->sessions);
     free(e->worker.log.steps);
+    for (int slot = 0; e->loads && slot < engine_n_slots(e); slot++)
+        free(e->loads[slot].edges);
     free(e->loads);
     free(e->waiting_notes);
     free(e->load_failure);

@@ -2,20 +2,24 @@
 #pragma once
 
 #include "src/engine/engine.h"
+#include "src/engine/load_race.h"
+#include "src/engine/notes.h"
 #include "src/engine/schedule.h"
 #include "src/engine/worker.h"
 
-/* A slot that is being loaded: how many ranks did not report yet. */
+/* A slot that is being loaded, and how far each rank is. */
 typedef struct slot_load {
-    session *session;
-    int n_left;
-    bool failed;
+    session *session; /* NULL: it is not */
+    int64_t number;   /* of this load, counted by all ranks alike */
+    int64_t *edges;   /* [ranks] */
+    load_race race;
 } slot_load;
 
 /* A step on its way: what to do when its reply comes. */
 typedef struct issued_step {
     planned_span *spans;
     int n_spans, n_prompt_rows;
+    double begin; /* by the clock */
 } issued_step;
 
 /* Where a rank computes, for people: "node07, GPU 0000:17:00.0, bound to 16 processors of NUMA node 1". */
@@ -47,7 +51,11 @@ struct engine {
     session *to_continue;         /* of the event just reported, where it goes on; NULL: none */
     slot_load *loads;             /* by slot */
     int n_loading;                /* slots */
+    int64_t n_loads;              /* begun so far */
     int64_t n_unloaded;           /* sessions */
+    double seconds_per_row;       /* of the last step of many rows; 0: there was none */
+    double last_reply;            /* by the clock */
+    engine_loads loaded;          /* so far */
     char *load_failure;
     session *failed_load;
     bool reported_load_failure;
@@ -59,3 +67,18 @@ struct engine {
     double phase_begin;
     engine_times times;
 };
+
+/* ---- engine_loads.c ---- */
+
+/* All ranks are told to load the first n_tokens of the session into its slot. */
+void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens);
+
+/* A note of the kinds NOTE_LOADING and NOTE_LOADED. */
+void engine_take_load(engine *e, const note *n, int rank);
+
+/* So many rows of the slot's sequence are in a step now: perhaps of one that is being loaded. */
+void engine_count_computed(engine *e, int slot, int n_rows);
+
+/* Let the next step have rows of what is being loaded, where loading takes so long that they are ready before
+ * it would be there. False: of none. */
+bool engine_let_compute(engine *e);

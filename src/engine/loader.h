@@ -1,8 +1,9 @@
 /* src/engine/loader.h: K and V of a rank's layers out of a snapshot, saved by any number of ranks, into its
  * pages.
  *
- * The saver's twin: loads are begun and go on beside the run, in their order, and the end of each is told to
- * rank 0 by a note. Until then nothing may read the slot's positions. */
+ * The saver's twin: loads are begun and go on beside the run, in their order, each from its last position to
+ * the first. Notes tell rank 0 how far each is, and its end. Until then nothing may read the slot's
+ * positions, but for the first ones, where they are computed (loader_leave). */
 #pragma once
 
 #include <stdbool.h>
@@ -16,9 +17,11 @@
 typedef struct loader loader;
 
 /* Read the manifest (the bytes of its file, the same on every rank) and check that the segments of this slice
- * are there and whole, but for the content of their frames. Borrows kv and notes. Local. */
+ * are there and whole, but for the content of their frames. spares_processors: they compute the model. It
+ * will read so many bytes a second at most (0: no limit). Borrows kv and notes. Local. */
 status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s, int n_threads,
-                   kv_cache *kv, mailbox *notes, loader **out);
+                   bool spares_processors, double bytes_per_second, kv_cache *kv, mailbox *notes,
+                   loader **out);
 
 /* What is being loaded is given up. NULL is fine. Local. */
 void loader_close(loader *l);
@@ -27,6 +30,10 @@ void loader_close(loader *l);
  * `source`, which has that many positions. What does not match its checksum is refused by the note, which
  * names the file and the object. Local. */
 void loader_begin(loader *l, const step *order);
+
+/* Positions of this slot below `pos` are computed from now on: what is not in their pages stays out. From any
+ * thread; waits for no reading. Local. */
+void loader_leave(loader *l, int slot, int64_t pos);
 
 /* Is there a load that is not over? Local. */
 bool loader_is_busy(loader *l);

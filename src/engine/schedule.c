@@ -23,6 +23,7 @@ typedef struct sequence {
     int64_t n_prompt, n_given, n_cached, n_pages, cut_at;
     int64_t n_issued; /* rows that were put into steps, or loaded */
     int64_t step;     /* the last of those */
+    int n_let;        /* LOADING: rows that may be in the next step all the same */
 } sequence;
 
 struct schedule {
@@ -131,6 +132,11 @@ void schedule_loaded(schedule *s, int64_t id) {
     q->n_issued = q->n_cached;
 }
 
+void schedule_let_compute(schedule *s, int64_t id, int n_rows) {
+    assert(s->sequences[id].state == LOADING);
+    s->sequences[id].n_let = n_rows;
+}
+
 static int divide_up(int a, int b) {
     return (a + b - 1) / b;
 }
@@ -164,11 +170,12 @@ static planned_span issue(schedule *s, int64_t id, int n_rows) {
         .slot = q->slot,
         .pos0 = q->n_issued,
         .n_rows = n_rows,
-        .starts = q->n_issued == 0,
+        .starts = q->n_issued == 0 && q->state != LOADING,
         .ends_prompt = q->n_issued + n_rows >= q->n_prompt,
         .is_generated = q->n_issued >= q->n_given,
     };
     q->n_issued += n_rows;
+    q->n_let = 0;
     q->step = s->n_steps;
     if (planned.ends_prompt) q->state = AWAITING;
     return planned;
@@ -180,8 +187,12 @@ static int issue_known(schedule *s, bool generated, int *n_used, planned_span *s
     int n_spans = 0, all = s->limits.chunk_tokens;
     for (int i = 0; i < s->n_running && *n_used < all; i++) {
         const sequence *q = &s->sequences[s->running[i]];
-        if (q->state != PREFILLING || (q->n_issued >= q->n_given) != generated) continue;
+        const bool is_loading = q->state == LOADING && q->n_let > 0;
+        if ((q->state != PREFILLING && !is_loading) || (q->n_issued >= q->n_given) != generated) continue;
         int64_t left = (generated ? q->n_prompt : q->n_given) - q->n_issued;
+        if (is_loading && left > q->n_cached - q->n_issued) left = q->n_cached - q->n_issued;
+        if (is_loading && left > q->n_let) left = q->n_let;
+        if (left <= 0) continue;
         int64_t size = schedule_chunk_rows(s, q->n_issued), room = (all - *n_used) * size / all;
         if (room < 1) room = 1;
         int n = (int)(left < room ? left : room);
@@ -247,6 +258,6 @@ bool schedule_has_waiting(const schedule *s) {
 bool schedule_running(const schedule *s, int i, slot_tokens *out) {
     if (i >= s->n_running) return false;
     const sequence *q = &s->sequences[s->running[i]];
-    *out = (slot_tokens){s->running[i], q->slot, q->n_issued};
+    *out = (slot_tokens){s->running[i], q->slot, q->state == LOADING ? 0 : q->n_issued};
     return true;
 }

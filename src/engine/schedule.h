@@ -70,10 +70,14 @@ typedef struct schedule_request {
 /* Put a sequence at the end of the queue. Its number. */
 int64_t schedule_add(schedule *s, const schedule_request *request);
 
-/* A sequence that just entered and is to be loaded, told once; it has no rows in a step before
- * schedule_loaded. False when there is none. */
+/* A sequence that just entered and is to be loaded, told once; before schedule_loaded it has no rows in a
+ * step, but for those that schedule_let_compute names. False when there is none. */
 bool schedule_next_load(schedule *s, slot_tokens *out);
 void schedule_loaded(schedule *s, int64_t sequence);
+
+/* While it is loaded, so many of its first rows that no step had yet may be in the next step; not more than
+ * are loaded. Behind schedule_loaded it goes on behind all of those. */
+void schedule_let_compute(schedule *s, int64_t sequence, int n_rows);
 
 /* The spans of the next step, generated ones first, at most n_slots and chunk_tokens rows in all; 0 when
  * nothing is ready. */

@@ -17,6 +17,8 @@ static void call_probe(worker *w) {
 }
 
 static void run_rows(worker *w, pipeline_slot *slot) {
+    for (const step_span *p = w->step.spans; w->loader && p < w->step.spans + w->step.n_spans; p++)
+        loader_leave(w->loader, p->slot, p->pos0 + p->n_rows);
     status st = stage_run(w->stage, &w->step, slot->x, &w->reply);
     if (st != STATUS_OK) status_die("%s", status_text());
     if (w->times_steps) step_log_add(&w->log, comm_rank(w->comm), &w->step, &w->seconds);

@@ -170,6 +170,17 @@ static status run_events(generation *g, engine *e) {
     return st;
 }
 
+/* What --load auto did. */
+static void print_loads(const generation *g, const engine *e) {
+    const engine_loads l = engine_get_loads(e);
+    if (g->options->load != LOAD_AUTO || l.n_loads == 0) return;
+    fprintf(stderr,
+            "kvarve: of what was cached, %lld positions were loaded and %lld computed, in %.3f s; at the "
+            "speeds seen, "
+            "the best would have taken %.3f s\n",
+            (long long)l.n_loaded, (long long)l.n_computed, l.seconds, l.best_seconds);
+}
+
 static void print_reuse(const generation *g) {
     if (g->reused_tokens == 0) return;
     fprintf(stderr, "kvarve: %s holds %lld of %lld tokens of %lld prompts\n", g->options->resume,
@@ -258,6 +269,11 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.coding = g->coding;
     wanted.tables = g->tables;
     wanted.load_dir = g->past_bytes ? o->resume : NULL;
+    wanted.races_loads = o->load == LOAD_AUTO && g->config.window == 0;
+    if (comm_rank(c) == 0 && o->load == LOAD_AUTO && g->config.window > 0)
+        notice_add("--load auto: as layers have a window, all that is cached is loaded");
+    wanted.io_bandwidth = (double)o->io_bandwidth;
+    if (g->past.n_rows > 0) wanted.usual_seconds_per_row = g->past.seconds_computed / (double)g->past.n_rows;
     wanted.manifest = g->past_bytes;
     wanted.n_manifest = g->n_past_bytes;
     return run_open_engine(c, o, &g->config, &wanted, out);
@@ -293,6 +309,7 @@ static int run(generation *g, comm *c, engine *e) {
         generate_start_save(g, e, effective);
         free(effective);
         st = run_stage_0(g, e);
+        print_loads(g, e);
     } else {
         if (g->options->save) stop_watch_signals();
         engine_serve(e);

@@ -241,7 +241,7 @@ static void reuse(generation *g, int64_t index, past_match match) {
     session *s = &g->jobs[index].session;
     int64_t n_known = (int64_t)s->tokens.n;
     s->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
-    if (s->n_cached < LEAST_REUSED_TOKENS) s->n_cached = 0;
+    if (s->n_cached < LEAST_REUSED_TOKENS || g->options->load == LOAD_RECOMPUTE) s->n_cached = 0;
     s->source = s->n_cached > 0 ? match.source : -1;
     g->matches[index] = match;
 }

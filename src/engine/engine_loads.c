@@ -1,0 +1,115 @@
+/* What rank 0 knows of loads: how far each rank is, and how much of what is cached is computed meanwhile. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/clock.h"
+#include "src/base/memory.h"
+#include "src/base/notice.h"
+#include "src/engine/engine_private.h"
+
+void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
+    slot_load *load = &e->loads[slot];
+    const int n_ranks = comm_size(e->worker.comm);
+    load->session = s;
+    load->number = ++e->n_loads;
+    load->race = load_race_begin(n_tokens, e->options.usual_seconds_per_row, clock_seconds());
+    load->edges = mem_resize(load->edges, (size_t)n_ranks, sizeof *load->edges);
+    for (int rank = 0; rank < n_ranks; rank++)
+        load->edges[rank] = n_tokens;
+    e->n_loading++;
+}
+
+/* What would have been best: as much loaded, at the pace that was seen, as the rest takes to be computed. */
+static double best_seconds(const load_race *r, double seconds, double seconds_per_row) {
+    const int64_t n_loaded = r->n_tokens - r->edge;
+    const double load = n_loaded > 0 ? (r->moved_at - r->begin) / (double)n_loaded : 0;
+    if (r->n_computed == 0 || !(load > 0) || !(seconds_per_row > 0)) return seconds;
+    return (double)r->n_tokens * load * seconds_per_row / (load + seconds_per_row);
+}
+
+/* The sequence goes on once all of it is loaded, or computed, or on its way to be. */
+static void end_load(engine *e, slot_load *load) {
+    const load_race *r = &load->race;
+    const double seconds = clock_seconds() - r->begin;
+    if (r->edge > r->n_computed) return;
+    e->loaded.n_loads++;
+    e->loaded.n_computed += r->n_computed;
+    e->loaded.n_loaded += r->n_tokens - r->n_computed;
+    e->loaded.seconds += seconds;
+    e->loaded.best_seconds += best_seconds(r, seconds, e->seconds_per_row);
+    schedule_loaded(e->schedule, load->session->handle);
+    load->session = NULL;
+    e->n_loading--;
+    e->n_unloaded--;
+}
+
+void engine_count_computed(engine *e, int slot, int n_rows) {
+    slot_load *load = &e->loads[slot];
+    if (!load->session) return;
+    load->race.n_computed += n_rows;
+    end_load(e, load);
+}
+
+/* A rank has come so far: what counts is where the slowest is. */
+static void move_edge(engine *e, slot_load *load, int rank, int64_t edge, double idle_share) {
+    int64_t most = 0;
+    load->edges[rank] = edge;
+    for (int i = 0; i < comm_size(e->worker.comm); i++)
+        if (load->edges[i] > most) most = load->edges[i];
+    if (edge == most) load->race.idle_share = idle_share;
+    load_race_move(&load->race, most, clock_seconds());
+    end_load(e, load);
+}
+
+/* A rank could not load its part. It is computed, where that may be; else the first failure of a run is kept
+ * for engine_next. */
+static void fail_load(engine *e, slot_load *load, const note *n, int rank) {
+    status_adopt(n->st, n->text);
+    if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+    if (e->options.races_loads) {
+        notice_add("%s: what is cached behind it is computed again", status_text());
+        load->race.is_stuck = true;
+        return;
+    }
+    if (!e->load_failure) e->load_failure = mem_copy_text(status_text(), strlen(status_text()));
+    e->failed_load = load->session;
+    load->session = NULL;
+    e->n_loading--;
+    e->n_unloaded--;
+}
+
+void engine_take_load(engine *e, const note *n, int rank) {
+    slot_load *load = &e->loads[n->number];
+    if (!load->session || n->load != load->number) return; /* it was computed before it came */
+    if (n->st != STATUS_OK)
+        fail_load(e, load, n, rank);
+    else if (n->kind == NOTE_LOADING)
+        move_edge(e, load, rank, n->edge, n->idle_share);
+    else
+        move_edge(e, load, rank, 0, 1);
+}
+
+static int rows_in_flight(const engine *e) {
+    int n = 0;
+    for (int i = 0; i < e->n_issued; i++)
+        n += e->issued[(e->first_issued + i) % e->max_in_flight].n_prompt_rows;
+    return n;
+}
+
+bool engine_let_compute(engine *e) {
+    bool any = false;
+    for (int slot = 0; e->options.races_loads && slot < engine_n_slots(e); slot++) {
+        const slot_load *load = &e->loads[slot];
+        if (!load->session) continue;
+        const int most = (int)schedule_chunk_rows(e->schedule, load->race.n_computed);
+        const int n =
+            load_race_rows(&load->race, clock_seconds(), e->seconds_per_row, rows_in_flight(e), most);
+        schedule_let_compute(e->schedule, load->session->handle, n);
+        any |= n > 0;
+    }
+    return any;
+}
+
+engine_loads engine_get_loads(const engine *e) {
+    return e->loaded;
+}

@@ -1,0 +1,104 @@
+#!/bin/sh
+# tests/snapshot/test_load.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: what is cached, loaded over links of many speeds, and
+# computed where that is faster (--load auto): the same text however it came.
+#
+#   slow     the more is computed the slower the link is, over 1 to 3 ranks, of several lines at once
+#   damage   what cannot be loaded is computed, and said; --load full refuses it
+#   options  that do not fit
+# shellcheck source=tests/fixtures/snapshot_test.sh
+. "$(dirname "$0")/../fixtures/snapshot_test.sh"
+
+pages 4 >"$all/text"
+saved=$all/saved.kvs
+run_options='--threads 1 --memory-per-rank 300M'
+
+save() {
+    generate 2 --prompt-file "$all/text" --max-tokens 20 --ignore-eos --temperature 0 --save "$saved"
+    expect 'a snapshot' 0
+    generate 1 --prompt-file "$all/text" --max-tokens 40 --ignore-eos --temperature 0
+    expect 'never stopped' 0 && cp "$temp/out" "$all/whole"
+}
+
+resume() { # resume NP DIR OPTIONS...
+    np=$1 dir=$2
+    shift 2
+    generate "$np" --prompt-file "$all/text" --max-tokens 40 --ignore-eos --temperature 0 --resume "$dir" "$@"
+}
+
+computed() { # how many positions of what was cached
+    sed -n 's/.*of what was cached, [0-9]* positions were loaded and \([0-9]*\) computed.*/\1/p' "$temp/err"
+}
+
+slow() {
+    for np in 1 2 3; do
+        resume $np "$saved" --load auto
+        ends_as "auto, $np ranks" 0 "$all/whole"
+        check "auto, $np ranks: all loaded" "$(computed) computed" [ "$(computed)" -eq 0 ]
+        resume $np "$saved" --load auto --io-bandwidth 30K
+        ends_as "auto, $np ranks, a slow link" 0 "$all/whole"
+        check "auto, $np ranks, a slow link: computed" "$(computed)" [ "$(computed)" -gt 500 ]
+    done
+    resume 2 "$saved" --load full --io-bandwidth 1M
+    ends_as 'full, a slow link' 0 "$all/whole"
+    check 'full, a slow link: all loaded' 'not said' grep -q 'tokens were not computed but loaded' "$temp/err"
+    resume 2 "$saved" --load recompute --io-bandwidth 1K
+    ends_as 'recompute' 0 "$all/whole"
+    check 'recompute: nothing loaded' 'something' [ -z "$(grep 'but loaded' "$temp/err")" ]
+}
+
+# Lines that are being loaded, computed and generated at once, and saved meanwhile.
+lines() {
+    awk 'BEGIN {
+        for (i = 0; i < 4; i++) {
+            printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"tokens\": [300", i, 10 + 5 * i
+            for (k = 1; k < 700 - 150 * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
+            print "]}"
+        }
+    }' >"$temp/lines.jsonl"
+    sed 's/"max_tokens": [0-9]*/"max_tokens": 0/' "$temp/lines.jsonl" >"$temp/read.jsonl"
+    generate 2 --input "$temp/read.jsonl" --output "$temp/o" --save "$temp/lines.kvs"
+    expect 'lines that are read' 0
+    generate 1 --input "$temp/lines.jsonl" --output "$temp/o"
+    expect 'lines' 0 && sort "$temp/o" >"$temp/whole"
+    for np in 1 3; do
+        rm -f "$temp/o"
+        generate $np --input "$temp/lines.jsonl" --output "$temp/o" --resume "$temp/lines.kvs" --sequences 3 \
+            --load auto --io-bandwidth 100K --save "$temp/again-$np.kvs" --save-every 5
+        results_as "lines by $np" 0 "$temp/o" "$temp/whole"
+        check "lines by $np: computed" "$(computed)" [ "$(computed)" -gt 100 ]
+        check "lines by $np: verified" 'it is not' is_verified "$temp/again-$np.kvs"
+    done
+}
+
+damage() {
+    dir=$temp/bad.kvs
+    cp -r "$saved" "$dir"
+    segment=$(segments_of "$dir" | head -n 1)
+    flip "$dir/$segment" $(($(file_bytes "$dir/$segment") / 2))
+    for np in 1 2; do
+        resume $np "$dir"
+        refused "damage, full, $np ranks" 2 "$segment: /layers/" damaged
+        resume $np "$dir" --load auto
+        ends_as "damage, auto, $np ranks" 0 "$all/whole"
+        check "damage, auto, $np ranks: a NOTE" 'there is none' \
+            grep -q "NOTE: .*$segment: /layers/.*damaged.*computed again" "$temp/err"
+    done
+}
+
+options() {
+    generate 1 --prompt x --load auto
+    refused '--load alone' 2 '--load is for --resume, which is not given'
+    generate 1 --prompt x --io-bandwidth 1M
+    refused '--io-bandwidth alone' 2 '--io-bandwidth is for --resume'
+    generate 1 --prompt x --resume "$saved" --load fast
+    refused '--load fast' 2 '--load fast: expected full, auto or recompute'
+    generate 1 --prompt x --resume "$saved" --io-bandwidth 0
+    refused '--io-bandwidth 0' 2 '--io-bandwidth 0'
+}
+
+run_chain save
+run_chain slow &
+run_chain lines &
+run_chain damage options &
+wait
+end_test
