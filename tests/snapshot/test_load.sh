@@ -8,13 +8,20 @@
 # shellcheck source=tests/fixtures/snapshot_test.sh
 . "$(dirname "$0")/../fixtures/snapshot_test.sh"
 
-pages 4 >"$all/text"
+pages 6 >"$all/text"
 saved=$all/saved.kvs
 run_options='--threads 1 --memory-per-rank 300M'
 
+# Read page by page, in a segment each, so that it is loaded piece by piece.
 save() {
-    generate 2 --prompt-file "$all/text" --max-tokens 20 --ignore-eos --temperature 0 --save "$saved"
+    for n in 1 2 3 4 5 6; do
+        pages $n >"$temp/begin"
+        generate 2 --prompt-file "$temp/begin" --max-tokens 0 --resume "$saved" --save "$saved"
+        expect "a snapshot of $n pages" 0
+    done
+    generate 2 --prompt-file "$all/text" --max-tokens 20 --ignore-eos --temperature 0 --resume "$saved" --save "$saved"
     expect 'a snapshot' 0
+    check 'a snapshot: segments' "$(n_segments_of "$saved")" [ "$(n_segments_of "$saved")" -ge 12 ]
     generate 1 --prompt-file "$all/text" --max-tokens 40 --ignore-eos --temperature 0
     expect 'never stopped' 0 && cp "$temp/out" "$all/whole"
 }
@@ -29,8 +36,15 @@ computed() { # how many positions of what was cached
     sed -n 's/.*of what was cached, [0-9]* positions were loaded and \([0-9]*\) computed.*/\1/p' "$temp/err"
 }
 
+loaded() {
+    sed -n 's/.*of what was cached, \([0-9]*\) positions were loaded and .*/\1/p' "$temp/err"
+}
+
 slow() {
     for np in 1 2 3; do
+        resume $np "$saved" --load auto --io-bandwidth $((2000 / np))K
+        ends_as "auto, $np ranks, both" 0 "$all/whole"
+        check "auto, $np ranks, both: loaded" "$(loaded)" [ "$(loaded)" -gt 20 ]
         resume $np "$saved" --load auto
         ends_as "auto, $np ranks" 0 "$all/whole"
         check "auto, $np ranks: all loaded" "$(computed) computed" [ "$(computed)" -eq 0 ]
