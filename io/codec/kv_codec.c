@@ -165,7 +165,7 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
         .head_dim = (uint32_t)chunk->shape.head_dim,
         .payload_bytes = payload_bytes,
     };
-    if (!kv_codec_is_exact(how->codec)) {
+    if (!kv_codec_is_exact(how->codec) || kv_chunk_count_parts(chunk) != 1) {
         header.version = NEWEST_VERSION;
         header.first_layer = (uint16_t)chunk->first_layer;
         header.n_layers = (uint8_t)chunk->n_layers;

@@ -106,6 +106,21 @@ static void test_hdf5_encodes(void) {
     H5Fclose(file);
 }
 
+/* Of both parts of two layers, too. */
+static void test_hdf5_encodes_joint(void) {
+    const kv_chunk whole = {.shape = {DTYPE_F32, 10, N_HEADS, HEAD_DIM}, .n_layers = 2, .n_parts = 2};
+    const unsigned values[] = {0, 10, N_HEADS, HEAD_DIM, 2, 2};
+    const size_t n_bytes = kv_chunk_all_bytes(&whole);
+    size_t room = n_bytes;
+    void *buffer = malloc(n_bytes);
+    memcpy(buffer, rows, n_bytes);
+    const size_t n = kv_filter_class.filter(0, 6, values, n_bytes, &room, &buffer);
+    CU_ASSERT(n > 0);
+    CU_ASSERT(kv_filter_class.filter(H5Z_FLAG_REVERSE, 6, values, n, &room, &buffer) == n_bytes);
+    CU_ASSERT(memcmp(buffer, rows, n_bytes) == 0);
+    free(buffer);
+}
+
 /* What does not fit makes the filter return 0, and leaves the buffer alone. */
 static void check_refused(unsigned flags, size_t n_values, const unsigned *values, size_t n_bytes,
                           void *bytes) {
@@ -177,6 +192,7 @@ int main(int argc, char **argv) {
         {"frames are read as plain rows", test_frames_are_read},
         {"rows that a frame lacks read as zeros", test_missing_rows_are_zeros},
         {"HDF5 encodes what it writes", test_hdf5_encodes},
+        {"and what is of several layers", test_hdf5_encodes_joint},
         {"what does not fit is refused", test_misfits},
         {"a damaged frame fails the read", test_damage_fails_the_read},
         CU_TEST_INFO_NULL,
