@@ -182,16 +182,18 @@ static void raise_file_limit(void) {
 
 /* As all of it is, if that is one way. Exact ones may be mixed: they become lossless. */
 static status keep_coding(const char *dir, const manifest *m, kv_coding *out) {
-    *out = (kv_coding){.codec = KV_CODEC_LOSSLESS};
+    bool is_mixed = m->n_segments == 0;
     for (int64_t i = 0; i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i], *first = &m->segments[0];
         if (s->codec == first->codec && s->level == first->level && s->tables_digest == first->tables_digest)
             continue;
-        if (kv_codec_is_exact(s->codec) && kv_codec_is_exact(first->codec)) return STATUS_OK;
-        return status_refuse("%s: parts of it are coded in different ways: say with --codec which is to be",
-                             dir);
+        if (!kv_codec_is_exact(s->codec) || !kv_codec_is_exact(first->codec))
+            return status_refuse(
+                "%s: parts of it are coded in different ways: say with --codec which is to be", dir);
+        is_mixed = true;
     }
-    if (m->n_segments) *out = (kv_coding){.codec = m->segments[0].codec, .level = m->segments[0].level};
+    *out = is_mixed ? (kv_coding){.codec = KV_CODEC_LOSSLESS}
+                    : (kv_coding){.codec = m->segments[0].codec, .level = m->segments[0].level};
     return STATUS_OK;
 }
 

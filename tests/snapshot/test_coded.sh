@@ -213,6 +213,25 @@ recodes() {
     expect 'recode: resumed' 0 && ok 'recode: resumed'
     check 'recode: only what is named' 'more' is_tidy "$dir"
 }
+# Whatever comes first: what is not exact must not become exact by itself.
+mixed() {
+    dir=$temp/mixed.kvs
+    n=0
+    for codec in none lossless kvarve:fast:2; do
+        n=$((n + 1))
+        given='' on=''
+        case $codec in kvarve*) given="--tables $tables" ;; esac
+        [ $n -eq 1 ] || on="--resume $dir"
+        pages $n >"$temp/pages"
+        # shellcheck disable=SC2086
+        generate 1 --prompt-file "$temp/pages" --max-tokens 0 $on --save "$dir" --codec $codec $given
+        expect "mixed: $codec" 0
+    done
+    keep "$dir"
+    run 2 snapshot compact "$dir"
+    refused 'mixed: compact' 2 'coded in different ways' '--codec'
+    kept=
+}
 has_codec() {
     "$kvarve" snapshot info "$1" | grep -q " $2\$"
 }
@@ -250,7 +269,7 @@ run_chain small damage &
 wait
 run_chain goes_on reads &
 run_chain near &
-run_chain recodes &
+run_chain recodes mixed &
 run_chain options &
 wait
 end_test
