@@ -396,6 +396,7 @@ status snapshot_compact(comm *c, const options *o, int n_threads) {
         is_first && !manifest_exists(dir) ? status_refuse("%s: there is no snapshot", dir) : STATUS_OK;
     if (is_first && st == STATUS_OK) st = snapshot_lock_take(dir, &lock);
     if (is_first && st == STATUS_OK) st = manifest_read_bytes(dir, &bytes, &n);
+    if (is_first && st == STATUS_OK) remove_leftovers(dir, lock); /* tables too, which may be damaged */
     if (!comm_any_failed(c, &st)) {
         char *shared = comm_share(c, bytes, &n, 0);
         st = manifest_parse(shared, n, dir, &m);
