@@ -76,6 +76,12 @@ status kv_coding_parse(const char *text, kv_coding *out) {
                          CACHEGEN_LEVELS, VARVE_LEVELS);
 }
 
+bool kv_coding_is_valid(kv_codec codec, int level) {
+    if (kv_codec_is_exact(codec)) return level == 0;
+    if (codec == KV_CODEC_CACHEGEN) return level >= 1 && level <= CACHEGEN_LEVELS;
+    return level >= FINEST_STEP_LEVEL && level <= COARSEST_STEP_LEVEL;
+}
+
 void kv_coding_settle(kv_coding *c, const kv_tables *tables) {
     if (c->bits <= 0) return;
     const kv_tables_shape *s = &tables->shape;

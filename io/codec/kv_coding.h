@@ -34,6 +34,9 @@ typedef struct kv_coding {
  * there is. */
 status kv_coding_parse(const char *text, kv_coding *out);
 
+/* Is there such a level of this codec? To be asked of what comes from a file. */
+bool kv_coding_is_valid(kv_codec codec, int level);
+
 /* Find the level of so many bits, if it is not known. */
 void kv_coding_settle(kv_coding *c, const kv_tables *tables);
 

@@ -199,7 +199,6 @@ static void read_root(reader *r, json_object *root) {
 
 /* What only coded segments have. */
 static void read_coding(json_object *o, segment_info *s) {
-    enum { MOST_LEVEL = 1000 };
     s->chunk_layers = 1;
     if (kv_codec_is_exact(s->codec)) return;
     const char *text = json_text(o, "tables_digest");
@@ -208,7 +207,9 @@ static void read_coding(json_object *o, segment_info *s) {
         snprintf(again, sizeof again, "%016" PRIx64, s->tables_digest);
     if (strcmp(again, text) != 0 || !s->tables_digest)
         json_refuse(o, "tables_digest", "not a digest of 16 hexadecimal digits");
-    s->level = (int)json_int(o, "level", -MOST_LEVEL, MOST_LEVEL);
+    s->level = (int)json_int(o, "level", INT32_MIN, INT32_MAX);
+    if (!kv_coding_is_valid(s->codec, s->level))
+        json_refuse(o, "level", "the codec %s has no level %d", kv_codec_name(s->codec), s->level);
     s->chunk_layers = (int)json_int(o, "chunk_layers", 1, INT32_MAX);
 }
 

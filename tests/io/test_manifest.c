@@ -561,6 +561,27 @@ static void test_changed_text(void) {
     manifest_free(&m);
 }
 
+static void test_changed_coding(void) {
+    static const struct {
+        kv_codec codec;
+        int level;
+    } levels[] = {{KV_CODEC_CACHEGEN, 0}, {KV_CODEC_CACHEGEN, 5}, {KV_CODEC_FAST, -37}, {KV_CODEC_SMALL, 25}};
+    manifest m = make_full();
+    segment_info *s = &m.segments[1];
+    s->codec = KV_CODEC_CACHEGEN;
+    s->level = 4;
+    s->tables_digest = 0xabc;
+    CHECK_OK(parse_changed(&m, "", ""));
+    CHECK_REFUSED(parse_changed(&m, "0000000000000abc", "0000000000000000"), "tables_digest");
+    CHECK_REFUSED(parse_changed(&m, "0000000000000abc", "abc"), "tables_digest");
+    for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
+        s->codec = levels[i].codec;
+        s->level = levels[i].level;
+        CHECK_REFUSED(parse_changed(&m, "", ""), "has no level");
+    }
+    manifest_free(&m);
+}
+
 static void test_changed_arrays(void) {
     manifest m = make_full();
     m.sequences[0].tokens[3] = -1;
@@ -799,6 +820,7 @@ int main(int argc, char **argv) {
         {"truncated at every length", test_truncated},
         {"other files in its place", test_other_files},
         {"a text that lies", test_changed_text},
+        {"codings that lie", test_changed_coding},
         {"arrays that lie", test_changed_arrays},
         {"what cannot be read is not written", test_bad_manifest},
         {"segments that nobody needs", test_drop_unused},
