@@ -359,8 +359,13 @@ static int run_or_end(generation *g, comm *c) {
 int command_generate(comm *c, const options *o) {
     generation g = {.options = o};
     if (o->save) watch_last_save(c, o->save);
-    status st = comm_rank(c) == 0 ? prepare(&g) : generate_open_tables(&g);
-    int code = comm_any_failed(c, &st) ? run_say_failure(c, st) : run_or_end(&g, c);
+    status st = comm_rank(c) == 0 ? prepare(&g) : STATUS_OK;
+    bool failed = comm_any_failed(c, &st);
+    if (!failed) {
+        st = generate_share_tables(&g, c);
+        failed = comm_any_failed(c, &st);
+    }
+    int code = failed ? run_say_failure(c, st) : run_or_end(&g, c);
     close_generation(&g);
     return code;
 }

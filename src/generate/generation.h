@@ -104,8 +104,12 @@ status generate_check_weights(const generation *g, const engine *e);
 /* Take the lock of --save; before its manifest is read. Local. */
 status generate_open_save(generation *g);
 
-/* What the codec of --save needs: before all else of it. Local, on every rank. */
+/* What the codec of --save needs: before all else of it. Local: rank 0. */
 status generate_open_tables(generation *g);
+
+/* Give them, and how they code, to all ranks: on another host, the file of that name may be another.
+ * Collective. */
+status generate_share_tables(generation *g, comm *c);
 
 /* The model is loaded: the first save may begin. Local. */
 void generate_start_save(generation *g, engine *e, const char *effective_options);

@@ -102,10 +102,17 @@ status generate_open_tables(generation *g) {
     if (!o->save || kv_codec_is_exact(o->codec.codec)) return STATUS_OK;
     status st = file_read_all(o->tables, kv_tables_most_bytes, &g->tables_bytes, &g->n_tables_bytes);
     if (st == STATUS_OK) st = kv_tables_parse(g->tables_bytes, g->n_tables_bytes, &g->tables);
-    if (st == STATUS_OK && m->n_layers) /* rank 0 knows the model */
-        st = kv_tables_check_shape(g->tables, m->n_layers, m->n_kv_heads, m->head_dim);
+    if (st == STATUS_OK) st = kv_tables_check_shape(g->tables, m->n_layers, m->n_kv_heads, m->head_dim);
     if (st == STATUS_OK) kv_coding_settle(&g->coding, g->tables);
     return status_at(st, "--tables %s", o->tables);
+}
+
+status generate_share_tables(generation *g, comm *c) {
+    char *bytes = comm_share(c, g->tables_bytes, &g->n_tables_bytes, 0);
+    status st = bytes && !g->tables ? kv_tables_parse(bytes, g->n_tables_bytes, &g->tables) : STATUS_OK;
+    comm_broadcast(c, &g->coding, sizeof g->coding, 0);
+    free(bytes);
+    return st;
 }
 
 status generate_open_save(generation *g) {

@@ -221,14 +221,25 @@ static bool has_coded(const manifest *m) {
     return false;
 }
 
+/* Everywhere those of rank 0: on another host, the file of that name may be another. Collective. */
+static status read_tables(comm *c, compaction *k, const options *o) {
+    char *bytes = NULL;
+    status st = STATUS_OK;
+    if (o->recode && o->tables && comm_rank(c) == 0)
+        st = status_at(file_read_all(o->tables, kv_tables_most_bytes, &bytes, &k->n_tables_bytes),
+                       "--tables %s", o->tables);
+    if (!comm_any_failed(c, &st)) k->tables_bytes = comm_share(c, bytes, &k->n_tables_bytes, 0);
+    free(bytes);
+    return st;
+}
+
 /* --codec and --tables, or what is there. */
 static status choose_coding(compaction *k, const options *o) {
     const manifest *m = k->m;
     if (!o->recode) return keep_coding(o->dir, m, &k->coding);
     status st = kv_coding_parse(o->recode, &k->coding);
     if (st == STATUS_OK && !kv_codec_is_exact(k->coding.codec)) {
-        st = file_read_all(o->tables, kv_tables_most_bytes, &k->tables_bytes, &k->n_tables_bytes);
-        if (st == STATUS_OK) st = kv_tables_parse(k->tables_bytes, k->n_tables_bytes, &k->tables);
+        st = kv_tables_parse(k->tables_bytes, k->n_tables_bytes, &k->tables);
         if (st == STATUS_OK) st = kv_tables_check_shape(k->tables, m->n_layers, m->n_kv_heads, m->head_dim);
         if (st == STATUS_OK) kv_coding_settle(&k->coding, k->tables);
         st = status_at(st, "--tables %s", o->tables);
@@ -375,8 +386,11 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
 static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads,
                              manifest *m) {
     compaction k = {.m = m};
-    status st = choose_coding(&k, o);
-    if (!comm_any_failed(c, &st)) st = write_new(c, o, lock, n_threads, &k, m);
+    status st = read_tables(c, &k, o);
+    if (st == STATUS_OK) {
+        st = choose_coding(&k, o);
+        if (!comm_any_failed(c, &st)) st = write_new(c, o, lock, n_threads, &k, m);
+    }
     free(k.live);
     free(k.pieces);
     free(k.tokens);

@@ -6,6 +6,7 @@
 #   reads    by h5py through our plugin: about what an exact snapshot holds
 #   damage   of chunks and tables is named, and nothing goes on from it
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
+#   ranks    that find other tables
 #   options  that do not fit
 # shellcheck source=tests/fixtures/snapshot_test.sh
 . "$(dirname "$0")/../fixtures/snapshot_test.sh"
@@ -177,6 +178,26 @@ damage() {
     refused 'no tables: resume' 2 tables-
 }
 
+# The second rank finds other tables by the same name: those of the first count.
+other_tables() {
+    mkdir "$temp/first" "$temp/second"
+    cp "$tables" "$temp/first/t.kvt"
+    cp "$all/text" "$temp/second/t.kvt"
+    for what in generate recode; do
+        dir=$temp/one.kvs
+        set -- "$kvarve" snapshot recode "$dir" --codec kvarve:small:9 --tables t.kvt --threads 1
+        [ $what = recode ] || set -- "$kvarve" generate --model "$model" --device cpu --threads 1 \
+            --memory-per-rank 300M --prompt-file "$all/text" --max-tokens 0 --save "$dir" --codec kvarve:small:2 \
+            --tables t.kvt
+        "$mpiexec" -n 1 -wdir "$temp/first" "$@" : -n 1 -wdir "$temp/second" "$@" >"$temp/out" 2>"$temp/err"
+        status=$?
+        expect "other tables: $what" 0
+        check "other tables: $what: verified" 'it is not' is_verified "$dir"
+        resume 1 "$dir"
+        expect "other tables: $what: resumed" 0 && ok "other tables: $what: resumed"
+    done
+}
+
 recode() { # recode NP DIR CODEC OPTIONS...
     np=$1 dir=$2 codec=$3
     shift 3
@@ -271,7 +292,7 @@ run_chain small damage &
 wait
 run_chain goes_on reads &
 run_chain near &
-run_chain recodes mixed &
+run_chain recodes mixed other_tables &
 run_chain options &
 wait
 end_test
