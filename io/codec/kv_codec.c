@@ -77,6 +77,7 @@ kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes) {
     claim.part = h.parts & 1 ? KV_PART_K : KV_PART_V;
     claim.n_parts = (h.parts & 1) + (h.parts >> 1 & 1);
     claim.distortion = float_of_bf16(h.distortion);
+    claim.codec = (kv_codec)h.codec;
     claim.tables_digest = h.tables_digest;
     return claim;
 }

@@ -37,6 +37,7 @@ typedef struct kv_frame_claim {
     int n_parts;
     float distortion; /* the squares of what differs, beside those of all: of the elements, or of the numbers
                          that kvarve's codecs make of them */
+    kv_codec codec;
     uint64_t tables_digest; /* 0: it needs none */
 } kv_frame_claim;
 

@@ -202,6 +202,16 @@ status segment_read(segment *s, int layer, kv_part part, int64_t row0, int64_t n
     return segment_read_into(s, row0, n_rows, &to, 0, out);
 }
 
+/* Is it of the codec and tables that the manifest names? What that would make larger is stored as it is. */
+static status check_codec(const segment_info *info, const void *frame, size_t n_bytes) {
+    const kv_frame_claim claim = kv_frame_look(frame, n_bytes);
+    if (claim.codec == KV_CODEC_NONE) return STATUS_OK;
+    if (claim.codec == info->codec && claim.tables_digest == info->tables_digest) return STATUS_OK;
+    return status_refuse(
+        "frame of the codec %s and the tables %016" PRIx64 ", but the manifest says %s and %016" PRIx64,
+        kv_codec_name(claim.codec), claim.tables_digest, kv_codec_name(info->codec), info->tables_digest);
+}
+
 status segment_verify_chunk(segment *s, int64_t i, int64_t *n_bytes) {
     const segment_chunk c = segment_chunk_at(&s->info, i);
     const size_t n = (size_t)s->entries[i].n_bytes;
@@ -210,6 +220,7 @@ status segment_verify_chunk(segment *s, int64_t i, int64_t *n_bytes) {
     if (st == STATUS_OK) {
         st = read_bytes(s, i, bytes);
         if (st == STATUS_OK && !s->info.is_plain) st = kv_frame_check(bytes, n, &c.chunk);
+        if (st == STATUS_OK && !s->info.is_plain) st = check_codec(&s->info, bytes, n);
         st = at_chunk(st, s, &c);
     }
     if (st == STATUS_OK) *n_bytes += (int64_t)n;

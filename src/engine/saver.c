@@ -14,8 +14,10 @@
 #include "src/engine/notes.h"
 
 /* Beside a run that computes on the processors, the saving thread works at most this share of the time: what
- * it takes from the run's caches and processors is then a few percent, however many of them are idle. */
-static const double duty = 1.0 / 32, longest_rest_seconds = 0.25;
+ * it takes from the run's caches and processors is then a few percent, however many of them are idle. Codecs
+ * that are not exact work ten times as long for a chunk, mostly in a processor's own caches: with a rest as
+ * long as others' they would never keep up with a run. */
+static const double exact_duty = 1.0 / 32, coded_duty = 1.0 / 6, longest_rest_seconds = 0.25;
 
 /* Positions of the sequence in a slot that are written. */
 typedef struct saved_rows {
@@ -85,6 +87,7 @@ void saver_close(saver *v) {
 /* A large chunk is owed a long rest, which ends where nothing runs any more. */
 static void rest(saver *v) {
     double worked = clock_thread_seconds(), begin = clock_seconds();
+    double duty = kv_codec_is_exact(v->coding.codec) ? exact_duty : coded_duty;
     double left = (worked - v->worked_seconds) * (1 / duty - 1);
     for (; left > 0 && !atomic_load(&v->hurries); left -= longest_rest_seconds) {
         const double pause = left < longest_rest_seconds ? left : longest_rest_seconds;

@@ -197,14 +197,19 @@ static status keep_coding(const char *dir, const manifest *m, kv_coding *out) {
     return STATUS_OK;
 }
 
+/* Do their levels mean the same? */
+static bool is_family(kv_codec a, kv_codec b) {
+    return (a == KV_CODEC_CACHEGEN) == (b == KV_CODEC_CACHEGEN);
+}
+
 /* What a codec has left away does not come back. Steps of one family can be compared. */
 static status check_not_finer(const char *dir, const manifest *m, const kv_coding *c) {
     for (int64_t i = 0; i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i];
-        const bool is_family = (s->codec == KV_CODEC_CACHEGEN) == (c->codec == KV_CODEC_CACHEGEN);
         char old[KV_CODING_TEXT_BYTES], new[KV_CODING_TEXT_BYTES];
         if (kv_codec_is_exact(s->codec)) continue;
-        if (!kv_codec_is_exact(c->codec) && (!is_family || c->level >= s->level)) continue;
+        if (!kv_codec_is_exact(c->codec) && (!is_family(s->codec, c->codec) || c->level >= s->level))
+            continue;
         kv_coding_text(&(kv_coding){s->codec, s->level, 0}, old);
         kv_coding_text(c, new);
         return status_refuse(
@@ -306,28 +311,44 @@ static void replace_segments(manifest *m, const compaction *k, const segment_inf
     m->unix_time = (int64_t)time(NULL);
 }
 
-static double sum_mib(const manifest *m) {
+static double sum_mib(const segment_info *segments, int64_t n) {
     double bytes = 0;
-    for (int64_t i = 0; i < m->n_segments; i++)
-        bytes += (double)m->segments[i].file_bytes;
+    for (int64_t i = 0; i < n; i++)
+        bytes += (double)segments[i].file_bytes;
     return bytes / 1024 / 1024;
+}
+
+/* Of codecs of two families, whose steps cannot be compared, the files tell. */
+static status check_not_larger(const char *dir, const compaction *k, const segment_info *all, int n_ranks) {
+    const manifest *m = k->m;
+    const double old = sum_mib(m->segments, m->n_segments), new = sum_mib(all, n_ranks);
+    bool any = false;
+    for (int64_t i = 0; i < m->n_segments; i++)
+        any |= !kv_codec_is_exact(m->segments[i].codec) && !is_family(m->segments[i].codec, k->coding.codec);
+    if (!any || new <= old) return STATUS_OK;
+    return status_refuse(
+        "%s: it would have %.1f MiB instead of %.1f, but be no better: what is lost does not come "
+        "back",
+        dir, new, old);
 }
 
 static status commit(const char *dir, const snapshot_lock *lock, manifest *m, const compaction *k,
                      const segment_info *all, int n_ranks, double begin) {
     const uint64_t digest = tables_digest(k);
     int64_t n_segments = m->n_segments, n_rows = m->n_rows;
-    double before = sum_mib(m);
+    double before = sum_mib(m->segments, m->n_segments);
+    status st = check_not_larger(dir, k, all, n_ranks);
+    if (st != STATUS_OK) return st;
     replace_segments(m, k, all, n_ranks);
     m->codec = k->coding.codec;
-    status st = snapshot_lock_check(lock);
+    st = snapshot_lock_check(lock);
     if (st == STATUS_OK && k->tables)
         st = snapshot_tables_put(dir, digest, k->tables_bytes, k->n_tables_bytes);
     if (st == STATUS_OK) st = manifest_write(dir, m);
     if (st != STATUS_OK) return st;
     printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB; %lld of %lld rows kept; %.3f s\n", dir,
-           (long long)n_segments, before, (long long)m->n_segments, sum_mib(m), (long long)m->n_rows,
-           (long long)n_rows, clock_seconds() - begin);
+           (long long)n_segments, before, (long long)m->n_segments, sum_mib(m->segments, m->n_segments),
+           (long long)m->n_rows, (long long)n_rows, clock_seconds() - begin);
     return STATUS_OK;
 }
 

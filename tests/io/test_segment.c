@@ -354,6 +354,15 @@ static void check_round_trip(pattern *p, int n_threads) {
     segment_close(s);
 }
 
+/* A manifest that names another codec than the frames are of. */
+static void test_other_codec(void) {
+    pattern p = small_pattern();
+    const char *dir = harness_fresh_dir();
+    if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
+    p.info.codec = KV_CODEC_NONE;
+    CHECK_REFUSED(check_all(dir, &p.info), "frame of the codec lossless");
+}
+
 static void test_round_trips(void) {
     static const struct {
         int first, last;
@@ -722,6 +731,7 @@ int main(int argc, char **argv) {
         {"rows of a chunk", test_chunk_tokens},
         {"numbers that are impossible", test_numbers},
         {"there and back", test_round_trips},
+        {"another codec", test_other_codec},
         {"chunks of the usual size", test_large},
         {"plain datasets", test_plain},
         {"frames of the codec none", test_old},

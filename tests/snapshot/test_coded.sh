@@ -224,6 +224,11 @@ recodes() {
         refused "recode: kvarve:small:2 to $codec" 2 'coded by kvarve:small:2' "$codec would be larger" 'not come back'
     done
     kept=
+    cp -r "$(folder_of cachegen:1)" "$temp/other.kvs"
+    keep "$temp/other.kvs"
+    recode 2 "$temp/other.kvs" kvarve:small:6b --tables "$tables"
+    refused 'recode: another codec, but larger' 2 'MiB instead of ' 'no better'
+    kept='' dir=$temp/again.kvs
     run 3 snapshot compact "$dir"
     expect 'compact: as it is' 0
     check 'compact: as it is: the codec' 'another' has_codec "$dir" kvarve:small:2
