@@ -45,7 +45,7 @@ typedef struct frame_header {
     int16_t level;           /* of the coding */
 } frame_header;
 
-_Static_assert(sizeof(frame_header) == 48, "the header lies in memory as in a file");
+_Static_assert(sizeof(frame_header) == KV_FRAME_HEADER_BYTES, "the header lies in memory as in a file");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the header lies in memory as in a file");
 _Static_assert(KV_CODEC_NONE == 0 && KV_CODEC_LOSSLESS == 1 && KV_CODEC_CACHEGEN == 2 && KV_CODEC_FAST == 3 &&
                    KV_CODEC_SMALL == 4,

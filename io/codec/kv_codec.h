@@ -29,7 +29,9 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
 /* The checksum that a frame carries, of all of its other bytes. Frames of fewer bytes than a header: 0. */
 uint64_t kv_frame_checksum(const void *frame, size_t n_bytes);
 
-/* What a frame says of itself, unchecked. */
+enum { KV_FRAME_HEADER_BYTES = 48 };
+
+/* What a frame says of itself, in its header, unchecked. */
 typedef struct kv_frame_claim {
     int32_t n_tokens;
     int first_layer, n_layers; /* n_layers 0: of one part of one layer, which it does not name */

@@ -98,6 +98,12 @@ segment_chunk segment_chunk_at(const segment_info *info, int64_t i);
 /* The bytes that a chunk takes in the file. */
 size_t segment_chunk_file_bytes(const segment *s, int64_t i);
 
+/* The distortion that a chunk's frame says it has, unchecked; of a plain one 0. */
+status segment_read_distortion(segment *s, int64_t i, float *out);
+
+/* Put the file, the object and the rows of a chunk before the recorded text, and pass `st` on. */
+status segment_at_chunk(status st, const segment *s, int64_t i);
+
 /* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. Adds
  * the seconds until its bytes were there to *read_seconds (NULL: nobody asks). */
 status segment_read_chunk(segment *s, int64_t i, void *elements, double *read_seconds);

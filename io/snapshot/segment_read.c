@@ -89,14 +89,24 @@ static status read_bytes(const segment *s, int64_t i, void *bytes) {
     return st;
 }
 
-static status at_chunk(status st, const segment *s, const segment_chunk *c) {
-    const int first = c->chunk.first_layer, last = first + c->chunk.n_layers - 1;
-    const int64_t row = c->row0 + c->chunk.shape.n_tokens - 1;
+status segment_at_chunk(status st, const segment *s, int64_t i) {
+    const segment_chunk c = segment_chunk_at(&s->info, i);
+    const int first = c.chunk.first_layer, last = first + c.chunk.n_layers - 1;
+    const int64_t row = c.row0 + c.chunk.shape.n_tokens - 1;
     if (!segment_is_joint(&s->info))
         return status_at(st, "%s: /layers/%d/%s, rows %" PRId64 " to %" PRId64, s->path, first,
-                         c->chunk.part == KV_PART_K ? "k" : "v", c->row0, row);
+                         c.chunk.part == KV_PART_K ? "k" : "v", c.row0, row);
     return status_at(st, "%s: /kv, layers %d to %d, rows %" PRId64 " to %" PRId64, s->path, first, last,
-                     c->row0, row);
+                     c.row0, row);
+}
+
+status segment_read_distortion(segment *s, int64_t i, float *out) {
+    char head[KV_FRAME_HEADER_BYTES];
+    *out = 0;
+    if (s->info.is_plain || s->entries[i].n_bytes < sizeof head) return STATUS_OK;
+    status st = file_read_at(s->fd, "its chunk", (int64_t)s->entries[i].offset, head, sizeof head);
+    if (st == STATUS_OK) *out = kv_frame_look(head, sizeof head).distortion;
+    return segment_at_chunk(st, s, i);
 }
 
 size_t segment_chunk_file_bytes(const segment *s, int64_t i) {
@@ -118,7 +128,7 @@ status segment_read_chunk(segment *s, int64_t i, void *elements, double *read_se
     if (read_seconds) *read_seconds += clock_seconds() - begin;
     if (st == STATUS_OK && frame) st = kv_frame_decode(frame, n, s->tables, &c.chunk, elements);
     free(frame);
-    return at_chunk(st, s, &c);
+    return segment_at_chunk(st, s, i);
 }
 
 static int64_t most(int64_t a, int64_t b) {
@@ -221,7 +231,7 @@ status segment_verify_chunk(segment *s, int64_t i, int64_t *n_bytes) {
         st = read_bytes(s, i, bytes);
         if (st == STATUS_OK && !s->info.is_plain) st = kv_frame_check(bytes, n, &c.chunk);
         if (st == STATUS_OK && !s->info.is_plain) st = check_codec(&s->info, bytes, n);
-        st = at_chunk(st, s, &c);
+        st = segment_at_chunk(st, s, i);
     }
     if (st == STATUS_OK) *n_bytes += (int64_t)n;
     free(bytes);

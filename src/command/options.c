@@ -143,7 +143,11 @@ static status check_snapshot(const options *o) {
 }
 
 static status check_saving(const options *o) {
-    const char *needs_resume = o->load != LOAD_FULL ? "--load" : o->io_bandwidth ? "--io-bandwidth" : NULL;
+    const char *needs_resume = o->load != LOAD_FULL          ? "--load"
+                               : o->io_bandwidth             ? "--io-bandwidth"
+                               : !isnan(o->max_distortion)   ? "--max-distortion"
+                               : !isnan(o->deadline_seconds) ? "--deadline"
+                                                             : NULL;
     if (needs_resume && !o->resume)
         return status_refuse("%s is for --resume, which is not given", needs_resume);
     const char *needs_save = !isnan(o->max_time_seconds) ? "--max-time" : o->stop_file ? "--stop-file" : NULL;

@@ -83,10 +83,11 @@ typedef struct options {
     precision precision;  /* what --precision and --weights mean together */
     weights_kind weights; /* as given */
     transport_kind transport;
-    load_mode load;       /* of what --resume has cached */
-    int64_t io_bandwidth; /* bytes a second of a rank; 0: no limit */
-    kv_coding codec;      /* of what is saved */
-    const char *recode;   /* the same, of a snapshot that is there; NULL: as it is */
+    load_mode load;                          /* of what --resume has cached */
+    int64_t io_bandwidth;                    /* bytes a second of a rank; 0: no limit */
+    double max_distortion, deadline_seconds; /* NaN: not given */
+    kv_coding codec;                         /* of what is saved */
+    const char *recode;                      /* the same, of a snapshot that is there; NULL: as it is */
 } options;
 
 #define OPTION_UNSET INT64_MIN

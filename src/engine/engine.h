@@ -49,6 +49,7 @@ typedef struct engine_options {
     const char *load_dir;     /* the snapshot that sessions refer to; NULL: none */
     bool races_loads;         /* what is cached may be computed where that is faster: */
     double usual_seconds_per_row; /* as it was when the snapshot was made; 0: not known */
+    double most_distortion;       /* of what is loaded; 0: no limit */
     double io_bandwidth;          /* bytes a second that a rank reads of a snapshot at most; 0: no limit */
     const char *manifest;         /* the n_manifest bytes of its manifest */
     size_t n_manifest;

@@ -215,8 +215,12 @@ static status open_snapshots(engine *e) {
         if (st != STATUS_OK) return st;
     }
     if (!o->load_dir) return STATUS_OK;
-    return loader_open(o->load_dir, o->manifest, o->n_manifest, s, o->n_threads, e->worker.dev->host_memory,
-                       o->io_bandwidth, e->worker.kv, e->worker.notes, &e->worker.loader);
+    const loader_options how = {.n_threads = o->n_threads,
+                                .spares_processors = e->worker.dev->host_memory,
+                                .bytes_per_second = o->io_bandwidth,
+                                .most_distortion = o->most_distortion};
+    return loader_open(o->load_dir, o->manifest, o->n_manifest, s, &how, e->worker.kv, e->worker.notes,
+                       &e->worker.loader);
 }
 
 /* Each part in turn, agreed by all ranks before anyone goes on. */

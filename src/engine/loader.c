@@ -28,10 +28,8 @@ struct loader {
     manifest manifest;
     snapshot_tables tables;
     slice slice;
-    int n_threads;
-    bool spares_processors;  /* they compute */
-    double bytes_per_second; /* at most; 0: no limit */
-    double read_until;       /* when what was read so far may be there, by the clock; of the lock */
+    loader_options options;
+    double read_until; /* when what was read so far may be there, by the clock; of the lock */
     kv_cache *kv;
     mailbox *notes;
     pthread_t thread;
@@ -84,13 +82,10 @@ static status check_segments(const loader *l) {
     return STATUS_OK;
 }
 
-status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s, int n_threads,
-                   bool spares_processors, double bytes_per_second, kv_cache *kv, mailbox *notes,
-                   loader **out) {
+status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s,
+                   const loader_options *options, kv_cache *kv, mailbox *notes, loader **out) {
     loader *l = mem_new(1, sizeof *l);
-    *l = (loader){.dir = mem_copy_text(dir, strlen(dir)), .slice = s, .n_threads = n_threads};
-    l->spares_processors = spares_processors;
-    l->bytes_per_second = bytes_per_second;
+    *l = (loader){.dir = mem_copy_text(dir, strlen(dir)), .slice = s, .options = *options};
     l->kv = kv;
     l->notes = notes;
     l->end = &l->first;
@@ -193,7 +188,7 @@ static bool hold_back(const loading *w, const piece *p, const segment_chunk *c) 
     enum { SLICE_US = 20000 };
     loader *l = w->l;
     const double seconds =
-        (double)segment_chunk_file_bytes(w->segments[p->segment], p->chunk) / l->bytes_per_second;
+        (double)segment_chunk_file_bytes(w->segments[p->segment], p->chunk) / l->options.bytes_per_second;
     pthread_mutex_lock(&l->lock);
     const double now = clock_seconds(), begin = l->read_until > now ? l->read_until : now;
     const double until = l->read_until = begin + seconds;
@@ -210,14 +205,26 @@ static bool hold_back(const loading *w, const piece *p, const segment_chunk *c) 
     return wanted;
 }
 
+static status check_distortion(const loading *w, segment *from, int64_t chunk) {
+    const double most = w->l->options.most_distortion;
+    float found = 0;
+    status st = most > 0 ? segment_read_distortion(from, chunk, &found) : STATUS_OK;
+    if (st != STATUS_OK || !(most > 0) || found <= most) return st;
+    return segment_at_chunk(
+        status_refuse("the codec has left a distortion of %.3g, more than --max-distortion %.3g", found,
+                      most),
+        from, chunk);
+}
+
 static status move_piece(loading *w, const piece *p, void *elements, double *read_seconds) {
     const segment_chunk c = segment_chunk_at(&w->l->manifest.segments[p->segment], p->chunk);
     segment *from = w->segments[p->segment];
     const double begin = clock_seconds();
     if (!is_wanted(w, p, &c)) return STATUS_OK;
-    if (w->l->bytes_per_second > 0 && !hold_back(w, p, &c)) return STATUS_OK;
+    if (w->l->options.bytes_per_second > 0 && !hold_back(w, p, &c)) return STATUS_OK;
     *read_seconds += clock_seconds() - begin;
-    status st = segment_read_chunk(from, p->chunk, elements, read_seconds);
+    status st = check_distortion(w, from, p->chunk);
+    if (st == STATUS_OK) st = segment_read_chunk(from, p->chunk, elements, read_seconds);
     if (st == STATUS_OK) place(w, p, &c, elements);
     return st;
 }
@@ -240,7 +247,7 @@ static void end_piece(loading *w, piece *p, status st) {
                          .number = w->order->slot,
                          .load = w->order->number,
                          .edge = next->pos0 + next->n_rows,
-                         .idle_share = w->l->spares_processors ? w->read_seconds / w->seconds : 1};
+                         .idle_share = w->l->options.spares_processors ? w->read_seconds / w->seconds : 1};
     mailbox_send(w->l->notes, &report, sizeof report);
     w->told_at = now;
 }
@@ -259,7 +266,7 @@ static size_t room_for(const loading *w) {
 /* In parallel: each is decoded by one thread, straight before its rows go to their pages. */
 static void move_pieces(loading *w) {
     const size_t room = room_for(w);
-#pragma omp parallel num_threads(w->l->n_threads)
+#pragma omp parallel num_threads(w->l->options.n_threads)
     {
         void *elements = mem_resize(NULL, room, 1);
 #pragma omp for schedule(dynamic)

@@ -16,12 +16,17 @@
 
 typedef struct loader loader;
 
+typedef struct loader_options {
+    int n_threads;
+    bool spares_processors;  /* which compute the model */
+    double bytes_per_second; /* to be read at most; 0: no limit */
+    double most_distortion;  /* that a frame may have measured; 0: no limit */
+} loader_options;
+
 /* Read the manifest (the bytes of its file, the same on every rank) and check that the segments of this slice
- * are there and whole, but for the content of their frames. spares_processors: they compute the model. It
- * will read so many bytes a second at most (0: no limit). Borrows kv and notes. Local. */
-status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s, int n_threads,
-                   bool spares_processors, double bytes_per_second, kv_cache *kv, mailbox *notes,
-                   loader **out);
+ * are there and whole, but for the content of their frames. Borrows kv and notes. Local. */
+status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s,
+                   const loader_options *options, kv_cache *kv, mailbox *notes, loader **out);
 
 /* What is being loaded is given up. NULL is fine. Local. */
 void loader_close(loader *l);

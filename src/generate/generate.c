@@ -1,6 +1,7 @@
 /* kvarve generate: continue one prompt to stdout, or a file of prompts to a file of results. */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -170,6 +171,17 @@ static status run_events(generation *g, engine *e) {
     return st;
 }
 
+static void note_deadline(const options *o, const engine *e) {
+    const double first = engine_get_times(e).first_token_seconds;
+    static const char *const advice[] = {[LOAD_FULL] = "--load auto is faster where the link is slow",
+                                         [LOAD_AUTO] = "this was the fastest way by what was seen",
+                                         [LOAD_RECOMPUTE] =
+                                             "--load auto loads what comes sooner than it is computed"};
+    if (first > o->deadline_seconds) /* not with NaN */
+        notice_add("--deadline %.3f s: the first token came after %.3f s; %s", o->deadline_seconds, first,
+                   advice[o->load]);
+}
+
 /* What --load auto did. */
 static void print_loads(const generation *g, const engine *e) {
     const engine_loads l = engine_get_loads(e);
@@ -273,6 +285,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
     if (comm_rank(c) == 0 && o->load == LOAD_AUTO && g->config.window > 0)
         notice_add("--load auto: as layers have a window, all that is cached is loaded");
     wanted.io_bandwidth = (double)o->io_bandwidth;
+    if (!isnan(o->max_distortion)) wanted.most_distortion = o->max_distortion;
     if (g->past.n_rows > 0) wanted.usual_seconds_per_row = g->past.seconds_computed / (double)g->past.n_rows;
     wanted.manifest = g->past_bytes;
     wanted.n_manifest = g->n_past_bytes;
@@ -310,6 +323,7 @@ static int run(generation *g, comm *c, engine *e) {
         free(effective);
         st = run_stage_0(g, e);
         print_loads(g, e);
+        note_deadline(g->options, e);
     } else {
         if (g->options->save) stop_watch_signals();
         engine_serve(e);

@@ -158,6 +158,7 @@ static status print_texts(const manifest *m, const options *o) {
 /* What one rank found. */
 typedef struct verification {
     int64_t n_bytes, n_damaged;
+    float distortion;              /* the largest of a chunk */
     char first[STATUS_TEXT_BYTES]; /* damage */
 } verification;
 
@@ -176,10 +177,17 @@ static void verify_segment(const char *dir, const segment_info *info, int n_thre
         return;
     }
     int64_t n_bytes = 0;
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) reduction(+ : n_bytes)
-    for (int64_t i = 0; i < segment_count_entries(info); i++)
-        if (segment_verify_chunk(s, i, &n_bytes) != STATUS_OK) note_damage(v, status_text());
+    float most = 0;
+#pragma omp parallel for schedule(dynamic) num_threads(n_threads) reduction(+ : n_bytes) reduction(max : most)
+    for (int64_t i = 0; i < segment_count_entries(info); i++) {
+        float distortion = 0;
+        if (segment_verify_chunk(s, i, &n_bytes) != STATUS_OK ||
+            segment_read_distortion(s, i, &distortion) != STATUS_OK)
+            note_damage(v, status_text());
+        if (distortion > most) most = distortion;
+    }
     v->n_bytes += n_bytes;
+    if (most > v->distortion) v->distortion = most;
     segment_close(s);
 }
 
@@ -209,6 +217,7 @@ static verification verify_all(comm *c, const options *o, const manifest *m) {
     comm_gather(c, &mine, sizeof mine, all);
     for (int i = 0; i < comm_size(c) && comm_rank(c) == 0; i++) {
         sum.n_bytes += all[i].n_bytes;
+        if (all[i].distortion > sum.distortion) sum.distortion = all[i].distortion;
         if (all[i].n_damaged && !sum.n_damaged) memcpy(sum.first, all[i].first, sizeof sum.first);
         sum.n_damaged += all[i].n_damaged;
     }
@@ -252,6 +261,9 @@ static status verify(comm *c, const options *o) {
             st = status_refuse("%s (damaged objects: %lld)", found.first, (long long)found.n_damaged);
         else
             printf("every checksum matches\n");
+        if (!found.n_damaged && found.distortion > 0)
+            printf("its codec has left a distortion of at most %.3g (--max-distortion)\n",
+                   (double)found.distortion);
     }
     manifest_free(&m);
     comm_any_failed(c, &st);

@@ -4,6 +4,7 @@
 #   saves    by each codec: much smaller, with their tables; resumed over 1 to 4 ranks with the same text, and with
 #            many bits the text of a run that never stopped
 #   reads    by h5py through our plugin: about what an exact snapshot holds
+#   distortion  beyond what is allowed is refused, or computed
 #   damage   of chunks and tables is named, and nothing goes on from it
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
 #   ranks    that find other tables
@@ -32,12 +33,18 @@ save() { # save NP CODEC DIR
     expect "$2 by $1 ranks" 0
 }
 
-resume() { # resume NP DIR
-    generate "$1" --prompt-file "$all/text" --max-tokens 24 --ignore-eos --temperature 0 --resume "$2"
+resume() { # resume NP DIR OPTIONS...
+    np=$1 from=$2
+    shift 2
+    generate "$np" --prompt-file "$all/text" --max-tokens 24 --ignore-eos --temperature 0 --resume "$from" "$@"
 }
 
 bytes_of() { # bytes_of DIR: of its segments
     cat "$1"/L*.h5 | wc -c | tr -d ' '
+}
+
+says_distortion() { # says_distortion DIR
+    "$kvarve" snapshot verify "$1" | grep -q 'left a distortion of at most 0\.'
 }
 
 save_and_resume() { # save_and_resume CODEC LEAST: how many times smaller than the exact one, in tenths
@@ -45,6 +52,7 @@ save_and_resume() { # save_and_resume CODEC LEAST: how many times smaller than t
     save 2 "$codec" "$dir" || return
     check "$codec: its tables" 'they are not there' cmp "$dir"/tables-*.kvt "$tables"
     check "$codec: verified" 'it is not' is_verified "$dir"
+    check "$codec: distortion" 'not said' says_distortion "$dir"
     check "$codec: format" 'another' grep -qxa 'format 3' "$dir/manifest.h5"
     n=$(($(bytes_of "$all/exact.kvs") * 10 / $(bytes_of "$dir")))
     check "$codec: small" "$n tenths" [ "$n" -ge "$2" ]
@@ -198,6 +206,23 @@ other_tables() {
     done
 }
 
+# What a codec has bent too far is refused, or computed.
+distortion() {
+    dir=$(folder_of kvarve:small:2)
+    generate 1 --prompt-file "$all/text" --max-tokens 24 --ignore-eos --temperature 0
+    cp "$temp/out" "$temp/whole"
+    for np in 1 3; do
+        resume $np "$dir" --max-distortion 0.0001
+        refused "distortion, $np ranks" 2 ': /kv, layers ' 'left a distortion of 0.' 'more than --max-distortion 0.0001'
+        resume $np "$dir" --max-distortion 0.0001 --load auto
+        ends_as "distortion, auto, $np ranks" 0 "$temp/whole"
+        check "distortion, auto, $np ranks: a NOTE" 'there is none' \
+            grep -q 'NOTE: .*left a distortion of 0.*computed again' "$temp/err"
+        resume $np "$dir" --max-distortion 0.5
+        ends_as "distortion, $np ranks, as much as there is" 0 "$temp/text"
+    done
+}
+
 recode() { # recode NP DIR CODEC OPTIONS...
     np=$1 dir=$2 codec=$3
     shift 3
@@ -293,7 +318,7 @@ options() {
 run_chain calibrate
 run_chain cachegen &
 run_chain fast &
-run_chain small damage &
+run_chain small damage distortion &
 wait
 run_chain goes_on reads &
 run_chain near &

@@ -100,6 +100,12 @@ damage() {
 }
 
 options() {
+    resume 1 "$saved" --deadline 0.001s
+    expect 'a deadline' 0
+    check 'a deadline: a NOTE' 'there is none' \
+        grep -q 'NOTE: --deadline 0.001 s: the first token came after' "$temp/err"
+    resume 1 "$saved" --deadline 1h
+    check 'a deadline that is met' 'a NOTE' [ -z "$(grep 'NOTE: --deadline' "$temp/err")" ]
     generate 1 --prompt x --load auto
     refused '--load alone' 2 '--load is for --resume, which is not given'
     generate 1 --prompt x --io-bandwidth 1M
