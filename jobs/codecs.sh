@@ -25,29 +25,13 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x.log
 set -u
-LC_ALL=C
-export LC_ALL
-
-if [ -n "${SLURM_JOB_ID-}" ]; then
-    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
-    command=${command%%codecs.sh*}
-    . "${KVARVE_ROOT:-${command%/jobs/*}}/jobs/slurm_env.sh"
-    prepare_ranks
-    ranks=$SLURM_NTASKS
-else
-    kvarve_root=${KVARVE_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
-    kvarve=$kvarve_root/build/kvarve
-    . "$kvarve_root/jobs/mpi_env.sh"
-    ranks=1
-    mpi_env $ranks
-    launcher=${KVARVE_LAUNCHER:-$(mpi_launcher)}
-    say() { printf '== %s: %s\n' "$(date '+%F %T')" "$*" >&2; }
-    refuse() {
-        say "$*"
-        exit 2
-    }
-    [ -x "$kvarve" ] || refuse "$kvarve is not there: build it (jobs/setup.sh), or set KVARVE_ROOT"
-fi
+command=$0
+[ -z "${SLURM_JOB_ID-}" ] || command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+command=$(dirname "${command%%codecs.sh*}.")/
+. "${KVARVE_ROOT:-$command..}/jobs/study.sh"
+ranks=1
+[ -z "${SLURM_JOB_ID-}" ] || ranks=$SLURM_NTASKS
+prepare_ranks "$ranks"
 
 out=${OUT:-codecs} context=${CONTEXT:-1024} scored=${SCORED:-256} windows=${WINDOWS:-4} keys=${KEYS:-0}
 codecs=${CODECS:-cachegen:1 cachegen:2 cachegen:3 cachegen:4 kvarve:fast:1 kvarve:fast:2 kvarve:fast:3 kvarve:fast:4
@@ -79,26 +63,13 @@ if [ -e "$out/settings" ] && [ "$settings" != "$(cat "$out/settings")" ]; then
 fi
 printf '%s\n' "$settings" >"$out/settings"
 
-# run NAME COMMAND ARGUMENT...: what it prints is in NAME.out and NAME.log.
-n_failed=0
-run() {
-    name=$1
-    shift
-    say "$name"
-    # shellcheck disable=SC2086 # several words
-    $launcher -n "$ranks" "$kvarve" "$@" </dev/null >"$runs/$name.out" 2>"$runs/$name.log" && return
-    n_failed=$((n_failed + 1))
-    say "$name failed: $(grep '^kvarve' "$runs/$name.log" | tail -n 1)"
-    return 1
-}
-
 calibrate() { # calibrate OPTION...
     while IFS= read -r sample; do
         [ -z "$sample" ] || set -- "$@" --sample "$sample"
     done <<END
 $samples
 END
-    run calibrate calibrate --windows "${CALIBRATED:-4}" --context $((context < 1024 ? context : 1024)) \
+    run calibrate "$ranks" calibrate --windows "${CALIBRATED:-4}" --context $((context < 1024 ? context : 1024)) \
         --output "$out/tables.part" "$@" &&
         mv "$out/tables.part" "$out/tables.kvt"
 }
@@ -118,11 +89,10 @@ table=$out/codecs.csv
     printf 'same_likeliest,pass_keys,answered_keys,coded_answered_keys\n'
 } >"$table"
 for codec in $codecs; do
-    report=$runs/$(printf %s "$codec" | tr : -).json
-    [ -s "$report" ] || run "$(printf %s "$codec" | tr : -)" perplexity "$@" --file "$file" --context "$context" \
-        --scored "$scored" --windows "$windows" --keys "$keys" --context-codec "$codec" --tables "$out/tables.kvt" \
-        --report "$report.part" || continue
-    [ ! -s "$report.part" ] || mv "$report.part" "$report"
+    name=$(printf %s "$codec" | tr : -)
+    report=$runs/$name.json
+    measure "$name" "$ranks" perplexity "$@" --file "$file" --context "$context" --scored "$scored" \
+        --windows "$windows" --keys "$keys" --context-codec "$codec" --tables "$out/tables.kvt" || continue
     answered=,
     [ "$keys" = 0 ] || answered=$(number "$report" answered_keys),$(number "$report" coded_answered_keys)
     printf '%s,' "$codec" "$(number "$report" bits_per_element)" "$(mean "$report" divergence)" \

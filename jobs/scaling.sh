@@ -34,27 +34,12 @@
 #SBATCH --open-mode=append
 #SBATCH --output=%x.log
 set -u
-LC_ALL=C
-export LC_ALL
+command=$0
+[ -z "${SLURM_JOB_ID-}" ] || command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
+command=$(dirname "${command%%scaling.sh*}.")/
+. "${KVARVE_ROOT:-$command..}/jobs/study.sh"
 
-# ---- where this runs ----
-
-if [ -n "${SLURM_JOB_ID-}" ]; then
-    command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
-    command=${command%%scaling.sh*}
-    . "${KVARVE_ROOT:-${command%/jobs/*}}/jobs/slurm_env.sh"
-    most_ranks=${SLURM_NTASKS:-1}
-else
-    kvarve_root=${KVARVE_ROOT:-$(cd "$(dirname "$0")/.." && pwd)}
-    kvarve=$kvarve_root/build/kvarve
-    . "$kvarve_root/jobs/mpi_env.sh"
-    most_ranks=$(mpi_slots)
-    say() { printf '== %s: %s\n' "$(date '+%F %T')" "$*" >&2; }
-    refuse() {
-        say "$*"
-        exit 2
-    }
-fi
+# ---- what is asked for ----
 
 # powers N: 1, 2, 4 ... and N.
 powers() { awk -v n="$1" 'BEGIN { for (i = 1; i < n; i *= 2) printf "%d ", i; print n }'; }
@@ -62,7 +47,7 @@ powers() { awk -v n="$1" 'BEGIN { for (i = 1; i < n; i *= 2) printf "%d ", i; pr
 smallest() { printf '%s\n' "$@" | sort -n | head -n 1; }
 largest() { printf '%s\n' "$@" | sort -n | tail -n 1; }
 
-ranks=${RANKS:-$(powers "$most_ranks")} contexts=${CONTEXTS:-512 2048} chunks=${CHUNKS:-64 128 256 512}
+ranks=${RANKS:-$(powers "$(mpi_slots)")} contexts=${CONTEXTS:-512 2048} chunks=${CHUNKS:-64 128 256 512}
 sequences=${SEQUENCES:-8} tokens=${TOKENS:-64} repeats=${REPEATS:-3} out=${OUT:-scaling}
 for number in $ranks $contexts $chunks $sequences $tokens $repeats; do
     case $number in
@@ -78,11 +63,9 @@ if [ -n "${SLURM_JOB_ID-}" ]; then
     processors=$((SLURM_NTASKS * OMP_NUM_THREADS))
     per_node=$tasks_here
 else
-    [ -x "$kvarve" ] || refuse "$kvarve is not there: build it (jobs/setup.sh), or set KVARVE_ROOT"
     processors=$(mpi_slots)
     mpi_default OMP_NUM_THREADS $((processors > most_ranks ? processors / most_ranks : 1))
-    mpi_env "$most_ranks"
-    launcher=${KVARVE_LAUNCHER:-$(mpi_launcher)}
+    prepare_ranks "$most_ranks"
     per_node=$most_ranks
 fi
 case " $* " in *" --model"[\ =]* | *" --shape"[\ =]*) ;; *) set -- "$@" --model "$kvarve_root/jobs/demo/model" ;; esac
@@ -104,30 +87,7 @@ fi
 echo "repeats $repeats" >>"$out/settings.new"
 mv "$out/settings.new" "$out/settings"
 
-# ---- one run ----
-
-n_done=0 n_failed=0
-
-# run NAME RANKS COMMAND ARGUMENT...: once; what it prints is in NAME.out and NAME.log. Done is what has left NAME.json.
-run() {
-    name=$1 n=$2 command=$3
-    shift 3
-    [ ! -s "$runs/$name.json" ] || return 0
-    say "$name"
-    # shellcheck disable=SC2086 # several words
-    $launcher -n "$n" "$kvarve" "$command" "$@" --report "$runs/$name.part" </dev/null \
-        >"$runs/$name.out" 2>"$runs/$name.log"
-    status=$?
-    if [ $status -eq 0 ] && [ -s "$runs/$name.part" ]; then
-        n_done=$((n_done + 1))
-        mv "$runs/$name.part" "$runs/$name.json"
-    else
-        n_failed=$((n_failed + 1))
-        rm -f "$runs/$name.part"
-        say "$name failed with exit code $status: $(grep '^kvarve' "$runs/$name.log" | tail -n 1)"
-    fi
-    return $status
-}
+# ---- a run of kvarve generate ----
 
 # Any tokens will do: a walk through those that every model has.
 write_prompts() { # write_prompts FILE SEQUENCES TOKENS
@@ -145,8 +105,8 @@ generate() {
     name=$1 n=$2 prompts=$runs/prompts-$3x$4.jsonl at_once=$3 context=$4 new=$5
     shift 5
     [ -s "$prompts" ] || write_prompts "$prompts" "$at_once" "$context"
-    run "$name" "$n" generate --input "$prompts" --output /dev/null --max-tokens "$new" --temperature 0 --ignore-eos \
-        --sequences "$at_once" --context $((context + new)) "$@"
+    measure "$name" "$n" generate --input "$prompts" --output /dev/null --max-tokens "$new" --temperature 0 \
+        --ignore-eos --sequences "$at_once" --context $((context + new)) "$@"
 }
 
 # ---- the study ----
@@ -155,8 +115,8 @@ generate() {
 # enough to tell how times grow, and of a batch the shortest, as each of its sequences must read it.
 for n in $ranks; do
     times=$runs/times-r$n.json
-    run "measure-r$n" "$n" bench "$@" --measure "$times" --depths "0,$((longest / 2))" --batch-depths "0,$shortest" \
-        --sequences "$sequences" --chunk-tokens "$chunk" --repeats 2
+    measure "measure-r$n" "$n" bench "$@" --measure "$times" --depths "0,$((longest / 2))" \
+        --batch-depths "0,$shortest" --sequences "$sequences" --chunk-tokens "$chunk" --repeats 2
     [ -s "$times" ] || continue
     for context in $contexts; do
         for size in $chunks; do

@@ -43,7 +43,7 @@ a_study() {
     study 'lossless cachegen:1 cachegen:4 nothing:1' --file "$page"
     check 'a run that fails: exit code' "$status: $(tail -n 3 "$temp/err")" [ "$status" = 1 ]
     check 'a run that fails: is named' "$(tail -n 3 "$temp/err")" \
-        grep -q 'nothing-1 failed: .*--context-codec nothing:1: expected' "$temp/err"
+        grep -q 'nothing-1 failed with exit code 2: .*--context-codec nothing:1: expected' "$temp/err"
     check 'the table' "$(cat "$table")" has_figures
     check 'printed too' "$(cat "$temp/out")" grep -q '^  cachegen:4  *[0-9.]*  *[0-9.e-]* +- ' "$temp/out"
     for form in png svg; do
