@@ -18,6 +18,7 @@ typedef struct run_figures {
     rank_report *ranks;
     engine_times times;
     yardstick machine;
+    engine_loads loads;
     run_summary summary;
     double bytes_read_per_second, flops;
 } run_figures;
@@ -108,10 +109,10 @@ static void print_snapshots(const run_figures *f, const options *o, const engine
     const checkpoint_stats *s = &f->summary.saves;
     double load = most_seconds(f, REGION_LOAD), save = most_seconds(f, REGION_SAVE);
     double token_bytes = model_kv_token_bytes(engine_config(e), engine_device(e)->kv);
-    if (f->summary.reused_tokens > 0)
+    if (f->loads.n_loaded > 0)
         fprintf(stderr, "  %s: %lld tokens were not computed but loaded, in %.3f s (%.2f GB/s of K and V)\n",
-                o->resume, (long long)f->summary.reused_tokens, load,
-                per_second((double)f->summary.reused_tokens * token_bytes, load) / giga);
+                o->resume, (long long)f->loads.n_loaded, load,
+                per_second((double)f->loads.n_loaded * token_bytes, load) / giga);
     if (s->n_saves > 0)
         fprintf(stderr,
                 "  %s: %d save%s of %lld tokens, %.1f MiB in %.1f MiB of files (%.2fx) in %.3f s; the run "
@@ -205,6 +206,8 @@ static void put_rank(json_writer *w, const rank_report *r, int rank) {
 static void put_snapshots(json_writer *w, const run_figures *f) {
     const checkpoint_stats *s = &f->summary.saves;
     json_put_integer(w, "reused_tokens", f->summary.reused_tokens);
+    json_put_integer(w, "loaded_tokens", f->loads.n_loaded);
+    json_put_integer(w, "recomputed_tokens", f->loads.n_computed);
     json_put_number(w, "load_kv_seconds", most_seconds(f, REGION_LOAD));
     json_put_integer(w, "saves", s->n_saves);
     json_put_integer(w, "failed_saves", s->n_failed);
@@ -274,6 +277,7 @@ status report_run(comm *c, engine *e, const options *o, const run_summary *summa
     status st = STATUS_OK;
     if (comm_rank(c) == 0) {
         f.summary = *summary;
+        f.loads = engine_get_loads(e);
         double busy = f.times.prefill_seconds + f.times.decode_seconds, bytes = 0, flops = 0;
         for (int i = 0; i < n; i++) {
             bytes += f.ranks[i].stage.weight_bytes + f.ranks[i].stage.kv_bytes;

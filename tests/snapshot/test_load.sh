@@ -40,11 +40,20 @@ loaded() {
     sed -n 's/.*of what was cached, \([0-9]*\) positions were loaded and .*/\1/p' "$temp/err"
 }
 
+# The table at the end, and the report, tell the same.
+is_told_everywhere() {
+    for figure in "loaded_tokens\": $(loaded)" "recomputed_tokens\": $(computed)"; do
+        grep -q "^ *\"$figure,\$" "$temp/report.json" || return 1
+    done
+    grep -q ": $(loaded) tokens were not computed but loaded" "$temp/err"
+}
+
 slow() {
     for np in $some; do
-        resume $np "$saved" --load auto --io-bandwidth $((2000 / np))K
+        resume $np "$saved" --load auto --io-bandwidth $((2000 / np))K --report "$temp/report.json"
         ends_as "auto, $np ranks, both" 0 "$all/whole"
         check "auto, $np ranks, both: loaded" "$(loaded)" [ "$(loaded)" -gt 20 ]
+        check "auto, $np ranks, both: told" 'not the same everywhere' is_told_everywhere
         resume $np "$saved" --load auto
         ends_as "auto, $np ranks" 0 "$all/whole"
         check "auto, $np ranks: all loaded" "$(computed) computed" [ "$(computed)" -eq 0 ]
