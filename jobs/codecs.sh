@@ -29,51 +29,19 @@ command=$0
 [ -z "${SLURM_JOB_ID-}" ] || command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
 command=$(dirname "${command%%codecs.sh*}.")/
 . "${KVARVE_ROOT:-$command..}/jobs/study.sh"
-ranks=1
-[ -z "${SLURM_JOB_ID-}" ] || ranks=$SLURM_NTASKS
-prepare_ranks "$ranks"
+. "$kvarve_root/jobs/codecs/texts.sh"
 
-out=${OUT:-codecs} context=${CONTEXT:-1024} scored=${SCORED:-256} windows=${WINDOWS:-4} keys=${KEYS:-0}
+context=${CONTEXT:-1024} scored=${SCORED:-256} windows=${WINDOWS:-4} keys=${KEYS:-0}
 codecs=${CODECS:-cachegen:1 cachegen:2 cachegen:3 cachegen:4 kvarve:fast:1 kvarve:fast:2 kvarve:fast:3 kvarve:fast:4
     kvarve:fast:5 kvarve:small:1 kvarve:small:2 kvarve:small:3 kvarve:small:4 kvarve:small:5 kvarve:small:6}
 
-# Samples are for the tables, the file for the rest; the options for both.
-samples='' file=''
-for argument in "$@"; do
-    shift
-    case ${before-} in
-    --sample) samples="$samples$argument
-" ;;
-    --file) file=$argument ;;
-    *) case $argument in --sample | --file) ;; *) set -- "$@" "$argument" ;; esac ;;
-    esac
-    before=$argument
-done
 [ -n "$samples" ] || refuse "--sample TEXT is missing: what tables are calibrated on"
 [ -n "$file" ] || refuse "--file TEXT is missing: what codecs are judged by"
 case " $* " in *" --model"[\ =]*) ;; *) set -- "$@" --model "$kvarve_root/jobs/demo/model" ;; esac
-runs=$out/runs
-mkdir -p "$runs" || refuse "OUT=$out: that folder cannot be made"
-
-settings="$context $scored $windows $keys
+open_study "${OUT:-codecs}" "$context $scored $windows $keys
 $file
 $*"
-if [ -e "$out/settings" ] && [ "$settings" != "$(cat "$out/settings")" ]; then
-    refuse "OUT=$out holds another study: remove it, or choose another"
-fi
-printf '%s\n' "$settings" >"$out/settings"
-
-calibrate() { # calibrate OPTION...
-    while IFS= read -r sample; do
-        [ -z "$sample" ] || set -- "$@" --sample "$sample"
-    done <<END
-$samples
-END
-    run calibrate "$ranks" calibrate --windows "${CALIBRATED:-4}" --context $((context < 1024 ? context : 1024)) \
-        --output "$out/tables.part" "$@" &&
-        mv "$out/tables.part" "$out/tables.kvt"
-}
-[ -s "$out/tables.kvt" ] || calibrate "$@" || exit 1
+calibrate "${CALIBRATED:-4}" $((context < 1024 ? context : 1024)) "$@" || exit 1
 
 # number, mean or half REPORT KEY: what the codec's part of a report has of that name.
 line_of() {
