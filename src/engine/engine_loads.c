@@ -23,8 +23,9 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
 static double best_seconds(const load_race *r, double seconds, double seconds_per_row) {
     const int64_t n_loaded = r->n_tokens - r->edge;
     const double load = n_loaded > 0 ? (r->moved_at - r->begin) / (double)n_loaded : 0;
-    if (r->n_computed == 0 || !(load > 0) || !(seconds_per_row > 0)) return seconds;
-    return (double)r->n_tokens * load * seconds_per_row / (load + seconds_per_row);
+    const double compute_all = (double)r->n_tokens * seconds_per_row;
+    if (r->n_computed == 0 || !(seconds_per_row > 0)) return seconds;
+    return load > 0 ? compute_all * load / (load + seconds_per_row) : compute_all;
 }
 
 /* The sequence goes on once all of it is loaded, or computed, or on its way to be. */

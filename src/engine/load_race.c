@@ -8,12 +8,12 @@ enum {
     USUAL_TOKENS = 512 /* of a block, before one came */
 };
 
-/* A load that takes less is not worth a trial of how fast computing is, beside it; and before that it is not
- * known what it takes. */
+/* Where it is not known how fast computing is: a load that takes less is not worth a trial of that, and
+ * before that it is not known what it takes. */
 static const double trial_seconds = 0.25;
 
-/* Nor is a trial that takes more than this share of the load. */
-static const double trial_share = 0.1;
+/* Where it is about known: not if the trial takes more than this share of the load. */
+static const double trial_share = 0.25;
 
 /* Of an old figure and a new one. */
 static const double new_share = 0.5;
@@ -58,10 +58,12 @@ int load_race_rows(const load_race *r, double now, double seconds_per_row, int n
     if (left <= 0) return 0;
     if (r->is_stuck) return left < most ? (int)left : most;
     if (!(seconds_per_row > 0)) {
-        const bool is_long = now - r->begin >= trial_seconds && load * r->idle_share > trial_seconds;
         const int trial = left < TRIAL_ROWS ? (int)left : TRIAL_ROWS;
-        const bool is_dear = trial * r->usual_seconds_per_row > trial_share * load * r->idle_share;
-        return !is_long || is_dear || n_in_flight > 0 ? 0 : trial < most ? trial : most;
+        const double usual = trial * r->usual_seconds_per_row, idle = load * r->idle_share;
+        const double wait = usual > 0 && usual < trial_seconds ? usual : trial_seconds;
+        const bool is_cheap = usual > 0 ? usual <= trial_share * idle : idle > trial_seconds;
+        if (now - r->begin < wait || !is_cheap || n_in_flight > 0) return 0;
+        return trial < most ? trial : most;
     }
     double rows =
         free / (seconds_per_row + load / left); /* rows x seconds_per_row = loading of those behind */

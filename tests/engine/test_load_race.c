@@ -157,6 +157,13 @@ static void test_slow_computing(void) {
     CU_ASSERT(run(&s, &r) < 1.15 * best_split(&s));
 }
 
+/* Where computing was fast, a slow link is soon left alone. */
+static void test_short(void) {
+    load_race r;
+    const scene s = {steady, 300, 400, 0.3e-3, 2e-3, 0, 0.3e-3};
+    CU_ASSERT(run(&s, &r) < compute_all(&s) + 0.1);
+}
+
 /* Where no more comes, all that is left is computed. */
 static void test_stuck(void) {
     load_race r = load_race_begin(3000, 0, 0);
@@ -172,11 +179,9 @@ static void test_stuck(void) {
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"traces of a link", test_traces},
-        {"a quick link", test_quick},
-        {"slow computing", test_slow_computing},
-        {"a load that fails", test_stuck},
-        CU_TEST_INFO_NULL,
+        {"traces of a link", test_traces},       {"a quick link", test_quick},
+        {"slow computing", test_slow_computing}, {"a short load", test_short},
+        {"a load that fails", test_stuck},       CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "load_race", tests);
 }

