@@ -71,12 +71,13 @@ static status create_file(writer *w) {
 static status reserve_space(writer *w) {
     w->fd = open(w->path, O_RDWR | O_CLOEXEC);
     if (w->fd < 0) return status_fail("%s: cannot be opened: %s", w->path, strerror(errno));
-    const int64_t dataset_bytes = 4096, chunk_bytes = 64; /* of metadata, at most */
+    const int64_t dataset_bytes = 4096, chunk_bytes = 64;                  /* of metadata, at most */
+    const int64_t usual_share = kv_codec_is_exact(w->info->codec) ? 1 : 4; /* of others: far less yet */
     const kv_chunk largest = segment_largest_chunk(w->info);
+    const int64_t most = (int64_t)segment_chunk_max_bytes(w->info, &largest);
     const int64_t n_datasets = (int64_t)N_KV_PARTS * (w->info->last_layer - w->info->first_layer);
     return file_reserve(w->fd, w->path,
-                        w->n_entries * ((int64_t)segment_chunk_max_bytes(w->info, &largest) + chunk_bytes) +
-                            (n_datasets + 2) * dataset_bytes);
+                        w->n_entries * (most / usual_share + chunk_bytes) + (n_datasets + 2) * dataset_bytes);
 }
 
 /* A plain dataset is one stretch of the file from the beginning. */

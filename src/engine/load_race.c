@@ -54,7 +54,7 @@ double load_race_seconds_left(const load_race *r, double now) {
 
 int load_race_rows(const load_race *r, double now, double seconds_per_row, int n_in_flight, int most) {
     const double left = (double)(r->edge - r->n_computed), load = load_race_seconds_left(r, now);
-    const double free = load * r->idle_share - n_in_flight * seconds_per_row; /* for what is begun now */
+    const double spare = load * r->idle_share - n_in_flight * seconds_per_row; /* for what is begun now */
     if (left <= 0) return 0;
     if (r->is_stuck) return left < most ? (int)left : most;
     if (!(seconds_per_row > 0)) {
@@ -66,9 +66,9 @@ int load_race_rows(const load_race *r, double now, double seconds_per_row, int n
         return trial < most ? trial : most;
     }
     double rows =
-        free / (seconds_per_row + load / left); /* rows x seconds_per_row = loading of those behind */
-    if (left <= block_of(r)) rows = left;       /* one block, which comes as a whole or not at all */
+        spare / (seconds_per_row + load / left); /* rows x seconds_per_row = loading of those behind */
+    if (left <= block_of(r)) rows = left;        /* one block, which comes as a whole or not at all */
     if (rows < LEAST_ROWS) rows = left < LEAST_ROWS ? left : LEAST_ROWS;
-    if (rows * seconds_per_row > free) return 0;
+    if (rows * seconds_per_row > spare) return 0;
     return rows > most ? most : (int)rows;
 }
