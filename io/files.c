@@ -120,6 +120,17 @@ void file_start_writeback(int fd, int64_t offset, int64_t n_bytes) {
 #endif
 }
 
+status file_write(int fd, const char *path, const void *bytes, size_t n_bytes) {
+    for (size_t done = 0; done < n_bytes;) {
+        alive_say();
+        ssize_t put = write(fd, (const char *)bytes + done, n_bytes - done);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return status_fail("%s: cannot be written: %s", path, strerror(errno));
+        done += (size_t)put;
+    }
+    return STATUS_OK;
+}
+
 status file_write_all(const char *path, const void *bytes, size_t n_bytes) {
     struct stat info;
     bool is_stream = stat(path, &info) == 0 && !S_ISREG(info.st_mode);

@@ -38,6 +38,9 @@ status file_trim(int fd, const char *path, int64_t n_bytes);
 /* Let the system begin to write this range to the disk, so that less is left for file_flush. A hint. */
 void file_start_writeback(int fd, int64_t offset, int64_t n_bytes);
 
+/* Write on, all of it. */
+status file_write(int fd, const char *path, const void *bytes, size_t n_bytes);
+
 /* The file holds these bytes, or what it held before: a temporary beside it takes its place. A device or a
  * pipe is written to. */
 status file_write_all(const char *path, const void *bytes, size_t n_bytes);

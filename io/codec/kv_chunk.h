@@ -39,9 +39,22 @@ static inline int kv_chunk_count_parts(const kv_chunk *chunk) {
     return chunk->n_layers * chunk->n_parts;
 }
 
+/* Which layer, and which part of it, the i-th of them is. */
+static inline int kv_chunk_layer(const kv_chunk *chunk, int i) {
+    return chunk->first_layer + i / chunk->n_parts;
+}
+
+static inline kv_part kv_chunk_part(const kv_chunk *chunk, int i) {
+    return (kv_part)((int)chunk->part + i % chunk->n_parts);
+}
+
 /* Bytes of all its elements, and whether they are a number that can be, as above. */
 bool kv_chunk_all_are_valid(const kv_chunk *chunk);
 size_t kv_chunk_all_bytes(const kv_chunk *chunk);
+
+/* Of n elements and what a codec has made of them: adds their squares, and those of the differences. */
+void kv_chunk_compare(dtype type, const void *elements, const void *coded, size_t n, double *squares,
+                      double *errors);
 
 /* A token's position in its text, and how many positions of the text are known behind it. */
 typedef struct kv_token {

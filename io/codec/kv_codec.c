@@ -84,19 +84,6 @@ kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes) {
 
 /* ---- encode ---- */
 
-/* The squares of what differs, beside those of all. */
-static double compare_elements(const kv_chunk *chunk, const void *elements, const void *coded) {
-    const size_t n = kv_chunk_all_bytes(chunk) / dtype_bytes(chunk->shape.type);
-    double squares = 0, errors = 0;
-    for (size_t i = 0; i < n; i++) {
-        const double x = (double)float_at(chunk->shape.type, elements, i);
-        const double d = (double)float_at(chunk->shape.type, coded, i) - x;
-        squares += x * x;
-        errors += d * d;
-    }
-    return squares > 0 ? errors / squares : 0;
-}
-
 /* Encoders of a payload: its bytes, which has room for those of the chunk; 0: it would not be smaller. */
 
 static size_t encode_lossless(const kv_chunk *chunk, const void *elements, uint8_t *payload) {
@@ -119,7 +106,10 @@ static size_t encode_cachegen(const kv_coding *how, const kv_tables *tables, con
         status st = cachegen_decode(t, how->level, payload, n, &chunk->shape, coded);
         assert(st == STATUS_OK);
         (void)st;
-        *distortion = compare_elements(chunk, elements, coded);
+        double squares = 0, errors = 0;
+        kv_chunk_compare(chunk->shape.type, elements, coded, chunk_bytes / dtype_bytes(chunk->shape.type),
+                         &squares, &errors);
+        *distortion = squares > 0 ? errors / squares : 0;
         free(coded);
     }
     free(room);

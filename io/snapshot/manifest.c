@@ -40,13 +40,17 @@ void manifest_free(manifest *m) {
     *m = (manifest){0};
 }
 
+const segment_info *manifest_find_coded(const manifest *m) {
+    for (int64_t i = 0; i < m->n_segments; i++)
+        if (!kv_codec_is_exact(m->segments[i].codec)) return &m->segments[i];
+    return NULL;
+}
+
 int manifest_format(const manifest *m) {
-    int format = 1;
-    for (int64_t i = 0; i < m->n_segments; i++) {
-        if (!kv_codec_is_exact(m->segments[i].codec)) return 3;
-        if (m->segments[i].is_plain) format = 2;
-    }
-    return format;
+    if (manifest_find_coded(m)) return 3;
+    for (int64_t i = 0; i < m->n_segments; i++)
+        if (m->segments[i].is_plain) return 2;
+    return 1;
 }
 
 int64_t manifest_kv_tokens(const manifest_sequence *s) {

@@ -91,6 +91,9 @@ void manifest_free(manifest *m);
  * a codec that is not exact, 2 with a plain one, or else 1. */
 int manifest_format(const manifest *m);
 
+/* A segment of a codec that is not exact; NULL: there is none. */
+const segment_info *manifest_find_coded(const manifest *m);
+
 /* Positions of a sequence whose K and V are saved. */
 int64_t manifest_kv_tokens(const manifest_sequence *s);
 

@@ -9,7 +9,6 @@
 #include "io/files.h"
 #include "io/h5.h"
 #include "io/snapshot/manifest_private.h"
-#include "src/base/alive.h"
 #include "src/base/fault.h"
 
 /* ---- the HDF5 file, made in memory ---- */
@@ -226,17 +225,6 @@ static status make_image(const manifest *m, image *out, manifest_block *block) {
 
 /* ---- the file ---- */
 
-static status write_all(int fd, const char *path, const void *bytes, size_t n) {
-    for (size_t done = 0; done < n;) {
-        alive_say();
-        ssize_t put = write(fd, (const char *)bytes + done, n - done);
-        if (put < 0 && errno == EINTR) continue;
-        if (put < 0) return status_fail("%s: cannot be written: %s", path, strerror(errno));
-        done += (size_t)put;
-    }
-    return STATUS_OK;
-}
-
 static status write_temporary(const char *path, const char *block, const image *rest) {
     status st = status_at(fault_at("manifest-create"), "%s", path);
     if (st != STATUS_OK) return st;
@@ -245,8 +233,8 @@ static status write_temporary(const char *path, const char *block, const image *
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) return status_fail("%s: cannot be created: %s", path, strerror(errno));
     st = status_at(fault_at("manifest-write"), "%s", path);
-    if (st == STATUS_OK) st = write_all(fd, path, block, MANIFEST_BLOCK_BYTES);
-    if (st == STATUS_OK) st = write_all(fd, path, rest->bytes, rest->n_bytes);
+    if (st == STATUS_OK) st = file_write(fd, path, block, MANIFEST_BLOCK_BYTES);
+    if (st == STATUS_OK) st = file_write(fd, path, rest->bytes, rest->n_bytes);
     if (st == STATUS_OK) st = status_at(fault_at("manifest-flush"), "%s", path);
     if (st == STATUS_OK) st = file_flush(fd, path);
     close(fd);

@@ -63,11 +63,7 @@ static status write_flushed(const char *path, const void *bytes, size_t n_bytes)
     if (st != STATUS_OK) return st;
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0) return status_fail("%s: cannot be created: %s", path, strerror(errno));
-    for (size_t done = 0; st == STATUS_OK && done < n_bytes;) {
-        const ssize_t n = write(fd, (const char *)bytes + done, n_bytes - done);
-        if (n < 0 && errno != EINTR) st = status_fail("%s: cannot be written: %s", path, strerror(errno));
-        if (n > 0) done += (size_t)n;
-    }
+    st = file_write(fd, path, bytes, n_bytes);
     if (st == STATUS_OK) st = file_flush(fd, path);
     close(fd);
     return st;

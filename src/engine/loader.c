@@ -156,14 +156,13 @@ static void place(const loading *w, const piece *p, const segment_chunk *c, cons
     const size_t row_bytes = part_bytes / (size_t)c->chunk.shape.n_tokens;
     pthread_rwlock_rdlock(&w->order->writing);
     for (int k = 0; k < kv_chunk_count_parts(&c->chunk); k++) {
-        const int layer = c->chunk.first_layer + k / c->chunk.n_parts, mine = layer - l->slice.first_layer;
+        const int layer = kv_chunk_layer(&c->chunk, k), mine = layer - l->slice.first_layer;
         if (layer < l->slice.first_layer || layer >= l->slice.last_layer) continue;
-        const kv_part part = (kv_part)((int)c->chunk.part + k % c->chunk.n_parts);
         int64_t begin = kv_cache_first_kept(l->kv, w->order->slot, mine) - to_pos;
         if (begin < w->order->left_out - to_pos) begin = w->order->left_out - to_pos;
         if (begin < p->row0) begin = p->row0;
         if (begin >= end) continue;
-        kv_cache_write(l->kv, w->order->slot, mine, part, begin + to_pos, end - begin,
+        kv_cache_write(l->kv, w->order->slot, mine, kv_chunk_part(&c->chunk, k), begin + to_pos, end - begin,
                        elements + (size_t)k * part_bytes + (size_t)(begin - c->row0) * row_bytes);
     }
     pthread_rwlock_unlock(&w->order->writing);

@@ -121,8 +121,7 @@ static status read_chunk(void *context, const kv_chunk *chunk, int64_t row0, voi
     status st = STATUS_OK;
     if (!atomic_load(&v->hurries)) rest(v);
     for (int i = 0; st == STATUS_OK && i < kv_chunk_count_parts(chunk); i++)
-        st = read_rows(v, chunk->first_layer + i / chunk->n_parts,
-                       (kv_part)((int)chunk->part + i % chunk->n_parts), row0, chunk->shape.n_tokens,
+        st = read_rows(v, kv_chunk_layer(chunk, i), kv_chunk_part(chunk, i), row0, chunk->shape.n_tokens,
                        (char *)out + (size_t)i * part_bytes);
     return st;
 }

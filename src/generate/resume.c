@@ -72,17 +72,13 @@ status generate_check_weights(const generation *g, const engine *e) {
 
 /* What comes back from a codec that is not exact is not what was saved. */
 static void note_coding(const manifest *m, const char *dir) {
-    for (int64_t i = 0; i < m->n_segments; i++) {
-        const segment_info *s = &m->segments[i];
-        char text[KV_CODING_TEXT_BYTES];
-        if (kv_codec_is_exact(s->codec)) continue;
-        kv_coding_text(&(kv_coding){s->codec, s->level, 0}, text);
-        notice_add(
-            "--resume %s: its KV cache was coded by %s: what follows may differ from what the exact cache "
-            "would have given",
-            dir, text);
-        return;
-    }
+    const segment_info *s = manifest_find_coded(m);
+    char text[KV_CODING_TEXT_BYTES];
+    if (!s) return;
+    kv_coding_text(&(kv_coding){s->codec, s->level, 0}, text);
+    notice_add("--resume %s: its KV cache was coded by %s: what follows may differ from what the exact cache "
+               "would have given",
+               dir, text);
 }
 
 status generate_read_past(generation *g) {

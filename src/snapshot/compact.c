@@ -220,12 +220,6 @@ static status check_not_finer(const char *dir, const manifest *m, const kv_codin
     return STATUS_OK;
 }
 
-static bool has_coded(const manifest *m) {
-    for (int64_t i = 0; i < m->n_segments; i++)
-        if (!kv_codec_is_exact(m->segments[i].codec)) return true;
-    return false;
-}
-
 /* Everywhere those of rank 0: on another host, the file of that name may be another. Collective. */
 static status read_tables(comm *c, compaction *k, const options *o) {
     char *bytes = NULL;
@@ -260,7 +254,7 @@ static void note_coding(const compaction *k, const options *o) {
             "--tables %s: calibrated on another model than the snapshot's: expect more bits and larger "
             "errors",
             o->tables);
-    if (!kv_codec_is_exact(k->coding.codec) && has_coded(m))
+    if (!kv_codec_is_exact(k->coding.codec) && manifest_find_coded(m))
         notice_add(
             "%s: what was coded is coded a second time, and the errors of both add up; made from an exact "
             "snapshot, it would have those of one",

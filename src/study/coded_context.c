@@ -4,19 +4,7 @@
 #include <string.h>
 
 #include "io/codec/kv_codec.h"
-#include "kernels/convert.h"
 #include "src/base/memory.h"
-
-/* Of a part of a layer. */
-static void add_errors(dtype type, const char *exact, const char *coded, size_t n, kv_part part,
-                       coded_sums *sums) {
-    for (size_t i = 0; i < n; i++) {
-        const double x = (double)float_at(type, exact, i), d = (double)float_at(type, coded, i) - x;
-        sums->squares[part] += x * x;
-        sums->errors[part] += d * d;
-    }
-    sums->n_elements[part] += (double)n;
-}
 
 /* A chunk, whose tokens are at positions from pos0 on, with n_behind positions of the sequence behind it. */
 static status pass_chunk(const coded_context *c, kv_cache *kv, slice own, int slot, const kv_chunk *k,
@@ -31,18 +19,18 @@ static status pass_chunk(const coded_context *c, kv_cache *kv, slice own, int sl
     for (int32_t i = 0; i < n_tokens; i++)
         tokens[i] = (kv_token){(int32_t)pos0 + i, (int32_t)n_behind + n_tokens - 1 - i};
     for (int i = 0; st == STATUS_OK && i < n; i++)
-        st = kv_cache_read(kv, slot, k->first_layer + i / k->n_parts - own.first_layer,
-                           (kv_part)((int)k->part + i % k->n_parts), pos0, n_tokens,
-                           exact + (size_t)i * part_bytes);
+        st = kv_cache_read(kv, slot, kv_chunk_layer(k, i) - own.first_layer, kv_chunk_part(k, i), pos0,
+                           n_tokens, exact + (size_t)i * part_bytes);
     size_t n_bytes = 0;
     if (st == STATUS_OK) n_bytes = kv_frame_encode(&c->coding, c->tables, k, tokens, exact, frame);
     if (st == STATUS_OK) st = kv_frame_decode(frame, n_bytes, c->tables, k, coded);
     for (int i = 0; st == STATUS_OK && i < n; i++) {
-        const kv_part part = (kv_part)((int)k->part + i % k->n_parts);
-        const size_t at = (size_t)i * part_bytes;
-        kv_cache_write(kv, slot, k->first_layer + i / k->n_parts - own.first_layer, part, pos0, n_tokens,
-                       coded + at);
-        add_errors(c->type, exact + at, coded + at, part_bytes / dtype_bytes(c->type), part, sums);
+        const kv_part part = kv_chunk_part(k, i);
+        const size_t at = (size_t)i * part_bytes, n_elements = part_bytes / dtype_bytes(c->type);
+        kv_cache_write(kv, slot, kv_chunk_layer(k, i) - own.first_layer, part, pos0, n_tokens, coded + at);
+        kv_chunk_compare(c->type, exact + at, coded + at, n_elements, &sums->squares[part],
+                         &sums->errors[part]);
+        sums->n_elements[part] += (double)n_elements;
         sums->n_bytes[part] += (double)n_bytes / (double)n;
     }
     free(exact);
