@@ -27,8 +27,9 @@ bool kv_type_from_number(unsigned number, dtype *out) {
 
 /* ---- the frame: header, payload, checksum ---- */
 
-/* Exact codecs of one part of one layer make version 1, which older programs read. */
-enum { FIRST_VERSION = 1, NEWEST_VERSION = 2, CHECKSUM_BYTES = sizeof(uint64_t) };
+/* Exact codecs of one part of one layer make version 1, which older programs read; a frame with a base is
+ * version 3. */
+enum { FIRST_VERSION = 1, PARTS_VERSION, BASE_VERSION, CHECKSUM_BYTES = sizeof(uint64_t) };
 
 /* As in a file, little-endian. */
 typedef struct frame_header {
@@ -45,7 +46,15 @@ typedef struct frame_header {
     int16_t level;           /* of the coding */
 } frame_header;
 
+/* In version 3, the payload's beginning: of the base, the bytes from the header to its own checksum, and what
+ * is left of it without the rest. */
+typedef struct base_header {
+    uint32_t n_bytes;
+    uint16_t distortion, reserved; /* distortion: the upper half of a float32 */
+} base_header;
+
 _Static_assert(sizeof(frame_header) == KV_FRAME_HEADER_BYTES, "the header lies in memory as in a file");
+_Static_assert(sizeof(frame_header) + sizeof(base_header) == KV_FRAME_LOOK_BYTES, "so does the base's");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the header lies in memory as in a file");
 _Static_assert(KV_CODEC_NONE == 0 && KV_CODEC_LOSSLESS == 1 && KV_CODEC_CACHEGEN == 2 && KV_CODEC_FAST == 3 &&
                    KV_CODEC_SMALL == 4,
@@ -79,6 +88,13 @@ kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes) {
     claim.distortion = float_of_bf16(h.distortion);
     claim.codec = (kv_codec)h.codec;
     claim.tables_digest = h.tables_digest;
+    claim.base_distortion = claim.distortion;
+    base_header base;
+    if (h.version == BASE_VERSION && n_bytes >= KV_FRAME_LOOK_BYTES) {
+        memcpy(&base, (const uint8_t *)frame + sizeof h, sizeof base);
+        claim.base_bytes = base.n_bytes;
+        claim.base_distortion = float_of_bf16(base.distortion);
+    }
     return claim;
 }
 
@@ -116,20 +132,42 @@ static size_t encode_cachegen(const kv_coding *how, const kv_tables *tables, con
     return n;
 }
 
+static float distortion_of(const varve_report *r) {
+    return r->squares > 0 ? (float)(r->errors / r->squares) : 0;
+}
+
+/* With a base, that is followed by room for its checksum, and then by what refines it. */
 static size_t encode_varve(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
                            const kv_token *tokens, const void *elements, uint8_t *payload,
                            double *distortion) {
     assert(chunk->n_parts == N_KV_PARTS);
     const varve_chunk shape = {chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
-    varve_report report = {.n_numbers = 0};
-    text_buffer text = {0};
-    varve_encode(&tables->varve, how->codec == KV_CODEC_FAST ? VARVE_FAST : VARVE_SMALL, how->level, &shape,
-                 tokens, elements, &text, &report);
-    const size_t n = text.n < kv_chunk_all_bytes(chunk) ? text.n : 0;
-    if (n) memcpy(payload, text.data, n);
-    *distortion = report.squares > 0 ? report.errors / report.squares : 0;
-    free(text.data);
+    const varve_coding coding = {how->codec == KV_CODEC_FAST ? VARVE_FAST : VARVE_SMALL, how->level,
+                                 how->has_base ? VARVE_PLANES : 1};
+    varve_report reports[VARVE_PLANES] = {{.n_numbers = 0}};
+    text_buffer planes[VARVE_PLANES] = {{0}};
+    varve_encode(&tables->varve, &coding, &shape, tokens, elements, planes, reports);
+    const size_t extra = how->has_base ? sizeof(base_header) + CHECKSUM_BYTES : 0;
+    size_t n = extra + planes[0].n + planes[1].n;
+    if (n >= kv_chunk_all_bytes(chunk)) n = 0;
+    if (n && how->has_base) {
+        const base_header base = {(uint32_t)(sizeof(frame_header) + extra + planes[0].n),
+                                  bf16_of_float(distortion_of(&reports[0])), 0};
+        memcpy(payload, &base, sizeof base);
+        memcpy(payload + sizeof base, planes[0].data, planes[0].n);
+        memcpy(payload + extra + planes[0].n, planes[1].data, planes[1].n);
+    } else if (n) {
+        memcpy(payload, planes[0].data, planes[0].n);
+    }
+    *distortion = (double)distortion_of(&reports[coding.n_planes - 1]);
+    free(planes[0].data);
+    free(planes[1].data);
     return n;
+}
+
+static void put_checksum(uint8_t *frame, size_t n_bytes) {
+    const uint64_t checksum = kv_frame_checksum(frame, n_bytes);
+    memcpy(frame + n_bytes - CHECKSUM_BYTES, &checksum, sizeof checksum);
 }
 
 size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
@@ -157,11 +195,12 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
         .payload_bytes = payload_bytes,
     };
     if (!kv_codec_is_exact(how->codec) || kv_chunk_count_parts(chunk) != 1) {
-        header.version = NEWEST_VERSION;
+        header.version = PARTS_VERSION;
         header.first_layer = (uint16_t)chunk->first_layer;
         header.n_layers = (uint8_t)chunk->n_layers;
         header.parts = parts_of(chunk);
     }
+    if (codec != KV_CODEC_NONE && how->has_base) header.version = BASE_VERSION;
     if (!kv_codec_is_exact(codec)) {
         header.tables_digest = tables->digest;
         header.level = (int16_t)how->level;
@@ -169,9 +208,9 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
     }
     memcpy(header.magic, magic, sizeof magic);
     memcpy(frame, &header, sizeof header);
-    size_t n_bytes = sizeof header + payload_bytes + CHECKSUM_BYTES;
-    uint64_t checksum = kv_frame_checksum(frame, n_bytes);
-    memcpy(payload + payload_bytes, &checksum, sizeof checksum);
+    const size_t n_bytes = sizeof header + payload_bytes + CHECKSUM_BYTES;
+    if (header.version == BASE_VERSION) put_checksum(frame, kv_frame_look(frame, n_bytes).base_bytes);
+    put_checksum(frame, n_bytes);
     return n_bytes;
 }
 
@@ -205,27 +244,44 @@ static status check_extras(const frame_header *h) {
                              kv_codec_name((kv_codec)h->codec));
     if (h->version == FIRST_VERSION && (has_layers || !is_exact))
         return status_refuse("frame of version 1 with what only later ones have");
+    if (h->version == BASE_VERSION && h->codec < KV_CODEC_FAST)
+        return status_refuse("frame of the codec %s with a base, which it cannot have",
+                             kv_codec_name((kv_codec)h->codec));
     if (h->codec == KV_CODEC_CACHEGEN && (h->level < 1 || h->level > CACHEGEN_LEVELS))
         return status_refuse("frame of the level %d of CacheGen's", h->level);
     return STATUS_OK;
 }
 
-/* All but what the payload means. */
-static status check_frame(const void *frame, size_t n_bytes, const kv_chunk *chunk, frame_header *header) {
+/* Of a frame with a base: does it lie within the frame? is_base: nothing else is there. */
+static status check_base(const void *frame, size_t n_bytes, bool is_base) {
+    base_header base;
+    if (n_bytes < KV_FRAME_LOOK_BYTES + CHECKSUM_BYTES)
+        return status_refuse("frame of %zu bytes, which is shorter than its base's header", n_bytes);
+    memcpy(&base, (const uint8_t *)frame + sizeof(frame_header), sizeof base);
+    if (base.reserved || base.n_bytes < KV_FRAME_LOOK_BYTES + CHECKSUM_BYTES ||
+        (is_base ? base.n_bytes != n_bytes : base.n_bytes > n_bytes - CHECKSUM_BYTES))
+        return status_refuse("frame with a base of %u bytes, but there are %zu", base.n_bytes, n_bytes);
+    return STATUS_OK;
+}
+
+/* All but what the payload means. is_base: the bytes are those of a base only. */
+static status check_frame(const void *frame, size_t n_bytes, bool is_base, const kv_chunk *chunk,
+                          frame_header *header) {
     if (n_bytes < sizeof *header + CHECKSUM_BYTES)
         return status_refuse("frame of %zu bytes, which is shorter than its header", n_bytes);
     memcpy(header, frame, sizeof *header);
     if (memcmp(header->magic, magic, sizeof magic) != 0)
         return status_refuse("no frame: its first bytes are others");
-    if (header->version > NEWEST_VERSION)
+    if (header->version > BASE_VERSION)
         return status_refuse("frame of version %u, this program reads up to %d", header->version,
-                             NEWEST_VERSION);
+                             BASE_VERSION);
     if (header->version == 0) return status_refuse("frame of version 0, which does not exist");
+    if (is_base && header->version != BASE_VERSION) return status_refuse("frame that has no base");
     uint64_t checksum;
     memcpy(&checksum, (const uint8_t *)frame + n_bytes - CHECKSUM_BYTES, sizeof checksum);
     if (checksum != kv_frame_checksum(frame, n_bytes))
         return status_refuse("the frame's checksum does not match");
-    if (header->payload_bytes != n_bytes - sizeof *header - CHECKSUM_BYTES)
+    if (!is_base && header->payload_bytes != n_bytes - sizeof *header - CHECKSUM_BYTES)
         return status_refuse("frame with a payload of %llu bytes, but there are %zu",
                              (unsigned long long)header->payload_bytes,
                              n_bytes - sizeof *header - CHECKSUM_BYTES);
@@ -233,12 +289,13 @@ static status check_frame(const void *frame, size_t n_bytes, const kv_chunk *chu
         return status_refuse("frame of the unknown codec %u: a newer version of this program may read it",
                              header->codec);
     status st = check_extras(header);
+    if (st == STATUS_OK && header->version == BASE_VERSION) st = check_base(frame, n_bytes, is_base);
     return st == STATUS_OK ? check_shape(header, chunk) : st;
 }
 
 status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk *chunk) {
     frame_header header;
-    return check_frame(frame, n_bytes, chunk, &header);
+    return check_frame(frame, n_bytes, false, chunk, &header);
 }
 
 /* Are these the tables that the frame was made with, and do they have what the chunk asks for? */
@@ -255,24 +312,40 @@ static status check_tables(const frame_header *header, const kv_tables *t, const
                          t->shape.n_layers, t->shape.n_kv_heads, t->shape.head_dim);
 }
 
-static status decode_varve(const kv_tables *t, const frame_header *header, const uint8_t *payload,
-                           const kv_chunk *chunk, void *elements) {
+static status decode_varve(const kv_tables *t, const frame_header *header, const varve_plane *planes,
+                           int n_planes, const kv_chunk *chunk, void *elements) {
     const varve_chunk shape = {chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
     if (chunk->n_parts != N_KV_PARTS || chunk->n_layers > VARVE_MOST_LAYERS)
         return status_refuse("frame of the codec %s of %d parts of %d layers",
                              kv_codec_name((kv_codec)header->codec), chunk->n_parts, chunk->n_layers);
-    return varve_decode(&t->varve, payload, header->payload_bytes, &shape, elements);
+    return varve_decode(&t->varve, planes, n_planes, &shape, elements);
 }
 
-status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
-                       void *elements) {
+/* The planes of a frame of kvarve's, or the first. */
+static int find_planes(const frame_header *header, const uint8_t *frame, size_t n_bytes, bool is_base,
+                       varve_plane planes[VARVE_PLANES]) {
+    const size_t base_bytes = kv_frame_look(frame, n_bytes).base_bytes;
+    planes[0] = (varve_plane){frame + sizeof *header, header->payload_bytes};
+    if (header->version != BASE_VERSION) return 1;
+    planes[0] = (varve_plane){frame + KV_FRAME_LOOK_BYTES, base_bytes - KV_FRAME_LOOK_BYTES - CHECKSUM_BYTES};
+    if (is_base) return 1;
+    planes[1] = (varve_plane){frame + base_bytes, n_bytes - CHECKSUM_BYTES - base_bytes};
+    return VARVE_PLANES;
+}
+
+static status decode(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                     const kv_chunk *chunk, void *elements) {
     frame_header header;
-    status st = check_frame(frame, n_bytes, chunk, &header);
+    varve_plane planes[VARVE_PLANES];
+    status st = check_frame(frame, n_bytes, is_base, chunk, &header);
     if (st == STATUS_OK && !kv_codec_is_exact((kv_codec)header.codec))
         st = check_tables(&header, tables, chunk);
     if (st != STATUS_OK) return st;
     const uint8_t *payload = (const uint8_t *)frame + sizeof header;
-    if (header.codec >= KV_CODEC_FAST) return decode_varve(tables, &header, payload, chunk, elements);
+    if (header.codec >= KV_CODEC_FAST) {
+        const int n_planes = find_planes(&header, frame, n_bytes, is_base, planes);
+        return decode_varve(tables, &header, planes, n_planes, chunk, elements);
+    }
     if (header.codec != KV_CODEC_NONE && kv_chunk_count_parts(chunk) != 1)
         return status_refuse("frame of the codec %s of more than one part of a layer",
                              kv_codec_name((kv_codec)header.codec));
@@ -286,4 +359,14 @@ status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *table
                              (unsigned long long)header.payload_bytes, kv_chunk_all_bytes(chunk));
     memcpy(elements, payload, kv_chunk_all_bytes(chunk));
     return STATUS_OK;
+}
+
+status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
+                       void *elements) {
+    return decode(frame, n_bytes, false, tables, chunk, elements);
+}
+
+status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
+                            void *elements) {
+    return decode(frame, n_bytes, true, tables, chunk, elements);
 }

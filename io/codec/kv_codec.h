@@ -29,7 +29,8 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
 /* The checksum that a frame carries, of all of its other bytes. Frames of fewer bytes than a header: 0. */
 uint64_t kv_frame_checksum(const void *frame, size_t n_bytes);
 
-enum { KV_FRAME_HEADER_BYTES = 48 };
+/* Of a header; and of a frame with a base, also what that says of itself. */
+enum { KV_FRAME_HEADER_BYTES = 48, KV_FRAME_LOOK_BYTES = 56 };
 
 /* What a frame says of itself, in its header, unchecked. */
 typedef struct kv_frame_claim {
@@ -41,15 +42,25 @@ typedef struct kv_frame_claim {
                          that kvarve's codecs make of them */
     kv_codec codec;
     uint64_t tables_digest; /* 0: it needs none */
+    size_t base_bytes;      /* that its base takes, from the first on; 0: it has none */
+    float base_distortion;  /* of the base alone; of a frame without one that of all */
 } kv_frame_claim;
 
-kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes); /* zeros, if it is too short to say */
+/* KV_FRAME_LOOK_BYTES are enough; zeros, if it is too short to say. */
+kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes);
 
 /* Decode n_bytes, none of which is trusted, that must be a frame of this chunk. Refuses a newer version,
  * another shape, other tables, and whatever does not match its checksum; elements may be overwritten then.
  * tables: NULL if there are none. */
 status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                        void *elements);
+
+/* How much of a frame is wanted. */
+typedef enum kv_planes { KV_ALL_PLANES, KV_BASE_ONLY } kv_planes;
+
+/* The same of the base of a frame: its first n_bytes, which are all that it takes. */
+status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
+                            void *elements);
 
 /* Check a frame as kv_frame_decode does, without decoding it: shape and checksum. */
 status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk *chunk);

@@ -43,17 +43,25 @@ static bool parse_level(const char *text, int n_levels, int *out) {
     return strlen(text) == 1 && *out >= 1 && *out <= n_levels;
 }
 
-/* A level, or bits of an element. */
+static const char with_base[] = "+base";
+
+/* A level, or bits of an element; and a base. */
 static bool parse_step(const char *text, kv_coding *out) {
     static const double least = 0.05, most = 8;
-    char *end = NULL;
+    char step[32], *end = NULL;
+    const char *extra = strchr(text, with_base[0]);
     int level = 0;
-    if (parse_level(text, VARVE_LEVELS, &level)) {
+    out->has_base = extra && strcmp(extra, with_base) == 0;
+    const size_t n = out->has_base ? (size_t)(extra - text) : strlen(text);
+    if (n >= sizeof step) return false;
+    memcpy(step, text, n);
+    step[n] = '\0';
+    if (parse_level(step, VARVE_LEVELS, &level)) {
         out->level = step_level_of(level);
         return true;
     }
-    out->bits = strtod(text, &end);
-    return text[0] >= '0' && text[0] <= '9' && strcmp(end, "b") == 0 && out->bits >= least &&
+    out->bits = strtod(step, &end);
+    return step[0] >= '0' && step[0] <= '9' && strcmp(end, "b") == 0 && out->bits >= least &&
            out->bits <= most;
 }
 
@@ -72,14 +80,16 @@ status kv_coding_parse(const char *text, kv_coding *out) {
     }
     return status_refuse("expected none, lossless, cachegen:1 to cachegen:%d, kvarve:fast:1 to "
                          "kvarve:fast:%d, or bits of an element as in kvarve:fast:2.1b; or kvarve:small in "
-                         "place of kvarve:fast",
+                         "place of kvarve:fast; both also with a base that can be loaded first, as in "
+                         "kvarve:small:3+base",
                          CACHEGEN_LEVELS, VARVE_LEVELS);
 }
 
-bool kv_coding_is_valid(kv_codec codec, int level) {
-    if (kv_codec_is_exact(codec)) return level == 0;
-    if (codec == KV_CODEC_CACHEGEN) return level >= 1 && level <= CACHEGEN_LEVELS;
-    return level >= FINEST_STEP_LEVEL && level <= COARSEST_STEP_LEVEL;
+bool kv_coding_is_valid(const kv_coding *c) {
+    if (c->has_base && c->codec < KV_CODEC_FAST) return false;
+    if (kv_codec_is_exact(c->codec)) return c->level == 0;
+    if (c->codec == KV_CODEC_CACHEGEN) return c->level >= 1 && c->level <= CACHEGEN_LEVELS;
+    return c->level >= FINEST_STEP_LEVEL && c->level <= COARSEST_STEP_LEVEL;
 }
 
 void kv_coding_settle(kv_coding *c, const kv_tables *tables) {
@@ -99,18 +109,18 @@ double kv_coding_step(const kv_coding *c) {
 }
 
 void kv_coding_text(const kv_coding *c, char text[KV_CODING_TEXT_BYTES]) {
-    const char *name = codec_names[c->codec];
+    const char *name = codec_names[c->codec], *base = c->has_base ? with_base : "";
     const int level = (c->level + 9) / 2;
     if (kv_codec_is_exact(c->codec))
         snprintf(text, KV_CODING_TEXT_BYTES, "%s", name);
     else if (c->codec == KV_CODEC_CACHEGEN)
         snprintf(text, KV_CODING_TEXT_BYTES, "%s:%d", name, c->level);
     else if (c->bits > 0)
-        snprintf(text, KV_CODING_TEXT_BYTES, "%s:%.9gb", name, c->bits);
+        snprintf(text, KV_CODING_TEXT_BYTES, "%s:%.9gb%s", name, c->bits, base);
     else if (level >= 1 && level <= VARVE_LEVELS && step_level_of(level) == c->level)
-        snprintf(text, KV_CODING_TEXT_BYTES, "%s:%d", name, level);
+        snprintf(text, KV_CODING_TEXT_BYTES, "%s:%d%s", name, level, base);
     else
-        snprintf(text, KV_CODING_TEXT_BYTES, "%s, step %.4g", name, kv_coding_step(c));
+        snprintf(text, KV_CODING_TEXT_BYTES, "%s%s, step %.4g", name, base, kv_coding_step(c));
 }
 
 /* ---- chunks ---- */

@@ -26,16 +26,18 @@ static inline bool kv_codec_is_exact(kv_codec codec) {
 
 typedef struct kv_coding {
     kv_codec codec;
-    int level;   /* CacheGen's, from 1 to CACHEGEN_LEVELS, or kvarve's step_level (varve.h); else 0 */
-    double bits; /* an element, for which the level is to be found; 0: it is known */
+    int level;     /* CacheGen's, from 1 to CACHEGEN_LEVELS, or kvarve's step_level (varve.h); else 0 */
+    double bits;   /* an element, for which the level is to be found; 0: it is known */
+    bool has_base; /* of kvarve's: in two planes, of which the first can be loaded by itself */
 } kv_coding;
 
-/* From "lossless", "none", "cachegen:2", "kvarve:fast:3", "kvarve:small:1.1b". Refuses all else with what
- * there is. */
+/* From "lossless", "none", "cachegen:2", "kvarve:fast:3", "kvarve:small:1.1b", "kvarve:small:3+base". Refuses
+ * all else with what there is. */
 status kv_coding_parse(const char *text, kv_coding *out);
 
-/* Is there such a level of this codec? To be asked of what comes from a file. */
-bool kv_coding_is_valid(kv_codec codec, int level);
+/* Is there such a level of this codec, and can it have a base? To be asked of what comes from a file. Bits do
+ * not count. */
+bool kv_coding_is_valid(const kv_coding *c);
 
 /* Find the level of so many bits, if it is not known. */
 void kv_coding_settle(kv_coding *c, const kv_tables *tables);

@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "io/codec/varve_planes.h"
 #include "io/files.h"
 
 enum { FILE_VERSION = 2, MOST_LAYERS = 4096 };
@@ -78,8 +79,9 @@ static status read_parts(kv_tables *t, byte_reader r) {
         st = status_at(st, "layer %d", layer);
     }
     if (st == STATUS_OK) st = varve_read_classes(&r, &t->varve.classes);
-    if (st != STATUS_OK || r.n == 0) return st;
-    return status_refuse("%zu bytes behind the last tables", r.n);
+    if (st == STATUS_OK && r.n > 0) st = status_refuse("%zu bytes behind the last tables", r.n);
+    if (st == STATUS_OK) varve_make_planes(&t->varve);
+    return st;
 }
 
 static status parse(const char *bytes, size_t n, kv_tables *t) {

@@ -14,13 +14,17 @@
  * the bases, made from other texts, would lose too much. The last 32 positions have a quarter of the step,
  * and the 96 before them half: most rows that come attend to those.
  *
+ * A chunk may be coded in two planes (io/codec/varve_planes.h): the base, which can be decoded by itself, is
+ * three times as coarse, and what refines it makes of it what one plane would have held. Layers that are
+ * predicted from a coarse one drift: of VARVE_SMALL, a base alone has more errors than one plane of its step.
+ *
  * Symbols are in tiles of 32 tokens, layer by layer, each token a lane of one stream (io/codec/rans.h). What
  * is decoded is the same bits on every processor: sums are of integers, and what is left is float32 in a
  * fixed order. All functions are Local; any number of threads may use one varve_tables. */
 #pragma once
 
 #include "io/codec/kv_chunk.h"
-#include "io/codec/varve_tables.h"
+#include "io/codec/varve_planes.h"
 #include "kernels/dtype.h"
 
 enum { VARVE_LARGEST_SYMBOL = 511, VARVE_MOST_LAYERS = 128, VARVE_EXACT_POSITIONS = 4 };
@@ -32,6 +36,12 @@ static const double varve_sink_share = 0.4;
 
 /* The root of the sum of squares of n elements. */
 double varve_norm(dtype type, const void *elements, size_t n);
+
+/* How a chunk is coded: with a step of 2^(step_level / VARVE_OCTAVE), in 1 plane or in VARVE_PLANES. */
+typedef struct varve_coding {
+    varve_kind kind;
+    int step_level, n_planes;
+} varve_coding;
 
 /* Elements [n_layers, N_KV_PARTS, n_tokens, heads, width] of layers from first_layer on. */
 typedef struct varve_chunk {
@@ -50,11 +60,18 @@ typedef struct varve_report {
  * no finer step, and without what stands in front of the symbols. */
 double varve_expected_bits(const varve_tables *t, varve_kind kind, int step_level, int n_layers);
 
-/* Append the payload of a chunk at a step of 2^(step_level / VARVE_OCTAVE); adds to *report. */
-void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
-                  const kv_token *tokens, const void *elements, text_buffer *payload, varve_report *report);
+/* Append each plane of a chunk to one of planes, and add to one of reports what becomes of the chunk with it
+ * and those before: [how->n_planes]. */
+void varve_encode(const varve_tables *t, const varve_coding *how, const varve_chunk *chunk,
+                  const kv_token *tokens, const void *elements, text_buffer *planes, varve_report *reports);
 
-/* Decode n_bytes, none of which is trusted, to a chunk of this shape; elements may be overwritten also when
- * they are refused. */
-status varve_decode(const varve_tables *t, const void *payload, size_t n_bytes, const varve_chunk *chunk,
+/* The bytes of a plane. */
+typedef struct varve_plane {
+    const void *bytes;
+    size_t n_bytes;
+} varve_plane;
+
+/* Decode the first n_planes of those that the chunk was coded to, none of which is trusted, to a chunk of
+ * this shape; elements may be overwritten also when they are refused. */
+status varve_decode(const varve_tables *t, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
                     void *elements);

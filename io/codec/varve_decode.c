@@ -8,12 +8,17 @@ typedef struct decoder {
     varve_tile tile;
     const varve_chunk *chunk;
     varve_head head;
+    float step; /* of what is decoded */
     byte_reader runs, grades, marks, kept, escapes;
-    rans_decoder stream;
-    uint32_t mark, next_mark;    /* the next mark, and how many were taken before it */
-    int64_t *positions;          /* [n_tokens] */
-    const varve_class **classes; /* of a basis's components [numbers], and */
-    int8_t *symbols;             /* [numbers, TILE] */
+    int n_planes; /* that are decoded */
+    rans_decoder streams[VARVE_PLANES];
+    uint32_t mark, next_mark; /* the next mark, and how many were taken before it */
+    int64_t *positions;       /* [n_tokens] */
+    /* Of a basis's components [numbers]: what the first plane's symbols are of, what refines them, and what
+     * becomes of both. */
+    const varve_class **first, **classes;
+    const varve_digits **refined_by;
+    int8_t *symbols, *digits, *whole; /* [numbers, TILE] */
     char *elements;
 } decoder;
 
@@ -61,50 +66,67 @@ static void next_mark(decoder *d) {
     d->next_mark++;
 }
 
-static bool begin(decoder *d, const void *payload, size_t n_bytes) {
-    byte_reader r = {payload, n_bytes, false};
+static bool begin(decoder *d, const varve_plane *planes) {
+    byte_reader r = {planes[0].bytes, planes[0].n_bytes, false};
     const size_t n_tiles = ((size_t)d->chunk->n_tokens - 1) / VARVE_TILE + 1;
     byte_reader_take(&r, &d->head, sizeof d->head);
-    if (r.is_short || d->head.version != 1 || d->head.kind >= N_VARVE_KINDS || !(d->head.step > 0) ||
-        !isfinite(d->head.step) || abs(d->head.step_level) > 1000 || d->head.n_runs < 1 ||
-        d->head.n_runs > (uint32_t)d->chunk->n_tokens)
+    if (r.is_short || d->head.n_planes < d->n_planes || d->head.n_planes > VARVE_PLANES ||
+        d->head.kind >= N_VARVE_KINDS || !(d->head.step > 0) || !isfinite(d->head.step) ||
+        abs(d->head.step_level) > 1000 || d->head.n_runs < 1 || d->head.n_runs > (uint32_t)d->chunk->n_tokens)
         return false;
     return split(&r, d->head.n_runs * sizeof(varve_run), &d->runs) && read_positions(d) &&
            split(&r, (n_tiles + 3) / 4 * 4, &d->grades) &&
            split(&r, (size_t)d->head.n_marks * sizeof(uint32_t), &d->marks) &&
            split(&r, count_kept(d), &d->kept) &&
            split(&r, (size_t)d->head.n_escapes * sizeof(int16_t), &d->escapes) &&
-           rans_decoder_begin(&d->stream, (const uint8_t *)r.at, r.n);
+           rans_decoder_begin(&d->streams[0], (const uint8_t *)r.at, r.n) &&
+           (d->n_planes == 1 || rans_decoder_begin(&d->streams[1], planes[1].bytes, planes[1].n_bytes));
 }
 
 /* ---- a layer of a tile ---- */
 
 /* Of a component of a pair, what its symbols do not say. */
-static void take_escapes(decoder *d, const varve_class *of, const int8_t *symbols, int16_t *pair) {
-    const int8_t escape = (int8_t)(of->most + 1);
+static void take_escapes(decoder *d, int component, int16_t *pair) {
+    const int8_t *symbols = d->symbols + component * VARVE_TILE, *digits = d->digits + component * VARVE_TILE;
+    const int8_t escape = (int8_t)(d->first[component]->most + 1);
     if (!memchr(symbols, escape, VARVE_TILE)) return;
     for (int lane = 0; lane < VARVE_TILE; lane++) {
         int16_t symbol;
         if (symbols[lane] != escape) continue;
         byte_reader_take(&d->escapes, &symbol, sizeof symbol);
-        if (abs(symbol) > VARVE_LARGEST_SYMBOL) symbol = 0;
-        pair[2 * lane] = varve_component(of->shifts, symbol);
+        int whole = d->n_planes == 1 ? symbol : VARVE_PLANE_RATIO * symbol + digits[lane];
+        if (abs(whole) > VARVE_LARGEST_SYMBOL) whole = 0;
+        pair[2 * lane] = varve_component(d->classes[component]->shifts, whole);
+    }
+}
+
+/* The classes of a basis's components. */
+static void find_classes(decoder *d, const varve_basis *b, int grade) {
+    const varve_tables *t = d->tile.tables;
+    for (int c = 0; c < b->n; c++) {
+        const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], d->head.step_level);
+        d->first[c] = d->head.n_planes == 1 ? &t->classes[at] : &t->coarse[at];
+        d->classes[c] = d->n_planes == 1 ? d->first[c] : &t->classes[at];
+        d->refined_by[c] = t->classes[at].is_silent ? NULL : &t->digits[at];
     }
 }
 
 static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int grade, uint32_t coded) {
-    const varve_tile *tile = &d->tile;
+    const varve_loops *loops = d->tile.loops;
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
-        int16_t *components = tile->components + (size_t)b->first * VARVE_TILE;
-        for (int c = 0; c < b->n; c++) {
-            const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], d->head.step_level);
-            d->classes[c] = &tile->tables->classes[at];
+        int16_t *components = d->tile.components + (size_t)b->first * VARVE_TILE;
+        const int8_t *whole = d->symbols;
+        find_classes(d, b, grade);
+        loops->take(&d->streams[0], d->first, b->n, coded, d->symbols);
+        if (d->n_planes > 1) {
+            loops->refine(&d->streams[1], d->refined_by, b->n, coded, d->symbols, d->digits);
+            for (int i = 0; i < b->n * VARVE_TILE; i++)
+                d->whole[i] = (int8_t)(VARVE_PLANE_RATIO * d->symbols[i] + d->digits[i]);
+            whole = d->whole;
         }
-        tile->loops->take(&d->stream, d->classes, b->n, coded, d->symbols);
-        tile->loops->dequantise(d->classes, b->n, d->symbols, components);
+        loops->dequantise(d->classes, b->n, whole, components);
         for (int c = 0; c < b->n; c++)
-            if (!d->classes[c]->is_silent)
-                take_escapes(d, d->classes[c], d->symbols + c * VARVE_TILE, varve_pair(components, c, 0));
+            if (!d->first[c]->is_silent) take_escapes(d, c, varve_pair(components, c, 0));
     }
 }
 
@@ -143,7 +165,7 @@ static bool decode_layer(decoder *d, int tile, int layer, int grade) {
     }
     take_symbols(d, bases, n_bases, grade, coded);
     varve_tile_predict(&d->tile, model_layer, layer == 0);
-    varve_tile_rebuild(&d->tile, model_layer, layer == 0, d->head.step * varve_grade_factors[grade]);
+    varve_tile_rebuild(&d->tile, model_layer, layer == 0, d->step * varve_grade_factors[grade]);
     for (int part = 0; part < N_KV_PARTS; part++)
         varve_tile_store(&d->tile, model_layer, (kv_part)part, d->chunk->type,
                          elements_of(d, layer, part, tile * VARVE_TILE));
@@ -168,23 +190,40 @@ static bool decode_tile(decoder *d, int tile) {
     return true;
 }
 
-status varve_decode(const varve_tables *t, const void *payload, size_t n_bytes, const varve_chunk *chunk,
+/* All of the streams was used, and all else. */
+static bool is_over(const decoder *d) {
+    bool over = d->next_mark == d->head.n_marks + 1 && d->escapes.n == 0 && !d->escapes.is_short;
+    for (int i = 0; i < d->n_planes; i++)
+        over = over && rans_is_over(&d->streams[i]);
+    return over;
+}
+
+status varve_decode(const varve_tables *t, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
                     void *elements) {
-    decoder d = {.chunk = chunk, .elements = elements};
-    d.positions = mem_new((size_t)chunk->n_tokens, sizeof *d.positions);
+    decoder d = {.chunk = chunk, .elements = elements, .n_planes = n_planes};
     varve_tile_open(t, VARVE_FAST, &d.tile);
-    d.classes = mem_new((size_t)d.tile.n_numbers, sizeof *d.classes);
-    d.symbols = mem_new((size_t)d.tile.n_numbers, VARVE_TILE);
-    bool good = begin(&d, payload, n_bytes);
+    const size_t n = (size_t)d.tile.n_numbers;
+    d.positions = mem_new((size_t)chunk->n_tokens, sizeof *d.positions);
+    d.first = mem_new(n, sizeof *d.first);
+    d.classes = mem_new(n, sizeof *d.classes);
+    d.refined_by = mem_new(n, sizeof *d.refined_by);
+    d.symbols = mem_new(n, VARVE_TILE);
+    d.digits = mem_new(n, VARVE_TILE);
+    d.whole = mem_new(n, VARVE_TILE);
+    bool good = begin(&d, planes);
     d.tile.kind = (varve_kind)d.head.kind;
+    d.step = d.head.n_planes > n_planes ? VARVE_PLANE_RATIO * d.head.step : d.head.step;
     next_mark(&d);
     for (int tile = 0; good && tile * VARVE_TILE < chunk->n_tokens; tile++)
         good = decode_tile(&d, tile);
-    good = good && d.next_mark == d.head.n_marks + 1 && d.escapes.n == 0 && !d.escapes.is_short &&
-           rans_is_over(&d.stream);
+    good = good && is_over(&d);
     varve_tile_close(&d.tile);
     free(d.positions);
+    free(d.first);
     free(d.classes);
+    free(d.refined_by);
     free(d.symbols);
+    free(d.digits);
+    free(d.whole);
     return good ? STATUS_OK : status_refuse("a chunk of kvarve that is damaged");
 }

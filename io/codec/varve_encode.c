@@ -11,27 +11,28 @@
  * what is usual. */
 static const float poor_error = 0.5f;
 
-/* What is being put together. */
+/* What is being put together. tiles: as they are decoded without the last plane (of two), and with all. */
 typedef struct encoder {
-    varve_tile tile;
+    varve_tile tiles[VARVE_PLANES];
+    varve_tile *tile, *coarse; /* the last one of them, and the one before; NULL: none */
     const varve_chunk *chunk;
     const kv_token *tokens;
-    int step_level;
+    int n_planes, step_level;
     float step;
     varve_rounding rounding[VARVE_CLASSES];
     text_buffer marks, kept, escapes;
-    rans_range *ranges; /* [n_ranges] */
+    rans_range *ranges[VARVE_PLANES]; /* [n_ranges] */
     size_t n_ranges;
     float *values, *rest, *found; /* [numbers, TILE] of the tile: wanted; less the prediction; components */
     int16_t *symbols;             /* [numbers, TILE] */
     uint32_t coded;               /* lanes */
-    varve_report *report;
+    varve_report *reports;        /* [n_planes] */
 } encoder;
 
 /* ---- a layer of a tile ---- */
 
 static size_t token_bytes(const encoder *e) {
-    return varve_token_bytes(&e->tile.tables->shape, e->chunk->type);
+    return varve_token_bytes(&e->tile->tables->shape, e->chunk->type);
 }
 
 /* K or V of a layer of the chunk, of a token. */
@@ -40,7 +41,7 @@ static const char *elements_of(const encoder *e, const void *elements, int layer
 }
 
 static void append_sink(encoder *e, const char *elements) {
-    const varve_shape *s = &e->tile.tables->shape;
+    const varve_shape *s = &e->tile->tables->shape;
     for (int head = 0; head < s->n_heads; head++) {
         float largest = 0;
         for (int i = 0; i < s->width; i++)
@@ -58,7 +59,7 @@ static void append_sink(encoder *e, const char *elements) {
 
 /* A token that is not coded; its numbers are those of what is kept. */
 static void keep_token(encoder *e, const void *elements, int tile, int layer, int lane, bool exactly) {
-    const varve_shape *s = &e->tile.tables->shape;
+    const varve_shape *s = &e->tile->tables->shape;
     const uint32_t mark = varve_mark(tile, layer, lane, exactly);
     char *decoded = mem_new(1, token_bytes(e));
     text_append(&e->marks, (const char *)&mark, sizeof mark);
@@ -71,16 +72,18 @@ static void keep_token(encoder *e, const void *elements, int tile, int layer, in
             append_sink(e, from);
             varve_sink_decode(s, (const uint8_t *)e->kept.data + begin, e->chunk->type, decoded);
         }
-        varve_tile_load(&e->tile, e->chunk->first_layer + layer, (kv_part)part, lane, e->chunk->type,
-                        exactly ? from : decoded);
+        for (int i = 0; i < e->n_planes; i++)
+            varve_tile_load(&e->tiles[i], e->chunk->first_layer + layer, (kv_part)part, lane, e->chunk->type,
+                            exactly ? from : decoded);
     }
-    *(exactly ? &e->report->n_exact : &e->report->n_sinks) += 1;
+    for (int i = 0; i < e->n_planes; i++)
+        *(exactly ? &e->reports[i].n_exact : &e->reports[i].n_sinks) += 1;
     free(decoded);
 }
 
 static void read_values(encoder *e, const void *elements, int tile, int layer) {
     for (int part = 0; part < N_KV_PARTS; part++)
-        varve_tile_values(&e->tile, e->chunk->first_layer + layer, (kv_part)part, e->chunk->type,
+        varve_tile_values(e->tile, e->chunk->first_layer + layer, (kv_part)part, e->chunk->type,
                           elements_of(e, elements, layer, part, tile * VARVE_TILE), e->values);
 }
 
@@ -93,7 +96,7 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
     const float unit = e->step * varve_grade_factors[grade] * (1 << VARVE_BASIS_BITS);
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
         const size_t begin = (size_t)b->first * VARVE_TILE;
-        e->tile.loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
+        e->tile->loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
         for (int c = 0; c < b->n; c++) {
             const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
             const varve_rounding rounding = e->rounding[at];
@@ -113,17 +116,57 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
     *poor = 0;
     for (int lane = 0; lane < VARVE_TILE; lane++) {
         bad |= (uint32_t)(largest[lane] > VARVE_LARGEST_SYMBOL) << lane;
-        *poor |= (uint32_t)(errors[lane] > poor_error * (float)e->tile.n_numbers) << lane;
+        *poor |= (uint32_t)(errors[lane] > poor_error * (float)e->tile->n_numbers) << lane;
     }
     return bad;
 }
 
-static rans_range range_of(const varve_class *c, int symbol) {
-    const uint16_t *start = c->starts + symbol + c->most;
+/* The numbers of a symbol in the first plane, or of one that escapes. */
+static rans_range append_symbol(encoder *e, const varve_class *c, int symbol, bool *escapes) {
+    const int16_t bytes = (int16_t)symbol;
+    *escapes = abs(symbol) > c->most;
+    if (*escapes) text_append(&e->escapes, (const char *)&bytes, sizeof bytes);
+    const uint16_t *start = c->starts + (*escapes ? c->most + 1 : symbol) + c->most;
     return (rans_range){start[0], (uint16_t)(start[1] - start[0])};
 }
 
-/* The symbols of coded lanes go to the stream; components become what is decoded from them. */
+/* The symbols of a component of the coded lanes go to the streams. Decoders find the sign of what escapes too
+ * late to turn a digit by it. */
+static void append_component(encoder *e, int class, const int16_t *symbols) {
+    const varve_tables *t = e->tile->tables;
+    const rans_range none = {0, RANS_TOTAL};
+    bool escapes = false;
+    for (int lane = 0; lane < VARVE_TILE; lane++, e->n_ranges++) {
+        const int symbol = symbols[lane], base = varve_base_of(symbol);
+        const bool is_coded = e->coded >> lane & 1;
+        for (int i = 0; i < e->n_planes; i++)
+            e->ranges[i][e->n_ranges] = none;
+        if (!is_coded) continue;
+        e->ranges[0][e->n_ranges] = e->n_planes == 1 ? append_symbol(e, &t->classes[class], symbol, &escapes)
+                                                     : append_symbol(e, &t->coarse[class], base, &escapes);
+        if (e->n_planes == 1) continue;
+        const int digit = symbol - VARVE_PLANE_RATIO * base;
+        const int row = escapes ? VARVE_DIGIT_ROWS - 1 : varve_digits_row(base);
+        e->ranges[1][e->n_ranges] =
+            varve_digit_range(t->digits[class].starts[row], base < 0 && !escapes ? -digit : digit);
+    }
+}
+
+/* What is decoded from the symbols of a component, which are 0 in lanes that are not coded. */
+static void set_components(encoder *e, int class, int component, const int16_t *symbols) {
+    const varve_tables *t = e->tile->tables;
+    int8_t shifts[2][3];
+    memcpy(shifts[0], t->classes[class].shifts, sizeof shifts[0]);
+    memcpy(shifts[1], t->coarse[class].shifts, sizeof shifts[1]);
+    int16_t *whole = varve_pair(e->tile->components, component, 0);
+    for (int lane = 0; lane < VARVE_TILE; lane++)
+        whole[2 * lane] = varve_component(shifts[0], symbols[lane]);
+    int16_t *coarse = e->coarse ? varve_pair(e->coarse->components, component, 0) : NULL;
+    for (int lane = 0; coarse && lane < VARVE_TILE; lane++)
+        coarse[2 * lane] = varve_component(shifts[1], varve_base_of(symbols[lane]));
+}
+
+/* The symbols of coded lanes go to the streams; components become what is decoded from them. */
 static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
     int16_t coded[VARVE_TILE];
     for (int lane = 0; lane < VARVE_TILE; lane++)
@@ -131,30 +174,19 @@ static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, in
     for (const varve_basis *b = bases; b < bases + n_bases; b++)
         for (int c = 0; c < b->n; c++) {
             const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
-            const varve_class *of = &e->tile.tables->classes[at];
             int16_t *symbols = e->symbols + (size_t)(b->first + c) * VARVE_TILE;
-            int16_t *components = varve_pair(e->tile.components, b->first + c, 0);
-            int8_t shifts[3];
-            memcpy(shifts, of->shifts, sizeof shifts);
             for (int lane = 0; lane < VARVE_TILE; lane++)
                 symbols[lane] &= coded[lane];
-            for (int lane = 0; lane < VARVE_TILE; lane++)
-                components[2 * lane] = varve_component(shifts, symbols[lane]);
-            for (int lane = 0; lane < VARVE_TILE && !of->is_silent; lane++) {
-                const int16_t symbol = symbols[lane];
-                const bool escapes = abs(symbol) > of->most;
-                if (escapes) text_append(&e->escapes, (const char *)&symbol, sizeof symbol);
-                e->ranges[e->n_ranges++] = !coded[lane] ? (rans_range){0, RANS_TOTAL}
-                                                        : range_of(of, escapes ? of->most + 1 : symbol);
-            }
+            set_components(e, at, b->first + c, symbols);
+            if (!e->tile->tables->classes[at].is_silent) append_component(e, at, symbols);
         }
 }
 
-static void count_errors(encoder *e) {
+static void count_errors(const encoder *e, const varve_tile *tile, varve_report *report) {
     double squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
-    for (int j = 0; j < e->tile.n_numbers; j++) {
+    for (int j = 0; j < tile->n_numbers; j++) {
         const float *values = e->values + j * VARVE_TILE;
-        const int16_t *numbers = varve_pair(e->tile.numbers, j, 0);
+        const int16_t *numbers = varve_pair(tile->numbers, j, 0);
         for (int lane = 0; lane < VARVE_TILE; lane++) {
             const double x = (double)values[lane], d = numbers[2 * lane] / (double)VARVE_NUMBER_UNIT - x;
             squares[lane] += x * x;
@@ -163,25 +195,25 @@ static void count_errors(encoder *e) {
     }
     for (int lane = 0; lane < VARVE_TILE; lane++) {
         if (!(e->coded >> lane & 1)) continue;
-        e->report->n_numbers += e->tile.n_numbers;
-        e->report->squares += squares[lane];
-        e->report->errors += errors[lane];
+        report->n_numbers += tile->n_numbers;
+        report->squares += squares[lane];
+        report->errors += errors[lane];
     }
 }
 
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
     const int model_layer = e->chunk->first_layer + layer;
-    const float norm = e->tile.tables->layers[model_layer].sink_norm;
+    const float norm = e->tile->tables->layers[model_layer].sink_norm;
     const size_t n_channels = token_bytes(e) / dtype_bytes(e->chunk->type);
-    uint32_t sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile.n_tokens) - 1);
+    uint32_t sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile->n_tokens) - 1);
     int n_bases = 0;
-    const varve_basis *bases = varve_tile_bases(&e->tile, model_layer, layer == 0, &n_bases);
+    const varve_basis *bases = varve_tile_bases(e->tile, model_layer, layer == 0, &n_bases);
     read_values(e, elements, tile, layer);
-    varve_tile_predict(&e->tile, model_layer, layer == 0);
-    for (int i = 0; i < e->tile.n_numbers * VARVE_TILE; i++)
-        e->rest[i] = e->values[i] - e->tile.predicted[i] / VARVE_NUMBER_UNIT;
+    varve_tile_predict(e->tile, model_layer, layer == 0);
+    for (int i = 0; i < e->tile->n_numbers * VARVE_TILE; i++)
+        e->rest[i] = e->values[i] - e->tile->predicted[i] / VARVE_NUMBER_UNIT;
     uint32_t exact = find_symbols(e, bases, n_bases, grade, &sinks) & all;
-    for (int lane = 0; lane < e->tile.n_tokens; lane++) {
+    for (int lane = 0; lane < e->tile->n_tokens; lane++) {
         const int token = tile * VARVE_TILE + lane;
         if (e->tokens[token].position < VARVE_EXACT_POSITIONS) exact |= 1u << lane;
         const char *v = elements_of(e, elements, layer, KV_PART_V, token);
@@ -189,11 +221,17 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
     }
     e->coded = all & ~exact & ~sinks;
     append_symbols(e, bases, n_bases, grade);
-    varve_tile_rebuild(&e->tile, model_layer, layer == 0, e->step * varve_grade_factors[grade]);
-    count_errors(e);
-    for (int lane = 0; lane < e->tile.n_tokens; lane++)
+    if (e->coarse) varve_tile_predict(e->coarse, model_layer, layer == 0);
+    for (int i = 0; i < e->n_planes; i++) {
+        varve_tile *decoded = &e->tiles[i];
+        const float step = decoded == e->coarse ? VARVE_PLANE_RATIO * e->step : e->step;
+        varve_tile_rebuild(decoded, model_layer, layer == 0, step * varve_grade_factors[grade]);
+        count_errors(e, decoded, &e->reports[i]);
+    }
+    for (int lane = 0; lane < e->tile->n_tokens; lane++)
         if (!(e->coded >> lane & 1)) keep_token(e, elements, tile, layer, lane, exact >> lane & 1);
-    varve_tile_next(&e->tile);
+    for (int i = 0; i < e->n_planes; i++)
+        varve_tile_next(&e->tiles[i]);
 }
 
 /* ---- a chunk ---- */
@@ -207,11 +245,14 @@ static int grade_of(const encoder *e, int tile) {
 
 static void encode_tile(encoder *e, const void *elements, int tile, int grade) {
     const int left = e->chunk->n_tokens - tile * VARVE_TILE;
-    varve_tile_begin(&e->tile, left < VARVE_TILE ? left : VARVE_TILE);
-    for (int lane = 0; lane < e->tile.n_tokens; lane++)
-        e->tile.positions[lane] = e->tokens[tile * VARVE_TILE + lane].position;
+    for (int i = 0; i < e->n_planes; i++) {
+        varve_tile_begin(&e->tiles[i], left < VARVE_TILE ? left : VARVE_TILE);
+        for (int lane = 0; lane < e->tiles[i].n_tokens; lane++)
+            e->tiles[i].positions[lane] = e->tokens[tile * VARVE_TILE + lane].position;
+    }
     for (int layer = 0; layer < e->chunk->n_layers; layer++) {
-        varve_tile_turn(&e->tile, e->chunk->first_layer + layer);
+        for (int i = 0; i < e->n_planes; i++)
+            varve_tile_turn(&e->tiles[i], e->chunk->first_layer + layer);
         encode_layer(e, elements, tile, layer, grade);
     }
 }
@@ -227,24 +268,32 @@ static void append_runs(const encoder *e, text_buffer *out, uint32_t *n_runs) {
     }
 }
 
-static void open_encoder(encoder *e, int n_tiles) {
-    const size_t n = (size_t)e->tile.n_numbers * VARVE_TILE;
-    e->ranges = mem_resize(NULL, n * (size_t)n_tiles * (size_t)e->chunk->n_layers, sizeof *e->ranges);
+static void open_encoder(encoder *e, const varve_tables *t, varve_kind kind, int n_tiles) {
+    for (int i = 0; i < e->n_planes; i++)
+        varve_tile_open(t, kind, &e->tiles[i]);
+    e->tile = &e->tiles[e->n_planes - 1];
+    e->coarse = e->n_planes > 1 ? &e->tiles[e->n_planes - 2] : NULL;
+    const size_t n = (size_t)e->tile->n_numbers * VARVE_TILE;
+    for (int i = 0; i < e->n_planes; i++)
+        e->ranges[i] =
+            mem_resize(NULL, n * (size_t)n_tiles * (size_t)e->chunk->n_layers, sizeof *e->ranges[i]);
     e->values = mem_new(n, sizeof *e->values);
     e->rest = mem_new(n, sizeof *e->rest);
     e->found = mem_new(n, sizeof *e->found);
     e->symbols = mem_new(n, sizeof *e->symbols);
     for (int i = 0; i < VARVE_CLASSES; i++)
         e->rounding[i] =
-            e->tile.tables->classes[i].is_silent ? (varve_rounding){INFINITY, 0} : varve_rounding_of(i);
+            e->tile->tables->classes[i].is_silent ? (varve_rounding){INFINITY, 0} : varve_rounding_of(i);
 }
 
 static void close_encoder(encoder *e) {
-    varve_tile_close(&e->tile);
+    for (int i = 0; i < e->n_planes; i++) {
+        varve_tile_close(&e->tiles[i]);
+        free(e->ranges[i]);
+    }
     free(e->marks.data);
     free(e->kept.data);
     free(e->escapes.data);
-    free(e->ranges);
     free(e->values);
     free(e->rest);
     free(e->found);
@@ -256,17 +305,28 @@ static void append_text(text_buffer *out, const text_buffer *text) {
     if (text->n) text_append(out, text->data, text->n);
 }
 
-void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk,
-                  const kv_token *tokens, const void *elements, text_buffer *payload, varve_report *report) {
-    assert(chunk->n_layers <= VARVE_MOST_LAYERS);
+static void append_stream(const encoder *e, int plane, text_buffer *out) {
+    uint8_t *stream = mem_resize(NULL, rans_max_bytes(e->n_ranges), 1);
+    text_append(out, (const char *)stream, rans_encode(e->ranges[plane], e->n_ranges, stream));
+    free(stream);
+}
+
+void varve_encode(const varve_tables *t, const varve_coding *how, const varve_chunk *chunk,
+                  const kv_token *tokens, const void *elements, text_buffer *planes, varve_report *reports) {
+    assert(chunk->n_layers <= VARVE_MOST_LAYERS && how->n_planes <= VARVE_PLANES);
     const int n_tiles = (chunk->n_tokens - 1) / VARVE_TILE + 1;
-    encoder e = {.chunk = chunk, .tokens = tokens, .step_level = step_level, .report = report};
-    e.step = (float)exp2((double)step_level / VARVE_OCTAVE);
+    encoder e = {.chunk = chunk,
+                 .tokens = tokens,
+                 .n_planes = how->n_planes,
+                 .step_level = how->step_level,
+                 .step = (float)exp2((double)how->step_level / VARVE_OCTAVE),
+                 .reports = reports};
     text_buffer runs = {0}, grades = {0};
-    varve_head head = {
-        .step = e.step, .step_level = (int16_t)step_level, .kind = (uint8_t)kind, .version = 1};
-    varve_tile_open(t, kind, &e.tile);
-    open_encoder(&e, n_tiles);
+    varve_head head = {.step = e.step,
+                       .step_level = (int16_t)how->step_level,
+                       .kind = (uint8_t)how->kind,
+                       .n_planes = (uint8_t)how->n_planes};
+    open_encoder(&e, t, how->kind, n_tiles);
     append_runs(&e, &runs, &head.n_runs);
     for (int tile = 0; tile < n_tiles; tile++) {
         const char grade = (char)grade_of(&e, tile);
@@ -276,15 +336,14 @@ void varve_encode(const varve_tables *t, varve_kind kind, int step_level, const 
     text_append(&grades, "\0\0\0", (size_t)(-n_tiles & 3));
     head.n_marks = (uint32_t)(e.marks.n / sizeof(uint32_t));
     head.n_escapes = (uint32_t)(e.escapes.n / sizeof(int16_t));
-    text_append(payload, (const char *)&head, sizeof head);
-    append_text(payload, &runs);
-    append_text(payload, &grades);
-    append_text(payload, &e.marks);
-    append_text(payload, &e.kept);
-    append_text(payload, &e.escapes);
-    uint8_t *stream = mem_resize(NULL, rans_max_bytes(e.n_ranges), 1);
-    text_append(payload, (const char *)stream, rans_encode(e.ranges, e.n_ranges, stream));
-    free(stream);
+    text_append(&planes[0], (const char *)&head, sizeof head);
+    append_text(&planes[0], &runs);
+    append_text(&planes[0], &grades);
+    append_text(&planes[0], &e.marks);
+    append_text(&planes[0], &e.kept);
+    append_text(&planes[0], &e.escapes);
+    for (int i = 0; i < e.n_planes; i++)
+        append_stream(&e, i, &planes[i]);
     free(runs.data);
     free(grades.data);
     close_encoder(&e);

@@ -41,6 +41,11 @@ typedef struct varve_loops {
     /* symbols[n, TILE] = the next ones of each lane that the mask has, of these classes; 0 in others. */
     void (*take)(rans_decoder *d, const varve_class *const *classes, int n, uint32_t mask, int8_t *symbols);
 
+    /* digits[n, TILE] of bases[n, TILE]: the next ones of each lane that the mask has, by these tables; where
+     * that is NULL, and in other lanes, 0. */
+    void (*refine)(rans_decoder *d, const varve_digits *const *tables, int n, uint32_t mask,
+                   const int8_t *bases, int8_t *digits);
+
     /* components[n / 2, TILE, 2] of symbols[n, TILE], by varve_component. */
     void (*dequantise)(const varve_class *const *classes, int n, const int8_t *symbols, int16_t *components);
 

@@ -130,10 +130,65 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
     if (c < n) varve_loops_portable.take(d, classes + c, n - c, mask, symbols + c * VARVE_TILE);
 }
 
+/* For each digit's number, the slot of its range, by the starts of its row. */
+static inline __m256i digit_slots(__m256i first, __m256i second, __m256i is_below_first,
+                                  __m256i is_below_second) {
+    const __m256i zero = _mm256_setzero_si256(), total = _mm256_set1_epi32(RANS_TOTAL);
+    const __m256i begin =
+        _mm256_blendv_epi8(second, _mm256_blendv_epi8(first, zero, is_below_first), is_below_second);
+    const __m256i end =
+        _mm256_blendv_epi8(total, _mm256_blendv_epi8(second, first, is_below_first), is_below_second);
+    return _mm256_or_si256(_mm256_slli_epi32(begin, 8), _mm256_slli_epi32(_mm256_sub_epi32(end, begin), 20));
+}
+
+static void refine(rans_decoder *d, const varve_digits *const *tables, int n, uint32_t mask,
+                   const int8_t *bases, int8_t *digits) {
+    const __m256i one = _mm256_set1_epi32(1), last_row = _mm256_set1_epi32(VARVE_DIGIT_ROWS - 1);
+    __m256i states[VECTORS], has[VECTORS], found[VECTORS];
+    const uint8_t *words = d->next;
+    int c = 0;
+    for (int v = 0; v < VECTORS; v++) {
+        states[v] = load(d->states + LANES * v);
+        has[v] = spread(mask >> LANES * v);
+    }
+    for (; c < n && d->end - words >= 2 * VARVE_TILE; c++) {
+        if (!tables[c]) {
+            memset(digits + c * VARVE_TILE, 0, VARVE_TILE);
+            continue;
+        }
+        const int rows[VARVE_DIGIT_ROWS] = {(int)word_at(tables[c]->starts, 0),
+                                            (int)word_at(tables[c]->starts, 1),
+                                            (int)word_at(tables[c]->starts, 2)};
+        const __m256i starts = _mm256_setr_epi32(rows[0], rows[1], rows[2], 0, 0, 0, 0, 0);
+        for (int v = 0; v < VECTORS; v++) {
+            const __m256i base = _mm256_cvtepi8_epi32(
+                _mm_loadl_epi64((const __m128i *)(const void *)(bases + c * VARVE_TILE + LANES * v)));
+            const __m256i row = _mm256_min_epi32(_mm256_abs_epi32(base), last_row);
+            const __m256i both = _mm256_permutevar8x32_epi32(starts, row);
+            const __m256i first = _mm256_and_si256(both, _mm256_set1_epi32(0xffff)),
+                          second = _mm256_srli_epi32(both, 16);
+            const __m256i number = _mm256_and_si256(states[v], _mm256_set1_epi32(RANS_TOTAL - 1));
+            const __m256i is_below_first = _mm256_cmpgt_epi32(first, number),
+                          is_below_second = _mm256_cmpgt_epi32(second, number); /* -1 where it is so */
+            const __m256i slot = digit_slots(first, second, is_below_first, is_below_second);
+            const __m256i digit = _mm256_add_epi32(one, _mm256_add_epi32(is_below_first, is_below_second));
+            states[v] = advance(states[v], slot, has[v], &words);
+            found[v] = _mm256_and_si256(_mm256_sign_epi32(digit, _mm256_or_si256(base, one)), has[v]);
+        }
+        store_bytes(found, digits + c * VARVE_TILE);
+    }
+    d->next = words;
+    for (int v = 0; v < VECTORS; v++)
+        _mm256_storeu_si256((__m256i *)(void *)(d->states + LANES * v), states[v]);
+    if (c < n)
+        varve_loops_portable.refine(d, tables + c, n - c, mask, bases + c * VARVE_TILE,
+                                    digits + c * VARVE_TILE);
+}
+
 static bool is_available(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
            __builtin_cpu_supports("popcnt");
 }
 
-const varve_loops varve_loops_avx2 = {"avx2",     is_available, sum_pairs, project,  take,
-                                      dequantise, round_sums,   store,     load_rows};
+const varve_loops varve_loops_avx2 = {"avx2", is_available, sum_pairs,  project, take,
+                                      refine, dequantise,   round_sums, store,   load_rows};

@@ -107,6 +107,57 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
     if (c < n) varve_loops_portable.take(d, classes + c, n - c, mask, symbols + c * VARVE_TILE);
 }
 
+static void refine(rans_decoder *d, const varve_digits *const *tables, int n, uint32_t mask,
+                   const int8_t *bases, int8_t *digits) {
+    const __m512i zero = _mm512_setzero_si512(), one = _mm512_set1_epi32(1);
+    __m512i states[VECTORS];
+    const uint8_t *words = d->next;
+    int c = 0;
+    for (int v = 0; v < VECTORS; v++)
+        states[v] = _mm512_loadu_si512(d->states + LANES * v);
+    for (; c < n && d->end - words >= 2 * VARVE_TILE; c++) {
+        if (!tables[c]) {
+            memset(digits + c * VARVE_TILE, 0, VARVE_TILE);
+            continue;
+        }
+        const __m512i starts =
+            _mm512_setr_epi32((int)word_at(tables[c]->starts, 0), (int)word_at(tables[c]->starts, 1),
+                              (int)word_at(tables[c]->starts, 2), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+        for (int v = 0; v < VECTORS; v++) {
+            const __mmask16 has = (__mmask16)(mask >> LANES * v);
+            const __m512i base = _mm512_cvtepi8_epi32(
+                _mm_loadu_si128((const __m128i *)(const void *)(bases + c * VARVE_TILE + LANES * v)));
+            const __m512i row =
+                _mm512_min_epi32(_mm512_abs_epi32(base), _mm512_set1_epi32(VARVE_DIGIT_ROWS - 1));
+            const __m512i both = _mm512_permutexvar_epi32(row, starts);
+            const __m512i first = _mm512_and_si512(both, _mm512_set1_epi32(0xffff)),
+                          second = _mm512_srli_epi32(both, 16);
+            const __m512i number = _mm512_and_si512(states[v], _mm512_set1_epi32(RANS_TOTAL - 1));
+            const __mmask16 is_below_first = _mm512_cmplt_epi32_mask(number, first),
+                            is_below_second = _mm512_cmplt_epi32_mask(number, second);
+            const __m512i begin = _mm512_mask_blend_epi32(
+                is_below_second, second, _mm512_mask_blend_epi32(is_below_first, first, zero));
+            const __m512i end =
+                _mm512_mask_blend_epi32(is_below_second, _mm512_set1_epi32(RANS_TOTAL),
+                                        _mm512_mask_blend_epi32(is_below_first, second, first));
+            const __m512i slot = _mm512_or_si512(_mm512_slli_epi32(begin, 8),
+                                                 _mm512_slli_epi32(_mm512_sub_epi32(end, begin), 20));
+            __m512i digit = _mm512_mask_sub_epi32(one, is_below_second, one, one);
+            digit = _mm512_mask_sub_epi32(digit, is_below_first, digit, one);
+            digit = _mm512_mask_sub_epi32(digit, _mm512_cmplt_epi32_mask(base, zero), zero, digit);
+            states[v] = advance(states[v], slot, has, &words);
+            _mm_storeu_si128((__m128i *)(void *)(digits + c * VARVE_TILE + LANES * v),
+                             _mm512_maskz_cvtepi32_epi8(has, digit));
+        }
+    }
+    d->next = words;
+    for (int v = 0; v < VECTORS; v++)
+        _mm512_storeu_si512(d->states + LANES * v, states[v]);
+    if (c < n)
+        varve_loops_portable.refine(d, tables + c, n - c, mask, bases + c * VARVE_TILE,
+                                    digits + c * VARVE_TILE);
+}
+
 static bool has_avx512(void) {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma") &&

@@ -1,6 +1,7 @@
 /* Tiles on any processor. */
 #include <string.h>
 
+#include "io/codec/varve_planes.h"
 #include "io/codec/varve_tile_loops.h"
 
 static bool is_available(void) {
@@ -43,5 +44,20 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
         }
 }
 
-const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, project,  take,
-                                          dequantise, round_sums,   store,     load_rows};
+static void refine(rans_decoder *d, const varve_digits *const *tables, int n, uint32_t mask,
+                   const int8_t *bases, int8_t *digits) {
+    memset(digits, 0, (size_t)n * VARVE_TILE);
+    for (int c = 0; c < n; c++)
+        for (size_t lane = 0; lane < VARVE_TILE; lane++) {
+            if (!tables[c] || !(mask >> lane & 1)) continue;
+            const size_t at = (size_t)c * VARVE_TILE + lane;
+            const uint16_t *starts = tables[c]->starts[varve_digits_row(bases[at])];
+            const uint32_t number = rans_peek(d, lane);
+            const int digit = (number >= starts[0]) + (number >= starts[1]) - 1;
+            rans_advance(d, lane, varve_digit_range(starts, digit));
+            digits[at] = (int8_t)(bases[at] < 0 ? -digit : digit);
+        }
+}
+
+const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs,  project, take,
+                                          refine,     dequantise,   round_sums, store,   load_rows};

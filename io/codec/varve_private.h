@@ -8,11 +8,13 @@
 enum { VARVE_NUMBER_UNIT = 256, VARVE_GRADES = 3 };
 
 /* As in a file, little-endian. Behind it: runs [n_runs], the tiles' grades [n_tiles] and zeros to a multiple
- * of 4 bytes, marks [n_marks] in rising order, what they keep, escapes [n_escapes] of 2 bytes, the stream. */
+ * of 4 bytes, marks [n_marks] in rising order, what they keep, escapes [n_escapes] of 2 bytes, the stream. Of
+ * a chunk in two planes this is the base, with symbols and escapes of bases, and the other plane is a stream
+ * of digits. */
 typedef struct varve_head {
     float step;
     int16_t step_level;
-    uint8_t kind, version;
+    uint8_t kind, n_planes;
     uint32_t n_runs, n_marks, n_escapes;
 } varve_head;
 

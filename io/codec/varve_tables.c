@@ -103,26 +103,31 @@ status varve_read_layer(byte_reader *r, const varve_shape *s, bool is_first, var
     return good && !r->is_short ? STATUS_OK : status_refuse("tables of kvarve that are cut off or damaged");
 }
 
+bool varve_fill_class(varve_class *c, int most, const uint16_t *sizes) {
+    uint32_t start = 0;
+    c->most = most;
+    for (int i = 0; i < 2 * most + 2; i++) {
+        if (sizes[i] == 0 || sizes[i] + start > RANS_TOTAL) return false;
+        const int symbol = i - most; /* that of an escape is one more than `most` */
+        for (uint32_t at = start; at < start + sizes[i]; at++)
+            c->slots[at] = rans_slot(symbol, (rans_range){(uint16_t)start, sizes[i]});
+        c->starts[i] = (uint16_t)start;
+        start += sizes[i];
+    }
+    c->starts[2 * most + 2] = (uint16_t)start;
+    return start == RANS_TOTAL;
+}
+
 static bool read_class(byte_reader *r, varve_class *c) {
     uint8_t most;
-    uint32_t start = 0;
+    uint16_t sizes[2 * VARVE_MOST_SYMBOL + 2];
     byte_reader_take(r, &most, sizeof most);
     byte_reader_take(r, c->shifts, sizeof c->shifts);
     if (most > VARVE_MOST_SYMBOL) return false;
-    c->most = most;
     c->is_silent = most == 0;
-    for (int i = 0; !c->is_silent && i < 2 * most + 2; i++) {
-        uint16_t size;
-        byte_reader_take(r, &size, sizeof size);
-        if (size == 0 || size + start > RANS_TOTAL) return false;
-        const int symbol = i - most; /* that of an escape is one more than `most` */
-        for (uint32_t at = start; at < start + size; at++)
-            c->slots[at] = rans_slot(symbol, (rans_range){(uint16_t)start, size});
-        c->starts[i] = (uint16_t)start;
-        start += size;
-    }
-    c->starts[2 * most + 2] = (uint16_t)start;
-    return c->is_silent || start == RANS_TOTAL;
+    if (c->is_silent) return true;
+    byte_reader_take(r, sizes, (size_t)(2 * most + 2) * sizeof *sizes);
+    return varve_fill_class(c, most, sizes);
 }
 
 status varve_read_classes(byte_reader *r, varve_class **out) {
@@ -152,5 +157,7 @@ void varve_tables_free(varve_tables *t) {
         free_layer(&t->shape, &t->layers[i]);
     free(t->layers);
     free(t->classes);
+    free(t->coarse);
+    free(t->digits);
     *t = (varve_tables){.n_layers = 0};
 }

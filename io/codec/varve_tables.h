@@ -83,12 +83,25 @@ typedef struct varve_class {
     uint32_t slots[RANS_TOTAL]; /* for each number that a stream shows: symbol, start, size (rans_slot) */
 } varve_class;
 
+/* Of a class, where the numbers of the digits 0 and 1 begin, those of -1 before them: for each size of a base
+ * (io/codec/varve_planes.h). */
+enum { VARVE_DIGIT_ROWS = 3 };
+typedef struct varve_digits {
+    uint16_t starts[VARVE_DIGIT_ROWS][2];
+} varve_digits;
+
 typedef struct varve_tables {
     varve_shape shape;
     int n_layers;
     varve_layer *layers;
     varve_class *classes; /* [VARVE_CLASSES] */
+    varve_class *coarse;  /* the same of bases, and */
+    varve_digits *digits; /* what refines these: io/codec/varve_planes.h */
 } varve_tables;
+
+/* A class whose symbols, and at last the escape, have these sizes [2 * most + 2], each at least 1. False:
+ * they do not add up. */
+bool varve_fill_class(varve_class *c, int most, const uint16_t *sizes);
 
 /* The class of a component at a step of 2^(step_level / VARVE_OCTAVE). */
 static inline int varve_class_of(int level, int step_level) {

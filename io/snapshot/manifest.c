@@ -47,6 +47,8 @@ const segment_info *manifest_find_coded(const manifest *m) {
 }
 
 int manifest_format(const manifest *m) {
+    for (int64_t i = 0; i < m->n_segments; i++)
+        if (m->segments[i].has_base) return 4;
     if (manifest_find_coded(m)) return 3;
     for (int64_t i = 0; i < m->n_segments; i++)
         if (m->segments[i].is_plain) return 2;

@@ -17,7 +17,7 @@
 #include "io/snapshot/segment.h"
 #include "kernels/sampling.h"
 
-enum { MANIFEST_NEWEST_FORMAT = 3, MANIFEST_DIGEST_BYTES = 33, MANIFEST_MAX_STOPS = 16 };
+enum { MANIFEST_NEWEST_FORMAT = 4, MANIFEST_DIGEST_BYTES = 33, MANIFEST_MAX_STOPS = 16 };
 
 /* Positions [pos0, pos0 + n_tokens) of a sequence are rows [row0, row0 + n_tokens) of the snapshot. */
 typedef struct manifest_extent {
@@ -87,8 +87,8 @@ typedef struct manifest {
 /* Release what it holds. A zeroed one is fine. */
 void manifest_free(manifest *m);
 
-/* The oldest format that can tell what it holds, which is the one that it is written in: 3 with a segment of
- * a codec that is not exact, 2 with a plain one, or else 1. */
+/* The oldest format that can tell what it holds, which is the one that it is written in: 4 with a segment
+ * whose chunks have a base, 3 with one of a codec that is not exact, 2 with a plain one, or else 1. */
 int manifest_format(const manifest *m);
 
 /* A segment of a codec that is not exact; NULL: there is none. */

@@ -102,6 +102,7 @@ static void put_segment(json_writer *w, const segment_info *s) {
         json_put_integer(w, "level", s->level);
         json_put_text(w, "tables_digest", digest);
         json_put_integer(w, "chunk_layers", s->chunk_layers);
+        if (s->has_base) json_put_integer(w, "bases_offset", s->bases_offset);
     }
     json_put_integer(w, "chunk_tokens", s->chunk_tokens);
     json_put_integer(w, "file_bytes", s->file_bytes);

@@ -208,8 +208,12 @@ static void read_coding(json_object *o, segment_info *s) {
     if (strcmp(again, text) != 0 || !s->tables_digest)
         json_refuse(o, "tables_digest", "not a digest of 16 hexadecimal digits");
     s->level = (int)json_int(o, "level", INT32_MIN, INT32_MAX);
-    if (!kv_coding_is_valid(s->codec, s->level))
-        json_refuse(o, "level", "the codec %s has no level %d", kv_codec_name(s->codec), s->level);
+    s->has_base = json_find(o, "bases_offset") != NULL;
+    if (s->has_base) s->bases_offset = json_int(o, "bases_offset", 1, JSON_MAX_EXACT);
+    const kv_coding coding = segment_coding(s);
+    if (!kv_coding_is_valid(&coding))
+        json_refuse(o, "level", "the codec %s has no level %d%s", kv_codec_name(s->codec), s->level,
+                    s->has_base ? " with a base" : "");
     s->chunk_layers = (int)json_int(o, "chunk_layers", 1, INT32_MAX);
 }
 

@@ -126,6 +126,10 @@ status segment_check(const segment_info *info, const char *where) {
     else if (segment_count_entries(info) * (int64_t)sizeof(segment_entry) >
              info->file_bytes - info->index_offset)
         bad = "offset of its index";
+    else if (info->bases_offset < 0 || info->bases_offset > info->file_bytes ||
+             (info->has_base && segment_count_entries(info) * (int64_t)sizeof(uint64_t) >
+                                    info->file_bytes - info->bases_offset))
+        bad = "offset of its bases";
     return bad ? status_refuse("%s: it has an impossible %s", where, bad) : STATUS_OK;
 }
 

@@ -7,7 +7,8 @@
  * or, where the codec takes them together (io/codec/kv_coding.h), of both parts, of some layers. For programs
  * that read it, /layers/<l>/k and /layers/<l>/v are datasets [rows, kv_heads, head_dim], which hold the
  * chunks, or are views of /kv [layers, part, rows, kv_heads, head_dim], which does. /index says where each
- * chunk lies, and its checksum. Bytes outside of the chunks are covered by a digest that the manifest keeps,
+ * chunk lies, and its checksum; /bases, how many bytes of its beginning are its base, where the coding has
+ * one. Bytes outside of the chunks are covered by a digest that the manifest keeps,
  * so that a flipped bit anywhere is noticed, and a reader fetches just what it needs. The format is
  * documented byte for byte in io/snapshot/SNAPSHOT.md.
  *
@@ -31,15 +32,22 @@ typedef struct segment_info {
     int n_kv_heads, head_dim;
     dtype type;
     kv_codec codec;
-    int level;              /* of the coding (io/codec/kv_coding.h) */
+    int level;              /* of the coding (io/codec/kv_coding.h), and */
+    bool has_base;          /* the same */
     uint64_t tables_digest; /* 0: it needs none */
     int chunk_tokens;       /* rows of a chunk; the last one may hold fewer */
     int chunk_layers;       /* the same of layers. From here on: set by segment_write */
     bool is_plain;          /* chunks without frames */
     int64_t file_bytes;
-    int64_t index_offset; /* of the data of /index in the file */
+    int64_t index_offset; /* of the data of /index in the file, and */
+    int64_t bases_offset; /* of /bases; 0: there is none */
     uint64_t digest[2]; /* XXH3, 128 bits, of all bytes of the file outside of chunks, in order: high, low */
 } segment_info;
+
+/* How its chunks are coded. */
+static inline kv_coding segment_coding(const segment_info *info) {
+    return (kv_coding){.codec = info->codec, .level = info->level, .has_base = info->has_base};
+}
 
 /* Do chunks hold K and V together? */
 static inline bool segment_is_joint(const segment_info *info) {
@@ -95,18 +103,25 @@ typedef struct segment_chunk {
 
 segment_chunk segment_chunk_at(const segment_info *info, int64_t i);
 
-/* The bytes that a chunk takes in the file. */
-size_t segment_chunk_file_bytes(const segment *s, int64_t i);
+/* The bytes that a chunk, or as much of it as is wanted, takes in the file. Of a chunk that has no base, here
+ * and below, all is wanted. */
+size_t segment_chunk_file_bytes(const segment *s, int64_t i, kv_planes planes);
 
 /* The distortion that a chunk's frame says it has, unchecked; of a plain one 0. */
-status segment_read_distortion(segment *s, int64_t i, float *out);
+status segment_read_distortion(segment *s, int64_t i, kv_planes planes, float *out);
 
 /* Put the file, the object and the rows of a chunk before the recorded text, and pass `st` on. */
 status segment_at_chunk(status st, const segment *s, int64_t i);
 
 /* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. Adds
  * the seconds until its bytes were there to *read_seconds (NULL: nobody asks). */
-status segment_read_chunk(segment *s, int64_t i, void *elements, double *read_seconds);
+status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements, double *read_seconds);
+
+/* The same in steps, of a segment that is not plain: bytes [begin, end) of a chunk in the file; is all of it
+ * what it should be; the elements of all of it, or of its base. */
+status segment_fetch(segment *s, int64_t i, size_t begin, size_t end, void *bytes);
+status segment_check_chunk(segment *s, int64_t i, const void *bytes);
+status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements);
 
 /* Rows [row0, row0 + n_rows), which the segment must have, of the layers and parts of `to`: they become its
  * rows from `first` on. Refuses as segment_read_chunk does. Whole chunks are read fastest. */

@@ -26,7 +26,9 @@ status segment_check_index(const segment_info *info, const segment_entry *entrie
 status segment_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path,
                       uint64_t digest[2]);
 
-/* segment_open in its two steps, of a file that is open already; the caller keeps `fd`, and releases the
- * entries with free(). */
+/* segment_open in its steps, of a file that is open already; the caller keeps `fd`, and releases the entries
+ * and, of a segment whose chunks have a base, how many bytes of each those are, with free(). */
 status segment_read_index(int fd, const segment_info *info, const char *path, segment_entry **entries);
+status segment_read_bases(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+                          uint64_t **bases);
 status segment_check_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path);

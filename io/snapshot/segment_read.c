@@ -16,6 +16,7 @@ struct segment {
     char *path;
     int fd;
     segment_entry *entries;
+    uint64_t *bases; /* the bytes of each chunk's base; NULL: they have none */
 };
 
 /* ---- opening ---- */
@@ -30,6 +31,22 @@ status segment_read_index(int fd, const segment_info *info, const char *path, se
         return st;
     }
     *out = entries;
+    return STATUS_OK;
+}
+
+status segment_read_bases(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+                          uint64_t **out) {
+    const size_t n = (size_t)segment_count_entries(info);
+    uint64_t *bases = mem_new(n, sizeof *bases);
+    status st = file_read_at(fd, path, info->bases_offset, bases, n * sizeof *bases);
+    for (size_t i = 0; i < n && st == STATUS_OK; i++)
+        if (bases[i] < 1 || bases[i] > entries[i].n_bytes)
+            st = status_refuse("%s: /bases: chunk %zu has an impossible one: damaged", path, i);
+    if (st != STATUS_OK) {
+        free(bases);
+        return st;
+    }
+    *out = bases;
     return STATUS_OK;
 }
 
@@ -60,6 +77,7 @@ status segment_open(const char *dir, const segment_info *info, const kv_tables *
     if (st == STATUS_OK) st = check_size(n_bytes, info, s.path);
     if (st == STATUS_OK) st = segment_read_index(s.fd, info, s.path, &s.entries);
     if (st == STATUS_OK) st = segment_check_digest(s.fd, info, s.entries, s.path);
+    if (st == STATUS_OK && info->has_base) st = segment_read_bases(s.fd, info, s.entries, s.path, &s.bases);
     segment *opened = mem_new(1, sizeof *opened);
     *opened = s;
     if (st != STATUS_OK)
@@ -74,20 +92,11 @@ void segment_close(segment *s) {
     if (s->fd >= 0) close(s->fd);
     free(s->path);
     free(s->entries);
+    free(s->bases);
     free(s);
 }
 
 /* ---- chunks ---- */
-
-/* The bytes of a chunk, which are those that /index means if they have its checksum. */
-static status read_bytes(const segment *s, int64_t i, void *bytes) {
-    const segment_entry *entry = &s->entries[i];
-    const size_t n = (size_t)entry->n_bytes;
-    status st = file_read_at(s->fd, "its chunk", (int64_t)entry->offset, bytes, n);
-    if (st == STATUS_OK && segment_chunk_checksum(&s->info, bytes, n) != entry->checksum)
-        st = status_refuse("its checksum is not that of /index: damaged");
-    return st;
-}
 
 status segment_at_chunk(status st, const segment *s, int64_t i) {
     const segment_chunk c = segment_chunk_at(&s->info, i);
@@ -100,35 +109,53 @@ status segment_at_chunk(status st, const segment *s, int64_t i) {
                      c.row0, row);
 }
 
-status segment_read_distortion(segment *s, int64_t i, float *out) {
-    char head[KV_FRAME_HEADER_BYTES];
+status segment_read_distortion(segment *s, int64_t i, kv_planes planes, float *out) {
+    char head[KV_FRAME_LOOK_BYTES];
+    const size_t n = s->entries[i].n_bytes < sizeof head ? (size_t)s->entries[i].n_bytes : sizeof head;
     *out = 0;
-    if (s->info.is_plain || s->entries[i].n_bytes < sizeof head) return STATUS_OK;
-    status st = file_read_at(s->fd, "its chunk", (int64_t)s->entries[i].offset, head, sizeof head);
-    if (st == STATUS_OK) *out = kv_frame_look(head, sizeof head).distortion;
+    if (s->info.is_plain) return STATUS_OK;
+    status st = file_read_at(s->fd, "its chunk", (int64_t)s->entries[i].offset, head, n);
+    const kv_frame_claim claim = st == STATUS_OK ? kv_frame_look(head, n) : (kv_frame_claim){0};
+    *out = planes == KV_BASE_ONLY ? claim.base_distortion : claim.distortion;
     return segment_at_chunk(st, s, i);
 }
 
-size_t segment_chunk_file_bytes(const segment *s, int64_t i) {
-    return (size_t)s->entries[i].n_bytes;
+size_t segment_chunk_file_bytes(const segment *s, int64_t i, kv_planes planes) {
+    return (size_t)(planes == KV_BASE_ONLY && s->bases ? s->bases[i] : s->entries[i].n_bytes);
+}
+
+status segment_fetch(segment *s, int64_t i, size_t begin, size_t end, void *bytes) {
+    status st = status_at(fault_at("segment-read"), "%s", s->path);
+    if (st != STATUS_OK) return st;
+    st = file_read_at(s->fd, "its chunk", (int64_t)(s->entries[i].offset + begin), bytes, end - begin);
+    return segment_at_chunk(st, s, i);
+}
+
+status segment_check_chunk(segment *s, int64_t i, const void *bytes) {
+    const segment_entry *entry = &s->entries[i];
+    if (segment_chunk_checksum(&s->info, bytes, (size_t)entry->n_bytes) == entry->checksum) return STATUS_OK;
+    return segment_at_chunk(status_refuse("its checksum is not that of /index: damaged"), s, i);
+}
+
+status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements) {
+    const segment_chunk c = segment_chunk_at(&s->info, i);
+    const bool is_base = n_bytes < s->entries[i].n_bytes;
+    return segment_at_chunk(
+        (is_base ? kv_frame_decode_base : kv_frame_decode)(bytes, n_bytes, s->tables, &c.chunk, elements), s,
+        i);
 }
 
 /* A frame goes to a buffer first. */
-status segment_read_chunk(segment *s, int64_t i, void *elements, double *read_seconds) {
-    const segment_chunk c = segment_chunk_at(&s->info, i);
-    const size_t n = (size_t)s->entries[i].n_bytes;
+status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements, double *read_seconds) {
+    const size_t n = segment_chunk_file_bytes(s, i, planes);
     const double begin = clock_seconds();
-    void *frame = s->info.is_plain ? NULL : mem_resize(NULL, n, 1);
-    status st = status_at(fault_at("segment-read"), "%s", s->path);
-    if (st != STATUS_OK) {
-        free(frame);
-        return st;
-    }
-    st = read_bytes(s, i, frame ? frame : elements);
+    void *frame = s->info.is_plain ? NULL : mem_resize(NULL, n, 1), *bytes = frame ? frame : elements;
+    status st = segment_fetch(s, i, 0, n, bytes);
+    if (st == STATUS_OK && n == s->entries[i].n_bytes) st = segment_check_chunk(s, i, bytes);
     if (read_seconds) *read_seconds += clock_seconds() - begin;
-    if (st == STATUS_OK && frame) st = kv_frame_decode(frame, n, s->tables, &c.chunk, elements);
+    if (st == STATUS_OK && frame) st = segment_decode(s, i, frame, n, elements);
     free(frame);
-    return segment_at_chunk(st, s, i);
+    return st;
 }
 
 static int64_t most(int64_t a, int64_t b) {
@@ -180,7 +207,7 @@ static status read_rows(segment *s, int64_t begin, int64_t row0, int64_t n_rows,
         char *here = whole ? out + row_of(to, c.chunk.first_layer, (int)c.chunk.part, first + c.row0 - row0) *
                                        row_bytes
                            : room;
-        st = segment_read_chunk(s, begin + i, here, NULL);
+        st = segment_read_chunk(s, begin + i, KV_ALL_PLANES, here, NULL);
         if (st == STATUS_OK && !whole) copy_rows(&c, room, row0, n_rows, to, first, out);
     }
     return st;
@@ -212,9 +239,14 @@ status segment_read(segment *s, int layer, kv_part part, int64_t row0, int64_t n
     return segment_read_into(s, row0, n_rows, &to, 0, out);
 }
 
-/* Is it of the codec and tables that the manifest names? What that would make larger is stored as it is. */
-static status check_codec(const segment_info *info, const void *frame, size_t n_bytes) {
+/* Is it of the codec and tables that the manifest names, and its base as long as /bases says? What the codec
+ * would make larger is stored as it is. */
+static status check_codec(const segment *s, int64_t i, const void *frame, size_t n_bytes) {
+    const segment_info *info = &s->info;
     const kv_frame_claim claim = kv_frame_look(frame, n_bytes);
+    const size_t base = segment_chunk_file_bytes(s, i, KV_BASE_ONLY);
+    if (base != (claim.base_bytes ? claim.base_bytes : n_bytes))
+        return status_refuse("frame with a base of %zu bytes, but /bases says %zu", claim.base_bytes, base);
     if (claim.codec == KV_CODEC_NONE) return STATUS_OK;
     if (claim.codec == info->codec && claim.tables_digest == info->tables_digest) return STATUS_OK;
     return status_refuse(
@@ -226,11 +258,11 @@ status segment_verify_chunk(segment *s, int64_t i, int64_t *n_bytes) {
     const segment_chunk c = segment_chunk_at(&s->info, i);
     const size_t n = (size_t)s->entries[i].n_bytes;
     void *bytes = mem_resize(NULL, n, 1);
-    status st = status_at(fault_at("segment-read"), "%s", s->path);
-    if (st == STATUS_OK) {
-        st = read_bytes(s, i, bytes);
-        if (st == STATUS_OK && !s->info.is_plain) st = kv_frame_check(bytes, n, &c.chunk);
-        if (st == STATUS_OK && !s->info.is_plain) st = check_codec(&s->info, bytes, n);
+    status st = segment_fetch(s, i, 0, n, bytes);
+    if (st == STATUS_OK) st = segment_check_chunk(s, i, bytes);
+    if (st == STATUS_OK && !s->info.is_plain) {
+        st = kv_frame_check(bytes, n, &c.chunk);
+        if (st == STATUS_OK) st = check_codec(s, i, bytes, n);
         st = segment_at_chunk(st, s, i);
     }
     if (st == STATUS_OK) *n_bytes += (int64_t)n;

@@ -23,7 +23,7 @@ enum { SLOTS_PER_THREAD = 4, WRITEBACK_BYTES = 16 << 20 };
 
 typedef struct encoded_chunk {
     char *bytes; /* as they go to the file */
-    size_t n_bytes;
+    size_t n_bytes, base_bytes;
     uint64_t checksum;
     bool is_ready; /* to be written */
 } encoded_chunk;
@@ -39,6 +39,7 @@ typedef struct writer {
     int fd; /* our own view of the file */
     int64_t n_entries;
     segment_entry *index;        /* [n_entries]: one for each chunk */
+    uint64_t *bases;             /* [n_entries]: bytes of each chunk's base */
     uint64_t n_written, n_begun; /* bytes written, and of these begun to reach the disk */
 
     pthread_mutex_t lock; /* of what follows, and of is_ready */
@@ -246,28 +247,37 @@ static status write_rows(const writer *w, const hsize_t *at, const encoded_chunk
     return st;
 }
 
-static status write_index(writer *w, int64_t *index_offset) {
+/* A dataset of numbers of each chunk, with the dimensions [layers, parts, chunks, n_each], or without the
+ * last. Where it lies. */
+static status write_numbers(writer *w, const char *name, const char *what, hsize_t n_each,
+                            const void *numbers, int64_t *offset) {
     const hsize_t n_chunks = (hsize_t)segment_count_chunks(w->info);
     const hsize_t n_parts = segment_is_joint(w->info) ? 1 : N_KV_PARTS;
-    const hsize_t dims[4] = {(hsize_t)w->n_entries / n_chunks / n_parts, n_parts, n_chunks, 3};
+    const hsize_t dims[4] = {(hsize_t)w->n_entries / n_chunks / n_parts, n_parts, n_chunks, n_each};
+    char text[128];
+    snprintf(text, sizeof text, "%s, chunk, its %s",
+             segment_is_joint(w->info) ? "layers of a chunk, 1" : "layer, part (k, v)", what);
     h5_lock();
     status st = end_dataset(w);
-    hid_t space = H5Screate_simple(4, dims, NULL), creation = h5_dataset_creation();
+    hid_t space = H5Screate_simple(n_each > 1 ? 4 : 3, dims, NULL), creation = h5_dataset_creation();
     if (st == STATUS_OK)
-        w->dataset = H5Dcreate2(w->file, "/index", H5T_STD_U64LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
-    bool good =
-        w->dataset >= 0 &&
-        H5Dwrite(w->dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, w->index) >= 0 &&
-        h5_write_text(w->dataset, "dimensions",
-                      segment_is_joint(w->info)
-                          ? "layers of a chunk, 1, chunk, its (offset in the file, bytes, checksum)"
-                          : "layer, part (k, v), chunk, its (offset in the file, bytes, checksum)") >= 0;
+        w->dataset = H5Dcreate2(w->file, name, H5T_STD_U64LE, space, H5P_DEFAULT, creation, H5P_DEFAULT);
+    bool good = w->dataset >= 0 &&
+                H5Dwrite(w->dataset, H5T_NATIVE_UINT64, H5S_ALL, H5S_ALL, H5P_DEFAULT, numbers) >= 0 &&
+                h5_write_text(w->dataset, "dimensions", text) >= 0;
     if (st == STATUS_OK && !good) st = h5_fail(w->path, "cannot be written");
-    if (good) *index_offset = (int64_t)H5Dget_offset(w->dataset);
+    if (good) *offset = (int64_t)H5Dget_offset(w->dataset);
     H5Pclose(creation);
     H5Sclose(space);
     h5_unlock();
     return st;
+}
+
+static status write_index(writer *w, segment_info *done) {
+    status st =
+        write_numbers(w, "/index", "(offset in the file, bytes, checksum)", 3, w->index, &done->index_offset);
+    if (st != STATUS_OK || !w->info->has_base) return st;
+    return write_numbers(w, "/bases", "base's bytes", 1, w->bases, &done->bases_offset);
 }
 
 static status close_file(writer *w) {
@@ -301,7 +311,7 @@ static status encode_chunk(const writer *w, int64_t i, void *elements, encoded_c
     const segment_info *info = w->info;
     const segment_source *from = w->source;
     const segment_chunk c = segment_chunk_at(info, i);
-    const kv_coding how = {.codec = info->codec, .level = info->level};
+    const kv_coding how = segment_coding(info);
     kv_token *tokens = NULL;
     status st = from->read(from->context, &c.chunk, c.row0, info->is_plain ? out->bytes : elements);
     if (st != STATUS_OK) return st;
@@ -312,6 +322,7 @@ static status encode_chunk(const writer *w, int64_t i, void *elements, encoded_c
     out->n_bytes = info->is_plain
                        ? kv_chunk_all_bytes(&c.chunk)
                        : kv_frame_encode(&how, from->tables, &c.chunk, tokens, elements, out->bytes);
+    out->base_bytes = info->is_plain ? 0 : kv_frame_look(out->bytes, out->n_bytes).base_bytes;
     out->checksum = segment_chunk_checksum(info, out->bytes, out->n_bytes);
     free(tokens);
     return st;
@@ -333,6 +344,7 @@ static status write_chunk(writer *w, int64_t i, const encoded_chunk *c) {
         st = (w->info->is_plain ? write_rows : write_frame)(w, at + first_dim(w), c, &offset);
     h5_unlock();
     w->index[i] = (segment_entry){.offset = offset, .n_bytes = c->n_bytes, .checksum = c->checksum};
+    w->bases[i] = c->base_bytes ? c->base_bytes : c->n_bytes;
     w->n_written += c->n_bytes;
     if (w->n_written - w->n_begun >= WRITEBACK_BYTES) {
         file_start_writeback(w->fd, (int64_t)w->n_begun, (int64_t)(w->n_written - w->n_begun));
@@ -414,6 +426,7 @@ static void open_writer(writer *w, const char *dir, int n_threads) {
     w->fd = -1;
     w->n_entries = segment_count_entries(w->info);
     w->index = mem_new((size_t)w->n_entries, sizeof *w->index);
+    w->bases = mem_new((size_t)w->n_entries, sizeof *w->bases);
     w->n_slots = (int64_t)n_threads * SLOTS_PER_THREAD;
     if (w->n_slots > w->n_entries) w->n_slots = w->n_entries;
     w->slots = mem_new((size_t)w->n_slots, sizeof *w->slots);
@@ -431,10 +444,11 @@ static void close_writer(writer *w) {
     pthread_mutex_destroy(&w->lock);
     pthread_cond_destroy(&w->changed);
     free(w->index);
+    free(w->bases);
     free(w->path);
 }
 
-static status write_file(writer *w, int n_threads, int64_t *index_offset) {
+static status write_file(writer *w, int n_threads, segment_info *done) {
     status st = create_file(w);
     if (st == STATUS_OK) st = reserve_space(w);
     if (st == STATUS_OK) {
@@ -444,7 +458,7 @@ static status write_file(writer *w, int n_threads, int64_t *index_offset) {
     }
     if (st == STATUS_OK) st = write_chunks(w, n_threads);
     if (st == STATUS_OK && segment_is_joint(w->info)) st = write_views(w);
-    if (st == STATUS_OK) st = write_index(w, index_offset);
+    if (st == STATUS_OK) st = write_index(w, done);
     return st;
 }
 
@@ -481,7 +495,7 @@ status segment_write(const char *dir, segment_info *info, const segment_source *
     done.is_plain = done.codec == KV_CODEC_NONE;
     writer w = {.info = &done, .source = source};
     open_writer(&w, dir, n_threads);
-    status st = write_file(&w, n_threads, &done.index_offset);
+    status st = write_file(&w, n_threads, &done);
     if (st == STATUS_OK) st = close_file(&w);
     if (st == STATUS_OK) st = finish_info(&w, &done);
     if (st == STATUS_OK) st = flush_and_rename(&w, dir);

@@ -34,8 +34,9 @@ typedef enum snapshot_action {
     N_SNAPSHOT_ACTIONS
 } snapshot_action;
 
-/* All of it loaded; or what takes too long computed; or all computed. */
-typedef enum load_mode { LOAD_FULL, LOAD_AUTO, LOAD_RECOMPUTE } load_mode;
+/* All of it loaded; or what takes too long computed; or its base first, and what refines that beside the run;
+ * or all computed. */
+typedef enum load_mode { LOAD_FULL, LOAD_AUTO, LOAD_BASE, LOAD_RECOMPUTE } load_mode;
 
 typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
 

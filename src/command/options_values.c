@@ -305,7 +305,7 @@ static const char *weights_name(unsigned value) {
 
 static const char *load_name(unsigned value) {
     static const char *const names[] = {
-        [LOAD_FULL] = "full", [LOAD_AUTO] = "auto", [LOAD_RECOMPUTE] = "recompute"};
+        [LOAD_FULL] = "full", [LOAD_AUTO] = "auto", [LOAD_BASE] = "base", [LOAD_RECOMPUTE] = "recompute"};
     return value < sizeof names / sizeof *names ? names[value] : NULL;
 }
 

@@ -43,7 +43,10 @@ void engine_finish(engine *e, session *s) {
 
 void engine_release(engine *e, session *s) {
     int slot = schedule_finish(e->schedule, s->handle);
-    if (slot >= 0) e->releases[e->n_releases++] = slot;
+    if (slot >= 0) {
+        e->releases[e->n_releases++] = slot;
+        e->loads[slot].is_over = true;
+    }
     e->sessions[s->handle] = NULL;
 }
 
@@ -244,6 +247,21 @@ static bool issue_loads(engine *e) {
     return true;
 }
 
+/* Have every stage put what refines a slot in its place, where all have it; false when nothing does. */
+static bool issue_refining(engine *e) {
+    bool any = false;
+    slot_tokens q;
+    for (int i = 0; e->loaded.n_coarse > e->loaded.n_refined && schedule_running(e->schedule, i, &q); i++) {
+        if (!engine_is_fetched(e, q.slot)) continue;
+        if (!any) begin_step(e, STEP_REFINE);
+        any = true;
+        e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, 0};
+        engine_count_refined(e, q.slot, q.n_tokens);
+    }
+    if (any) send_step(e);
+    return any;
+}
+
 /* Sort what came, if anything did: loads and signals are the engine's, the rest waits for engine_take_note.
  */
 static bool take_notes(engine *e) {
@@ -257,7 +275,8 @@ static bool take_notes(engine *e) {
             continue;
         }
         e->stop_wanted = e->stop_wanted || n->kind == NOTE_STOP;
-        if (n->kind == NOTE_LOADED || n->kind == NOTE_LOADING) engine_take_load(e, n, rank);
+        if (n->kind == NOTE_LOADED || n->kind == NOTE_LOADING || n->kind == NOTE_FETCHED)
+            engine_take_load(e, n, rank);
         free(n);
     }
     return any;
@@ -289,7 +308,7 @@ bool engine_next(engine *e, event *out) {
         if (e->has_reply && report_event(e, out)) return true;
         if (e->n_issued > 0 && take_reply(e, false)) continue;
         if (!e->is_paused && e->n_loading > 0) engine_let_compute(e);
-        if (!e->is_paused && (issue_loads(e) || issue_step(e))) continue;
+        if (!e->is_paused && (issue_loads(e) || issue_refining(e) || issue_step(e))) continue;
         if (e->n_issued > 0)
             take_reply(e, true);
         else if (e->n_loading > 0)

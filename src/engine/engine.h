@@ -20,6 +20,7 @@
 #include "mpi/comm.h"
 #include "mpi/transport/transport.h"
 #include "src/base/trace.h"
+#include "src/engine/loader.h"
 #include "src/engine/notes.h"
 #include "src/engine/probe.h"
 #include "src/engine/session.h"
@@ -50,8 +51,10 @@ typedef struct engine_options {
     bool races_loads;         /* what is cached may be computed where that is faster: */
     double usual_seconds_per_row; /* as it was when the snapshot was made; 0: not known */
     double most_distortion;       /* of what is loaded; 0: no limit */
-    double io_bandwidth;          /* bytes a second that a rank reads of a snapshot at most; 0: no limit */
-    const char *manifest;         /* the n_manifest bytes of its manifest */
+    loads_base loads_base;
+    double deadline_seconds; /* of LOADS_BASE_IF_LATE */
+    double io_bandwidth;     /* bytes a second that a rank reads of a snapshot at most; 0: no limit */
+    const char *manifest;    /* the n_manifest bytes of its manifest */
     size_t n_manifest;
 } engine_options;
 
@@ -135,10 +138,13 @@ void engine_release(engine *e, session *s);
 bool engine_has_waiting(const engine *e);
 
 /* What became of cached positions: loaded by some rank at least, or only computed; and in how many seconds,
- * and by what was seen of both, in how many at best, all or none loaded, or some. Rank 0. Local. */
+ * and by what was seen of both, in how many at best, all or none loaded, or some. Of how many sequences the
+ * base was loaded first, and of how many what refines it was put in its place, and before which positions of
+ * theirs: from the first to the last. Rank 0. Local. */
 typedef struct engine_loads {
     int64_t n_loads, n_loaded, n_computed;
     double seconds, best_seconds;
+    int64_t n_coarse, n_refined, first_refined, last_refined;
 } engine_loads;
 
 engine_loads engine_get_loads(const engine *e);

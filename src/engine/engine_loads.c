@@ -12,6 +12,8 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
     const int n_ranks = comm_size(e->worker.comm);
     load->session = s;
     load->number = ++e->n_loads;
+    load->is_over = false;
+    load->n_loaded = load->n_coarse = load->n_awaited = 0;
     load->race = load_race_begin(n_tokens, e->options.usual_seconds_per_row, clock_seconds());
     load->edges = mem_resize(load->edges, (size_t)n_ranks, sizeof *load->edges);
     for (int rank = 0; rank < n_ranks; rank++)
@@ -79,15 +81,45 @@ static void fail_load(engine *e, slot_load *load, const note *n, int rank) {
     e->n_unloaded--;
 }
 
+/* Which ranks have bases only, and which have what refines them. */
+static void count_coarse(engine *e, slot_load *load, const note *n, int rank) {
+    if (n->kind == NOTE_LOADED) {
+        load->n_loaded++;
+        if (n->n_coarse > 0 && load->n_coarse++ == 0) e->loaded.n_coarse++;
+        load->n_awaited += n->n_coarse > 0;
+    }
+    if (n->kind != NOTE_FETCHED) return;
+    if (load->n_awaited > 0) load->n_awaited--;
+    if (n->st == STATUS_OK) return;
+    status_adopt(n->st, n->text);
+    if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+    notice_add("%s: of what could not be refined, the base stays", status_text());
+}
+
 void engine_take_load(engine *e, const note *n, int rank) {
     slot_load *load = &e->loads[n->number];
-    if (!load->session || n->load != load->number) return; /* it was computed before it came */
+    if (n->load != load->number) return;
+    count_coarse(e, load, n, rank);
+    if (!load->session || n->kind == NOTE_FETCHED) return; /* all was computed before it came */
     if (n->st != STATUS_OK)
         fail_load(e, load, n, rank);
     else if (n->kind == NOTE_LOADING)
         move_edge(e, load, rank, n->edge, n->idle_share);
     else
         move_edge(e, load, rank, 0, 1);
+}
+
+bool engine_is_fetched(const engine *e, int slot) {
+    const slot_load *load = &e->loads[slot];
+    return !load->is_over && !load->session && load->n_coarse > 0 && load->n_awaited == 0 &&
+           load->n_loaded == comm_size(e->worker.comm);
+}
+
+void engine_count_refined(engine *e, int slot, int64_t pos) {
+    e->loads[slot].is_over = true;
+    if (e->loaded.n_refined == 0 || pos < e->loaded.first_refined) e->loaded.first_refined = pos;
+    if (pos > e->loaded.last_refined) e->loaded.last_refined = pos;
+    e->loaded.n_refined++;
 }
 
 static int rows_in_flight(const engine *e) {

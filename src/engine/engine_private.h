@@ -7,12 +7,16 @@
 #include "src/engine/schedule.h"
 #include "src/engine/worker.h"
 
-/* A slot that is being loaded, and how far each rank is. */
+/* A slot that is being loaded, and how far each rank is; and then what refines it, where only bases were. */
 typedef struct slot_load {
-    session *session; /* NULL: it is not */
+    session *session; /* NULL: it is not being loaded */
     int64_t number;   /* of this load, counted by all ranks alike */
     int64_t *edges;   /* [ranks] */
     load_race race;
+    bool is_over;  /* the slot has another sequence, or none */
+    int n_loaded;  /* ranks that are through, and of them */
+    int n_coarse;  /* those that loaded bases, and */
+    int n_awaited; /* those that have not yet fetched what refines them */
 } slot_load;
 
 /* A step on its way: what to do when its reply comes. */
@@ -73,7 +77,7 @@ struct engine {
 /* All ranks are told to load the first n_tokens of the session into its slot. */
 void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens);
 
-/* A note of the kinds NOTE_LOADING and NOTE_LOADED. */
+/* A note of the kinds NOTE_LOADING, NOTE_LOADED and NOTE_FETCHED. */
 void engine_take_load(engine *e, const note *n, int rank);
 
 /* So many rows of the slot's sequence are in a step now: perhaps of one that is being loaded. */
@@ -82,3 +86,9 @@ void engine_count_computed(engine *e, int slot, int n_rows);
 /* Let the next step have rows of what is being loaded, where loading takes so long that they are ready before
  * it would be there. False: of none. */
 bool engine_let_compute(engine *e);
+
+/* Does the slot have only bases, and does every rank have what refines them? */
+bool engine_is_fetched(const engine *e, int slot);
+
+/* It is refined now, before this position. */
+void engine_count_refined(engine *e, int slot, int64_t pos);

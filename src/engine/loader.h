@@ -8,25 +8,15 @@
 
 #include <stdbool.h>
 
-#include "io/snapshot/manifest.h"
-#include "mpi/mailbox.h"
+#include "src/engine/loading.h"
 #include "src/engine/step.h"
-#include "src/model/kv_cache.h"
-#include "src/model/model.h"
 
 typedef struct loader loader;
-
-typedef struct loader_options {
-    int n_threads;
-    bool spares_processors;  /* which compute the model */
-    double bytes_per_second; /* to be read at most; 0: no limit */
-    double most_distortion;  /* that a frame may have measured; 0: no limit */
-} loader_options;
 
 /* Read the manifest (the bytes of its file, the same on every rank) and check that the segments of this slice
  * are there and whole, but for the content of their frames. Borrows kv and notes. Local. */
 status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s,
-                   const loader_options *options, kv_cache *kv, mailbox *notes, loader **out);
+                   const load_options *options, kv_cache *kv, mailbox *notes, loader **out);
 
 /* What is being loaded is given up. NULL is fine. Local. */
 void loader_close(loader *l);
@@ -40,10 +30,15 @@ void loader_begin(loader *l, const step *order);
  * thread; waits for no reading. Local. */
 void loader_leave(loader *l, int slot, int64_t pos);
 
-/* Is there a load that is not over? Local. */
+/* Put what refines this slot in its place: behind NOTE_FETCHED, and between two steps. Another note of that
+ * kind tells of a failure. Local. */
+void loader_refine(loader *l, int slot);
+
+/* Is there a load that is not over? What refines it does not count. Local. */
 bool loader_is_busy(loader *l);
 
-/* Wait until nothing is loaded into this slot any more: before its pages are released. Local. */
+/* Wait until nothing is loaded into this slot any more, and give up what refines it: before its pages are
+ * released. Local. */
 void loader_settle(loader *l, int slot);
 
 /* The tokens of a sequence of the manifest. Local. */

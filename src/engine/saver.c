@@ -154,6 +154,7 @@ static void write_segment(saver *v, int n_threads) {
         .type = v->type,
         .codec = v->coding.codec,
         .level = v->coding.level,
+        .has_base = v->coding.has_base,
         .tables_digest = v->tables ? v->tables->digest : 0,
         .chunk_tokens = segment_chunk_tokens(v->coding.codec, v->type, v->config->n_kv_heads,
                                              v->config->head_dim, o->n_rows),

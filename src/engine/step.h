@@ -12,10 +12,11 @@
 #include "src/model/sampler.h"
 
 typedef enum step_kind {
-    STEP_ROWS,  /* releases first, then starts, then rows through the layers */
-    STEP_LOAD,  /* starts, whose first positions come from the snapshot */
-    STEP_SAVE,  /* positions to be written to the snapshot */
-    STEP_HURRY, /* what is being saved is waited for now */
+    STEP_ROWS,   /* releases first, then starts, then rows through the layers */
+    STEP_LOAD,   /* starts, whose first positions come from the snapshot */
+    STEP_REFINE, /* extents whose base alone was loaded get what refines it */
+    STEP_SAVE,   /* positions to be written to the snapshot */
+    STEP_HURRY,  /* what is being saved is waited for now */
     STEP_STOP,
 } step_kind;
 

@@ -39,6 +39,16 @@ static void begin_loads(worker *w) {
     loader_begin(w->loader, &w->step);
 }
 
+/* Between two steps: the rows of the one before are through here. */
+static void refine(worker *w) {
+    region before = trace_enter(&w->trace, REGION_LOAD);
+    status st = model_sync(w->model);
+    if (st != STATUS_OK) status_die("%s", status_text());
+    for (int i = 0; i < w->step.n_extents; i++)
+        loader_refine(w->loader, w->step.extents[i].slot);
+    trace_enter(&w->trace, before);
+}
+
 /* Loads and saves go on to the next stage before they are done here, so that all stages do them at once. */
 bool worker_run_step(worker *w, pipeline_slot *slot) {
     for (int i = 0; w->loader && i < w->step.n_releases; i++)
@@ -50,6 +60,7 @@ bool worker_run_step(worker *w, pipeline_slot *slot) {
     }
     pipeline_forward(w->pipe, slot);
     if (w->step.kind == STEP_LOAD) begin_loads(w);
+    if (w->step.kind == STEP_REFINE) refine(w);
     if (w->step.kind == STEP_HURRY) saver_hurry(w->saver);
     if (w->step.kind == STEP_SAVE) {
         region before = trace_enter(&w->trace, REGION_SAVE);

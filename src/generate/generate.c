@@ -175,6 +175,7 @@ static void note_deadline(const options *o, const engine *e) {
     const double first = engine_get_times(e).first_token_seconds;
     static const char *const advice[] = {[LOAD_FULL] = "--load auto is faster where the link is slow",
                                          [LOAD_AUTO] = "this was the fastest way by what was seen",
+                                         [LOAD_BASE] = "no less can be loaded",
                                          [LOAD_RECOMPUTE] =
                                              "--load auto loads what comes sooner than it is computed"};
     if (first > o->deadline_seconds) /* not with NaN */
@@ -182,9 +183,26 @@ static void note_deadline(const options *o, const engine *e) {
                    advice[o->load]);
 }
 
+/* What began on a coarser cache than was saved. */
+static void note_bases(const options *o, const engine_loads *l) {
+    char when[96] = "what refines it came after the end";
+    if (l->n_coarse == 0) return;
+    if (l->n_refined > 0 && l->first_refined == l->last_refined)
+        snprintf(when, sizeof when, "what refines it was in place before position %lld",
+                 (long long)l->last_refined);
+    else if (l->n_refined > 0)
+        snprintf(when, sizeof when, "of %lld, what refines it was in place before positions %lld to %lld",
+                 (long long)l->n_refined, (long long)l->first_refined, (long long)l->last_refined);
+    notice_add(
+        "--resume %s: of %lld sequence%s the base of what is cached was loaded first, which is coarser "
+        "than what was saved; %s",
+        o->resume, (long long)l->n_coarse, l->n_coarse == 1 ? "" : "s", when);
+}
+
 /* What --load auto did. */
 static void print_loads(const generation *g, const engine *e) {
     const engine_loads l = engine_get_loads(e);
+    note_bases(g->options, &l);
     if (g->options->load != LOAD_AUTO || l.n_loads == 0) return;
     fprintf(stderr,
             "kvarve: of what was cached, %lld positions were loaded and %lld computed, in %.3f s; at the "
@@ -285,6 +303,10 @@ static status open_engine(generation *g, comm *c, engine **out) {
     if (comm_rank(c) == 0 && o->load == LOAD_AUTO && g->config.window > 0)
         notice_add("--load auto: as layers have a window, all that is cached is loaded");
     wanted.io_bandwidth = (double)o->io_bandwidth;
+    wanted.deadline_seconds = o->deadline_seconds;
+    wanted.loads_base = o->load == LOAD_BASE ? LOADS_BASE : LOADS_NO_BASE;
+    if (o->load == LOAD_AUTO && !isnan(o->deadline_seconds) && (!o->save || !strcmp(o->save, o->resume)))
+        wanted.loads_base = LOADS_BASE_IF_LATE;
     if (!isnan(o->max_distortion)) wanted.most_distortion = o->max_distortion;
     if (g->past.n_rows > 0) wanted.usual_seconds_per_row = g->past.seconds_computed / (double)g->past.n_rows;
     wanted.manifest = g->past_bytes;

@@ -75,10 +75,27 @@ static void note_coding(const manifest *m, const char *dir) {
     const segment_info *s = manifest_find_coded(m);
     char text[KV_CODING_TEXT_BYTES];
     if (!s) return;
-    kv_coding_text(&(kv_coding){s->codec, s->level, 0}, text);
+    const kv_coding coding = segment_coding(s);
+    kv_coding_text(&coding, text);
     notice_add("--resume %s: its KV cache was coded by %s: what follows may differ from what the exact cache "
                "would have given",
                dir, text);
+}
+
+/* --load base is for snapshots that have one, which may be only parts of it. */
+static status check_bases(const manifest *m, const options *o) {
+    int64_t n = 0;
+    for (int64_t i = 0; i < m->n_segments; i++)
+        n += m->segments[i].has_base;
+    if (o->load != LOAD_BASE || n == m->n_segments) return STATUS_OK;
+    if (n == 0)
+        return status_refuse(
+            "--load base: %s has none: it is saved with --codec kvarve:fast:3+base or the like, "
+            "or coded so by kvarve snapshot recode",
+            o->resume);
+    notice_add("--load base: of %s only %lld of %lld segments have one; of the others all is loaded",
+               o->resume, (long long)n, (long long)m->n_segments);
+    return STATUS_OK;
 }
 
 status generate_read_past(generation *g) {
@@ -95,7 +112,8 @@ status generate_read_past(generation *g) {
     if (st == STATUS_OK) st = manifest_parse(g->past_bytes, g->n_past_bytes, dir, &g->past);
     if (st != STATUS_OK) return loader_advise(st);
     note_coding(&g->past, dir);
-    return check_past(g);
+    st = check_bases(&g->past, g->options);
+    return st == STATUS_OK ? check_past(g) : st;
 }
 
 /* ---- without a prompt ---- */

@@ -54,8 +54,9 @@ int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer);
 
 /* Copy rows of one layer of the slice (0-based) out of or into the pages of the sequence in this slot, in any
  * number of threads: positions [pos0, pos0 + n_tokens), which are kept, K or V, as dense [n_tokens, G, K]
- * host elements. Rows that exist never change, so that any thread may read them while the model appends
- * others, as long as the slot is not released. */
+ * host elements. Rows that exist never change, but for those that are refined between two steps
+ * (src/engine/loader.h), so that any thread may read them while the model appends others, as long as the slot
+ * is not released. */
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                      void *out);
 void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,

@@ -106,15 +106,16 @@ static void print_segments(const manifest *m) {
            "ratio", "codec");
     for (int64_t i = 0; i < m->n_segments; i++) {
         const segment_info *s = &sorted[i];
-        char layers[32], coding[KV_CODING_TEXT_BYTES];
+        const kv_coding coding = segment_coding(s);
+        char layers[32], text[KV_CODING_TEXT_BYTES];
         double bytes = 2.0 * (s->last_layer - s->first_layer) * (double)s->n_rows * s->n_kv_heads *
                        s->head_dim * (double)dtype_bytes(s->type);
         files += (double)s->file_bytes;
         raw += bytes;
         snprintf(layers, sizeof layers, "%d..%d", s->first_layer, s->last_layer - 1);
-        kv_coding_text(&(kv_coding){s->codec, s->level, 0}, coding);
+        kv_coding_text(&coding, text);
         printf("%-*s %10s %10lld %10.1f %10.1f %6.2fx  %s\n", width, s->name, layers, (long long)s->n_rows,
-               (double)s->file_bytes / mib, bytes / mib, bytes / (double)s->file_bytes, coding);
+               (double)s->file_bytes / mib, bytes / mib, bytes / (double)s->file_bytes, text);
     }
     printf("%-*s %10s %10s %10.1f %10.1f %6.2fx\n", width, "all", "", "", files / mib, raw / mib,
            files > 0 ? raw / files : 1);
@@ -182,7 +183,7 @@ static void verify_segment(const char *dir, const segment_info *info, int n_thre
     for (int64_t i = 0; i < segment_count_entries(info); i++) {
         float distortion = 0;
         if (segment_verify_chunk(s, i, &n_bytes) != STATUS_OK ||
-            segment_read_distortion(s, i, &distortion) != STATUS_OK)
+            segment_read_distortion(s, i, KV_ALL_PLANES, &distortion) != STATUS_OK)
             note_damage(v, status_text());
         if (distortion > most) most = distortion;
     }

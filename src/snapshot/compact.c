@@ -185,15 +185,15 @@ static status keep_coding(const char *dir, const manifest *m, kv_coding *out) {
     bool is_mixed = m->n_segments == 0;
     for (int64_t i = 0; i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i], *first = &m->segments[0];
-        if (s->codec == first->codec && s->level == first->level && s->tables_digest == first->tables_digest)
+        if (s->codec == first->codec && s->level == first->level && s->has_base == first->has_base &&
+            s->tables_digest == first->tables_digest)
             continue;
         if (!kv_codec_is_exact(s->codec) || !kv_codec_is_exact(first->codec))
             return status_refuse(
                 "%s: parts of it are coded in different ways: say with --codec which is to be", dir);
         is_mixed = true;
     }
-    *out = is_mixed ? (kv_coding){.codec = KV_CODEC_LOSSLESS}
-                    : (kv_coding){.codec = m->segments[0].codec, .level = m->segments[0].level};
+    *out = is_mixed ? (kv_coding){.codec = KV_CODEC_LOSSLESS} : segment_coding(&m->segments[0]);
     return STATUS_OK;
 }
 
@@ -206,11 +206,12 @@ static bool is_family(kv_codec a, kv_codec b) {
 static status check_not_finer(const char *dir, const manifest *m, const kv_coding *c) {
     for (int64_t i = 0; i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i];
+        const kv_coding was = segment_coding(s);
         char old[KV_CODING_TEXT_BYTES], new[KV_CODING_TEXT_BYTES];
         if (kv_codec_is_exact(s->codec)) continue;
         if (!kv_codec_is_exact(c->codec) && (!is_family(s->codec, c->codec) || c->level >= s->level))
             continue;
-        kv_coding_text(&(kv_coding){s->codec, s->level, 0}, old);
+        kv_coding_text(&was, old);
         kv_coding_text(c, new);
         return status_refuse(
             "%s: it is coded by %s, and %s would be larger, but no better: what is lost does not "
@@ -367,6 +368,7 @@ static segment_info plan_segment(const compaction *k, int rank, int n_ranks) {
         .type = m->type,
         .codec = codec,
         .level = k->coding.level,
+        .has_base = k->coding.has_base,
         .tables_digest = tables_digest(k),
         .chunk_tokens = segment_chunk_tokens(codec, m->type, m->n_kv_heads, m->head_dim, k->n_rows),
     };

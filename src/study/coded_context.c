@@ -23,7 +23,10 @@ static status pass_chunk(const coded_context *c, kv_cache *kv, slice own, int sl
                            n_tokens, exact + (size_t)i * part_bytes);
     size_t n_bytes = 0;
     if (st == STATUS_OK) n_bytes = kv_frame_encode(&c->coding, c->tables, k, tokens, exact, frame);
-    if (st == STATUS_OK) st = kv_frame_decode(frame, n_bytes, c->tables, k, coded);
+    const size_t base_bytes = st == STATUS_OK ? kv_frame_look(frame, n_bytes).base_bytes : 0;
+    if (base_bytes > 0) n_bytes = base_bytes;
+    if (st == STATUS_OK)
+        st = (base_bytes > 0 ? kv_frame_decode_base : kv_frame_decode)(frame, n_bytes, c->tables, k, coded);
     for (int i = 0; st == STATUS_OK && i < n; i++) {
         const kv_part part = kv_chunk_part(k, i);
         const size_t at = (size_t)i * part_bytes, n_elements = part_bytes / dtype_bytes(c->type);

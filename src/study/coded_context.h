@@ -14,7 +14,7 @@ typedef struct coded_context {
     dtype type;
 } coded_context;
 
-/* K and V of positions [0, n_tokens) of the sequence in a slot are encoded, and what is decoded takes their
- * place, as far as the layers of the slice keep them; adds to *sums. */
+/* K and V of positions [0, n_tokens) of the sequence in a slot are encoded, and what is decoded, of a coding
+ * with a base that alone, takes their place, as far as the layers of the slice keep them; adds to *sums. */
 status coded_context_pass(const coded_context *c, kv_cache *kv, slice own, int slot, int64_t n_tokens,
                           coded_sums *sums);

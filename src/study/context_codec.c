@@ -208,6 +208,11 @@ static coded_sums add_up(comm *c, const coded_sums *mine) {
 /* What a reader of the result should know of it. Rank 0. */
 static void note_limits(const study *s, const engine *e) {
     if (s->tables) run_note_tables(s->options, s->tables, engine_model_digest(e));
+    if (s->coding.has_base)
+        notice_add(
+            "--context-codec %s: what the base does by itself, and its bits; with what refines it, all is as "
+            "without a base",
+            s->options->context_codec);
     if (s->coding.codec == KV_CODEC_CACHEGEN && s->type == DTYPE_F32)
         notice_add(
             "--precision f32: the elements that %s escapes are rounded to bf16, while of a bf16 cache they "

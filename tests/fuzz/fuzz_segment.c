@@ -27,10 +27,12 @@ static segment_info read_info(const uint8_t *head, size_t n_file) {
                           .type = head[5] & 1 ? DTYPE_BF16 : DTYPE_F32,
                           .codec = (kv_codec)(head[5] >> 1 & 1),
                           .is_plain = head[5] >> 2 & 1,
+                          .has_base = head[5] >> 3 & 1,
                           .chunk_tokens = chunk_tokens,
                           .chunk_layers = 1,
                           .file_bytes = (int64_t)n_file,
-                          .index_offset = index_offset};
+                          .index_offset = index_offset,
+                          .bases_offset = index_offset / 2};
 }
 
 /* Give each chunk that lies where it may the checksum of its bytes in /index, and a frame itself the same. */
@@ -108,6 +110,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     if (!is_good(segment_open(fuzz_dir(), &info, NULL, &s))) return 0;
     for (int layer = info.first_layer; layer < info.last_layer; layer++)
         read_layer(s, &info, layer);
+    for (int64_t i = 0; i < segment_count_entries(&info); i++) {
+        const segment_chunk c = segment_chunk_at(&info, i);
+        void *elements = malloc(kv_chunk_all_bytes(&c.chunk));
+        is_good(segment_read_chunk(s, i, KV_BASE_ONLY, elements, NULL));
+        free(elements);
+    }
     segment_close(s);
     return 0;
 }

@@ -10,76 +10,30 @@
 #include "io/h5.h"
 #include "io/snapshot/segment_private.h"
 #include "kernels/convert.h"
-#include "src/study/varve_build.h"
+#include "tests/fixtures/coded_rows.h"
 #include "tests/fixtures/harness.h"
 #include "tests/fixtures/rows.h"
 
-enum { LAYERS = 11, HEADS = 2, WIDTH = 16, CHANNELS = HEADS * WIDTH };
-
-static const kv_coding codings[] = {
-    {KV_CODEC_CACHEGEN, 2, 0}, {KV_CODEC_FAST, -3, 0}, {KV_CODEC_SMALL, 1, 0}};
+static const kv_coding codings[] = {{.codec = KV_CODEC_CACHEGEN, .level = 2},
+                                    {.codec = KV_CODEC_FAST, .level = -3},
+                                    {.codec = KV_CODEC_SMALL, .level = 1},
+                                    {.codec = KV_CODEC_FAST, .level = 0, .has_base = true},
+                                    {.codec = KV_CODEC_SMALL, .level = -3, .has_base = true}};
 enum { N_CODINGS = sizeof codings / sizeof *codings };
 
 static text_buffer tables_file;
 static kv_tables *tables;
 
-/* A value of any row: of few causes, which rows of all layers share. */
-static float value_of(int layer, int part, int64_t row, int channel) {
-    uint64_t causes = (uint64_t)row * 7 + 1, shares = (uint64_t)(channel * 2 + part) + 99;
-    float sum = 0.1f * (float)(layer % 3);
-    for (int k = 0; k < 4; k++)
-        sum += harness_random_normal(&causes) * harness_random_normal(&shares);
-    uint64_t noise = (uint64_t)(((row * LAYERS + layer) * 2 + part) * CHANNELS + channel);
-    return sum + 0.3f * harness_random_normal(&noise);
-}
-
-static status make_rows(void *context, int layer, kv_part part, int64_t row0, int64_t n_rows, void *out) {
-    const dtype type = *(const dtype *)context;
-    for (int64_t i = 0; i < n_rows * CHANNELS; i++)
-        put_float_at(type, out, (size_t)i,
-                     value_of(layer, (int)part, row0 + i / CHANNELS, (int)(i % CHANNELS)));
-    return STATUS_OK;
-}
-
 /* What all others use. */
 static void test_tables(void) {
-    enum { N = 256 };
-    const kv_tables_shape shape = {LAYERS, HEADS, WIDTH, {7, 8}};
-    text_buffer layers = {0};
-    varve_counts *counts = mem_new(1, sizeof *counts);
-    varve_samples before, samples = {.n_tokens = 0};
-    float *x[LAYERS * N_KV_PARTS], frequencies[WIDTH / 2];
-    dtype type = DTYPE_F32;
-    const linear *l = NULL;
-    CHECK_OK(linear_load(&l));
-    for (int i = 0; i < WIDTH / 2; i++)
-        frequencies[i] = (float)pow(1e4, -2.0 * i / WIDTH);
-    for (int layer = 0; layer < LAYERS; layer++) {
-        before = samples;
-        samples = (varve_samples){.type = DTYPE_F32, .n_tokens = N, .window_tokens = N, .importance = {1, 1}};
-        for (int part = 0; part < N_KV_PARTS; part++) {
-            float *rows = x[layer * N_KV_PARTS + part] = mem_new(N * CHANNELS, sizeof *rows);
-            make_rows(&type, layer, (kv_part)part, 1000, N, rows);
-            cachegen_build(rows, N, N, CHANNELS, cachegen_bin(layer, LAYERS), &layers);
-            samples.elements[part] = rows;
-        }
-        varve_build_layer(l, &(varve_shape){HEADS, WIDTH}, &samples, layer ? &before : NULL, frequencies,
-                          counts, &layers);
-    }
-    varve_append_classes(counts, &layers);
-    for (int i = 0; i < LAYERS * N_KV_PARTS; i++)
-        free(x[i]);
-    free(counts);
-    kv_tables_append(&shape, layers.data, layers.n, &tables_file);
-    CHECK_OK(kv_tables_parse(tables_file.data, tables_file.n, &tables));
-    free(layers.data);
+    coded_rows_tables(&tables_file, &tables);
 }
 
 /* ---- frames ---- */
 
 static kv_chunk chunk_of(kv_codec codec, dtype type, int n_tokens, int first_layer, int n_layers) {
     const bool is_joint = codec >= KV_CODEC_FAST;
-    return (kv_chunk){.shape = {type, n_tokens, HEADS, WIDTH},
+    return (kv_chunk){.shape = {type, n_tokens, CODED_HEADS, CODED_WIDTH},
                       .first_layer = first_layer,
                       .n_layers = is_joint ? n_layers : 1,
                       .part = is_joint ? KV_PART_K : KV_PART_V,
@@ -93,7 +47,7 @@ static uint8_t *encode(const kv_coding *how, const kv_chunk *c, void *elements, 
     dtype type = c->shape.type;
     for (int i = 0; i < c->shape.n_tokens; i++)
         tokens[i] = (kv_token){i + 50, 1000 - i};
-    CHECK_OK(rows_read_chunk(make_rows, &type, c, 50, elements));
+    CHECK_OK(rows_read_chunk(coded_rows_make, &type, c, 50, elements));
     *n_bytes = kv_frame_encode(how, tables, c, tokens, elements, room);
     uint8_t *frame = malloc(*n_bytes);
     memcpy(frame, room, *n_bytes);
@@ -114,6 +68,24 @@ static double error_of(const kv_chunk *c, const void *elements, const void *back
     return errors / squares;
 }
 
+/* The base of a frame, in memory that ends with it. */
+static void check_base(const uint8_t *frame, const kv_frame_claim *claim, const kv_chunk *c,
+                       const void *elements) {
+    const size_t n = claim->base_bytes;
+    void *back = mem_new(1, kv_chunk_all_bytes(c));
+    uint8_t *base = malloc(n);
+    memcpy(base, frame, n);
+    CHECK_OK(kv_frame_decode_base(base, n, tables, c, back));
+    CU_ASSERT(error_of(c, elements, back) < 0.4 && claim->base_distortion >= claim->distortion);
+    CHECK_REFUSED(kv_frame_decode(base, n, tables, c, back), "payload");
+    CHECK_REFUSED(kv_frame_decode_base(frame, n - 1, tables, c, back), "");
+    CHECK_REFUSED(kv_frame_decode_base(base, n, NULL, c, back), "which are not there");
+    base[n / 2] ^= 4;
+    CHECK_REFUSED(kv_frame_decode_base(base, n, tables, c, back), "checksum");
+    free(base);
+    free(back);
+}
+
 static void check_frame(const kv_coding *how, const kv_chunk *c) {
     size_t n, n_again;
     void *elements = mem_new(1, kv_chunk_all_bytes(c)), *back = mem_new(1, kv_chunk_all_bytes(c));
@@ -130,6 +102,8 @@ static void check_frame(const kv_coding *how, const kv_chunk *c) {
         CU_ASSERT(claim.tables_digest == tables->digest && claim.distortion < 0.3f);
         CHECK_REFUSED(kv_frame_decode(frame, n, NULL, c, back), "which are not there");
     }
+    CU_ASSERT((claim.base_bytes > 0) == (how->has_base && claim.codec != KV_CODEC_NONE));
+    if (claim.base_bytes) check_base(frame, &claim, c, elements);
     free(frame);
     free(again);
     free(elements);
@@ -186,17 +160,12 @@ static void test_forged_headers(void) {
         int offset;
         uint8_t value;
         const char *part;
-    } forgeries[] = {{8, 3, "version 3"},
-                     {8, 1, "version 1"},
-                     {10, 0, "only others have"},
-                     {10, 1, "only others have"},
-                     {10, 9, "unknown codec 9"},
-                     {12, 71, "frame of 71"},
-                     {32, 0x5a, "needs the tables"},
-                     {40, 9, "layers from 9 on"},
-                     {42, 4, "of 4 layers"},
-                     {43, 1, "frame of parts 1"},
-                     {43, 0, "frame of parts 0"}};
+    } forgeries[] = {{8, 3, "with a base of"},    {8, 4, "version 4"},
+                     {8, 1, "version 1"},         {10, 0, "only others have"},
+                     {10, 1, "only others have"}, {10, 9, "unknown codec 9"},
+                     {12, 71, "frame of 71"},     {32, 0x5a, "needs the tables"},
+                     {40, 9, "layers from 9 on"}, {42, 4, "of 4 layers"},
+                     {43, 1, "frame of parts 1"}, {43, 0, "frame of parts 0"}};
     const kv_chunk c = chunk_of(KV_CODEC_SMALL, DTYPE_BF16, 70, 1, 3);
     size_t n;
     void *elements = mem_new(1, kv_chunk_all_bytes(&c));
@@ -214,31 +183,22 @@ static void test_forged_headers(void) {
 
 /* ---- segments ---- */
 
-static status read_chunk(void *context, const kv_chunk *chunk, int64_t row0, void *out) {
-    return rows_read_chunk(make_rows, context, chunk, row0, out);
-}
-
-static void describe(void *context, int64_t row0, int64_t n_rows, kv_token *out) {
-    (void)context;
-    for (int64_t i = 0; i < n_rows; i++)
-        out[i] = (kv_token){(int32_t)(row0 + i), (int32_t)(1000 - row0 - i)};
-}
-
 static segment_info make_segment(const char *dir, const kv_coding *how, dtype *type, int first, int last,
                                  int chunk_tokens) {
     segment_info info = {.first_layer = first,
                          .last_layer = last,
                          .row0 = 30,
                          .n_rows = 90,
-                         .n_kv_heads = HEADS,
-                         .head_dim = WIDTH,
+                         .n_kv_heads = CODED_HEADS,
+                         .head_dim = CODED_WIDTH,
                          .type = *type,
                          .codec = how->codec,
                          .level = how->level,
+                         .has_base = how->has_base,
                          .tables_digest = tables->digest,
                          .chunk_tokens = chunk_tokens};
     segment_make_name(&info, 1);
-    const segment_source source = {read_chunk, describe, type, tables};
+    const segment_source source = coded_rows_source(type, tables);
     CHECK_OK(segment_write(dir, &info, &source, 2));
     CHECK_OK(segment_check(&info, "here"));
     return info;
@@ -246,7 +206,7 @@ static segment_info make_segment(const char *dir, const kv_coding *how, dtype *t
 
 /* A part of a layer, in one piece and in several, is what its chunks hold. */
 static void check_part(segment *s, const segment_info *info, int layer, kv_part part) {
-    const size_t row_bytes = CHANNELS * dtype_bytes(info->type);
+    const size_t row_bytes = CODED_CHANNELS * dtype_bytes(info->type);
     char *whole = mem_new((size_t)info->n_rows, row_bytes), *piece = mem_new((size_t)info->n_rows, row_bytes);
     CHECK_OK(segment_read(s, layer, part, info->row0, info->n_rows, whole));
     uint64_t state = (uint64_t)layer;
@@ -263,7 +223,7 @@ static void check_part(segment *s, const segment_info *info, int layer, kv_part 
             part < c.chunk.part || (int)part >= (int)c.chunk.part + c.chunk.n_parts)
             continue;
         char *elements = mem_new(1, kv_chunk_all_bytes(&c.chunk));
-        CHECK_OK(segment_read_chunk(s, i, elements, NULL));
+        CHECK_OK(segment_read_chunk(s, i, KV_ALL_PLANES, elements, NULL));
         CU_ASSERT(memcmp(elements + (size_t)k * kv_chunk_bytes(&c.chunk.shape),
                          whole + (size_t)(c.row0 - info->row0) * row_bytes,
                          kv_chunk_bytes(&c.chunk.shape)) == 0);
@@ -276,7 +236,7 @@ static void check_part(segment *s, const segment_info *info, int layer, kv_part 
 /* HDF5 reads the same, through the filter, which finds the tables beside the file. */
 static void check_by_hdf5(const char *dir, segment *s, const segment_info *info, int layer, kv_part part) {
     char path[400], name[40];
-    const size_t n_bytes = (size_t)info->n_rows * CHANNELS * dtype_bytes(info->type);
+    const size_t n_bytes = (size_t)info->n_rows * CODED_CHANNELS * dtype_bytes(info->type);
     char *ours = mem_new(1, n_bytes), *theirs = mem_new(1, n_bytes);
     snprintf(path, sizeof path, "%s/%s", dir, info->name);
     snprintf(name, sizeof name, "/layers/%d/%s", layer, part == KV_PART_K ? "k" : "v");

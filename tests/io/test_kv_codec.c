@@ -386,7 +386,7 @@ typedef struct forgery {
 static void test_forged_headers(void) {
     const forgery forgeries[] = {
         {"its first bytes", 0, 1, 'k'},
-        {"frame of version 3, this program reads up to 2", 8, 2, 3},
+        {"frame of version 4, this program reads up to 3", 8, 2, 4},
         {"version 0", 8, 2, 0},
         {"unknown codec 5", 10, 1, 5},
         {"version 1 with what only later ones have", 10, 1, KV_CODEC_CACHEGEN},

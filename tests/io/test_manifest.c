@@ -414,9 +414,9 @@ static void test_other_files(void) {
     size_t n;
     char *bytes = harness_read_file(path, &n), *format = strstr(bytes, "format 1");
     CU_ASSERT_PTR_NOT_NULL(format);
-    if (format) format[7] = '4';
+    if (format) format[7] = '5';
     harness_write_file(path, bytes, n);
-    CHECK_REFUSED(manifest_read(dir, &got), "format 4, but this program reads up to 3: use a newer kvarve");
+    CHECK_REFUSED(manifest_read(dir, &got), "format 5, but this program reads up to 4: use a newer kvarve");
 
     /* One byte less of the JSON text, a line feed: only the digest tells. */
     manifest_block block;
@@ -574,6 +574,14 @@ static void test_changed_coding(void) {
     CHECK_OK(parse_changed(&m, "", ""));
     CHECK_REFUSED(parse_changed(&m, "0000000000000abc", "0000000000000000"), "tables_digest");
     CHECK_REFUSED(parse_changed(&m, "0000000000000abc", "abc"), "tables_digest");
+    s->has_base = true;
+    s->bases_offset = 100;
+    CHECK_REFUSED(parse_changed(&m, "", ""), "no level 4 with a base");
+    s->codec = KV_CODEC_FAST;
+    CHECK_OK(parse_changed(&m, "", ""));
+    CHECK_REFUSED(parse_changed(&m, "\"bases_offset\": 100", "\"bases_offset\": 0"), "bases_offset");
+    CHECK_REFUSED(parse_changed(&m, "\"bases_offset\": 100", "\"bases_offset\": 1000000"), "its bases");
+    s->has_base = false;
     for (size_t i = 0; i < sizeof levels / sizeof *levels; i++) {
         s->codec = levels[i].codec;
         s->level = levels[i].level;

@@ -83,6 +83,7 @@ static status read_tables(const varve_shape *s, const text_buffer *bytes, varve_
     for (int layer = 0; st == STATUS_OK && layer < N_LAYERS; layer++)
         st = varve_read_layer(&r, s, layer == 0, &out->layers[layer]);
     if (st == STATUS_OK) st = varve_read_classes(&r, &out->classes);
+    if (st == STATUS_OK) varve_make_planes(out);
     CU_ASSERT(st != STATUS_OK || r.n == 0);
     return st;
 }
@@ -118,10 +119,11 @@ static void check_round_trip(const varve_tables *t, varve_kind kind, int step_le
     text_buffer payload = {0}, again = {0};
     varve_report report = {.n_numbers = 0};
     const double step = exp2((double)step_level / VARVE_OCTAVE);
-    varve_encode(t, kind, step_level, chunk, tokens, elements, &payload, &report);
-    varve_encode(t, kind, step_level, chunk, tokens, elements, &again, &report);
+    const varve_coding how = {kind, step_level, 1};
+    varve_encode(t, &how, chunk, tokens, elements, &payload, &report);
+    varve_encode(t, &how, chunk, tokens, elements, &again, &report);
     CU_ASSERT(payload.n == again.n && memcmp(payload.data, again.data, again.n) == 0);
-    CHECK_OK(varve_decode(t, payload.data, payload.n, chunk, back));
+    CHECK_OK(varve_decode(t, &(varve_plane){payload.data, payload.n}, 1, chunk, back));
     CU_ASSERT(report.n_numbers == 0 || report.errors / report.n_numbers < step * step * 0.3);
     CU_ASSERT(report.n_numbers == 0 || report.errors < report.squares);
     for (int i = 0; i < chunk->n_layers * N_KV_PARTS; i++) {
@@ -160,6 +162,92 @@ static void round_trips(void) {
     }
 }
 
+/* Two planes: with both, what one would have given, and about as many bytes; the base alone has the errors
+ * that it says. */
+static void check_planes(const varve_tables *t, varve_kind kind, int step_level, const varve_chunk *chunk) {
+    const size_t n = (size_t)chunk->n_tokens * (size_t)t->shape.n_heads * (size_t)t->shape.width *
+                     N_KV_PARTS * (size_t)chunk->n_layers * dtype_bytes(chunk->type);
+    char *elements = make_elements(&t->shape, chunk->type, chunk->n_tokens, chunk->n_tokens, 8),
+         *back = mem_new(1, n), *whole = mem_new(1, n), *base = mem_new(1, n);
+    kv_token *tokens = make_tokens(chunk->n_tokens, 0, 100);
+    const varve_coding one = {kind, step_level, 1}, two = {kind, step_level, 2};
+    text_buffer payload = {0}, planes[2] = {{0}};
+    varve_report report = {.n_numbers = 0}, reports[2] = {{.n_numbers = 0}};
+    varve_encode(t, &one, chunk, tokens, elements, &payload, &report);
+    varve_encode(t, &two, chunk, tokens, elements, planes, reports);
+    const varve_plane both[] = {{planes[0].data, planes[0].n}, {planes[1].data, planes[1].n}};
+    CHECK_OK(varve_decode(t, &(varve_plane){payload.data, payload.n}, 1, chunk, back));
+    CHECK_OK(varve_decode(t, both, 2, chunk, whole));
+    CU_ASSERT(memcmp(back, whole, n) == 0);
+    CU_ASSERT(reports[1].errors == report.errors && reports[1].n_sinks == report.n_sinks);
+    CHECK_OK(varve_decode(t, both, 1, chunk, base));
+    CU_ASSERT(report.n_numbers == 0 || (reports[0].errors > report.errors && memcmp(base, whole, n) != 0));
+    CU_ASSERT(report.n_numbers == 0 || reports[0].errors < reports[0].squares);
+    if (chunk->n_tokens >= 256) {
+        const double extra = (double)(planes[0].n + planes[1].n) / (double)payload.n;
+        CU_ASSERT(extra < 1.005 + 150 / (double)payload.n);
+        CU_ASSERT(planes[0].n < payload.n && (step_level > -18 || planes[0].n < payload.n * 2 / 3));
+        double squares = 0, errors = 0; /* of keys, which turn, and of values: about as it says */
+        kv_chunk_compare(chunk->type, elements, base, n / dtype_bytes(chunk->type), &squares, &errors);
+        const double said = reports[0].errors / reports[0].squares;
+        CU_ASSERT(errors / squares < 2 * said && errors / squares > said / 3);
+    }
+    CHECK_REFUSED(varve_decode(t, (varve_plane[]){{payload.data, payload.n}, both[1]}, 2, chunk, back),
+                  "damaged"); /* one plane, and not two */
+    free(elements);
+    free(back);
+    free(whole);
+    free(base);
+    free(tokens);
+    free(payload.data);
+    free(planes[0].data);
+    free(planes[1].data);
+}
+
+static void planes(void) {
+    static const varve_shape shapes[] = {{1, 64}, {9, 2}, {3, 64}};
+    static const int tokens[] = {1, 33, 300};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        varve_tables t = make_tables(&shapes[i]);
+        for (size_t k = 0; k < sizeof tokens / sizeof *tokens; k++)
+            for (int level = -18; level <= 6; level += 6)
+                for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+                    const varve_chunk chunk = {k % 2 ? DTYPE_BF16 : DTYPE_F32, tokens[k], 0, N_LAYERS};
+                    check_planes(&t, (varve_kind)kind, level, &chunk);
+                }
+        varve_tables_free(&t);
+    }
+}
+
+/* Bases and digits of every class, by what the header says. */
+static void plane_tables(void) {
+    const varve_shape s = {2, 64};
+    varve_tables t = make_tables(&s);
+    for (int symbol = -600; symbol <= 600; symbol++) {
+        const int digit = symbol - VARVE_PLANE_RATIO * varve_base_of(symbol);
+        CU_ASSERT(digit >= -1 && digit <= 1 && varve_base_of(-symbol) == -varve_base_of(symbol));
+    }
+    for (int i = 0; i < VARVE_CLASSES; i++) {
+        const varve_class *fine = &t.classes[i], *coarse = &t.coarse[i];
+        CU_ASSERT(fine->is_silent == coarse->is_silent);
+        if (fine->is_silent) continue;
+        CU_ASSERT(coarse->most == (fine->most + 1) / 3);
+        for (int base = -coarse->most; base <= coarse->most; base++) {
+            int size = 0;
+            for (int symbol = 3 * base - 1; symbol <= 3 * base + 1; symbol++)
+                if (abs(symbol) <= fine->most)
+                    size += fine->starts[symbol + fine->most + 1] - fine->starts[symbol + fine->most];
+            CU_ASSERT_EQUAL(coarse->starts[base + coarse->most + 1] - coarse->starts[base + coarse->most],
+                            size);
+        }
+        for (int row = 0; row < VARVE_DIGIT_ROWS; row++) {
+            const uint16_t *starts = t.digits[i].starts[row];
+            CU_ASSERT(starts[0] > 0 && starts[1] > starts[0] && starts[1] < RANS_TOTAL);
+        }
+    }
+    varve_tables_free(&t);
+}
+
 static void steps(void) {
     const varve_shape s = {2, 64};
     varve_tables t = make_tables(&s);
@@ -171,7 +259,7 @@ static void steps(void) {
     for (int level = -30; level <= -6; level += 6) {
         text_buffer payload = {0};
         varve_report report = {.n_numbers = 0};
-        varve_encode(&t, VARVE_SMALL, level, &chunk, tokens, elements, &payload, &report);
+        varve_encode(&t, &(varve_coding){VARVE_SMALL, level, 1}, &chunk, tokens, elements, &payload, &report);
         CU_ASSERT(payload.n < before && report.errors > error);
         before = payload.n;
         error = report.errors;
@@ -180,8 +268,10 @@ static void steps(void) {
     for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
         text_buffer payloads[2] = {{0}, {0}};
         varve_report reports[2] = {{.n_numbers = 0}, {.n_numbers = 0}};
-        varve_encode(&t, (varve_kind)kind, -9, &chunk, tokens, elements, &payloads[0], &reports[0]);
-        varve_encode(&t, (varve_kind)kind, -9, &chunk, last, elements, &payloads[1], &reports[1]);
+        varve_encode(&t, &(varve_coding){(varve_kind)kind, -9, 1}, &chunk, tokens, elements, &payloads[0],
+                     &reports[0]);
+        varve_encode(&t, &(varve_coding){(varve_kind)kind, -9, 1}, &chunk, last, elements, &payloads[1],
+                     &reports[1]);
         CU_ASSERT(payloads[1].n > payloads[0].n && reports[1].errors < 0.7 * reports[0].errors);
         free(payloads[0].data);
         free(payloads[1].data);
@@ -209,9 +299,10 @@ static void odd_values(void) {
     for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
         text_buffer payload = {0};
         varve_report report = {.n_numbers = 0};
-        varve_encode(&t, (varve_kind)kind, 0, &chunk, tokens, elements, &payload, &report);
+        varve_encode(&t, &(varve_coding){(varve_kind)kind, 0, 1}, &chunk, tokens, elements, &payload,
+                     &report);
         CU_ASSERT_EQUAL(report.n_exact, 5 * N_LAYERS);
-        CHECK_OK(varve_decode(&t, payload.data, payload.n, &chunk, back));
+        CHECK_OK(varve_decode(&t, &(varve_plane){payload.data, payload.n}, 1, &chunk, back));
         for (size_t i = 0; i < (size_t)N_LAYERS * N_KV_PARTS; i++)
             CU_ASSERT(memcmp(elements + i * n + 10 * 128, back + i * n + 10 * 128, 5 * 128 * sizeof *back) ==
                       0);
@@ -258,9 +349,9 @@ static void sinks(void) {
         for (size_t part = 0; is_strange && part < (size_t)N_LAYERS * N_KV_PARTS; part++)
             for (size_t i = 0; i < 128; i++)
                 elements[part * n + STRANGE * 128 + i] = 4 * harness_random_normal(&state);
-        varve_encode(&t, VARVE_SMALL, 0, &chunk, tokens, elements, &payload, &report);
+        varve_encode(&t, &(varve_coding){VARVE_SMALL, 0, 1}, &chunk, tokens, elements, &payload, &report);
         CU_ASSERT_EQUAL(report.n_sinks, N_LAYERS * (1 + is_strange));
-        CHECK_OK(varve_decode(&t, payload.data, payload.n, &chunk, back));
+        CHECK_OK(varve_decode(&t, &(varve_plane){payload.data, payload.n}, 1, &chunk, back));
         check_sink(elements, back, SMALL);
         if (is_strange) check_sink(elements, back, STRANGE);
         free(payload.data);
@@ -283,11 +374,11 @@ static void damaged(void) {
     text_buffer payload = {0};
     varve_report report = {.n_numbers = 0};
     uint64_t state = 9;
-    varve_encode(&t, VARVE_SMALL, 0, &chunk, tokens, elements, &payload, &report);
+    varve_encode(&t, &(varve_coding){VARVE_SMALL, 0, 1}, &chunk, tokens, elements, &payload, &report);
     for (size_t n = 0; n < payload.n; n++) { /* each part ends with the memory that it lies in */
         char *part = mem_new(n, 1);
         memcpy(part, payload.data, n);
-        CHECK_REFUSED(varve_decode(&t, part, n, &chunk, back), "damaged");
+        CHECK_REFUSED(varve_decode(&t, &(varve_plane){part, n}, 1, &chunk, back), "damaged");
         free(part);
     }
     for (int i = 0; i < (harness_is_slow() ? 2000 : 20000);
@@ -295,9 +386,30 @@ static void damaged(void) {
         char *bytes = mem_copy_text(payload.data, payload.n);
         for (int k = 0; k < 1 + i % 3; k++)
             bytes[harness_random(&state) % (i % 2 ? payload.n : 64)] = (char)harness_random(&state);
-        (void)varve_decode(&t, bytes, payload.n, &chunk, back);
+        (void)varve_decode(&t, &(varve_plane){bytes, payload.n}, 1, &chunk, back);
         free(bytes);
     }
+    text_buffer two[2] = {{0}};
+    varve_report reports[2] = {{.n_numbers = 0}};
+    varve_encode(&t, &(varve_coding){VARVE_SMALL, 0, 2}, &chunk, tokens, elements, two, reports);
+    for (size_t n = 0; n < two[1].n; n++) {
+        char *part = mem_new(n, 1);
+        memcpy(part, two[1].data, n);
+        const varve_plane cut[] = {{two[0].data, two[0].n}, {part, n}};
+        CHECK_REFUSED(varve_decode(&t, cut, 2, &chunk, back), "damaged");
+        free(part);
+    }
+    for (int i = 0; i < (harness_is_slow() ? 1000 : 10000); i++) {
+        char *bytes[2] = {mem_copy_text(two[0].data, two[0].n), mem_copy_text(two[1].data, two[1].n)};
+        const varve_plane bad[] = {{bytes[0], two[0].n}, {bytes[1], two[1].n}};
+        bytes[i % 2][harness_random(&state) % two[i % 2].n] = (char)harness_random(&state);
+        (void)varve_decode(&t, bad, 2, &chunk, back);
+        (void)varve_decode(&t, bad, 1, &chunk, back);
+        free(bytes[0]);
+        free(bytes[1]);
+    }
+    free(two[0].data);
+    free(two[1].data);
     free(elements);
     free(back);
     free(tokens);
@@ -357,6 +469,8 @@ static void turns(void) {
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"round_trips", round_trips},
+        {"planes", planes},
+        {"plane_tables", plane_tables},
         {"steps", steps},
         {"odd_values", odd_values},
         {"sinks", sinks},

@@ -166,6 +166,59 @@ static void taking(void) {
     free(all);
 }
 
+/* Digits by an instruction set and by the portable one, in several calls. */
+static void compare_refining(const varve_loops *loops, const varve_digits *const *tables,
+                             const uint32_t *masks, const int8_t *bases, const uint8_t *stream,
+                             size_t n_bytes) {
+    int8_t expected[N_TAKEN * VARVE_TILE], digits[N_TAKEN * VARVE_TILE];
+    rans_decoder a, b;
+    if (!rans_decoder_begin(&a, stream, n_bytes)) return;
+    b = a;
+    for (int c = 0; c < N_TAKEN; c += N_TAKEN / 4) {
+        memset(digits, 0x55, sizeof digits);
+        varve_loops_portable.refine(&a, tables + c, N_TAKEN / 4, masks[c], bases, expected);
+        loops->refine(&b, tables + c, N_TAKEN / 4, masks[c], bases, digits);
+        CU_ASSERT(is_same(expected, digits, N_TAKEN / 4 * VARVE_TILE));
+        CU_ASSERT(is_same(a.states, b.states, sizeof a.states));
+        CU_ASSERT(a.next == b.next && a.end == b.end && a.is_short == b.is_short);
+    }
+}
+
+/* As above, of any bases. */
+static void refining(void) {
+    uint64_t state = 7;
+    varve_digits all[N_CLASSES];
+    for (int i = 0; i < N_CLASSES; i++)
+        for (int row = 0; row < VARVE_DIGIT_ROWS; row++) {
+            const uint64_t first = 1 + harness_random(&state) % (RANS_TOTAL - 2);
+            all[i].starts[row][0] = (uint16_t)first;
+            all[i].starts[row][1] = (uint16_t)(first + 1 + harness_random(&state) % (RANS_TOTAL - 1 - first));
+        }
+    const int n_rounds = harness_is_slow() ? 200 : 2000;
+    for (int round = 0; round < n_rounds; round++) {
+        const varve_digits *tables[N_TAKEN];
+        uint32_t masks[N_TAKEN];
+        int8_t bases[N_TAKEN / 4 * VARVE_TILE];
+        const size_t n = harness_random(&state) % (round % 2 ? 1500u : 300u);
+        uint8_t *stream = mem_new(n, 1);
+        for (size_t i = 0; i < n; i++)
+            stream[i] = i % 4 == 3 && i < RANS_HEAD_BYTES ? 0 : (uint8_t)harness_random(&state);
+        for (size_t i = 0; i < sizeof bases; i++)
+            bases[i] = (int8_t)(round % 3 ? harness_random(&state) % 7 - 3 : harness_random(&state));
+        for (int c = 0; c < N_TAKEN; c++) {
+            const uint64_t class = harness_random(&state) % (N_CLASSES + 1);
+            tables[c] = class < N_CLASSES ? &all[class] : NULL;
+            masks[c] = round % 5 == 0   ? UINT32_MAX
+                       : round % 5 == 1 ? 1u << (unsigned)(harness_random(&state) % 32)
+                                        : (uint32_t)(harness_random(&state) >> 16);
+        }
+        for (int isa = 0; varve_loops_all[isa]; isa++)
+            if (varve_loops_all[isa]->is_available())
+                compare_refining(varve_loops_all[isa], tables, masks, bases, stream, n);
+        free(stream);
+    }
+}
+
 static void dequantising(void) {
     uint64_t state = 4;
     varve_class *all = make_classes();
@@ -284,14 +337,9 @@ static void elements(void) {
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"sums", sums},
-        {"sum_of_one", sum_of_one},
-        {"projections", projections},
-        {"taking", taking},
-        {"dequantising", dequantising},
-        {"rounding", rounding},
-        {"elements", elements},
-        CU_TEST_INFO_NULL,
+        {"sums", sums},         {"sum_of_one", sum_of_one}, {"projections", projections},
+        {"taking", taking},     {"refining", refining},     {"dequantising", dequantising},
+        {"rounding", rounding}, {"elements", elements},     CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "varve_loops", tests);
 }

@@ -1,6 +1,7 @@
 #!/bin/sh
 # tests/snapshot/test_coded.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: snapshots by codecs that are not exact.
 #
+#   base     first, as a part of what is saved: as large, and refined while tokens are generated
 #   saves    by each codec: much smaller, with their tables; resumed over 1 to 4 ranks with the same text, and with
 #            many bits the text of a run that never stopped
 #   reads    by h5py through our plugin: about what an exact snapshot holds
@@ -53,7 +54,9 @@ save_and_resume() { # save_and_resume CODEC LEAST: how many times smaller than t
     check "$codec: its tables" 'they are not there' cmp "$dir"/tables-*.kvt "$tables"
     check "$codec: verified" 'it is not' is_verified "$dir"
     check "$codec: distortion" 'not said' says_distortion "$dir"
-    check "$codec: format" 'another' grep -qxa 'format 3' "$dir/manifest.h5"
+    format=3
+    case $codec in *+base) format=4 ;; esac
+    check "$codec: format" 'another' grep -qxa "format $format" "$dir/manifest.h5"
     n=$(($(bytes_of "$all/exact.kvs") * 10 / $(bytes_of "$dir")))
     check "$codec: small" "$n tenths" [ "$n" -ge "$2" ]
     resume 2 "$dir"
@@ -77,6 +80,62 @@ fast() {
 }
 small() {
     save_and_resume kvarve:small:2 35
+}
+
+# With a base: about as large, and loaded whole the same.
+base() {
+    for codec in kvarve:fast:2 kvarve:small:2; do
+        dir=$(folder_of $codec+base)
+        save 2 $codec+base "$dir" && save 2 $codec "$temp/one.kvs" || return
+        n=$(($(bytes_of "$dir") * 1000 / $(bytes_of "$temp/one.kvs")))
+        check "$codec+base: size" "$n thousandths" [ "$n" -le 1025 ]
+        resume 2 "$temp/one.kvs"
+        expect "$codec" 0 && cp "$temp/out" "$temp/text"
+        for np in 1 2 3; do
+            resume $np "$dir"
+            ends_as "$codec+base: all of it, by $np" 0 "$temp/text"
+        done
+        check "$codec+base: verified" 'it is not' is_verified "$dir"
+        rm -r "$temp/one.kvs"
+    done
+}
+
+# The base first, what refines it while tokens are generated, or never.
+base_first() {
+    for codec in kvarve:fast:2 kvarve:small:2; do
+        dir=$(folder_of $codec+base)
+        slow=$(($(bytes_of "$dir") / 5)) # a second: what refines it takes three
+        for np in 1 2 3; do
+            resume $np "$dir" --load base --io-bandwidth $((slow / np)) --report "$temp/report.json"
+            if [ $np = 1 ]; then
+                expect "$codec: the base alone" 0 && cp "$temp/out" "$temp/text"
+            else
+                ends_as "$codec: the base alone, by $np" 0 "$temp/text"
+            fi
+            check "$codec: the base alone, by $np: a NOTE" 'there is none' \
+                grep -q 'NOTE: .*of 1 sequence the base .* was loaded first.*came after the end' "$temp/err"
+            check "$codec: the base alone, by $np: report" 'another' \
+                grep -q '"sequences_refined": 0' "$temp/report.json"
+            resume $np "$dir" --load base --max-tokens 100 --report "$temp/report.json"
+            expect "$codec: refined, by $np" 0
+            position=$(sed -n 's/.*was in place before position \([0-9]*\)$/\1/p' "$temp/err")
+            check "$codec: refined, by $np: before a position" "$position" \
+                [ "${position:-0}" -ge $((n_tokens - 1)) ]
+            check "$codec: refined, by $np: report" 'another' \
+                grep -q "\"refined_before_position\": $position,\$" "$temp/report.json"
+        done
+        resume 2 "$dir" --load auto --deadline 0.001s --io-bandwidth $((slow * 12))
+        expect "$codec: a deadline" 0
+        check "$codec: a deadline: a NOTE" 'there is none' grep -q 'NOTE: .*the base .* was loaded first' "$temp/err"
+    done
+    cp -r "$dir" "$temp/on.kvs"
+    resume 2 "$temp/on.kvs" --load base --save "$temp/on.kvs"
+    expect 'the base first, and on' 0
+    check 'the base first, and on: verified' 'it is not' is_verified "$temp/on.kvs"
+    resume 1 "$dir" --load base --save "$temp/other.kvs"
+    refused 'the base into another snapshot' 2 '--save of the same snapshot only'
+    resume 1 "$all/exact.kvs" --load base
+    refused 'no base' 2 '--load base: ' 'has none' '+base'
 }
 
 # With many bits, what comes back is nearly what was saved: the same text as of a run that never stopped, as far as no
@@ -258,8 +317,12 @@ recodes() {
     expect 'compact: as it is' 0
     check 'compact: as it is: the codec' 'another' has_codec "$dir" kvarve:small:2
     check 'compact: as it is: a NOTE' 'there is none' grep -q 'NOTE: .*coded a second time' "$temp/err"
-    recode 2 "$dir" kvarve:fast:6 --tables "$tables"
-    expect 'recode: kvarve:small:2 to kvarve:fast:6' 0
+    recode 2 "$dir" kvarve:fast:6+base --tables "$tables"
+    expect 'recode: kvarve:small:2 to kvarve:fast:6+base' 0
+    check 'recode: with a base' 'it has none' has_codec "$dir" kvarve:fast:6+base
+    run 1 snapshot compact "$dir"
+    expect 'compact: with a base' 0
+    check 'compact: with a base: the codec' 'another' has_codec "$dir" kvarve:fast:6+base
     check 'recode: coarser' 'no NOTE' grep -q 'NOTE: .*coded a second time' "$temp/err"
     check 'recode: coarser: verified' 'it is not' is_verified "$dir"
     resume 2 "$dir"
@@ -294,7 +357,8 @@ is_tidy() {
 }
 
 options() {
-    for codec in kvarve kvarve:fast kvarve:fast:0 kvarve:small:10 kvarve:small:9b cachegen cachegen:5 lossy none:1; do
+    for codec in kvarve kvarve:fast kvarve:fast:0 kvarve:small:10 kvarve:small:9b cachegen cachegen:5 lossy none:1 \
+        lossless+base cachegen:2+base kvarve:fast:2+bas kvarve:fast:2+base+base; do
         generate 1 --prompt x --save "$temp/x.kvs" --codec $codec --tables "$tables"
         refused "--codec $codec" 2 "--codec $codec: expected none, lossless, cachegen:1"
     done
@@ -317,7 +381,7 @@ options() {
 
 run_chain calibrate
 run_chain cachegen &
-run_chain fast &
+run_chain fast base base_first &
 run_chain small damage distortion &
 wait
 run_chain goes_on reads &

@@ -120,7 +120,7 @@ options() {
     generate 1 --prompt x --io-bandwidth 1M
     refused '--io-bandwidth alone' 2 '--io-bandwidth is for --resume'
     generate 1 --prompt x --resume "$saved" --load fast
-    refused '--load fast' 2 '--load fast: expected full, auto or recompute'
+    refused '--load fast' 2 '--load fast: expected full, auto, base or recompute'
     generate 1 --prompt x --resume "$saved" --io-bandwidth 0
     refused '--io-bandwidth 0' 2 '--io-bandwidth 0'
 }

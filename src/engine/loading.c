@@ -1,0 +1,342 @@
+#include "src/engine/loading.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "src/base/clock.h"
+#include "src/base/fault.h"
+#include "src/base/memory.h"
+#include "src/engine/notes.h"
+
+/* What a chunk of a segment holds of a loading: rows [row0, row0 + n_rows) are positions from pos0 on. */
+struct load_piece {
+    int64_t segment, chunk, row0, n_rows, pos0;
+    bool is_done;
+    char *frame; /* of a coarse one: its bytes in the file, the first n_there of them; NULL: it is not */
+    size_t n_there;
+};
+
+loading *loading_new(load_source *from, int slot, int64_t number, int64_t source, int64_t n_tokens) {
+    loading *w = mem_new(1, sizeof *w);
+    *w = (loading){.from = from, .slot = slot, .number = number, .source = source, .n_tokens = n_tokens};
+    w->segments = mem_new((size_t)from->manifest.n_segments, sizeof(segment *));
+    pthread_rwlock_init(&w->writing, NULL);
+    return w;
+}
+
+void loading_free(loading *w) {
+    for (int64_t i = 0; i < w->from->manifest.n_segments; i++)
+        segment_close(w->segments[i]);
+    for (size_t i = 0; i < w->n_pieces; i++)
+        free(w->pieces[i].frame);
+    pthread_rwlock_destroy(&w->writing);
+    free(w->segments);
+    free(w->pieces);
+    free(w);
+}
+
+void loading_leave(loading *w, int64_t pos) {
+    pthread_rwlock_wrlock(&w->writing);
+    if (pos > w->left_out) w->left_out = pos;
+    pthread_rwlock_unlock(&w->writing);
+}
+
+static void keep_failure(loading *w, status st) {
+    if (st == STATUS_OK || w->st != STATUS_OK) return;
+    memcpy(w->text, status_text(), sizeof w->text);
+    w->st = st;
+}
+
+static bool is_given_up(const loading *w) {
+    return atomic_load(&w->from->is_closing) || atomic_load(&w->is_dropped);
+}
+
+/* ---- the pieces ---- */
+
+/* The pieces of rows [begin, end) of a segment, which are positions from pos0 on. */
+static void add_pieces(loading *w, int64_t number, int64_t begin, int64_t end, int64_t pos0) {
+    const segment_info *info = &w->from->manifest.segments[number];
+    const slice mine = w->from->slice;
+    for (int64_t i = 0; i < segment_count_entries(info); i++) {
+        const segment_chunk c = segment_chunk_at(info, i);
+        const int64_t chunk_end = c.row0 + c.chunk.shape.n_tokens;
+        const int64_t a = c.row0 > begin ? c.row0 : begin, b = chunk_end < end ? chunk_end : end;
+        if (a >= b || c.chunk.first_layer >= mine.last_layer ||
+            c.chunk.first_layer + c.chunk.n_layers <= mine.first_layer)
+            continue;
+        w->pieces = mem_grow(w->pieces, w->n_pieces, sizeof *w->pieces);
+        w->pieces[w->n_pieces++] = (load_piece){number, i, a, b - a, pos0 + (a - begin), false, NULL, 0};
+    }
+}
+
+/* What of the rows a segment holds; it is opened if it holds any. */
+static status find_in_segment(loading *w, int64_t number) {
+    const segment_info *info = &w->from->manifest.segments[number];
+    const manifest_sequence *q = &w->from->manifest.sequences[w->source];
+    const size_t n_before = w->n_pieces;
+    for (int64_t i = 0; i < q->n_extents && q->extents[i].pos0 < w->n_tokens; i++) {
+        const manifest_extent *x = &q->extents[i];
+        const int64_t left = w->n_tokens - x->pos0, n = left < x->n_tokens ? left : x->n_tokens;
+        int64_t begin = x->row0 > info->row0 ? x->row0 : info->row0, end = x->row0 + n;
+        if (end > info->row0 + info->n_rows) end = info->row0 + info->n_rows;
+        if (begin < end) add_pieces(w, number, begin, end, x->pos0 + (begin - x->row0));
+    }
+    if (w->n_pieces == n_before) return STATUS_OK;
+    return segment_open(w->from->dir, info, snapshot_tables_of(&w->from->tables, info), &w->segments[number]);
+}
+
+static int last_first(const void *a, const void *b) {
+    const load_piece *x = a, *y = b;
+    const int64_t x_end = x->pos0 + x->n_rows, y_end = y->pos0 + y->n_rows;
+    if (x_end != y_end) return x_end > y_end ? -1 : 1;
+    if (x->segment != y->segment) return x->segment < y->segment ? -1 : 1;
+    return x->chunk < y->chunk ? -1 : x->chunk > y->chunk;
+}
+
+static status find_pieces(loading *w) {
+    status st = fault_at("load");
+    for (int64_t i = 0; st == STATUS_OK && i < w->from->manifest.n_segments; i++) {
+        const segment_info *s = &w->from->manifest.segments[i];
+        if (s->first_layer < w->from->slice.last_layer && s->last_layer > w->from->slice.first_layer)
+            st = find_in_segment(w, i);
+    }
+    if (st == STATUS_OK && w->n_pieces) qsort(w->pieces, w->n_pieces, sizeof *w->pieces, last_first);
+    for (size_t i = 0; st == STATUS_OK && i < w->n_pieces; i++)
+        w->bytes += (int64_t)segment_chunk_file_bytes(w->segments[w->pieces[i].segment], w->pieces[i].chunk,
+                                                      KV_ALL_PLANES);
+    return st;
+}
+
+static segment_chunk chunk_of(const loading *w, const load_piece *p) {
+    return segment_chunk_at(&w->from->manifest.segments[p->segment], p->chunk);
+}
+
+/* The rows of a piece go to their pages, as far as the layers keep them and nothing else writes them. */
+static void place(loading *w, const load_piece *p, const segment_chunk *c, const char *elements) {
+    const load_source *l = w->from;
+    const int64_t to_pos = p->pos0 - p->row0, end = p->row0 + p->n_rows;
+    const size_t part_bytes = kv_chunk_bytes(&c->chunk.shape);
+    const size_t row_bytes = part_bytes / (size_t)c->chunk.shape.n_tokens;
+    pthread_rwlock_rdlock(&w->writing);
+    for (int k = 0; k < kv_chunk_count_parts(&c->chunk); k++) {
+        const int layer = kv_chunk_layer(&c->chunk, k), mine = layer - l->slice.first_layer;
+        if (layer < l->slice.first_layer || layer >= l->slice.last_layer) continue;
+        int64_t begin = kv_cache_first_kept(l->kv, w->slot, mine) - to_pos;
+        if (begin < w->left_out - to_pos) begin = w->left_out - to_pos;
+        if (begin < p->row0) begin = p->row0;
+        if (begin >= end) continue;
+        kv_cache_write(l->kv, w->slot, mine, kv_chunk_part(&c->chunk, k), begin + to_pos, end - begin,
+                       elements + (size_t)k * part_bytes + (size_t)(begin - c->row0) * row_bytes);
+    }
+    pthread_rwlock_unlock(&w->writing);
+}
+
+/* Does any layer still want one of its positions? */
+static bool is_wanted(loading *w, const load_piece *p, const segment_chunk *c) {
+    const slice mine = w->from->slice;
+    bool any = false;
+    pthread_rwlock_rdlock(&w->writing);
+    const int64_t end = p->pos0 + p->n_rows;
+    for (int layer = c->chunk.first_layer; layer < c->chunk.first_layer + c->chunk.n_layers; layer++)
+        if (layer >= mine.first_layer && layer < mine.last_layer)
+            any |= end > w->left_out &&
+                   end > kv_cache_first_kept(w->from->kv, w->slot, layer - mine.first_layer);
+    pthread_rwlock_unlock(&w->writing);
+    return any && !is_given_up(w);
+}
+
+/* No faster than it may be: until a link of that speed would have brought these bytes too. False: nobody
+ * wants them any more. */
+static bool hold_back(loading *w, const load_piece *p, const segment_chunk *c, size_t n_bytes) {
+    enum { SLICE_US = 20000 };
+    load_source *l = w->from;
+    if (!(l->options.bytes_per_second > 0)) return true;
+    const double seconds = (double)n_bytes / l->options.bytes_per_second;
+    pthread_mutex_lock(&l->lock);
+    const double now = clock_seconds(), begin = l->read_until > now ? l->read_until : now;
+    const double until = l->read_until = begin + seconds;
+    pthread_mutex_unlock(&l->lock);
+    bool wanted = true;
+    while (wanted && clock_seconds() < until) {
+        const double left = (until - clock_seconds()) * 1e6;
+        usleep(left < SLICE_US ? (useconds_t)(left > 0 ? left : 0) : SLICE_US);
+        wanted = is_wanted(w, p, c);
+    }
+    pthread_mutex_lock(&l->lock);
+    if (!wanted) l->read_until -= seconds;
+    pthread_mutex_unlock(&l->lock);
+    return wanted;
+}
+
+/* The most that a chunk of them has. */
+static size_t room_for(const loading *w) {
+    size_t most = 1;
+    for (int64_t i = 0; i < w->from->manifest.n_segments; i++) {
+        if (!w->segments[i]) continue;
+        const segment_chunk c = segment_chunk_at(&w->from->manifest.segments[i], 0);
+        if (kv_chunk_all_bytes(&c.chunk) > most) most = kv_chunk_all_bytes(&c.chunk);
+    }
+    return most;
+}
+
+/* ---- loading ---- */
+
+static status check_distortion(const loading *w, segment *from, int64_t chunk, kv_planes planes) {
+    const double most = w->from->options.most_distortion;
+    float found = 0;
+    status st = most > 0 ? segment_read_distortion(from, chunk, planes, &found) : STATUS_OK;
+    if (st != STATUS_OK || !(most > 0) || found <= most) return st;
+    return segment_at_chunk(
+        status_refuse("the codec has left a distortion of %.3g, more than --max-distortion %.3g", found,
+                      most),
+        from, chunk);
+}
+
+/* How much of the next piece is loaded: all, unless at the pace of those before it, all of what is left would
+ * come too late. */
+static kv_planes choose_planes(const loading *w, const load_piece *p) {
+    const load_options *o = &w->from->options;
+    segment *from = w->segments[p->segment];
+    if (o->loads_base == LOADS_NO_BASE || segment_chunk_file_bytes(from, p->chunk, KV_BASE_ONLY) ==
+                                              segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES))
+        return KV_ALL_PLANES;
+    if (check_distortion(w, from, p->chunk, KV_BASE_ONLY) != STATUS_OK) return KV_ALL_PLANES;
+    if (o->loads_base == LOADS_BASE) return KV_BASE_ONLY;
+    const double now = clock_seconds() - w->begin, left = o->deadline_seconds - now;
+    const int64_t there = atomic_load(&w->bytes_there);
+    if (there == 0) return KV_ALL_PLANES;
+    const double pace = now / (double)there;
+    return pace * (double)(w->bytes - there) > left ? KV_BASE_ONLY : KV_ALL_PLANES;
+}
+
+/* The base of a piece, whose bytes are kept: those of the rest belong behind them. */
+static status move_base(load_piece *p, segment *from, void *elements, double *read_seconds) {
+    p->n_there = segment_chunk_file_bytes(from, p->chunk, KV_BASE_ONLY);
+    p->frame = mem_resize(NULL, segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES), 1);
+    const double begin = clock_seconds();
+    status st = segment_fetch(from, p->chunk, 0, p->n_there, p->frame);
+    *read_seconds += clock_seconds() - begin;
+    return st == STATUS_OK ? segment_decode(from, p->chunk, p->frame, p->n_there, elements) : st;
+}
+
+static status move_piece(loading *w, load_piece *p, void *elements, double *read_seconds) {
+    const segment_chunk c = chunk_of(w, p);
+    segment *from = w->segments[p->segment];
+    const double begin = clock_seconds();
+    if (!is_wanted(w, p, &c)) return STATUS_OK;
+    const kv_planes planes = choose_planes(w, p);
+    if (!hold_back(w, p, &c, segment_chunk_file_bytes(from, p->chunk, planes))) return STATUS_OK;
+    *read_seconds += clock_seconds() - begin;
+    status st = check_distortion(w, from, p->chunk, planes);
+    if (st == STATUS_OK)
+        st = planes == KV_BASE_ONLY
+                 ? move_base(p, from, elements, read_seconds)
+                 : segment_read_chunk(from, p->chunk, KV_ALL_PLANES, elements, read_seconds);
+    if (st == STATUS_OK) place(w, p, &c, elements);
+    return st;
+}
+
+/* Of all threads one at a time. Rank 0 hears now and then how far it is. A GPU computes beside whatever the
+ * processors do. */
+static void end_piece(loading *w, load_piece *p, status st) {
+    static const double pause_seconds = 0.01;
+    keep_failure(w, st);
+    p->is_done = true;
+    w->n_coarse += p->frame != NULL;
+    atomic_fetch_add(&w->bytes_there,
+                     (int64_t)segment_chunk_file_bytes(w->segments[p->segment], p->chunk,
+                                                       p->frame ? KV_BASE_ONLY : KV_ALL_PLANES));
+    while (w->n_done < w->n_pieces && w->pieces[w->n_done].is_done)
+        w->n_done++;
+    const double now = clock_seconds();
+    if (w->n_done == w->n_pieces || now - w->told_at < pause_seconds) return;
+    const load_piece *next = &w->pieces[w->n_done];
+    const note report = {.kind = NOTE_LOADING,
+                         .number = w->slot,
+                         .load = w->number,
+                         .edge = next->pos0 + next->n_rows,
+                         .idle_share = w->from->options.spares_processors ? w->read_seconds / w->seconds : 1};
+    mailbox_send(w->from->notes, &report, sizeof report);
+    w->told_at = now;
+}
+
+/* In parallel: each is decoded by one thread, straight before its rows go to their pages. */
+static void move_pieces(loading *w) {
+    const size_t room = room_for(w);
+#pragma omp parallel num_threads(w->from->options.n_threads)
+    {
+        void *elements = mem_resize(NULL, room, 1);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < w->n_pieces; i++) {
+            if (is_given_up(w)) continue;
+            double read_seconds = 0, begin = clock_seconds();
+            status st = move_piece(w, &w->pieces[i], elements, &read_seconds);
+#pragma omp critical(loading_end)
+            {
+                w->read_seconds += read_seconds;
+                w->seconds += clock_seconds() - begin;
+                end_piece(w, &w->pieces[i], st);
+            }
+        }
+        free(elements);
+    }
+}
+
+status loading_run(loading *w) {
+    w->begin = w->told_at = clock_seconds();
+    keep_failure(w, find_pieces(w));
+    if (w->st == STATUS_OK && w->n_pieces) move_pieces(w);
+    return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
+}
+
+/* ---- refining ---- */
+
+/* The rest of a piece; it stays coarse where that is not what it should be. */
+static status fetch_rest(loading *w, load_piece *p) {
+    const segment_chunk c = chunk_of(w, p);
+    segment *from = w->segments[p->segment];
+    const size_t n = segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES);
+    if (!is_wanted(w, p, &c) || !hold_back(w, p, &c, n - p->n_there)) return STATUS_OK;
+    status st = segment_fetch(from, p->chunk, p->n_there, n, p->frame + p->n_there);
+    if (st == STATUS_OK) st = segment_check_chunk(from, p->chunk, p->frame);
+    if (st == STATUS_OK) p->n_there = n;
+    return st;
+}
+
+status loading_fetch_rest(loading *w) {
+#pragma omp parallel for num_threads(w->from->options.n_threads) schedule(dynamic)
+    for (size_t i = 0; i < w->n_pieces; i++) {
+        if (!w->pieces[i].frame || is_given_up(w)) continue;
+        status st = fetch_rest(w, &w->pieces[i]);
+        if (st == STATUS_OK) continue;
+#pragma omp critical(loading_end)
+        keep_failure(w, st);
+    }
+    return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
+}
+
+status loading_refine(loading *w) {
+    const size_t room = room_for(w);
+    w->st = STATUS_OK; /* what could not be fetched was told */
+#pragma omp parallel num_threads(w->from->options.n_threads)
+    {
+        void *elements = mem_resize(NULL, room, 1);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < w->n_pieces; i++) {
+            const load_piece *p = &w->pieces[i];
+            segment *from = w->segments[p->segment];
+            const segment_chunk c = chunk_of(w, p);
+            if (!p->frame || p->n_there < segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES)) continue;
+            status st = segment_decode(from, p->chunk, p->frame, p->n_there, elements);
+            if (st == STATUS_OK)
+                place(w, p, &c, elements);
+            else
+#pragma omp critical(loading_end)
+                keep_failure(w, st);
+        }
+        free(elements);
+    }
+    return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
+}
