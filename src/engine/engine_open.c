@@ -216,11 +216,11 @@ static status open_snapshots(engine *e) {
     }
     if (!o->load_dir) return STATUS_OK;
     const load_options how = {.n_threads = o->n_threads,
-                                .spares_processors = e->worker.dev->host_memory,
-                                .bytes_per_second = o->io_bandwidth,
-                                .most_distortion = o->most_distortion,
-                                .loads_base = o->loads_base,
-                                .deadline_seconds = o->deadline_seconds};
+                              .spares_processors = e->worker.dev->host_memory,
+                              .bytes_per_second = o->io_bandwidth,
+                              .most_distortion = o->most_distortion,
+                              .loads_base = o->loads_base,
+                              .deadline_seconds = o->deadline_seconds};
     return loader_open(o->load_dir, o->manifest, o->n_manifest, s, &how, e->worker.kv, e->worker.notes,
                        &e->worker.loader);
 }

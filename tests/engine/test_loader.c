@@ -342,9 +342,9 @@ static void late(void) {
     snapshot s = make_snapshot(&fast);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const load_options options = {.n_threads = 1,
-                                        .loads_base = LOADS_BASE_IF_LATE,
-                                        .bytes_per_second = cases[i].bytes_per_second,
-                                        .deadline_seconds = cases[i].deadline};
+                                      .loads_base = LOADS_BASE_IF_LATE,
+                                      .bytes_per_second = cases[i].bytes_per_second,
+                                      .deadline_seconds = cases[i].deadline};
         rank r = open_rank(&s, &options);
         begin(&r);
         const note loaded = wait_for(&r, NOTE_LOADED);
@@ -377,8 +377,8 @@ static void distortions(void) {
     CU_ASSERT_FATAL(whole < base);
     for (int i = 0; i < 2; i++) {
         const load_options options = {.n_threads = 2,
-                                        .loads_base = LOADS_BASE,
-                                        .most_distortion = (double)(i ? whole / 4 : (whole + base) / 2)};
+                                      .loads_base = LOADS_BASE,
+                                      .most_distortion = (double)(i ? whole / 4 : (whole + base) / 2)};
         rank r = open_rank(&s, &options);
         begin(&r);
         const note loaded = wait_for(&r, NOTE_LOADED);
