@@ -19,7 +19,8 @@
 # missing, also with more LINKS, CODECS, LOADS or REPEATS. What may be set before, as in REPEATS=1 jobs/links.sh:
 #   LINKS             Gbit/s of each rank (0.1 0.4 1 3 10)
 #   CODECS            of snapshots (none lossless cachegen:2 kvarve:fast:3 kvarve:small:3)
-#   LOADS             full: load all of it; auto: compute its beginning meanwhile, where that is sooner (full auto)
+#   LOADS             full: load all of it; auto: compute its beginning meanwhile, where that is sooner; base: of codecs
+#                     with one, as kvarve:fast:3+base, that first (full auto)
 #   REPEATS           of each run; the median counts (3)
 #   TABLES            that kvarve calibrate has written; no --sample then
 #   CALIBRATED        windows of each sample (4)
@@ -47,7 +48,7 @@ for link in $links; do
     [ "$(bytes_per_second "$link")" ] || refuse "LINKS=$links: $link is no number of Gbit/s above 0"
 done
 for load in $loads; do
-    case $load in full | auto) ;; *) refuse "LOADS=$loads: $load is neither full nor auto" ;; esac
+    case $load in full | auto | base) ;; *) refuse "LOADS=$loads: $load is none of full, auto and base" ;; esac
 done
 for number in "$repeats" "$calibrated" "$window"; do
     case $number in
@@ -110,6 +111,7 @@ for repeat in $(seq "$repeats"); do
     for link in $links; do
         for codec in $there; do
             for load in $loads; do
+                case $load,$codec in base,*+base | full,* | auto,*) ;; *) continue ;; esac
                 first_token "$(plain "$codec")-$load-$link-$repeat" "$codec" --load "$load" \
                     --io-bandwidth "$(bytes_per_second "$link")" "$@"
             done

@@ -252,7 +252,7 @@ static bool issue_refining(engine *e) {
     bool any = false;
     slot_tokens q;
     for (int i = 0; e->loaded.n_coarse > e->loaded.n_refined && schedule_running(e->schedule, i, &q); i++) {
-        if (!engine_is_fetched(e, q.slot)) continue;
+        if (!engine_is_fetched(e, q.slot, q.n_tokens)) continue;
         if (!any) begin_step(e, STEP_REFINE);
         any = true;
         e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, 0};

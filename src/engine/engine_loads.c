@@ -109,10 +109,10 @@ void engine_take_load(engine *e, const note *n, int rank) {
         move_edge(e, load, rank, 0, 1);
 }
 
-bool engine_is_fetched(const engine *e, int slot) {
+bool engine_is_fetched(const engine *e, int slot, int64_t pos) {
     const slot_load *load = &e->loads[slot];
     return !load->is_over && !load->session && load->n_coarse > 0 && load->n_awaited == 0 &&
-           load->n_loaded == comm_size(e->worker.comm);
+           load->n_loaded == comm_size(e->worker.comm) && pos > load->race.n_tokens;
 }
 
 void engine_count_refined(engine *e, int slot, int64_t pos) {

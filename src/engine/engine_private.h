@@ -87,8 +87,9 @@ void engine_count_computed(engine *e, int slot, int n_rows);
  * it would be there. False: of none. */
 bool engine_let_compute(engine *e);
 
-/* Does the slot have only bases, and does every rank have what refines them? */
-bool engine_is_fetched(const engine *e, int slot);
+/* Does the slot have only bases, every rank what refines them, and positions below pos were put into steps:
+ * some behind what was cached, so that refining does not hold up the first token? */
+bool engine_is_fetched(const engine *e, int slot, int64_t pos);
 
 /* It is refined now, before this position. */
 void engine_count_refined(engine *e, int slot, int64_t pos);

@@ -74,6 +74,13 @@ other_tables() {
         'save recode-kvarve-small-3 recompute-1 kvarve-small-3-auto-0.0002-1 ' ]
     check 'a slow link: computed' "$(cat "$temp/links/links.csv")" grep -q \
         '^kvarve:small:3,auto,0.0002,[0-9]*,[0-9.]*,[0-9]*,[1-9][0-9][0-9]*$' "$temp/links/links.csv"
+    study CODECS='kvarve:small:3 kvarve:small:3+base' LINKS=1 LOADS='auto base' TABLES=../a_study/links/tables.kvt \
+        "$links" --file "$page"
+    small=kvarve-small-3
+    check 'a base: only where there is one' "$(cat "$temp/err")" [ "$(cut -d ' ' -f 4 "$temp/err" | tr '\n' ' ')" = \
+        "recode-$small+base $small-auto-1-1 $small+base-auto-1-1 $small+base-base-1-1 " ]
+    check 'a base: its row' "$(cat "$temp/links/links.csv")" \
+        grep -q '^kvarve:small:3+base,base,1,' "$temp/links/links.csv"
 }
 
 refusals() {
@@ -90,7 +97,7 @@ refusals() {
     study LINKS='1 0' "$links" --sample "$page" --file "$page"
     says 'no link' 2 'LINKS=1 0: 0 is no number of Gbit/s above 0'
     study LOADS='full fast' "$links" --sample "$page" --file "$page"
-    says 'no way to load' 2 'LOADS=full fast: fast is neither full nor auto'
+    says 'no way to load' 2 'LOADS=full fast: fast is none of full, auto and base'
     study REPEATS=0 "$links" --sample "$page" --file "$page"
     says 'no repeats' 2 '0: REPEATS, CALIBRATED and CONTEXT are numbers above 0'
 }
