@@ -206,8 +206,8 @@ static kv_planes choose_planes(const loading *w, const load_piece *p) {
     if (o->loads_base == LOADS_BASE) return KV_BASE_ONLY;
     const double now = clock_seconds() - w->begin, left = o->deadline_seconds - now;
     const int64_t there = atomic_load(&w->bytes_there);
-    if (there == 0) return KV_ALL_PLANES;
-    const double pace = now / (double)there;
+    const double known = o->bytes_per_second > 0 ? 1 / o->bytes_per_second : 0;
+    const double pace = there > 0 ? now / (double)there : known; /* seconds a byte */
     return pace * (double)(w->bytes - there) > left ? KV_BASE_ONLY : KV_ALL_PLANES;
 }
 
