@@ -35,14 +35,6 @@ const char *run_model_name(const options *o) {
     return o->shape ? o->shape : o->model;
 }
 
-void run_note_tables(const options *o, const kv_tables *tables, const uint64_t model_digest[2]) {
-    if (memcmp(tables->shape.model_digest, model_digest, sizeof tables->shape.model_digest) == 0) return;
-    notice_add(
-        "--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, or "
-        "expect more bits and larger errors",
-        o->tables, run_model_name(o));
-}
-
 status run_read_tokenizer(const options *o, text_buffer *out) {
     synthetic_model m;
     status st;

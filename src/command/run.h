@@ -29,9 +29,6 @@ status run_find_shape(const options *o, synthetic_model *out);
 /* What to call the model in messages: --model's directory, or --shape's name. Local. */
 const char *run_model_name(const options *o);
 
-/* A NOTE where --tables were made for another model than the one of this digest. Local. */
-void run_note_tables(const options *o, const kv_tables *tables, const uint64_t model_digest[2]);
-
 /* Append its tokenizer.json, from the directory or made. Local. */
 status run_read_tokenizer(const options *o, text_buffer *out);
 

@@ -59,7 +59,9 @@ static status prepare(generation *g) {
     status st = open_text(g);
     if (st == STATUS_OK && !g->options->resume) st = open_results(g);
     if (st == STATUS_OK) st = read_model(g);
-    if (st == STATUS_OK) st = generate_open_tables(g);
+    if (st == STATUS_OK && g->options->save)
+        st = chosen_coding_read(g->options, &g->options->codec, g->config.n_layers, g->config.n_kv_heads,
+                                g->config.head_dim, &g->chosen);
     if (st == STATUS_OK) st = generate_open_save(g);
     if (st == STATUS_OK) st = generate_read_past(g);
     if (st == STATUS_OK) st = generate_read_prompts(g);
@@ -284,8 +286,7 @@ static void close_generation(generation *g) {
     free(g->to_release);
     free(g->past_bytes);
     manifest_free(&g->past);
-    kv_tables_free(g->tables);
-    free(g->tables_bytes);
+    chosen_coding_free(&g->chosen);
     results_close(g->out);
     if (g->text && g->text != stdout) fclose(g->text);
     if (g->text_is_new && !g->has_begun_text) unlink(g->options->text);
@@ -296,8 +297,8 @@ static status open_engine(generation *g, comm *c, engine **out) {
     const options *o = g->options;
     engine_options wanted = run_engine_options(c, o, &g->sizing);
     wanted.save_dir = o->save;
-    wanted.coding = g->coding;
-    wanted.tables = g->tables;
+    wanted.coding = g->chosen.coding;
+    wanted.tables = g->chosen.tables;
     wanted.load_dir = g->past_bytes ? o->resume : NULL;
     wanted.races_loads = o->load == LOAD_AUTO && g->config.window == 0;
     if (comm_rank(c) == 0 && o->load == LOAD_AUTO && g->config.window > 0)
@@ -398,7 +399,7 @@ int command_generate(comm *c, const options *o) {
     status st = comm_rank(c) == 0 ? prepare(&g) : STATUS_OK;
     bool failed = comm_any_failed(c, &st);
     if (!failed) {
-        st = generate_share_tables(&g, c);
+        st = chosen_coding_share(c, &g.chosen);
         failed = comm_any_failed(c, &st);
     }
     int code = failed ? run_say_failure(c, st) : run_or_end(&g, c);

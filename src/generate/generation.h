@@ -5,6 +5,7 @@
 
 #include "io/snapshot/manifest.h"
 #include "src/checkpoint/checkpoint.h"
+#include "src/command/chosen_coding.h"
 #include "src/command/options.h"
 #include "src/command/report.h"
 #include "src/command/sizing.h"
@@ -46,12 +47,9 @@ typedef struct generation {
     int64_t known_tokens;
 
     /* --save */
-    checkpoint *save;   /* NULL: nothing is saved */
-    kv_coding coding;   /* of it, on every rank as what follows */
-    kv_tables *tables;  /* NULL: it needs none */
-    char *tables_bytes; /* of the file: a snapshot keeps it too */
-    size_t n_tables_bytes;
-    bool save_goes_on; /* it is the snapshot of --resume, and holds something */
+    checkpoint *save;     /* NULL: nothing is saved */
+    chosen_coding chosen; /* of it, on every rank */
+    bool save_goes_on;    /* it is the snapshot of --resume, and holds something */
     uint64_t batch_digest[2];
     session **to_release; /* whose pages a save still reads */
     int n_to_release;
@@ -103,13 +101,6 @@ status generate_check_weights(const generation *g, const engine *e);
 
 /* Take the lock of --save; before its manifest is read. Local. */
 status generate_open_save(generation *g);
-
-/* What the codec of --save needs: before all else of it. Local: rank 0. */
-status generate_open_tables(generation *g);
-
-/* Give them, and how they code, to all ranks: on another host, the file of that name may be another.
- * Collective. */
-status generate_share_tables(generation *g, comm *c);
 
 /* The model is loaded: the first save may begin. Local. */
 void generate_start_save(generation *g, engine *e, const char *effective_options);

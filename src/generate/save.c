@@ -95,40 +95,21 @@ static status flush_results(void *context) {
 
 /* ---- begin ---- */
 
-status generate_open_tables(generation *g) {
-    const options *o = g->options;
-    const model_config *m = &g->config;
-    g->coding = o->codec;
-    if (!o->save || kv_codec_is_exact(o->codec.codec)) return STATUS_OK;
-    status st = file_read_all(o->tables, kv_tables_most_bytes, &g->tables_bytes, &g->n_tables_bytes);
-    if (st == STATUS_OK) st = kv_tables_parse(g->tables_bytes, g->n_tables_bytes, &g->tables);
-    if (st == STATUS_OK) st = kv_tables_check_shape(g->tables, m->n_layers, m->n_kv_heads, m->head_dim);
-    if (st == STATUS_OK) kv_coding_settle(&g->coding, g->tables);
-    return status_at(st, "--tables %s", o->tables);
-}
-
-status generate_share_tables(generation *g, comm *c) {
-    char *bytes = comm_share(c, g->tables_bytes, &g->n_tables_bytes, 0);
-    status st = bytes && !g->tables ? kv_tables_parse(bytes, g->n_tables_bytes, &g->tables) : STATUS_OK;
-    comm_broadcast(c, &g->coding, sizeof g->coding, 0);
-    free(bytes);
-    return st;
-}
-
 status generate_open_save(generation *g) {
     const options *o = g->options;
     g->limits = (stop_limits){isnan(o->max_time_seconds) ? INFINITY : o->max_time_seconds, o->stop_file};
     status st = stop_check(&g->limits);
     if (st != STATUS_OK || !o->save) return st;
+    const chosen_coding *k = &g->chosen;
     const checkpoint_run run = {
         .context = g,
         .fate = fate_of,
         .describe = describe,
         .describe_batch = describe_batch,
         .flush_results = flush_results,
-        .tables = g->tables ? g->tables_bytes : NULL,
-        .n_tables_bytes = g->n_tables_bytes,
-        .tables_digest = g->tables ? g->tables->digest : 0,
+        .tables = k->bytes,
+        .n_tables_bytes = k->n_bytes,
+        .tables_digest = k->tables ? k->tables->digest : 0,
     };
     st = checkpoint_open(o->save, &run, &g->save);
     if (st != STATUS_OK) return st;
@@ -152,7 +133,7 @@ static void describe_run(const generation *g, const engine *e, const char *effec
         .head_dim = c->head_dim,
         .vocab_size = c->vocab_size,
         .type = engine_device(e)->kv,
-        .codec = g->coding.codec,
+        .codec = g->chosen.coding.codec,
         .page_tokens = (int)g->options->page_tokens,
         .n_ranks = engine_plan(e)->n_ranks,
         .model_name = mem_copy_text(run_model_name(g->options), strlen(run_model_name(g->options))),
@@ -172,7 +153,7 @@ static void describe_run(const generation *g, const engine *e, const char *effec
 void generate_start_save(generation *g, engine *e, const char *effective_options) {
     manifest common, committed = {0};
     if (!g->save) return;
-    if (g->tables) run_note_tables(g->options, g->tables, engine_model_digest(e));
+    chosen_coding_note(&g->chosen, g->options, run_model_name(g->options), engine_model_digest(e));
     describe_run(g, e, effective_options, &common);
     if (g->save_goes_on) {
         committed = g->past;

@@ -7,12 +7,12 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "io/files.h"
 #include "io/snapshot/snapshot_lock.h"
 #include "io/snapshot/snapshot_tables.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
+#include "src/command/chosen_coding.h"
 
 /* Rows [row0, row0 + n_rows) are needed, and become rows from new_row0 on. */
 typedef struct live_range {
@@ -35,12 +35,9 @@ typedef struct compaction {
     piece *pieces;          /* [n_pieces], in order of new rows; together they tile the layers' rows */
     size_t n_pieces;
     int64_t longest_piece; /* rows */
-    kv_coding coding;      /* of what is written */
-    kv_tables *tables;     /* that it needs; NULL: none, or those of the snapshot */
-    char *tables_bytes;    /* of their file, [n_tables_bytes] */
-    size_t n_tables_bytes;
-    snapshot_tables old; /* that the old segments need */
-    kv_token *tokens;    /* [n_rows] of the new rows, where the coding asks for them */
+    chosen_coding chosen;  /* of what is written; without tables where those of the snapshot serve */
+    snapshot_tables old;   /* that the old segments need */
+    kv_token *tokens;      /* [n_rows] of the new rows, where the coding asks for them */
 } compaction;
 
 static int by_row(const void *a, const void *b) {
@@ -221,41 +218,29 @@ static status check_not_finer(const char *dir, const manifest *m, const kv_codin
     return STATUS_OK;
 }
 
-/* Everywhere those of rank 0: on another host, the file of that name may be another. Collective. */
-static status read_tables(comm *c, compaction *k, const options *o) {
-    char *bytes = NULL;
-    status st = STATUS_OK;
-    if (o->recode && o->tables && comm_rank(c) == 0)
-        st = status_at(file_read_all(o->tables, kv_tables_most_bytes, &bytes, &k->n_tables_bytes),
-                       "--tables %s", o->tables);
-    if (!comm_any_failed(c, &st)) k->tables_bytes = comm_share(c, bytes, &k->n_tables_bytes, 0);
-    free(bytes);
-    return st;
-}
-
-/* --codec and --tables, or what is there. */
-static status choose_coding(compaction *k, const options *o) {
+/* --codec and --tables of rank 0, or what is there. Collective. */
+static status choose_coding(comm *c, compaction *k, const options *o) {
     const manifest *m = k->m;
-    if (!o->recode) return keep_coding(o->dir, m, &k->coding);
-    status st = kv_coding_parse(o->recode, &k->coding);
-    if (st == STATUS_OK && !kv_codec_is_exact(k->coding.codec)) {
-        st = kv_tables_parse(k->tables_bytes, k->n_tables_bytes, &k->tables);
-        if (st == STATUS_OK) st = kv_tables_check_shape(k->tables, m->n_layers, m->n_kv_heads, m->head_dim);
-        if (st == STATUS_OK) kv_coding_settle(&k->coding, k->tables);
-        st = status_at(st, "--tables %s", o->tables);
-    }
-    return st == STATUS_OK ? check_not_finer(o->dir, m, &k->coding) : st;
+    kv_coding given = {0};
+    status st = STATUS_OK;
+    if (!o->recode)
+        st = keep_coding(o->dir, m, &k->chosen.coding);
+    else if (comm_rank(c) == 0)
+        st = kv_coding_parse(o->recode, &given);
+    if (o->recode && comm_rank(c) == 0 && st == STATUS_OK)
+        st = chosen_coding_read(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, &k->chosen);
+    if (comm_any_failed(c, &st)) return st;
+    if (o->recode) st = chosen_coding_share(c, &k->chosen);
+    if (o->recode && st == STATUS_OK) st = check_not_finer(o->dir, m, &k->chosen.coding);
+    comm_any_failed(c, &st);
+    return st;
 }
 
 /* Rank 0. */
 static void note_coding(const compaction *k, const options *o) {
     const manifest *m = k->m;
-    if (k->tables && memcmp(k->tables->shape.model_digest, m->model_digest, sizeof m->model_digest))
-        notice_add(
-            "--tables %s: calibrated on another model than the snapshot's: expect more bits and larger "
-            "errors",
-            o->tables);
-    if (!kv_codec_is_exact(k->coding.codec) && manifest_find_coded(m))
+    chosen_coding_note(&k->chosen, o, "the snapshot's", m->model_digest);
+    if (!kv_codec_is_exact(k->chosen.coding.codec) && manifest_find_coded(m))
         notice_add(
             "%s: what was coded is coded a second time, and the errors of both add up; made from an exact "
             "snapshot, it would have those of one",
@@ -265,8 +250,8 @@ static void note_coding(const compaction *k, const options *o) {
 /* ---- writing ---- */
 
 static uint64_t tables_digest(const compaction *k) {
-    if (kv_codec_is_exact(k->coding.codec)) return 0;
-    return k->tables ? k->tables->digest : k->m->segments[0].tables_digest;
+    if (kv_codec_is_exact(k->chosen.coding.codec)) return 0;
+    return k->chosen.tables ? k->chosen.tables->digest : k->m->segments[0].tables_digest;
 }
 
 static status write_layers(compaction *k, const char *dir, segment_info *info, int n_threads) {
@@ -281,7 +266,7 @@ static status write_layers(compaction *k, const char *dir, segment_info *info, i
         if (st == STATUS_OK) add_pieces(k, s, info, open[i]);
     }
     if (k->n_pieces > 0) qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_new_row);
-    const kv_tables *tables = k->tables ? k->tables : snapshot_tables_of(&k->old, info);
+    const kv_tables *tables = k->chosen.tables ? k->chosen.tables : snapshot_tables_of(&k->old, info);
     const segment_source source = {read_new, describe_new, k, tables};
     if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads);
     for (int64_t i = 0; i < m->n_segments; i++)
@@ -319,7 +304,8 @@ static status check_not_larger(const char *dir, const compaction *k, const segme
     const double old = sum_mib(m->segments, m->n_segments), new = sum_mib(all, n_ranks);
     bool any = false;
     for (int64_t i = 0; i < m->n_segments; i++)
-        any |= !kv_codec_is_exact(m->segments[i].codec) && !is_family(m->segments[i].codec, k->coding.codec);
+        any |= !kv_codec_is_exact(m->segments[i].codec) &&
+               !is_family(m->segments[i].codec, k->chosen.coding.codec);
     if (!any || new <= old) return STATUS_OK;
     return status_refuse(
         "%s: it would have %.1f MiB instead of %.1f, but be no better: what is lost does not come "
@@ -335,10 +321,10 @@ static status commit(const char *dir, const snapshot_lock *lock, manifest *m, co
     status st = check_not_larger(dir, k, all, n_ranks);
     if (st != STATUS_OK) return st;
     replace_segments(m, k, all, n_ranks);
-    m->codec = k->coding.codec;
+    m->codec = k->chosen.coding.codec;
     st = snapshot_lock_check(lock);
-    if (st == STATUS_OK && k->tables)
-        st = snapshot_tables_put(dir, digest, k->tables_bytes, k->n_tables_bytes);
+    if (st == STATUS_OK && k->chosen.tables)
+        st = snapshot_tables_put(dir, digest, k->chosen.bytes, k->chosen.n_bytes);
     if (st == STATUS_OK) st = manifest_write(dir, m);
     if (st != STATUS_OK) return st;
     printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB; %lld of %lld rows kept; %.3f s\n", dir,
@@ -358,7 +344,7 @@ static void remove_leftovers(const char *dir, const snapshot_lock *lock) {
 /* This rank's share of the layers; none where there are more ranks than layers. */
 static segment_info plan_segment(const compaction *k, int rank, int n_ranks) {
     const manifest *m = k->m;
-    const kv_codec codec = k->coding.codec;
+    const kv_codec codec = k->chosen.coding.codec;
     segment_info info = {
         .first_layer = m->n_layers * rank / n_ranks,
         .last_layer = m->n_layers * (rank + 1) / n_ranks,
@@ -367,8 +353,8 @@ static segment_info plan_segment(const compaction *k, int rank, int n_ranks) {
         .head_dim = m->head_dim,
         .type = m->type,
         .codec = codec,
-        .level = k->coding.level,
-        .has_base = k->coding.has_base,
+        .level = k->chosen.coding.level,
+        .has_base = k->chosen.coding.has_base,
         .tables_digest = tables_digest(k),
         .chunk_tokens = segment_chunk_tokens(codec, m->type, m->n_kv_heads, m->head_dim, k->n_rows),
     };
@@ -382,7 +368,7 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
     double begin = clock_seconds();
     const char *dir = o->dir;
     find_live(k);
-    if (!kv_codec_is_exact(k->coding.codec)) find_tokens(k);
+    if (!kv_codec_is_exact(k->chosen.coding.codec)) find_tokens(k);
     segment_info mine = plan_segment(k, comm_rank(c), comm_size(c));
     segment_info *all = mem_new((size_t)comm_size(c), sizeof *all);
     status st = STATUS_OK;
@@ -403,16 +389,12 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
 static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads,
                              manifest *m) {
     compaction k = {.m = m};
-    status st = read_tables(c, &k, o);
-    if (st == STATUS_OK) {
-        st = choose_coding(&k, o);
-        if (!comm_any_failed(c, &st)) st = write_new(c, o, lock, n_threads, &k, m);
-    }
+    status st = choose_coding(c, &k, o);
+    if (st == STATUS_OK) st = write_new(c, o, lock, n_threads, &k, m);
     free(k.live);
     free(k.pieces);
     free(k.tokens);
-    free(k.tables_bytes);
-    kv_tables_free(k.tables);
+    chosen_coding_free(&k.chosen);
     return st;
 }
 

@@ -8,6 +8,7 @@
 
 #include "src/base/memory.h"
 #include "src/base/notice.h"
+#include "src/command/chosen_coding.h"
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
@@ -22,8 +23,7 @@ typedef struct study {
     model_config config;
     tokenizer *tok;
     window_list windows;
-    kv_coding coding;
-    kv_tables *tables; /* on every rank; NULL: none are needed */
+    chosen_coding chosen; /* on every rank */
     dtype type;
     int64_t context, n_scored, n_windows;
     session *sessions; /* [n_sessions], on rank 0 */
@@ -35,20 +35,17 @@ typedef struct study {
 
 /* ---- what is asked for ---- */
 
-static status open_tables(study *s) {
+static status read_coding(study *s) {
     const options *o = s->options;
     const model_config *m = &s->config;
+    kv_coding coding;
     status st =
-        status_at(kv_coding_parse(o->context_codec, &s->coding), "--context-codec %.60s", o->context_codec);
-    if (st != STATUS_OK || kv_codec_is_exact(s->coding.codec)) return st;
-    if (!o->tables)
+        status_at(kv_coding_parse(o->context_codec, &coding), "--context-codec %.60s", o->context_codec);
+    if (st != STATUS_OK) return st;
+    if (!kv_codec_is_exact(coding.codec) && !o->tables)
         return status_refuse("--context-codec %s needs --tables FILE, which kvarve calibrate makes",
                              o->context_codec);
-    st = kv_tables_open(o->tables, &s->tables);
-    if (st != STATUS_OK) return st;
-    kv_coding_settle(&s->coding, s->tables);
-    return status_at(kv_tables_check_shape(s->tables, m->n_layers, m->n_kv_heads, m->head_dim), "--tables %s",
-                     o->tables);
+    return chosen_coding_read(o, &coding, m->n_layers, m->n_kv_heads, m->head_dim, &s->chosen);
 }
 
 /* Two sessions of a window's context and n tokens behind it, scored but for the first n_given: with the
@@ -110,7 +107,7 @@ static status prepare(study *s) {
     for (int64_t i = 0; st == STATUS_OK && i < s->n_windows; i++)
         st = add_window(s, i);
     if (st == STATUS_OK) st = check_positions(s, "a question of --keys", s->longest_tokens);
-    return st == STATUS_OK ? open_tables(s) : st;
+    return st == STATUS_OK ? read_coding(s) : st;
 }
 
 /* ---- every rank: contexts through the codec ---- */
@@ -122,7 +119,7 @@ static bool is_coded(int64_t sequence_id) {
 
 static status code_context(void *context, kv_cache *kv, slice own, int slot, int64_t n, int64_t sequence_id) {
     study *s = context;
-    const coded_context how = {s->coding, s->tables, &s->config, s->type};
+    const coded_context how = {s->chosen.coding, s->chosen.tables, &s->config, s->type};
     return is_coded(sequence_id) ? coded_context_pass(&how, kv, own, slot, n, &s->sums) : STATUS_OK;
 }
 
@@ -133,9 +130,10 @@ static void print_result(const study *s) {
     printf("windows         %lld of %lld tokens, and %lld scored behind each\n", (long long)s->n_windows,
            (long long)s->context, (long long)s->n_scored);
     printf("codec           %s\n", s->options->context_codec);
-    if (s->tables) printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->tables->digest);
-    if (s->coding.codec >= KV_CODEC_FAST)
-        printf("step            %.4f of a unit\n", kv_coding_step(&s->coding));
+    if (s->chosen.tables)
+        printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->chosen.tables->digest);
+    if (s->chosen.coding.codec >= KV_CODEC_FAST)
+        printf("step            %.4f of a unit\n", kv_coding_step(&s->chosen.coding));
     context_result_print(&s->result);
 }
 
@@ -144,11 +142,12 @@ static void put_result(json_writer *w, const void *of) {
     char digest[17];
     json_open(w, "context_codec", '{');
     json_put_text(w, "codec", s->options->context_codec);
-    if (s->tables) {
-        snprintf(digest, sizeof digest, "%016" PRIx64, s->tables->digest);
+    if (s->chosen.tables) {
+        snprintf(digest, sizeof digest, "%016" PRIx64, s->chosen.tables->digest);
         json_put_text(w, "tables_digest", digest);
     }
-    if (s->coding.codec >= KV_CODEC_FAST) json_put_number(w, "step", kv_coding_step(&s->coding));
+    if (s->chosen.coding.codec >= KV_CODEC_FAST)
+        json_put_number(w, "step", kv_coding_step(&s->chosen.coding));
     json_put_integer(w, "windows", s->n_windows);
     json_put_integer(w, "context_tokens", s->context);
     json_put_integer(w, "scored_tokens", s->n_scored);
@@ -207,13 +206,13 @@ static coded_sums add_up(comm *c, const coded_sums *mine) {
 
 /* What a reader of the result should know of it. Rank 0. */
 static void note_limits(const study *s, const engine *e) {
-    if (s->tables) run_note_tables(s->options, s->tables, engine_model_digest(e));
-    if (s->coding.has_base)
+    chosen_coding_note(&s->chosen, s->options, run_model_name(s->options), engine_model_digest(e));
+    if (s->chosen.coding.has_base)
         notice_add(
             "--context-codec %s: what the base does by itself, and its bits; with what refines it, all is as "
             "without a base",
             s->options->context_codec);
-    if (s->coding.codec == KV_CODEC_CACHEGEN && s->type == DTYPE_F32)
+    if (s->chosen.coding.codec == KV_CODEC_CACHEGEN && s->type == DTYPE_F32)
         notice_add(
             "--precision f32: the elements that %s escapes are rounded to bf16, while of a bf16 cache they "
             "are exact",
@@ -223,7 +222,7 @@ static void note_limits(const study *s, const engine *e) {
 static status run(study *s, comm *c, engine *e) {
     share(s, c, e);
     const bool is_first = comm_rank(c) == 0;
-    status st = is_first ? STATUS_OK : open_tables(s);
+    status st = chosen_coding_share(c, &s->chosen);
     if (comm_any_failed(c, &st)) return st;
     engine_use_probe(e, &(probe){s, code_context, take_logits});
     if (is_first) note_limits(s, e);
@@ -251,7 +250,7 @@ int context_codec_run(comm *c, const options *o) {
         const job_size jobs = {.n = s.n_sessions, .tokens = s.longest_tokens};
         sizing wanted_size = sizing_of(o, &jobs, 1, 1);
         engine_options wanted = run_engine_options(c, o, &wanted_size);
-        wanted.wants_digest = s.tables != NULL;
+        wanted.wants_digest = s.chosen.tables != NULL;
         st = run_open_engine(c, o, &s.config, &wanted, &e);
     }
     if (st == STATUS_OK) st = run(&s, c, e);
@@ -259,7 +258,7 @@ int context_codec_run(comm *c, const options *o) {
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     engine_close(e);
     tokenizer_close(s.tok);
-    kv_tables_free(s.tables);
+    chosen_coding_free(&s.chosen);
     context_scores_free(&s.scores);
     sessions_free(s.sessions, s.n_sessions);
     free(s.windows.tokens.ids);

@@ -1,0 +1,46 @@
+#include "src/command/chosen_coding.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/files.h"
+#include "src/base/notice.h"
+
+status chosen_coding_read(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
+                          int head_dim, chosen_coding *out) {
+    *out = (chosen_coding){.coding = *coding};
+    if (kv_codec_is_exact(coding->codec)) return STATUS_OK;
+    status st = file_read_all(o->tables, kv_tables_most_bytes, &out->bytes, &out->n_bytes);
+    if (st == STATUS_OK) st = kv_tables_parse(out->bytes, out->n_bytes, &out->tables);
+    if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
+    if (st == STATUS_OK) kv_coding_settle(&out->coding, out->tables);
+    return status_at(st, "--tables %s", o->tables);
+}
+
+status chosen_coding_share(comm *c, chosen_coding *k) {
+    comm_broadcast(c, &k->coding, sizeof k->coding, 0);
+    char *bytes = comm_share(c, k->bytes, &k->n_bytes, 0);
+    if (comm_rank(c) == 0) {
+        free(bytes);
+        return STATUS_OK;
+    }
+    k->bytes = bytes;
+    return bytes ? kv_tables_parse(bytes, k->n_bytes, &k->tables) : STATUS_OK;
+}
+
+void chosen_coding_free(chosen_coding *k) {
+    kv_tables_free(k->tables);
+    free(k->bytes);
+    *k = (chosen_coding){.n_bytes = 0};
+}
+
+void chosen_coding_note(const chosen_coding *k, const options *o, const char *model_name,
+                        const uint64_t model_digest[2]) {
+    if (!k->tables ||
+        memcmp(k->tables->shape.model_digest, model_digest, sizeof k->tables->shape.model_digest) == 0)
+        return;
+    notice_add("--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, "
+               "or expect "
+               "more bits and larger errors",
+               o->tables, model_name);
+}
