@@ -135,6 +135,10 @@ status kv_tables_check_shape(const kv_tables *t, int n_layers, int n_kv_heads, i
                          s->n_layers, s->n_kv_heads, s->head_dim, n_layers, n_kv_heads, head_dim);
 }
 
+size_t kv_tables_memory(size_t file_bytes) {
+    return file_bytes + 2 * VARVE_CLASSES * sizeof(varve_class); /* as in the file, but for the classes */
+}
+
 void kv_tables_free(kv_tables *t) {
     for (int i = 0; t && t->cachegen && i < t->shape.n_layers * N_KV_PARTS; i++)
         cachegen_tables_free(&t->cachegen[i]);

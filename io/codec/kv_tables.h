@@ -43,6 +43,9 @@ bool kv_tables_parse_name(const char *name, uint64_t *digest); /* false: no such
 /* From the bytes of a file. Refuses what is none, or damaged. Release with kv_tables_free. */
 status kv_tables_parse(const char *bytes, size_t n_bytes, kv_tables **out);
 
+/* The memory that tables of a file of so many bytes take. */
+size_t kv_tables_memory(size_t file_bytes);
+
 /* Refuses what is no such file, naming it. Release with kv_tables_free. */
 status kv_tables_open(const char *path, kv_tables **out);
 void kv_tables_free(kv_tables *t); /* NULL is fine */

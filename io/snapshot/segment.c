@@ -44,6 +44,26 @@ int segment_chunk_tokens(kv_codec codec, dtype type, int n_kv_heads, int head_di
     return n < n_rows ? n : (int)n_rows;
 }
 
+/* The elements of the largest chunk. */
+static size_t most_elements(kv_codec codec, dtype type, int n_kv_heads, int head_dim) {
+    const kv_chunking by = kv_chunking_of(codec, type, n_kv_heads, head_dim);
+    return (size_t)by.n_layers * (size_t)by.n_parts * (size_t)by.n_tokens * (size_t)n_kv_heads *
+           (size_t)head_dim;
+}
+
+/* Of each thread the elements, frames in the ring, and an encoder's ranges, of 4 bytes for each element and
+ * plane. */
+size_t segment_write_memory(const kv_coding *how, dtype type, int n_kv_heads, int head_dim, int n_threads) {
+    const size_t n = most_elements(how->codec, type, n_kv_heads, head_dim),
+                 range_bytes = how->has_base ? 8 : 4;
+    return (size_t)n_threads * n * ((1 + SEGMENT_SLOTS_PER_THREAD) * dtype_bytes(type) + range_bytes);
+}
+
+/* Of each thread the elements and their frame. */
+size_t segment_read_memory(const kv_coding *how, dtype type, int n_kv_heads, int head_dim, int n_threads) {
+    return (size_t)n_threads * 2 * dtype_bytes(type) * most_elements(how->codec, type, n_kv_heads, head_dim);
+}
+
 static int count_layers(const segment_info *info) {
     return info->last_layer - info->first_layer;
 }

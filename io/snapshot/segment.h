@@ -84,6 +84,10 @@ typedef struct segment_source {
  * After a failure (a full disk, ...) nothing is left of it. */
 status segment_write(const char *dir, segment_info *info, const segment_source *source, int n_threads);
 
+/* The memory that writing takes, in so many threads, of a codec that is not exact; and reading. */
+size_t segment_write_memory(const kv_coding *how, dtype type, int n_kv_heads, int head_dim, int n_threads);
+size_t segment_read_memory(const kv_coding *how, dtype type, int n_kv_heads, int head_dim, int n_threads);
+
 typedef struct segment segment;
 
 /* Open for reading and check all but the frames' content: size, digest, index. Refuses what does not match

@@ -4,6 +4,9 @@
 
 #include "io/snapshot/segment.h"
 
+/* Chunks that a writer has under way for each of its threads. */
+enum { SEGMENT_SLOTS_PER_THREAD = 4 };
+
 /* An entry of /index, as in the file: what a chunk takes there. 64 bits each, little-endian. */
 typedef struct segment_entry {
     uint64_t offset, n_bytes, checksum;

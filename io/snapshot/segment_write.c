@@ -19,7 +19,7 @@
 /* Chunks go to the file in the order of layers, parts, rows. Threads encode them into a ring of slots;
  * whichever is free when the next one of the order is ready writes it. Nobody spins: the model computes
  * meanwhile. */
-enum { SLOTS_PER_THREAD = 4, WRITEBACK_BYTES = 16 << 20 };
+enum { WRITEBACK_BYTES = 16 << 20 };
 
 typedef struct encoded_chunk {
     char *bytes; /* as they go to the file */
@@ -427,7 +427,7 @@ static void open_writer(writer *w, const char *dir, int n_threads) {
     w->n_entries = segment_count_entries(w->info);
     w->index = mem_new((size_t)w->n_entries, sizeof *w->index);
     w->bases = mem_new((size_t)w->n_entries, sizeof *w->bases);
-    w->n_slots = (int64_t)n_threads * SLOTS_PER_THREAD;
+    w->n_slots = (int64_t)n_threads * SEGMENT_SLOTS_PER_THREAD;
     if (w->n_slots > w->n_entries) w->n_slots = w->n_entries;
     w->slots = mem_new((size_t)w->n_slots, sizeof *w->slots);
     for (int64_t i = 0; i < w->n_slots; i++)

@@ -308,6 +308,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.loads_base = o->load == LOAD_BASE ? LOADS_BASE : LOADS_NO_BASE;
     if (o->load == LOAD_AUTO && !isnan(o->deadline_seconds) && (!o->save || !strcmp(o->save, o->resume)))
         wanted.loads_base = LOADS_BASE_IF_LATE;
+    if (comm_rank(c) == 0) generate_count_coded(g, &wanted);
     if (!isnan(o->max_distortion)) wanted.most_distortion = o->max_distortion;
     if (g->past.n_rows > 0) wanted.usual_seconds_per_row = g->past.seconds_computed / (double)g->past.n_rows;
     wanted.manifest = g->past_bytes;

@@ -97,6 +97,10 @@ void generate_match_past(generation *g);
 /* Weights other than those of the snapshot are refused: rank 0, after the model was loaded. Local. */
 status generate_check_weights(const generation *g, const engine *e);
 
+/* What codecs that are not exact keep in a rank's host memory, beside the model, is part of what it takes.
+ * Rank 0. Local. */
+void generate_count_coded(const generation *g, engine_options *wanted);
+
 /* ---- save.c ---- */
 
 /* Take the lock of --save; before its manifest is read. Local. */

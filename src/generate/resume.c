@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <xxhash.h>
 
+#include "io/files.h"
 #include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
@@ -80,6 +81,42 @@ static void note_coding(const manifest *m, const char *dir) {
     notice_add("--resume %s: its KV cache was coded by %s: what follows may differ from what the exact cache "
                "would have given",
                dir, text);
+}
+
+/* Tables of the snapshot that is read. */
+static size_t past_tables(const generation *g) {
+    size_t n_bytes = 0;
+    for (int64_t i = 0; i < g->past.n_segments; i++) {
+        const uint64_t digest = g->past.segments[i].tables_digest;
+        bool is_new = digest != 0;
+        for (int64_t k = 0; k < i; k++)
+            is_new = is_new && g->past.segments[k].tables_digest != digest;
+        char name[KV_TABLES_NAME_BYTES];
+        struct stat info;
+        if (!is_new) continue;
+        kv_tables_name(digest, name);
+        char *path = file_path(g->options->resume, name);
+        if (stat(path, &info) == 0) n_bytes += kv_tables_memory((size_t)info.st_size);
+        free(path);
+    }
+    return n_bytes;
+}
+
+void generate_count_coded(const generation *g, engine_options *wanted) {
+    const model_config *m = &g->config;
+    const dtype type = precision_kv(g->options->precision);
+    const segment_info *coded = manifest_find_coded(&g->past);
+    sizing *s = &wanted->sizing;
+    if (g->chosen.tables) /* they, and their file, which a snapshot gets too */
+        s->host_bytes +=
+            kv_tables_memory(g->chosen.n_bytes) + g->chosen.n_bytes +
+            segment_write_memory(&g->chosen.coding, type, m->n_kv_heads, m->head_dim, wanted->n_threads);
+    if (!coded) return;
+    const kv_coding how = segment_coding(coded);
+    s->host_bytes +=
+        past_tables(g) + segment_read_memory(&how, type, m->n_kv_heads, m->head_dim, wanted->n_threads);
+    for (int64_t i = 0; wanted->loads_base != LOADS_NO_BASE && i < g->past.n_segments; i++)
+        s->host_layer_bytes += (uint64_t)(g->past.segments[i].file_bytes / m->n_layers); /* frames are kept */
 }
 
 /* --load base is for snapshots that have one, which may be only parts of it. */

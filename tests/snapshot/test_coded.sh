@@ -6,6 +6,7 @@
 #            many bits the text of a run that never stopped
 #   reads    by h5py through our plugin: about what an exact snapshot holds
 #   distortion  beyond what is allowed is refused, or computed
+#   memory   that tables take is part of the plan
 #   damage   of chunks and tables is named, and nothing goes on from it
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
 #   ranks    that find other tables
@@ -265,6 +266,23 @@ other_tables() {
     done
 }
 
+# Tables and chunks in work are part of what a rank takes.
+needs() { # needs DIR OPTIONS...: MiB, at least
+    from=$1
+    shift
+    resume 1 "$from" --memory-per-rank 70M "$@"
+    sed -n 's/.*the largest needs at least \([0-9]*\)[.0-9]* MiB.*/\1/p' "$temp/err"
+}
+memory() {
+    n_tables=$(($(file_bytes "$tables") >> 20))
+    exact=$(needs "$all/exact.kvs")
+    check 'memory: an exact snapshot' "$exact" [ "${exact:-0}" -gt 70 ]
+    n=$(needs "$(folder_of kvarve:small:2)")
+    check 'memory: tables of a snapshot' "$n MiB" [ "${n:-0}" -ge $((exact + n_tables)) ]
+    n=$(needs "$all/exact.kvs" --save "$temp/coded.kvs" --codec kvarve:small:2 --tables "$tables")
+    check 'memory: tables to save with' "$n MiB" [ "${n:-0}" -ge $((exact + 2 * n_tables)) ]
+}
+
 # What a codec has bent too far is refused, or computed.
 distortion() {
     dir=$(folder_of kvarve:small:2)
@@ -382,7 +400,7 @@ options() {
 run_chain calibrate
 run_chain cachegen &
 run_chain fast base base_first &
-run_chain small damage distortion &
+run_chain small damage distortion memory &
 wait
 run_chain goes_on reads &
 run_chain near &
