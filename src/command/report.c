@@ -208,6 +208,7 @@ static void put_snapshots(json_writer *w, const run_figures *f) {
     json_put_integer(w, "reused_tokens", f->summary.reused_tokens);
     json_put_integer(w, "loaded_tokens", f->loads.n_loaded);
     json_put_integer(w, "recomputed_tokens", f->loads.n_computed);
+    json_put_integer(w, "tokens_from_base", f->loads.n_from_base);
     json_put_integer(w, "sequences_from_base", f->loads.n_coarse);
     json_put_integer(w, "sequences_refined", f->loads.n_refined);
     if (f->loads.n_refined > 0) json_put_integer(w, "refined_before_position", f->loads.last_refined);

@@ -139,12 +139,12 @@ bool engine_has_waiting(const engine *e);
 
 /* What became of cached positions: loaded by some rank at least, or only computed; and in how many seconds,
  * and by what was seen of both, in how many at best, all or none loaded, or some. Of how many sequences the
- * base was loaded first, and of how many what refines it was put in its place, and before which positions of
- * theirs: from the first to the last. Rank 0. Local. */
+ * base was loaded first, of how many positions, and of how many sequences what refines it was put in its
+ * place, and before which positions of theirs: from the first to the last. Rank 0. Local. */
 typedef struct engine_loads {
     int64_t n_loads, n_loaded, n_computed;
     double seconds, best_seconds;
-    int64_t n_coarse, n_refined, first_refined, last_refined;
+    int64_t n_coarse, n_from_base, n_refined, first_refined, last_refined;
 } engine_loads;
 
 engine_loads engine_get_loads(const engine *e);

@@ -14,6 +14,7 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
     load->number = ++e->n_loads;
     load->is_over = false;
     load->n_loaded = load->n_coarse = load->n_awaited = 0;
+    load->coarse_end = 0;
     load->race = load_race_begin(n_tokens, e->options.usual_seconds_per_row, clock_seconds());
     load->edges = mem_resize(load->edges, (size_t)n_ranks, sizeof *load->edges);
     for (int rank = 0; rank < n_ranks; rank++)
@@ -87,6 +88,9 @@ static void count_coarse(engine *e, slot_load *load, const note *n, int rank) {
         load->n_loaded++;
         if (n->n_coarse > 0 && load->n_coarse++ == 0) e->loaded.n_coarse++;
         load->n_awaited += n->n_coarse > 0;
+        if (n->coarse_end > load->coarse_end) load->coarse_end = n->coarse_end;
+        if (load->n_loaded == comm_size(e->worker.comm) && load->coarse_end > load->race.n_computed)
+            e->loaded.n_from_base += load->coarse_end - load->race.n_computed;
     }
     if (n->kind != NOTE_FETCHED) return;
     if (load->n_awaited > 0) load->n_awaited--;

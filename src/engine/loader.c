@@ -79,6 +79,7 @@ static void tell(const loading *w, note_kind kind, status st, double begin) {
     note n = {.kind = kind, .st = st, .number = w->slot, .load = w->number};
     if (st != STATUS_OK) memcpy(n.text, status_text(), sizeof n.text);
     n.n_coarse = (int64_t)w->n_coarse;
+    n.coarse_end = w->coarse_end;
     n.seconds = clock_seconds() - begin;
     mailbox_send(w->from->notes, &n, sizeof n);
 }

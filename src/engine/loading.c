@@ -244,7 +244,10 @@ static void end_piece(loading *w, load_piece *p, status st) {
     static const double pause_seconds = 0.01;
     keep_failure(w, st);
     p->is_done = true;
-    w->n_coarse += p->frame != NULL;
+    if (p->frame) {
+        w->n_coarse++;
+        if (p->pos0 + p->n_rows > w->coarse_end) w->coarse_end = p->pos0 + p->n_rows;
+    }
     atomic_fetch_add(&w->bytes_there,
                      (int64_t)segment_chunk_file_bytes(w->segments[p->segment], p->chunk,
                                                        p->frame ? KV_BASE_ONLY : KV_ALL_PLANES));

@@ -61,7 +61,8 @@ typedef struct loading {
     segment **segments;                    /* [those of the manifest]; NULL: not needed */
     load_piece *pieces;                    /* [n_pieces], the last positions first */
     size_t n_pieces, n_done;               /* n_done: all before it are done */
-    size_t n_coarse;                       /* of which only the base was loaded */
+    size_t n_coarse;                       /* of which only the base was loaded, */
+    int64_t coarse_end;                    /* and behind the last position of these */
     int64_t bytes;                         /* of all pieces as they lie in the files, and */
     _Atomic int64_t bytes_there;           /* of those that were read */
     double told_at, seconds, read_seconds; /* seconds: of all threads; read_seconds: until bytes were there */

@@ -195,10 +195,11 @@ static void note_bases(const options *o, const engine_loads *l) {
     else if (l->n_refined > 0)
         snprintf(when, sizeof when, "of %lld, what refines it was in place before positions %lld to %lld",
                  (long long)l->n_refined, (long long)l->first_refined, (long long)l->last_refined);
-    notice_add(
-        "--resume %s: of %lld sequence%s the base of what is cached was loaded first, which is coarser "
-        "than what was saved; %s",
-        o->resume, (long long)l->n_coarse, l->n_coarse == 1 ? "" : "s", when);
+    notice_add("--resume %s: of %lld positions of %lld sequence%s the base was loaded first, which is "
+               "coarser than what "
+               "was saved; %s",
+               o->resume, (long long)l->n_from_base, (long long)l->n_coarse, l->n_coarse == 1 ? "" : "s",
+               when);
 }
 
 /* What --load auto did. */

@@ -226,7 +226,7 @@ static void base_first(void) {
         rank r = open_rank(&s, &options);
         begin(&r);
         const note loaded = wait_for(&r, NOTE_LOADED);
-        CU_ASSERT(loaded.st == STATUS_OK && loaded.n_coarse == n_pieces);
+        CU_ASSERT(loaded.st == STATUS_OK && loaded.n_coarse == n_pieces && loaded.coarse_end == TOKENS);
         const note fetched = wait_for(&r, NOTE_FETCHED);
         CU_ASSERT(fetched.st == STATUS_OK && !loader_is_busy(r.loader));
         found f = look(&r); /* nothing changes before it is to */
