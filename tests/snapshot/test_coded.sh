@@ -113,8 +113,8 @@ base_first() {
             else
                 ends_as "$codec: the base alone, by $np" 0 "$temp/text"
             fi
-            check "$codec: the base alone, by $np: a NOTE" 'there is none' \
-                grep -q "NOTE: .*of $((n_tokens - 1)) positions of 1 sequence the base was loaded first.*came after the end" "$temp/err"
+            check "$codec: the base alone, by $np: a NOTE" 'there is none' grep -q \
+                "NOTE: .*of $((n_tokens - 1)) positions of 1 sequence the base was .*came after the end" "$temp/err"
             check "$codec: the base alone, by $np: report" 'another' \
                 grep -q '"sequences_refined": 0' "$temp/report.json"
             resume $np "$dir" --load base --max-tokens 100 --report "$temp/report.json"
