@@ -76,7 +76,7 @@ other_tables() {
         '^kvarve:small:3,auto,0.0002,[0-9]*,[0-9.]*,[0-9]*,[1-9][0-9][0-9]*$' "$temp/links/links.csv"
     study CODECS='kvarve:small:3 kvarve:small:3+base' LINKS=1 LOADS='auto base' TABLES=../a_study/links/tables.kvt \
         "$links" --file "$page"
-    small=kvarve-small-3
+    small='kvarve-small-3'
     check 'a base: only where there is one' "$(cat "$temp/err")" [ "$(cut -d ' ' -f 4 "$temp/err" | tr '\n' ' ')" = \
         "recode-$small+base $small-auto-1-1 $small+base-auto-1-1 $small+base-base-1-1 " ]
     check 'a base: its row' "$(cat "$temp/links/links.csv")" \
