@@ -138,8 +138,8 @@ static float distortion_of(const varve_report *r) {
 
 /* With a base, that is followed by room for its checksum, and then by what refines it. */
 static size_t encode_varve(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
-                           const kv_token *tokens, const void *elements, uint8_t *payload,
-                           double *distortion) {
+                           const kv_token *tokens, const void *elements, uint8_t *payload, double *distortion,
+                           kv_kept *kept) {
     assert(chunk->n_parts == N_KV_PARTS);
     const varve_chunk shape = {chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
     const varve_coding coding = {how->codec == KV_CODEC_FAST ? VARVE_FAST : VARVE_SMALL, how->level,
@@ -159,7 +159,13 @@ static size_t encode_varve(const kv_coding *how, const kv_tables *tables, const 
     } else if (n) {
         memcpy(payload, planes[0].data, planes[0].n);
     }
-    *distortion = (double)distortion_of(&reports[coding.n_planes - 1]);
+    const varve_report *whole = &reports[coding.n_planes - 1];
+    *distortion = (double)distortion_of(whole);
+    if (kept && n) {
+        kept->n_tokens += (double)chunk->n_layers * chunk->shape.n_tokens;
+        kept->n_exact += whole->n_exact;
+        kept->n_8bit += whole->n_sinks;
+    }
     free(planes[0].data);
     free(planes[1].data);
     return n;
@@ -171,7 +177,7 @@ static void put_checksum(uint8_t *frame, size_t n_bytes) {
 }
 
 size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
-                       const kv_token *tokens, const void *elements, void *frame) {
+                       const kv_token *tokens, const void *elements, void *frame, kv_kept *kept) {
     uint8_t *payload = (uint8_t *)frame + sizeof(frame_header);
     size_t payload_bytes = 0;
     double distortion = 0;
@@ -179,7 +185,7 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
     if (how->codec == KV_CODEC_CACHEGEN)
         payload_bytes = encode_cachegen(how, tables, chunk, elements, payload, &distortion);
     if (how->codec >= KV_CODEC_FAST)
-        payload_bytes = encode_varve(how, tables, chunk, tokens, elements, payload, &distortion);
+        payload_bytes = encode_varve(how, tables, chunk, tokens, elements, payload, &distortion, kept);
     const kv_codec codec = payload_bytes ? how->codec : KV_CODEC_NONE;
     if (!payload_bytes) {
         payload_bytes = kv_chunk_all_bytes(chunk);

@@ -21,10 +21,16 @@ bool kv_type_from_number(unsigned number, dtype *out); /* false: no such number 
 /* The most that a frame of a chunk takes. */
 size_t kv_frame_max_bytes(const kv_chunk *chunk);
 
+/* Tokens of layers that kvarve's codecs took, and that they did not code but kept otherwise. */
+typedef struct kv_kept {
+    double n_tokens, n_exact, n_8bit;
+} kv_kept;
+
 /* Encode a chunk; the bytes of the frame, which has room for kv_frame_max_bytes. A chunk that the codec would
- * make larger is stored as it is. Exact codecs need neither tables nor tokens, [n_tokens] of the chunk. */
+ * make larger is stored as it is. Exact codecs need neither tables nor tokens, [n_tokens] of the chunk. Adds
+ * to *kept (NULL: nobody asks). */
 size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
-                       const kv_token *tokens, const void *elements, void *frame);
+                       const kv_token *tokens, const void *elements, void *frame, kv_kept *kept);
 
 /* The checksum that a frame carries, of all of its other bytes. Frames of fewer bytes than a header: 0. */
 uint64_t kv_frame_checksum(const void *frame, size_t n_bytes);

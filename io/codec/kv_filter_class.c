@@ -67,7 +67,7 @@ static size_t filter(unsigned flags, size_t n_values, const unsigned values[], s
     if (is_reading)
         n_out = decode(&chunk, *buffer, n_bytes, out) ? chunk_bytes : 0;
     else
-        n_out = kv_frame_encode(&lossless, NULL, &chunk, NULL, *buffer, out);
+        n_out = kv_frame_encode(&lossless, NULL, &chunk, NULL, *buffer, out, NULL);
     if (!n_out) {
         free(out);
         return 0;

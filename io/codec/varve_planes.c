@@ -19,7 +19,8 @@ static int8_t shift_of(const varve_class *c, int base, bool and_beyond) {
         n += weight;
         sum += weight * off;
     }
-    return n ? (int8_t)(sum / (n * VARVE_PLANE_RATIO)) : 0;
+    if (n == 0) return 0;
+    return (int8_t)(sum / (n * VARVE_PLANE_RATIO));
 }
 
 static void coarsen(const varve_class *c, varve_class *coarse, varve_digits *digits) {

@@ -321,7 +321,7 @@ static status encode_chunk(const writer *w, int64_t i, void *elements, encoded_c
     }
     out->n_bytes = info->is_plain
                        ? kv_chunk_all_bytes(&c.chunk)
-                       : kv_frame_encode(&how, from->tables, &c.chunk, tokens, elements, out->bytes);
+                       : kv_frame_encode(&how, from->tables, &c.chunk, tokens, elements, out->bytes, NULL);
     out->base_bytes = info->is_plain ? 0 : kv_frame_look(out->bytes, out->n_bytes).base_bytes;
     out->checksum = segment_chunk_checksum(info, out->bytes, out->n_bytes);
     free(tokens);

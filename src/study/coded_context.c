@@ -22,7 +22,8 @@ static status pass_chunk(const coded_context *c, kv_cache *kv, slice own, int sl
         st = kv_cache_read(kv, slot, kv_chunk_layer(k, i) - own.first_layer, kv_chunk_part(k, i), pos0,
                            n_tokens, exact + (size_t)i * part_bytes);
     size_t n_bytes = 0;
-    if (st == STATUS_OK) n_bytes = kv_frame_encode(&c->coding, c->tables, k, tokens, exact, frame);
+    if (st == STATUS_OK)
+        n_bytes = kv_frame_encode(&c->coding, c->tables, k, tokens, exact, frame, &sums->kept);
     const size_t base_bytes = st == STATUS_OK ? kv_frame_look(frame, n_bytes).base_bytes : 0;
     if (base_bytes > 0) n_bytes = base_bytes;
     if (st == STATUS_OK)

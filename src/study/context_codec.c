@@ -193,13 +193,17 @@ static void share(study *s, comm *c, const engine *e) {
 static coded_sums add_up(comm *c, const coded_sums *mine) {
     coded_sums all = {0}, *each = mem_new((size_t)comm_size(c), sizeof *each);
     comm_gather(c, mine, sizeof *mine, each);
-    for (int rank = 0; comm_rank(c) == 0 && rank < comm_size(c); rank++)
+    for (int rank = 0; comm_rank(c) == 0 && rank < comm_size(c); rank++) {
+        all.kept.n_tokens += each[rank].kept.n_tokens;
+        all.kept.n_exact += each[rank].kept.n_exact;
+        all.kept.n_8bit += each[rank].kept.n_8bit;
         for (int part = 0; part < N_KV_PARTS; part++) {
             all.n_elements[part] += each[rank].n_elements[part];
             all.n_bytes[part] += each[rank].n_bytes[part];
             all.squares[part] += each[rank].squares[part];
             all.errors[part] += each[rank].errors[part];
         }
+    }
     free(each);
     return all;
 }

@@ -131,6 +131,8 @@ context_result context_result_of(const context_scores *s, const coded_sums *sums
     context_result r = {
         .bits = 8 * (sums->n_bytes[KV_PART_K] + sums->n_bytes[KV_PART_V]) /
                 (sums->n_elements[KV_PART_K] + sums->n_elements[KV_PART_V]),
+        .kept_exact = sums->kept.n_exact / sums->kept.n_tokens,
+        .kept_8bit = sums->kept.n_8bit / sums->kept.n_tokens,
         .nll = all.nll / all.n,
         .change = estimate_of(changes, s->n_windows),
         .divergence = estimate_of(divergences, s->n_windows),
@@ -153,6 +155,9 @@ void context_result_print(const context_result *r) {
            r->part_bits[KV_PART_V]);
     printf("error           K %.3e, V %.3e of their mean squares\n", r->error[KV_PART_K],
            r->error[KV_PART_V]);
+    if (!isnan(r->kept_exact))
+        printf("kept otherwise  %.2f%% of tokens exactly, %.2f%% with 8 bits\n", 100 * r->kept_exact,
+               100 * r->kept_8bit);
     printf("nll per token   %.6f exact; coded %+.6f +- %.6f\n", r->nll, r->change.mean, r->change.half);
     printf("perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", exp(r->nll), 100 * expm1(r->change.mean),
            100 * r->change.half);
@@ -181,6 +186,10 @@ void context_result_put(json_writer *w, const context_result *r) {
     json_put_number(w, "v_bits_per_element", r->part_bits[KV_PART_V]);
     json_put_number(w, "k_error", r->error[KV_PART_K]);
     json_put_number(w, "v_error", r->error[KV_PART_V]);
+    if (!isnan(r->kept_exact)) {
+        json_put_number(w, "tokens_kept_exactly", r->kept_exact);
+        json_put_number(w, "tokens_kept_with_8_bits", r->kept_8bit);
+    }
     json_put_number(w, "nll", r->nll);
     put_estimate(w, "nll_change", r->change);
     json_put_number(w, "perplexity", exp(r->nll));

@@ -3,6 +3,7 @@
  * said. */
 #pragma once
 
+#include "io/codec/kv_codec.h"
 #include "io/json.h"
 #include "kernels/kv_page.h"
 #include "mpi/comm.h"
@@ -11,6 +12,7 @@
 typedef struct coded_sums {
     double n_elements[N_KV_PARTS], n_bytes[N_KV_PARTS];
     double squares[N_KV_PARTS], errors[N_KV_PARTS]; /* of elements, and of what is decoded less them */
+    kv_kept kept;
 } coded_sums;
 
 /* Over the scored tokens of a window. */
@@ -59,10 +61,11 @@ typedef struct estimate {
 typedef struct context_result {
     double bits, part_bits[N_KV_PARTS]; /* per element */
     double error[N_KV_PARTS];           /* mean squares, in those of the elements */
-    double nll;                         /* per token, behind contexts as they were computed */
-    estimate change;                    /* of nll by the codec, paired */
-    estimate divergence;                /* nats per token */
-    double same_top, top, coded_top;    /* shares of all tokens */
+    double kept_exact, kept_8bit; /* shares of tokens of layers that kvarve's codecs kept so; NaN of others */
+    double nll;                   /* per token, behind contexts as they were computed */
+    estimate change;              /* of nll by the codec, paired */
+    estimate divergence;          /* nats per token */
+    double same_top, top, coded_top; /* shares of all tokens */
     int64_t n_windows;
 
     int64_t n_keys, n_answered[2]; /* of all windows; those of which every token was the likeliest */

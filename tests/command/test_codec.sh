@@ -30,6 +30,9 @@ as_printed() {
             printf "bits            %.4f per element (K %.4f, V %.4f)\n",
                 of["bits_per_element"], of["k_bits_per_element"], of["v_bits_per_element"]
             printf "error           K %.3e, V %.3e of their mean squares\n", of["k_error"], of["v_error"]
+            if ("tokens_kept_exactly" in of)
+                printf "kept otherwise  %.2f%% of tokens exactly, %.2f%% with 8 bits\n",
+                    100 * of["tokens_kept_exactly"], 100 * of["tokens_kept_with_8_bits"]
             printf "nll per token   %.6f exact; coded %+.6f +- %.6f\n",
                 of["nll"], of["nll_change.mean"], of["nll_change.half_interval"]
             printf "perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", of["perplexity"],
@@ -128,6 +131,15 @@ ours() {
             before=$now
         done
     done
+    check 'kvarve: what it kept otherwise' 'not said' \
+        grep -q '^kept otherwise  [0-9.]*% of tokens exactly, [0-9.]*% with 8 bits$' "$temp/fast.3"
+    score 1 kvarve:fast:3+base --tables "$all/tables.1" --report "$temp/report"
+    expect 'kvarve:fast:3+base' 0 || return
+    check 'kvarve:fast:3+base: its base' "$(value bits) $(value divergence)" awk -v base="$(value bits)" \
+        -v all="$(sed -n 's/^bits  *\([^ ]*\).*/\1/p' "$temp/fast.3")" 'BEGIN { exit !(base < 0.8 * all) }'
+    check 'kvarve:fast:3+base: a NOTE' 'there is none' \
+        grep -q 'NOTE: --context-codec .*the base does by itself' "$temp/err"
+    check 'kvarve:fast:3+base: the report' 'what was kept is not there' grep -q '"tokens_kept_exactly": ' "$temp/report"
     check 'kvarve: bits are those of the chunk' 'K and V differ' grep -q '(K \([0-9.]*\), V \1)' "$temp/out"
     before=
     for bits in 2.5 3.5; do

@@ -48,7 +48,7 @@ static uint8_t *encode(const kv_coding *how, const kv_chunk *c, void *elements, 
     for (int i = 0; i < c->shape.n_tokens; i++)
         tokens[i] = (kv_token){i + 50, 1000 - i};
     CHECK_OK(rows_read_chunk(coded_rows_make, &type, c, 50, elements));
-    *n_bytes = kv_frame_encode(how, tables, c, tokens, elements, room);
+    *n_bytes = kv_frame_encode(how, tables, c, tokens, elements, room, NULL);
     uint8_t *frame = malloc(*n_bytes);
     memcpy(frame, room, *n_bytes);
     free(room);

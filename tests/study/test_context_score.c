@@ -35,7 +35,7 @@ static void draw(uint64_t *state, float *logits) {
         logits[i] = 2 * harness_random_normal(state);
 }
 
-static const coded_sums sums = {{100, 100}, {50, 25}, {10, 10}, {1, 2}};
+static const coded_sums sums = {{100, 100}, {50, 25}, {10, 10}, {1, 2}, {50, 1, 5}};
 
 static void tokens(void) {
     context_scores s = context_scores_new(WINDOWS, SCORED, 0, V);
@@ -65,6 +65,7 @@ static void tokens(void) {
     CU_ASSERT(is_near(r.top, top[0] / (WINDOWS * SCORED)) &&
               is_near(r.coded_top, top[1] / (WINDOWS * SCORED)));
     CU_ASSERT(r.bits == 3 && r.part_bits[KV_PART_K] == 4 && r.part_bits[KV_PART_V] == 2);
+    CU_ASSERT(is_near(r.kept_exact, 0.02) && is_near(r.kept_8bit, 0.1));
     CU_ASSERT(is_near(r.error[KV_PART_K], 0.1) && is_near(r.error[KV_PART_V], 0.2));
     context_scores_free(&s);
 }
