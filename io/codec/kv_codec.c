@@ -300,8 +300,10 @@ static status check_frame(const void *frame, size_t n_bytes, bool is_base, const
 }
 
 status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk *chunk) {
-    frame_header header;
-    return check_frame(frame, n_bytes, false, chunk, &header);
+    frame_header header = {.version = 0};
+    status st = check_frame(frame, n_bytes, false, chunk, &header);
+    if (st != STATUS_OK || header.version != BASE_VERSION) return st;
+    return check_frame(frame, kv_frame_look(frame, n_bytes).base_bytes, true, chunk, &header);
 }
 
 /* Are these the tables that the frame was made with, and do they have what the chunk asks for? */

@@ -68,5 +68,5 @@ typedef enum kv_planes { KV_ALL_PLANES, KV_BASE_ONLY } kv_planes;
 status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                             void *elements);
 
-/* Check a frame as kv_frame_decode does, without decoding it: shape and checksum. */
+/* Check a frame as kv_frame_decode does, without decoding it: shape and checksum, and those of its base. */
 status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk *chunk);

@@ -130,8 +130,8 @@ static rans_range append_symbol(encoder *e, const varve_class *c, int symbol, bo
     return (rans_range){start[0], (uint16_t)(start[1] - start[0])};
 }
 
-/* The symbols of a component of the coded lanes go to the streams. Decoders find the sign of what escapes too
- * late to turn a digit by it. */
+/* The symbols of a component of the coded lanes go to the streams. To decoders, what escapes looks like a
+ * base of one more than `most` until its digit was taken. */
 static void append_component(encoder *e, int class, const int16_t *symbols) {
     const varve_tables *t = e->tile->tables;
     const rans_range none = {0, RANS_TOTAL};
@@ -146,7 +146,7 @@ static void append_component(encoder *e, int class, const int16_t *symbols) {
                                                      : append_symbol(e, &t->coarse[class], base, &escapes);
         if (e->n_planes == 1) continue;
         const int digit = symbol - VARVE_PLANE_RATIO * base;
-        const int row = escapes ? VARVE_DIGIT_ROWS - 1 : varve_digits_row(base);
+        const int row = varve_digits_row(escapes ? t->coarse[class].most + 1 : base);
         e->ranges[1][e->n_ranges] =
             varve_digit_range(t->digits[class].starts[row], base < 0 && !escapes ? -digit : digit);
     }

@@ -96,6 +96,10 @@ typedef struct segment segment;
 status segment_open(const char *dir, const segment_info *info, const kv_tables *tables, segment **out);
 void segment_close(segment *s); /* NULL is fine */
 
+/* For a while nothing is fetched: the file need not be open. */
+void segment_pause(segment *s);
+status segment_resume(segment *s);
+
 /* Its chunks, from 0 on: in the order of layers, parts, rows. */
 int64_t segment_count_entries(const segment_info *info);
 

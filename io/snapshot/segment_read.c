@@ -96,6 +96,18 @@ void segment_close(segment *s) {
     free(s);
 }
 
+void segment_pause(segment *s) {
+    if (s->fd >= 0) close(s->fd);
+    s->fd = -1;
+}
+
+status segment_resume(segment *s) {
+    int64_t n_bytes = 0;
+    if (s->fd >= 0) return STATUS_OK;
+    status st = file_open_regular(s->path, &s->fd, &n_bytes);
+    return st == STATUS_OK ? check_size(n_bytes, &s->info, s->path) : st;
+}
+
 /* ---- chunks ---- */
 
 status segment_at_chunk(status st, const segment *s, int64_t i) {

@@ -150,10 +150,6 @@ static status check_saving(const options *o) {
                                                              : NULL;
     if (needs_resume && !o->resume)
         return status_refuse("%s is for --resume, which is not given", needs_resume);
-    if (o->load == LOAD_BASE && o->save && strcmp(o->save, o->resume) != 0)
-        return status_refuse(
-            "--load base goes with --save of the same snapshot only: another would get the base "
-            "in place of what was saved");
     const char *needs_save = !isnan(o->max_time_seconds) ? "--max-time" : o->stop_file ? "--stop-file" : NULL;
     if (!isnan(o->save_every_seconds) || o->save_every_tokens != OPTION_UNSET) needs_save = "--save-every";
     if (needs_save && !o->save)

@@ -251,7 +251,9 @@ static bool issue_loads(engine *e) {
 static bool issue_refining(engine *e) {
     bool any = false;
     slot_tokens q;
-    for (int i = 0; e->loaded.n_coarse > e->loaded.n_refined && schedule_running(e->schedule, i, &q); i++) {
+    for (int i = 0; e->loaded.n_coarse > e->loaded.n_refined + e->loaded.n_unrefined &&
+                    schedule_running(e->schedule, i, &q);
+         i++) {
         if (!engine_is_fetched(e, q.slot, q.n_tokens)) continue;
         if (!any) begin_step(e, STEP_REFINE);
         any = true;

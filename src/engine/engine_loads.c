@@ -14,7 +14,8 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
     load->number = ++e->n_loads;
     load->is_over = false;
     load->n_loaded = load->n_coarse = load->n_awaited = 0;
-    load->coarse_end = 0;
+    load->coarse_end = load->coarse_tokens = 0;
+    load->is_counted = load->has_failed = false;
     load->race = load_race_begin(n_tokens, e->options.usual_seconds_per_row, clock_seconds());
     load->edges = mem_resize(load->edges, (size_t)n_ranks, sizeof *load->edges);
     for (int rank = 0; rank < n_ranks; rank++)
@@ -31,6 +32,14 @@ static double best_seconds(const load_race *r, double seconds, double seconds_pe
     return load > 0 ? compute_all * load / (load + seconds_per_row) : compute_all;
 }
 
+/* How many positions came from their base, once it is known how many are computed, and what each rank has. */
+static void count_from_base(engine *e, slot_load *load) {
+    const int64_t behind = load->coarse_end - load->race.n_computed, n = load->coarse_tokens;
+    if (load->session || load->is_counted || load->n_loaded < comm_size(e->worker.comm)) return;
+    load->is_counted = true;
+    if (behind > 0) e->loaded.n_from_base += n < behind ? n : behind;
+}
+
 /* The sequence goes on once all of it is loaded, or computed, or on its way to be. */
 static void end_load(engine *e, slot_load *load) {
     const load_race *r = &load->race;
@@ -45,6 +54,7 @@ static void end_load(engine *e, slot_load *load) {
     load->session = NULL;
     e->n_loading--;
     e->n_unloaded--;
+    count_from_base(e, load);
 }
 
 void engine_count_computed(engine *e, int slot, int n_rows) {
@@ -89,12 +99,13 @@ static void count_coarse(engine *e, slot_load *load, const note *n, int rank) {
         if (n->n_coarse > 0 && load->n_coarse++ == 0) e->loaded.n_coarse++;
         load->n_awaited += n->n_coarse > 0;
         if (n->coarse_end > load->coarse_end) load->coarse_end = n->coarse_end;
-        if (load->n_loaded == comm_size(e->worker.comm) && load->coarse_end > load->race.n_computed)
-            e->loaded.n_from_base += load->coarse_end - load->race.n_computed;
+        if (n->coarse_tokens > load->coarse_tokens) load->coarse_tokens = n->coarse_tokens;
+        count_from_base(e, load);
     }
     if (n->kind != NOTE_FETCHED) return;
     if (load->n_awaited > 0) load->n_awaited--;
     if (n->st == STATUS_OK) return;
+    load->has_failed = true;
     status_adopt(n->st, n->text);
     if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
     notice_add("%s: of what could not be refined, the base stays", status_text());
@@ -121,6 +132,10 @@ bool engine_is_fetched(const engine *e, int slot, int64_t pos) {
 
 void engine_count_refined(engine *e, int slot, int64_t pos) {
     e->loads[slot].is_over = true;
+    if (e->loads[slot].has_failed) {
+        e->loaded.n_unrefined++;
+        return;
+    }
     if (e->loaded.n_refined == 0 || pos < e->loaded.first_refined) e->loaded.first_refined = pos;
     if (pos > e->loaded.last_refined) e->loaded.last_refined = pos;
     e->loaded.n_refined++;

@@ -13,11 +13,14 @@ typedef struct slot_load {
     int64_t number;   /* of this load, counted by all ranks alike */
     int64_t *edges;   /* [ranks] */
     load_race race;
-    bool is_over;       /* the slot has another sequence, or none */
-    int n_loaded;       /* ranks that are through, and of them */
-    int n_coarse;       /* those that loaded bases, and */
-    int64_t coarse_end; /* of all: they have at least bases before this position, and all behind it */
-    int n_awaited;      /* those that have not yet fetched what refines them */
+    bool is_over;  /* the slot has another sequence, or none */
+    int n_loaded;  /* ranks that are through, and of them */
+    int n_coarse;  /* those that loaded bases, and */
+    int n_awaited; /* those that have not yet fetched what refines them */
+    int64_t coarse_end,
+        coarse_tokens; /* the last position of which some rank has a base only, and how many */
+    bool is_counted;   /* these are */
+    bool has_failed;   /* some stay so */
 } slot_load;
 
 /* A step on its way: what to do when its reply comes. */

@@ -80,6 +80,7 @@ static void tell(const loading *w, note_kind kind, status st, double begin) {
     if (st != STATUS_OK) memcpy(n.text, status_text(), sizeof n.text);
     n.n_coarse = (int64_t)w->n_coarse;
     n.coarse_end = w->coarse_end;
+    n.coarse_tokens = w->coarse_tokens;
     n.seconds = clock_seconds() - begin;
     mailbox_send(w->from->notes, &n, sizeof n);
 }
@@ -108,7 +109,9 @@ static void fill_slot(loader *l) {
     pthread_mutex_lock(&l->lock);
     l->first = w->next;
     if (!l->first) l->end = &l->first;
-    if (st == STATUS_OK && w->n_coarse > 0)
+    atomic_fetch_sub(&l->source.n_waiting, 1);
+    w->st = STATUS_OK; /* told: what is coarse is refined in any case */
+    if (w->n_coarse > 0)
         append(&l->coarse, w);
     else
         loading_free(w);
@@ -123,12 +126,13 @@ static void fetch_rest(loader *l) {
     pthread_mutex_unlock(&l->lock);
     const double begin = clock_seconds();
     const status st = loading_fetch_rest(w);
-    if (!atomic_load(&w->is_dropped)) tell(w, NOTE_FETCHED, st, begin);
+    const bool is_dropped = atomic_load(&w->is_dropped);
+    if (w->is_fetched && !is_dropped) tell(w, NOTE_FETCHED, st, begin);
     pthread_mutex_lock(&l->lock);
-    l->coarse = w->next;
-    if (atomic_load(&w->is_dropped))
+    if (w->is_fetched || is_dropped) l->coarse = w->next;
+    if (is_dropped)
         loading_free(w);
-    else
+    else if (w->is_fetched)
         append(&l->fetched, w);
     l->in_work = NULL;
     pthread_cond_broadcast(&l->changed);
@@ -158,6 +162,7 @@ void loader_begin(loader *l, const step *order) {
         assert(x->n_tokens <= manifest_kv_tokens(&m->sequences[x->source]));
         (void)m;
         kv_cache_extend(l->source.kv, x->slot, x->n_tokens, x->n_tokens);
+        atomic_fetch_add(&l->source.n_waiting, 1);
         *l->end = loading_new(&l->source, x->slot, ++l->n_loads, x->source, x->n_tokens);
         l->end = &(*l->end)->next;
     }

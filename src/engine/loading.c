@@ -13,7 +13,7 @@
 /* What a chunk of a segment holds of a loading: rows [row0, row0 + n_rows) are positions from pos0 on. */
 struct load_piece {
     int64_t segment, chunk, row0, n_rows, pos0;
-    bool is_done;
+    bool is_done, has_failed;
     char *frame; /* of a coarse one: its bytes in the file, the first n_there of them; NULL: it is not */
     size_t n_there;
 };
@@ -67,7 +67,8 @@ static void add_pieces(loading *w, int64_t number, int64_t begin, int64_t end, i
             c.chunk.first_layer + c.chunk.n_layers <= mine.first_layer)
             continue;
         w->pieces = mem_grow(w->pieces, w->n_pieces, sizeof *w->pieces);
-        w->pieces[w->n_pieces++] = (load_piece){number, i, a, b - a, pos0 + (a - begin), false, NULL, 0};
+        w->pieces[w->n_pieces++] =
+            (load_piece){number, i, a, b - a, pos0 + (a - begin), false, false, NULL, 0};
     }
 }
 
@@ -104,13 +105,17 @@ static status find_pieces(loading *w) {
     }
     if (st == STATUS_OK && w->n_pieces) qsort(w->pieces, w->n_pieces, sizeof *w->pieces, last_first);
     for (size_t i = 0; st == STATUS_OK && i < w->n_pieces; i++)
-        w->bytes += (int64_t)segment_chunk_file_bytes(w->segments[w->pieces[i].segment], w->pieces[i].chunk,
-                                                      KV_ALL_PLANES);
+        w->bytes_left += (int64_t)segment_chunk_file_bytes(w->segments[w->pieces[i].segment],
+                                                           w->pieces[i].chunk, KV_ALL_PLANES);
     return st;
 }
 
 static segment_chunk chunk_of(const loading *w, const load_piece *p) {
     return segment_chunk_at(&w->from->manifest.segments[p->segment], p->chunk);
+}
+
+static size_t file_bytes(const loading *w, const load_piece *p, kv_planes planes) {
+    return segment_chunk_file_bytes(w->segments[p->segment], p->chunk, planes);
 }
 
 /* The rows of a piece go to their pages, as far as the layers keep them and nothing else writes them. */
@@ -148,7 +153,7 @@ static bool is_wanted(loading *w, const load_piece *p, const segment_chunk *c) {
 }
 
 /* No faster than it may be: until a link of that speed would have brought these bytes too. False: nobody
- * wants them any more. */
+ * wants them any more, of this piece (NULL: of any). */
 static bool hold_back(loading *w, const load_piece *p, const segment_chunk *c, size_t n_bytes) {
     enum { SLICE_US = 20000 };
     load_source *l = w->from;
@@ -162,7 +167,7 @@ static bool hold_back(loading *w, const load_piece *p, const segment_chunk *c, s
     while (wanted && clock_seconds() < until) {
         const double left = (until - clock_seconds()) * 1e6;
         usleep(left < SLICE_US ? (useconds_t)(left > 0 ? left : 0) : SLICE_US);
-        wanted = is_wanted(w, p, c);
+        wanted = p ? is_wanted(w, p, c) : !is_given_up(w);
     }
     pthread_mutex_lock(&l->lock);
     if (!wanted) l->read_until -= seconds;
@@ -194,31 +199,35 @@ static status check_distortion(const loading *w, segment *from, int64_t chunk, k
         from, chunk);
 }
 
-/* How much of the next piece is loaded: all, unless at the pace of those before it, all of what is left would
- * come too late. */
+/* How much of the next piece is loaded: all, unless at the pace of what was read so far, all of what is left
+ * would come too late. What is computed meanwhile is not counted on. */
 static kv_planes choose_planes(const loading *w, const load_piece *p) {
     const load_options *o = &w->from->options;
     segment *from = w->segments[p->segment];
-    if (o->loads_base == LOADS_NO_BASE || segment_chunk_file_bytes(from, p->chunk, KV_BASE_ONLY) ==
-                                              segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES))
+    if (o->loads_base == LOADS_NO_BASE || file_bytes(w, p, KV_BASE_ONLY) == file_bytes(w, p, KV_ALL_PLANES))
         return KV_ALL_PLANES;
     if (check_distortion(w, from, p->chunk, KV_BASE_ONLY) != STATUS_OK) return KV_ALL_PLANES;
     if (o->loads_base == LOADS_BASE) return KV_BASE_ONLY;
-    const double now = clock_seconds() - w->begin, left = o->deadline_seconds - now;
-    const int64_t there = atomic_load(&w->bytes_there);
+    const double now = clock_seconds() - w->begin, n_read = (double)atomic_load(&w->bytes_read);
     const double known = o->bytes_per_second > 0 ? 1 / o->bytes_per_second : 0;
-    const double pace = there > 0 ? now / (double)there : known; /* seconds a byte */
-    return pace * (double)(w->bytes - there) > left ? KV_BASE_ONLY : KV_ALL_PLANES;
+    const double pace = n_read > 0 ? now / n_read : known; /* seconds a byte */
+    return pace * (double)atomic_load(&w->bytes_left) > o->deadline_seconds - now ? KV_BASE_ONLY
+                                                                                  : KV_ALL_PLANES;
 }
 
 /* The base of a piece, whose bytes are kept: those of the rest belong behind them. */
-static status move_base(load_piece *p, segment *from, void *elements, double *read_seconds) {
-    p->n_there = segment_chunk_file_bytes(from, p->chunk, KV_BASE_ONLY);
-    p->frame = mem_resize(NULL, segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES), 1);
+static status move_base(const loading *w, load_piece *p, void *elements, double *read_seconds) {
+    segment *from = w->segments[p->segment];
+    p->n_there = file_bytes(w, p, KV_BASE_ONLY);
+    p->frame = mem_resize(NULL, file_bytes(w, p, KV_ALL_PLANES), 1);
     const double begin = clock_seconds();
     status st = segment_fetch(from, p->chunk, 0, p->n_there, p->frame);
     *read_seconds += clock_seconds() - begin;
-    return st == STATUS_OK ? segment_decode(from, p->chunk, p->frame, p->n_there, elements) : st;
+    if (st == STATUS_OK) st = segment_decode(from, p->chunk, p->frame, p->n_there, elements);
+    if (st == STATUS_OK) return STATUS_OK;
+    free(p->frame);
+    p->frame = NULL;
+    return st;
 }
 
 static status move_piece(loading *w, load_piece *p, void *elements, double *read_seconds) {
@@ -227,14 +236,15 @@ static status move_piece(loading *w, load_piece *p, void *elements, double *read
     const double begin = clock_seconds();
     if (!is_wanted(w, p, &c)) return STATUS_OK;
     const kv_planes planes = choose_planes(w, p);
-    if (!hold_back(w, p, &c, segment_chunk_file_bytes(from, p->chunk, planes))) return STATUS_OK;
+    if (!hold_back(w, p, &c, file_bytes(w, p, planes))) return STATUS_OK;
     *read_seconds += clock_seconds() - begin;
     status st = check_distortion(w, from, p->chunk, planes);
     if (st == STATUS_OK)
         st = planes == KV_BASE_ONLY
-                 ? move_base(p, from, elements, read_seconds)
+                 ? move_base(w, p, elements, read_seconds)
                  : segment_read_chunk(from, p->chunk, KV_ALL_PLANES, elements, read_seconds);
     if (st == STATUS_OK) place(w, p, &c, elements);
+    atomic_fetch_add(&w->bytes_read, (int64_t)file_bytes(w, p, planes));
     return st;
 }
 
@@ -243,14 +253,8 @@ static status move_piece(loading *w, load_piece *p, void *elements, double *read
 static void end_piece(loading *w, load_piece *p, status st) {
     static const double pause_seconds = 0.01;
     keep_failure(w, st);
-    p->is_done = true;
-    if (p->frame) {
-        w->n_coarse++;
-        if (p->pos0 + p->n_rows > w->coarse_end) w->coarse_end = p->pos0 + p->n_rows;
-    }
-    atomic_fetch_add(&w->bytes_there,
-                     (int64_t)segment_chunk_file_bytes(w->segments[p->segment], p->chunk,
-                                                       p->frame ? KV_BASE_ONLY : KV_ALL_PLANES));
+    p->is_done = st == STATUS_OK; /* what has failed is never behind the edge */
+    atomic_fetch_sub(&w->bytes_left, (int64_t)file_bytes(w, p, KV_ALL_PLANES));
     while (w->n_done < w->n_pieces && w->pieces[w->n_done].is_done)
         w->n_done++;
     const double now = clock_seconds();
@@ -287,36 +291,72 @@ static void move_pieces(loading *w) {
     }
 }
 
+/* Which positions are coarse, in some layer at least. */
+static void find_coarse(loading *w) {
+    int64_t begin =
+        INT64_MAX; /* of those that were counted; pieces come from the last position to the first */
+    for (const load_piece *p = w->pieces; p < w->pieces + w->n_pieces; p++) {
+        const int64_t end = p->pos0 + p->n_rows < begin ? p->pos0 + p->n_rows : begin;
+        if (!p->frame) continue;
+        if (w->n_coarse++ == 0) w->coarse_end = end;
+        if (end > p->pos0) w->coarse_tokens += end - p->pos0;
+        if (p->pos0 < begin) begin = p->pos0;
+    }
+}
+
 status loading_run(loading *w) {
     w->begin = w->told_at = clock_seconds();
     keep_failure(w, find_pieces(w));
     if (w->st == STATUS_OK && w->n_pieces) move_pieces(w);
+    find_coarse(w);
+    for (int64_t i = 0; i < w->from->manifest.n_segments; i++)
+        if (w->segments[i]) segment_pause(w->segments[i]);
     return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
 }
 
 /* ---- refining ---- */
 
+static bool is_whole(const loading *w, const load_piece *p) {
+    return p->n_there == file_bytes(w, p, KV_ALL_PLANES);
+}
+
 /* The rest of a piece; it stays coarse where that is not what it should be. */
 static status fetch_rest(loading *w, load_piece *p) {
-    const segment_chunk c = chunk_of(w, p);
     segment *from = w->segments[p->segment];
-    const size_t n = segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES);
-    if (!is_wanted(w, p, &c) || !hold_back(w, p, &c, n - p->n_there)) return STATUS_OK;
+    const size_t n = file_bytes(w, p, KV_ALL_PLANES);
+    if (!hold_back(w, NULL, NULL, n - p->n_there)) return STATUS_OK;
     status st = segment_fetch(from, p->chunk, p->n_there, n, p->frame + p->n_there);
     if (st == STATUS_OK) st = segment_check_chunk(from, p->chunk, p->frame);
     if (st == STATUS_OK) p->n_there = n;
+    p->has_failed = st != STATUS_OK;
     return st;
 }
 
-status loading_fetch_rest(loading *w) {
+static void fetch_pieces(loading *w) {
 #pragma omp parallel for num_threads(w->from->options.n_threads) schedule(dynamic)
     for (size_t i = 0; i < w->n_pieces; i++) {
-        if (!w->pieces[i].frame || is_given_up(w)) continue;
-        status st = fetch_rest(w, &w->pieces[i]);
+        load_piece *p = &w->pieces[i];
+        if (!p->frame || p->has_failed || is_whole(w, p)) continue;
+        if (is_given_up(w) || atomic_load(&w->from->n_waiting) > 0) continue;
+        status st = fetch_rest(w, p);
         if (st == STATUS_OK) continue;
 #pragma omp critical(loading_end)
         keep_failure(w, st);
     }
+}
+
+status loading_fetch_rest(loading *w) {
+    const int64_t n_segments = w->from->manifest.n_segments;
+    status st = STATUS_OK;
+    for (int64_t i = 0; st == STATUS_OK && i < n_segments; i++)
+        if (w->segments[i]) st = segment_resume(w->segments[i]);
+    keep_failure(w, st);
+    if (st == STATUS_OK) fetch_pieces(w);
+    w->is_fetched = true;
+    for (const load_piece *p = w->pieces; st == STATUS_OK && p < w->pieces + w->n_pieces; p++)
+        w->is_fetched &= !p->frame || p->has_failed || is_whole(w, p);
+    for (int64_t i = 0; i < n_segments; i++)
+        if (w->segments[i]) segment_pause(w->segments[i]);
     return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
 }
 
@@ -329,10 +369,9 @@ status loading_refine(loading *w) {
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < w->n_pieces; i++) {
             const load_piece *p = &w->pieces[i];
-            segment *from = w->segments[p->segment];
+            if (!p->frame || !is_whole(w, p)) continue;
             const segment_chunk c = chunk_of(w, p);
-            if (!p->frame || p->n_there < segment_chunk_file_bytes(from, p->chunk, KV_ALL_PLANES)) continue;
-            status st = segment_decode(from, p->chunk, p->frame, p->n_there, elements);
+            status st = segment_decode(w->segments[p->segment], p->chunk, p->frame, p->n_there, elements);
             if (st == STATUS_OK)
                 place(w, p, &c, elements);
             else

@@ -42,6 +42,7 @@ typedef struct load_source {
     kv_cache *kv;
     mailbox *notes;
     atomic_bool is_closing;
+    atomic_int n_waiting; /* loads that are not done: what refines others waits for them */
     pthread_mutex_t lock;
     double read_until; /* when what was read so far may be there, by the clock; of the lock */
 } load_source;
@@ -61,10 +62,11 @@ typedef struct loading {
     segment **segments;                    /* [those of the manifest]; NULL: not needed */
     load_piece *pieces;                    /* [n_pieces], the last positions first */
     size_t n_pieces, n_done;               /* n_done: all before it are done */
-    size_t n_coarse;                       /* of which only the base was loaded, */
-    int64_t coarse_end;                    /* and behind the last position of these */
-    int64_t bytes;                         /* of all pieces as they lie in the files, and */
-    _Atomic int64_t bytes_there;           /* of those that were read */
+    size_t n_coarse;                       /* of which only the base was loaded: */
+    int64_t coarse_end, coarse_tokens;     /* the last of these positions, and how many there are */
+    bool is_fetched;                       /* what refines them, as far as it can be had */
+    _Atomic int64_t bytes_read;            /* of the files, and */
+    _Atomic int64_t bytes_left;            /* of pieces of which nothing was read */
     double told_at, seconds, read_seconds; /* seconds: of all threads; read_seconds: until bytes were there */
     status st;                             /* the first failure, and its text */
     char text[STATUS_TEXT_BYTES];
@@ -76,7 +78,8 @@ void loading_free(loading *w);
 /* Load all pieces; rank 0 hears on the way how far it is. */
 status loading_run(loading *w);
 
-/* Fetch what refines the coarse pieces. What is damaged stays coarse: the failure tells the first of it. */
+/* Fetch what refines the coarse pieces, until another load waits. What is damaged stays coarse: the failure
+ * tells the first of it. */
 status loading_fetch_rest(loading *w);
 
 /* Put what was fetched in its place. What cannot be decoded stays coarse, as above. */

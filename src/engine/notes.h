@@ -24,9 +24,9 @@ typedef struct note {
     int64_t load, edge; /* NOTE_LOADING, NOTE_LOADED, NOTE_FETCHED: which load, from 1; and NOTE_LOADING */
     int64_t
         n_coarse; /* NOTE_LOADED: chunks of which only the base was loaded, so that NOTE_FETCHED follows, */
-    int64_t coarse_end;   /* and behind the last position of these */
-    double idle_share;    /* NOTE_LOADING: of its time in which processors were free */
-    int32_t extent;       /* NOTE_LOGITS: of the save's extents */
-    segment_info segment; /* NOTE_SEGMENT */
-    double seconds;       /* that it took, without rests */
+    int64_t coarse_end, coarse_tokens; /* the last of their positions, and how many there are */
+    double idle_share;                 /* NOTE_LOADING: of its time in which processors were free */
+    int32_t extent;                    /* NOTE_LOGITS: of the save's extents */
+    segment_info segment;              /* NOTE_SEGMENT */
+    double seconds;                    /* that it took, without rests */
 } note;

@@ -187,19 +187,22 @@ static void note_deadline(const options *o, const engine *e) {
 
 /* What began on a coarser cache than was saved. */
 static void note_bases(const options *o, const engine_loads *l) {
-    char when[96] = "what refines it came after the end";
+    char when[160] = "what refines it did not come in time";
     if (l->n_coarse == 0) return;
-    if (l->n_refined > 0 && l->first_refined == l->last_refined)
+    if (l->n_refined == l->n_coarse && l->first_refined == l->last_refined)
         snprintf(when, sizeof when, "what refines it was in place before position %lld",
                  (long long)l->last_refined);
     else if (l->n_refined > 0)
-        snprintf(when, sizeof when, "of %lld, what refines it was in place before positions %lld to %lld",
+        snprintf(when, sizeof when,
+                 "what refines it was in place, of %lld of them, before positions %lld to %lld",
                  (long long)l->n_refined, (long long)l->first_refined, (long long)l->last_refined);
+    else if (l->n_unrefined > 0)
+        snprintf(when, sizeof when, "what refines it is damaged in part");
     notice_add("--resume %s: of %lld positions of %lld sequence%s the base was loaded first, which is "
                "coarser than what "
-               "was saved; %s",
+               "was saved; %s%s",
                o->resume, (long long)l->n_from_base, (long long)l->n_coarse, l->n_coarse == 1 ? "" : "s",
-               when);
+               when, o->save ? "; positions that were computed before that are saved as they came out" : "");
 }
 
 /* What --load auto did. */
@@ -307,7 +310,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.io_bandwidth = (double)o->io_bandwidth;
     wanted.deadline_seconds = o->deadline_seconds;
     wanted.loads_base = o->load == LOAD_BASE ? LOADS_BASE : LOADS_NO_BASE;
-    if (o->load == LOAD_AUTO && !isnan(o->deadline_seconds) && (!o->save || !strcmp(o->save, o->resume)))
+    if (o->load == LOAD_AUTO && !isnan(o->deadline_seconds) && (!o->save || g->save_goes_on))
         wanted.loads_base = LOADS_BASE_IF_LATE;
     if (comm_rank(c) == 0) generate_count_coded(g, &wanted);
     if (!isnan(o->max_distortion)) wanted.most_distortion = o->max_distortion;

@@ -102,6 +102,19 @@ static size_t past_tables(const generation *g) {
     return n_bytes;
 }
 
+/* Where bases are loaded, whole frames are kept until they are refined: of all sequences at once, for each
+ * layer. */
+static uint64_t kept_frames(const generation *g, const sizing *s) {
+    int64_t bytes = 0, longest = 0;
+    for (int64_t i = 0; i < g->past.n_segments; i++)
+        if (g->past.segments[i].has_base) bytes += g->past.segments[i].file_bytes;
+    for (int64_t i = 0; i < g->n_jobs; i++)
+        if (g->jobs[i].session.n_cached > longest) longest = g->jobs[i].session.n_cached;
+    const int64_t at_once = s->n_sequences * longest,
+                  n = at_once < g->reused_tokens ? at_once : g->reused_tokens;
+    return (uint64_t)((double)bytes / (double)g->past.n_rows * (double)n / g->config.n_layers);
+}
+
 void generate_count_coded(const generation *g, engine_options *wanted) {
     const model_config *m = &g->config;
     const dtype type = precision_kv(g->options->precision);
@@ -115,13 +128,18 @@ void generate_count_coded(const generation *g, engine_options *wanted) {
     const kv_coding how = segment_coding(coded);
     s->host_bytes +=
         past_tables(g) + segment_read_memory(&how, type, m->n_kv_heads, m->head_dim, wanted->n_threads);
-    for (int64_t i = 0; wanted->loads_base != LOADS_NO_BASE && i < g->past.n_segments; i++)
-        s->host_layer_bytes += (uint64_t)(g->past.segments[i].file_bytes / m->n_layers); /* frames are kept */
+    if (wanted->loads_base != LOADS_NO_BASE) s->host_layer_bytes += kept_frames(g, s);
 }
 
 /* --load base is for snapshots that have one, which may be only parts of it. */
-static status check_bases(const manifest *m, const options *o) {
+static status check_bases(const generation *g) {
+    const manifest *m = &g->past;
+    const options *o = g->options;
     int64_t n = 0;
+    if (o->load == LOAD_BASE && o->save && !g->save_goes_on)
+        return status_refuse(
+            "--load base goes with --save of the same snapshot only: another would get the base in "
+            "place of what was saved");
     for (int64_t i = 0; i < m->n_segments; i++)
         n += m->segments[i].has_base;
     if (o->load != LOAD_BASE || n == m->n_segments) return STATUS_OK;
@@ -149,7 +167,7 @@ status generate_read_past(generation *g) {
     if (st == STATUS_OK) st = manifest_parse(g->past_bytes, g->n_past_bytes, dir, &g->past);
     if (st != STATUS_OK) return loader_advise(st);
     note_coding(&g->past, dir);
-    st = check_bases(&g->past, g->options);
+    st = check_bases(g);
     return st == STATUS_OK ? check_past(g) : st;
 }
 

@@ -1,5 +1,6 @@
 /* tests/engine/test_loader.c: K and V out of a snapshot into pages: all of them, or their bases first and
  * what refines these behind that; damaged, given up, and late. */
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -120,8 +121,8 @@ static void begin(rank *r) {
     step_free(&order);
 }
 
-/* The next note that is not of the way. */
-static note wait_for(rank *r, note_kind kind) {
+/* The next note that is not of the way, and how far that went at last. */
+static note wait_at(rank *r, note_kind kind, int64_t *edge) {
     note out = {.kind = NOTE_STOP};
     size_t n;
     int from;
@@ -131,9 +132,22 @@ static note wait_for(rank *r, note_kind kind) {
         out = *next;
         free(next);
         if (out.kind != NOTE_LOADING) break;
+        *edge = out.edge;
     }
     CU_ASSERT(out.kind == kind && out.number == SLOT && out.load == 1);
     return out;
+}
+
+static note wait_for(rank *r, note_kind kind) {
+    int64_t edge;
+    return wait_at(r, kind, &edge);
+}
+
+static int count_open_files(void) {
+    int n = 0;
+    for (int fd = 0; fd < 1024; fd++)
+        n += fcntl(fd, F_GETFD) >= 0;
+    return n;
 }
 
 /* How many chunks of this rank's layers, of which each has some, hold in the pages what their base says, or
@@ -171,11 +185,11 @@ static found look(const rank *r) {
                 continue;
             float *base = mem_new(1, kv_chunk_all_bytes(&c.chunk)),
                   *whole = mem_new(1, kv_chunk_all_bytes(&c.chunk));
-            CHECK_OK(segment_read_chunk(s, e, KV_BASE_ONLY, base, NULL));
+            const bool has_base = segment_read_chunk(s, e, KV_BASE_ONLY, base, NULL) == STATUS_OK;
             const bool is_good = segment_read_chunk(s, e, KV_ALL_PLANES, whole, NULL) == STATUS_OK;
             if (is_good && is_in_pages(r, &c, whole))
                 f.n_whole++;
-            else if (is_in_pages(r, &c, base))
+            else if (has_base && is_in_pages(r, &c, base))
                 f.n_base++;
             else
                 f.n_other++;
@@ -224,10 +238,13 @@ static void base_first(void) {
         snapshot s = make_snapshot(codings[i]);
         const load_options options = {.n_threads = 2, .loads_base = LOADS_BASE};
         rank r = open_rank(&s, &options);
+        const int n_open = count_open_files();
         begin(&r);
         const note loaded = wait_for(&r, NOTE_LOADED);
-        CU_ASSERT(loaded.st == STATUS_OK && loaded.n_coarse == n_pieces && loaded.coarse_end == TOKENS);
+        CU_ASSERT(loaded.st == STATUS_OK && loaded.n_coarse == n_pieces);
+        CU_ASSERT(loaded.coarse_end == TOKENS && loaded.coarse_tokens == TOKENS);
         const note fetched = wait_for(&r, NOTE_FETCHED);
+        CU_ASSERT_EQUAL(count_open_files(), n_open); /* many may wait to be refined */
         CU_ASSERT(fetched.st == STATUS_OK && !loader_is_busy(r.loader));
         found f = look(&r); /* nothing changes before it is to */
         CU_ASSERT(f.n_base == n_pieces && f.n_whole + f.n_other == 0);
@@ -241,25 +258,55 @@ static void base_first(void) {
     }
 }
 
-/* A byte of what refines a chunk flips: that one stays coarse. */
-static void damaged_rest(void) {
-    snapshot s = make_snapshot(&fast);
+/* A byte of a chunk of the first segment flips: so many before its end, or behind its beginning. */
+static void damage(const snapshot *s, int64_t chunk, size_t from_begin, size_t from_end) {
     segment *opened = NULL;
-    CHECK_OK(segment_open(s.dir, &s.segments[0], tables, &opened));
-    const int64_t chunk = 2 * N_CHUNKS + 1; /* of layer 2 */
+    CHECK_OK(segment_open(s->dir, &s->segments[0], tables, &opened));
     const size_t n = segment_chunk_file_bytes(opened, chunk, KV_ALL_PLANES);
     char *frame = mem_new(n, 1), path[4096];
     CHECK_OK(segment_fetch(opened, chunk, 0, n, frame));
     segment_close(opened);
     size_t n_file;
-    snprintf(path, sizeof path, "%s/%s", s.dir, s.segments[0].name);
+    snprintf(path, sizeof path, "%s/%s", s->dir, s->segments[0].name);
     char *file = harness_read_file(path, &n_file);
     size_t at = 0;
     while (at + n < n_file && memcmp(file + at, frame, n) != 0)
         at++;
     CU_ASSERT_FATAL(at + n < n_file);
-    file[at + n - 20] ^= 1;
+    file[at + (from_end ? n - from_end : from_begin)] ^= 1;
     harness_write_file(path, file, n_file);
+    free(frame);
+    free(file);
+}
+
+/* Where a chunk cannot be had, nothing tells that what is before it is all that is missing; and what came of
+ * others as a base is refined. */
+static void damaged(void) {
+    enum { HOLE_END = 2 * CHUNK };
+    for (int is_base = 0; is_base < 2; is_base++) {
+        snapshot s = make_snapshot(&fast);
+        damage(&s, 2 * N_CHUNKS + 1, 80, 0); /* rows [CHUNK, HOLE_END) of layer 2 */
+        const load_options options = {
+            .n_threads = 1, .loads_base = is_base ? LOADS_BASE : LOADS_NO_BASE, .bytes_per_second = 2e5};
+        rank r = open_rank(&s, &options);
+        begin(&r);
+        int64_t edge = TOKENS;
+        const note loaded = wait_at(&r, NOTE_LOADED, &edge);
+        CU_ASSERT(loaded.st == STATUS_REFUSED && strstr(loaded.text, "rows 64 to 127"));
+        CU_ASSERT(edge >= HOLE_END && edge < TOKENS);
+        if (is_base) CU_ASSERT_EQUAL(wait_for(&r, NOTE_FETCHED).st, STATUS_OK);
+        loader_refine(r.loader, SLOT);
+        const found f = look(&r);
+        CU_ASSERT(f.n_whole == FAST_PIECES - 1 && f.n_base == 0 && f.n_other == 1);
+        close_rank(&r);
+        free(s.bytes);
+    }
+}
+
+/* A byte of what refines a chunk flips: that one stays coarse. */
+static void damaged_rest(void) {
+    snapshot s = make_snapshot(&fast);
+    damage(&s, 2 * N_CHUNKS + 1, 0, 20);
     const load_options options = {.n_threads = 2, .loads_base = LOADS_BASE};
     rank r = open_rank(&s, &options);
     begin(&r);
@@ -271,8 +318,6 @@ static void damaged_rest(void) {
     CU_ASSERT(f.n_whole == FAST_PIECES - 1 && f.n_base == 1 && f.n_other == 0);
     close_rank(&r);
     free(s.bytes);
-    free(frame);
-    free(file);
 }
 
 /* What is computed meanwhile stays as it is, also when the rest comes. */
@@ -393,15 +438,11 @@ static void distortions(void) {
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"tables", test_tables},
-        {"all at once", all_at_once},
-        {"base first", base_first},
-        {"damaged rest", damaged_rest},
-        {"left out", left_out},
-        {"given up", given_up},
-        {"late", late},
-        {"distortions", distortions},
-        CU_TEST_INFO_NULL,
+        {"tables", test_tables},        {"all at once", all_at_once},
+        {"base first", base_first},     {"damaged", damaged},
+        {"damaged rest", damaged_rest}, {"left out", left_out},
+        {"given up", given_up},         {"late", late},
+        {"distortions", distortions},   CU_TEST_INFO_NULL,
     };
     if (comm_open(&argc, &argv, &ranks) != STATUS_OK) return 1;
     const int code = harness_run(&argc, &argv, "loader", tests);

@@ -114,7 +114,7 @@ base_first() {
                 ends_as "$codec: the base alone, by $np" 0 "$temp/text"
             fi
             check "$codec: the base alone, by $np: a NOTE" 'there is none' grep -q \
-                "NOTE: .*of $((n_tokens - 1)) positions of 1 sequence the base was .*came after the end" "$temp/err"
+                "NOTE: .*of $((n_tokens - 1)) positions of 1 sequence the base was .*did not come in time" "$temp/err"
             check "$codec: the base alone, by $np: report" 'another' \
                 grep -q '"sequences_refined": 0' "$temp/report.json"
             resume $np "$dir" --load base --max-tokens 100 --report "$temp/report.json"

@@ -108,6 +108,24 @@ damage() {
     done
 }
 
+# Of the rows in the middle, and of the last: what is computed is all that is missing.
+damage_behind() {
+    rows=$("$kvarve" snapshot info "$saved" | sed -n 's/.* \([0-9]*\) rows$/\1/p')
+    for segment in $(segments_of "$saved" | sed -n '5p; $p'); do
+        dir=$temp/behind.kvs
+        rm -rf "$dir"
+        cp -r "$saved" "$dir"
+        flip "$dir/$segment" $(($(file_bytes "$dir/$segment") / 2))
+        end=$(echo "$segment" | sed 's/.*T[0-9]*-0*\([0-9]*\).*/\1/')
+        for np in 1 2; do
+            resume $np "$dir" --load auto --io-bandwidth $((8000 / np))K
+            ends_as "damage in $segment, auto, $np ranks" 0 "$all/whole"
+            check "damage in $segment, auto, $np ranks: computed" "$(computed) of $rows, damage before $end" \
+                [ "$(computed)" -ge $((end < rows ? end - 64 : rows - 65)) ]
+        done
+    done
+}
+
 options() {
     resume 1 "$saved" --deadline 0.001s
     expect 'a deadline' 0
@@ -130,6 +148,6 @@ if is_slow; then some=2; fi
 run_chain save
 run_chain slow &
 run_chain lines &
-run_chain damage options &
+run_chain damage damage_behind options &
 wait
 end_test
