@@ -187,22 +187,22 @@ static void note_deadline(const options *o, const engine *e) {
 
 /* What began on a coarser cache than was saved. */
 static void note_bases(const options *o, const engine_loads *l) {
-    char when[160] = "what refines it did not come in time";
+    char of[48] = "", when[160] = "what refines it did not come in time";
     if (l->n_coarse == 0) return;
-    if (l->n_refined == l->n_coarse && l->first_refined == l->last_refined)
-        snprintf(when, sizeof when, "what refines it was in place before position %lld",
+    if (l->n_refined < l->n_coarse) snprintf(of, sizeof of, ", of %lld of them,", (long long)l->n_refined);
+    if (l->n_refined > 0 && l->first_refined == l->last_refined)
+        snprintf(when, sizeof when, "what refines it was in place%s before position %lld", of,
                  (long long)l->last_refined);
     else if (l->n_refined > 0)
-        snprintf(when, sizeof when,
-                 "what refines it was in place, of %lld of them, before positions %lld to %lld",
-                 (long long)l->n_refined, (long long)l->first_refined, (long long)l->last_refined);
+        snprintf(when, sizeof when, "what refines it was in place%s before positions %lld to %lld", of,
+                 (long long)l->first_refined, (long long)l->last_refined);
     else if (l->n_unrefined > 0)
         snprintf(when, sizeof when, "what refines it is damaged in part");
-    notice_add("--resume %s: of %lld positions of %lld sequence%s the base was loaded first, which is "
-               "coarser than what "
-               "was saved; %s%s",
-               o->resume, (long long)l->n_from_base, (long long)l->n_coarse, l->n_coarse == 1 ? "" : "s",
-               when, o->save ? "; positions that were computed before that are saved as they came out" : "");
+    notice_add(
+        "--resume %s: of %lld positions of %lld sequence%s the base was loaded first, which is coarser "
+        "than what was saved; %s%s",
+        o->resume, (long long)l->n_from_base, (long long)l->n_coarse, l->n_coarse == 1 ? "" : "s", when,
+        o->save ? "; positions that were computed before that are saved as they came out" : "");
 }
 
 /* What --load auto did. */
