@@ -150,9 +150,9 @@ other_runs() {
     refused 'the prompt is longer than the context' 2 '203 tokens' 'raise --context'
     generate 1 --resume "$copy" --save "$copy" --context 100
     refused 'the prompt of the snapshot is longer than the context' 2 '203 tokens' 'raise --context'
-    printf 4 | dd of="$copy/manifest.h5" bs=1 seek=32 conv=notrunc 2>"$temp/check"
-    check 'format 4' 'it does not say so' grep -qx 'format 4' -a "$copy/manifest.h5"
-    resume_refused 'a newer format' copy.kvs/manifest.h5 'format 4' 'use a newer kvarve'
+    printf 9 | dd of="$copy/manifest.h5" bs=1 seek=32 conv=notrunc 2>"$temp/check"
+    check 'format 9' 'it does not say so' grep -qx 'format 9' -a "$copy/manifest.h5"
+    resume_refused 'a newer format' copy.kvs/manifest.h5 'format 9' 'use a newer kvarve'
 
     copy_snapshot
     keep "$copy"
