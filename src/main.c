@@ -105,7 +105,10 @@ int main(int argc, char **argv) {
     if (parsed == STATUS_OK) comm_set_deadline(c, o.peer_timeout);
     int code = parsed == STATUS_OK ? run_options(c, &o) : run_say_failure(c, parsed);
     if (comm_rank(c) == 0) notice_print_new(stderr); /* of a run that did not come to its table */
-    if (code == EXIT_CODE_OK) code = check_stdout(c);
+    if (code == EXIT_CODE_OK)
+        code = check_stdout(c);
+    else
+        fflush(stdout); /* where one has failed, a launcher may kill the others before they come to that */
     code = agree_on_code(c, code);
     comm_close(c);
     return code;
