@@ -76,6 +76,20 @@ static inline __m128i expand(const uint8_t *words, uint32_t mask) {
                             _mm_loadu_si128((const __m128i *)(const void *)orders[mask]));
 }
 
+/* A stream's states, and which of their lanes the mask has. */
+static inline void load_states(const rans_decoder *d, uint32_t mask, __m256i *states, __m256i *has) {
+    for (int v = 0; v < VECTORS; v++) {
+        states[v] = load(d->states + LANES * v);
+        has[v] = spread(mask >> LANES * v);
+    }
+}
+
+static inline void store_states(rans_decoder *d, const uint8_t *words, const __m256i *states) {
+    d->next = words;
+    for (int v = 0; v < VECTORS; v++)
+        _mm256_storeu_si256((__m256i *)(void *)(d->states + LANES * v), states[v]);
+}
+
 /* Eight states at a time: by the slots of the numbers that they show, on to the next states, of which those
  * that `has` keeps and that are too low get words. */
 static inline __m256i advance(__m256i state, __m256i slot, __m256i has, const uint8_t **words) {
@@ -107,10 +121,7 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
     __m256i states[VECTORS], has[VECTORS], found[VECTORS];
     const uint8_t *words = d->next;
     int c = 0;
-    for (int v = 0; v < VECTORS; v++) {
-        states[v] = load(d->states + LANES * v);
-        has[v] = spread(mask >> LANES * v);
-    }
+    load_states(d, mask, states, has);
     for (; c < n && d->end - words >= 2 * VARVE_TILE; c++) {
         if (classes[c]->is_silent) {
             memset(symbols + c * VARVE_TILE, 0, VARVE_TILE);
@@ -124,9 +135,7 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
         }
         store_bytes(found, symbols + c * VARVE_TILE);
     }
-    d->next = words;
-    for (int v = 0; v < VECTORS; v++)
-        _mm256_storeu_si256((__m256i *)(void *)(d->states + LANES * v), states[v]);
+    store_states(d, words, states);
     if (c < n) varve_loops_portable.take(d, classes + c, n - c, mask, symbols + c * VARVE_TILE);
 }
 
@@ -147,10 +156,7 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
     __m256i states[VECTORS], has[VECTORS], found[VECTORS];
     const uint8_t *words = d->next;
     int c = 0;
-    for (int v = 0; v < VECTORS; v++) {
-        states[v] = load(d->states + LANES * v);
-        has[v] = spread(mask >> LANES * v);
-    }
+    load_states(d, mask, states, has);
     for (; c < n && d->end - words >= 2 * VARVE_TILE; c++) {
         if (!tables[c]) {
             memset(digits + c * VARVE_TILE, 0, VARVE_TILE);
@@ -177,9 +183,7 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
         }
         store_bytes(found, digits + c * VARVE_TILE);
     }
-    d->next = words;
-    for (int v = 0; v < VECTORS; v++)
-        _mm256_storeu_si256((__m256i *)(void *)(d->states + LANES * v), states[v]);
+    store_states(d, words, states);
     if (c < n)
         varve_loops_portable.refine(d, tables + c, n - c, mask, bases + c * VARVE_TILE,
                                     digits + c * VARVE_TILE);

@@ -64,6 +64,17 @@ static void project(const int16_t *pairs, int n, const float *in, float *out) {
     }
 }
 
+static inline void load_states(const rans_decoder *d, __m512i *states) {
+    for (int v = 0; v < VECTORS; v++)
+        states[v] = _mm512_loadu_si512(d->states + LANES * v);
+}
+
+static inline void store_states(rans_decoder *d, const uint8_t *words, const __m512i *states) {
+    d->next = words;
+    for (int v = 0; v < VECTORS; v++)
+        _mm512_storeu_si512(d->states + LANES * v, states[v]);
+}
+
 /* Sixteen states at a time: by the slots of the numbers that they show, on to the next states, of which those
  * that are too low get words. */
 static inline __m512i advance(__m512i state, __m512i slot, __mmask16 has, const uint8_t **words) {
@@ -85,8 +96,7 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
     __m512i states[VECTORS];
     const uint8_t *words = d->next;
     int c = 0;
-    for (int v = 0; v < VECTORS; v++)
-        states[v] = _mm512_loadu_si512(d->states + LANES * v);
+    load_states(d, states);
     for (; c < n && d->end - words >= 2 * VARVE_TILE; c++) {
         if (classes[c]->is_silent) {
             memset(symbols + c * VARVE_TILE, 0, VARVE_TILE);
@@ -101,9 +111,7 @@ static void take(rans_decoder *d, const varve_class *const *classes, int n, uint
                              _mm512_maskz_cvtepi32_epi8(has, slot));
         }
     }
-    d->next = words;
-    for (int v = 0; v < VECTORS; v++)
-        _mm512_storeu_si512(d->states + LANES * v, states[v]);
+    store_states(d, words, states);
     if (c < n) varve_loops_portable.take(d, classes + c, n - c, mask, symbols + c * VARVE_TILE);
 }
 
@@ -113,8 +121,7 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
     __m512i states[VECTORS];
     const uint8_t *words = d->next;
     int c = 0;
-    for (int v = 0; v < VECTORS; v++)
-        states[v] = _mm512_loadu_si512(d->states + LANES * v);
+    load_states(d, states);
     for (; c < n && d->end - words >= 2 * VARVE_TILE; c++) {
         if (!tables[c]) {
             memset(digits + c * VARVE_TILE, 0, VARVE_TILE);
@@ -150,9 +157,7 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
                              _mm512_maskz_cvtepi32_epi8(has, digit));
         }
     }
-    d->next = words;
-    for (int v = 0; v < VECTORS; v++)
-        _mm512_storeu_si512(d->states + LANES * v, states[v]);
+    store_states(d, words, states);
     if (c < n)
         varve_loops_portable.refine(d, tables + c, n - c, mask, bases + c * VARVE_TILE,
                                     digits + c * VARVE_TILE);

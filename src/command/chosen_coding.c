@@ -40,7 +40,6 @@ void chosen_coding_note(const chosen_coding *k, const options *o, const char *mo
         memcmp(k->tables->shape.model_digest, model_digest, sizeof k->tables->shape.model_digest) == 0)
         return;
     notice_add("--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, "
-               "or expect "
-               "more bits and larger errors",
+               "or expect more bits and larger errors",
                o->tables, model_name);
 }

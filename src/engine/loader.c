@@ -17,9 +17,9 @@ struct loader {
     bool has_thread;
     pthread_mutex_t lock; /* of all that follows */
     pthread_cond_t changed;
-    loading *first, **end; /* to be loaded: the first one now, */
-    loading *coarse;       /* then refined: the first one now, if nothing is to be loaded; */
-    loading *fetched;      /* and to be put in their place */
+    loading *first;   /* to be loaded: the first one now, */
+    loading *coarse;  /* then refined: the first one now, if nothing is to be loaded; */
+    loading *fetched; /* and to be put in their place */
     loading *in_work;
     int64_t n_loads; /* so far */
 };
@@ -53,7 +53,6 @@ status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, 
     from->options = *options;
     from->kv = kv;
     from->notes = notes;
-    l->end = &l->first;
     pthread_mutex_init(&from->lock, NULL);
     pthread_mutex_init(&l->lock, NULL);
     pthread_cond_init(&l->changed, NULL);
@@ -108,7 +107,6 @@ static void fill_slot(loader *l) {
     tell(w, NOTE_LOADED, st, begin);
     pthread_mutex_lock(&l->lock);
     l->first = w->next;
-    if (!l->first) l->end = &l->first;
     atomic_fetch_sub(&l->source.n_waiting, 1);
     w->st = STATUS_OK; /* told: what is coarse is refined in any case */
     if (w->n_coarse > 0)
@@ -163,8 +161,7 @@ void loader_begin(loader *l, const step *order) {
         (void)m;
         kv_cache_extend(l->source.kv, x->slot, x->n_tokens, x->n_tokens);
         atomic_fetch_add(&l->source.n_waiting, 1);
-        *l->end = loading_new(&l->source, x->slot, ++l->n_loads, x->source, x->n_tokens);
-        l->end = &(*l->end)->next;
+        append(&l->first, loading_new(&l->source, x->slot, ++l->n_loads, x->source, x->n_tokens));
     }
     if (!l->has_thread) l->has_thread = pthread_create(&l->thread, NULL, load_beside, l) == 0;
     while (!l->has_thread && l->first) /* then here, before anything else */

@@ -1,6 +1,5 @@
 #include "src/engine/loading.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -200,7 +199,8 @@ static status check_distortion(const loading *w, segment *from, int64_t chunk, k
 }
 
 /* How much of the next piece is loaded: all, unless at the pace of what was read so far, all of what is left
- * would come too late. What is computed meanwhile is not counted on. */
+ * would come too late, and its base is not beyond what is allowed. What is computed meanwhile is not counted
+ * on. */
 static kv_planes choose_planes(const loading *w, const load_piece *p) {
     const load_options *o = &w->from->options;
     segment *from = w->segments[p->segment];
@@ -234,15 +234,17 @@ static status move_piece(loading *w, load_piece *p, void *elements, double *read
     const segment_chunk c = chunk_of(w, p);
     segment *from = w->segments[p->segment];
     const double begin = clock_seconds();
+    status st;
     if (!is_wanted(w, p, &c)) return STATUS_OK;
     const kv_planes planes = choose_planes(w, p);
     if (!hold_back(w, p, &c, file_bytes(w, p, planes))) return STATUS_OK;
     *read_seconds += clock_seconds() - begin;
-    status st = check_distortion(w, from, p->chunk, planes);
-    if (st == STATUS_OK)
-        st = planes == KV_BASE_ONLY
-                 ? move_base(w, p, elements, read_seconds)
-                 : segment_read_chunk(from, p->chunk, KV_ALL_PLANES, elements, read_seconds);
+    if (planes == KV_BASE_ONLY) {
+        st = move_base(w, p, elements, read_seconds);
+    } else {
+        st = check_distortion(w, from, p->chunk, planes);
+        if (st == STATUS_OK) st = segment_read_chunk(from, p->chunk, planes, elements, read_seconds);
+    }
     if (st == STATUS_OK) place(w, p, &c, elements);
     atomic_fetch_add(&w->bytes_read, (int64_t)file_bytes(w, p, planes));
     return st;
