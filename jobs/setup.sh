@@ -122,6 +122,10 @@ has_slurm() (
     PATH=$PATH:/usr/sbin:/sbin
     command -v slurmctld && command -v slurmd && command -v sbatch
 )
+has_links() (
+    PATH=$PATH:/usr/sbin:/sbin
+    command -v ip && command -v tc
+)
 has_cunit() { pkg-config --exists cunit; }
 
 missing= # one line each: what TAB Debian package TAB module
@@ -165,6 +169,7 @@ find_missing() {
         # Only root can start a Slurm for the job scripts. Its packages start nothing by themselves: it has no settings.
         if [ "$(id -u)" -eq 0 ]; then
             need "Slurm (for a test)" "slurmctld slurmd slurm-client" Slurm has_slurm
+            need "ip and tc (for a test)" iproute2 iproute2 has_links
         fi
     fi
 }

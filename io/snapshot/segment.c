@@ -192,19 +192,19 @@ status segment_check_index(const segment_info *info, const segment_entry *entrie
     return overlap ? status_refuse("%s: /index: chunks overlap: damaged", path) : STATUS_OK;
 }
 
-static status digest_range(int fd, const char *path, uint64_t begin, uint64_t end, XXH3_state_t *state) {
+static status digest_range(const file_reader *file, uint64_t begin, uint64_t end, XXH3_state_t *state) {
     char bytes[16 << 10];
     status st = STATUS_OK;
     for (uint64_t at = begin; at < end && st == STATUS_OK;) {
         size_t n = end - at < sizeof bytes ? (size_t)(end - at) : sizeof bytes;
-        st = file_read_at(fd, path, (int64_t)at, bytes, n);
+        st = file_reader_read(file, file->path, (int64_t)at, bytes, n);
         if (st == STATUS_OK) XXH3_128bits_update(state, bytes, n);
         at += n;
     }
     return st;
 }
 
-status segment_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+status segment_digest(const file_reader *file, const segment_info *info, const segment_entry *entries,
                       uint64_t digest[2]) {
     const int64_t n = segment_count_entries(info);
     segment_entry *sorted = sort_entries(info, entries, false);
@@ -214,10 +214,10 @@ status segment_digest(int fd, const segment_info *info, const segment_entry *ent
     status st = STATUS_OK;
     uint64_t at = 0;
     for (int64_t i = 0; i < n && st == STATUS_OK; i++) {
-        st = digest_range(fd, path, at, sorted[i].offset, state);
+        st = digest_range(file, at, sorted[i].offset, state);
         at = sorted[i].offset + sorted[i].n_bytes;
     }
-    if (st == STATUS_OK) st = digest_range(fd, path, at, (uint64_t)info->file_bytes, state);
+    if (st == STATUS_OK) st = digest_range(file, at, (uint64_t)info->file_bytes, state);
     const XXH128_hash_t hash = XXH3_128bits_digest(state);
     digest[0] = hash.high64;
     digest[1] = hash.low64;

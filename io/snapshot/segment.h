@@ -21,6 +21,7 @@
 
 #include "io/codec/kv_codec.h"
 #include "kernels/kv_page.h"
+#include "mpi/file_relay.h"
 
 enum { SEGMENT_NAME_BYTES = 96, SEGMENT_MAX_LAYERS = 4096 };
 
@@ -92,8 +93,10 @@ typedef struct segment segment;
 
 /* Open for reading and check all but the frames' content: size, digest, index. Refuses what does not match
  * info (which has passed segment_check), naming the file and the object. The tables, of info's digest, are
- * borrowed; NULL: there are none, and what needs them is not to be read. */
-status segment_open(const char *dir, const segment_info *info, const kv_tables *tables, segment **out);
+ * borrowed; NULL: there are none, and what needs them is not to be read. So is the relay; NULL: this rank
+ * sees dir. */
+status segment_open(const char *dir, file_relay *relay, const segment_info *info, const kv_tables *tables,
+                    segment **out);
 void segment_close(segment *s); /* NULL is fine */
 
 /* For a while nothing is fetched: the file need not be open. */

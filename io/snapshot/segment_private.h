@@ -2,6 +2,7 @@
  * them. */
 #pragma once
 
+#include "io/file_reader.h"
 #include "io/snapshot/segment.h"
 
 /* Chunks that a writer has under way for each of its threads. */
@@ -26,12 +27,12 @@ uint64_t segment_chunk_checksum(const segment_info *info, const void *bytes, siz
 status segment_check_index(const segment_info *info, const segment_entry *entries, const char *path);
 
 /* The digest of the file's bytes outside of the chunks, whose entries have been checked. */
-status segment_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+status segment_digest(const file_reader *file, const segment_info *info, const segment_entry *entries,
                       uint64_t digest[2]);
 
-/* segment_open in its steps, of a file that is open already; the caller keeps `fd`, and releases the entries
+/* segment_open in its steps, of a file that is open already; the caller keeps it, and releases the entries
  * and, of a segment whose chunks have a base, how many bytes of each those are, with free(). */
-status segment_read_index(int fd, const segment_info *info, const char *path, segment_entry **entries);
-status segment_read_bases(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+status segment_read_index(const file_reader *file, const segment_info *info, segment_entry **entries);
+status segment_read_bases(const file_reader *file, const segment_info *info, const segment_entry *entries,
                           uint64_t **bases);
-status segment_check_digest(int fd, const segment_info *info, const segment_entry *entries, const char *path);
+status segment_check_digest(const file_reader *file, const segment_info *info, const segment_entry *entries);

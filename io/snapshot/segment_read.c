@@ -2,9 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "io/files.h"
 #include "io/snapshot/segment_private.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
@@ -13,19 +11,18 @@
 struct segment {
     segment_info info;
     const kv_tables *tables;
-    char *path;
-    int fd;
+    file_reader file;
     segment_entry *entries;
     uint64_t *bases; /* the bytes of each chunk's base; NULL: they have none */
 };
 
 /* ---- opening ---- */
 
-status segment_read_index(int fd, const segment_info *info, const char *path, segment_entry **out) {
+status segment_read_index(const file_reader *file, const segment_info *info, segment_entry **out) {
     const size_t n_bytes = (size_t)segment_count_entries(info) * sizeof(segment_entry);
     segment_entry *entries = mem_new(n_bytes, 1);
-    status st = file_read_at(fd, path, info->index_offset, entries, n_bytes);
-    if (st == STATUS_OK) st = segment_check_index(info, entries, path);
+    status st = file_reader_read(file, file->path, info->index_offset, entries, n_bytes);
+    if (st == STATUS_OK) st = segment_check_index(info, entries, file->path);
     if (st != STATUS_OK) {
         free(entries);
         return st;
@@ -34,14 +31,14 @@ status segment_read_index(int fd, const segment_info *info, const char *path, se
     return STATUS_OK;
 }
 
-status segment_read_bases(int fd, const segment_info *info, const segment_entry *entries, const char *path,
+status segment_read_bases(const file_reader *file, const segment_info *info, const segment_entry *entries,
                           uint64_t **out) {
     const size_t n = (size_t)segment_count_entries(info);
     uint64_t *bases = mem_new(n, sizeof *bases);
-    status st = file_read_at(fd, path, info->bases_offset, bases, n * sizeof *bases);
+    status st = file_reader_read(file, file->path, info->bases_offset, bases, n * sizeof *bases);
     for (size_t i = 0; i < n && st == STATUS_OK; i++)
         if (bases[i] < 1 || bases[i] > entries[i].n_bytes)
-            st = status_refuse("%s: /bases: chunk %zu has an impossible one: damaged", path, i);
+            st = status_refuse("%s: /bases: chunk %zu has an impossible one: damaged", file->path, i);
     if (st != STATUS_OK) {
         free(bases);
         return st;
@@ -50,16 +47,15 @@ status segment_read_bases(int fd, const segment_info *info, const segment_entry 
     return STATUS_OK;
 }
 
-status segment_check_digest(int fd, const segment_info *info, const segment_entry *entries,
-                            const char *path) {
+status segment_check_digest(const file_reader *file, const segment_info *info, const segment_entry *entries) {
     uint64_t digest[2];
-    status st = segment_digest(fd, info, entries, path, digest);
+    status st = segment_digest(file, info, entries, digest);
     if (st != STATUS_OK) return st;
     if (digest[0] == info->digest[0] && digest[1] == info->digest[1]) return STATUS_OK;
     return status_refuse(
         "%s: /index and the rest outside of chunks do not match the manifest's digest: damaged, "
         "or the file of another save",
-        path);
+        file->path);
 }
 
 static status check_size(int64_t n_bytes, const segment_info *info, const char *path) {
@@ -69,43 +65,39 @@ static status check_size(int64_t n_bytes, const segment_info *info, const char *
                          path, n_bytes, info->file_bytes);
 }
 
-status segment_open(const char *dir, const segment_info *info, const kv_tables *tables, segment **out) {
-    segment s = {.info = *info, .tables = tables, .path = file_path(dir, info->name), .fd = -1};
-    int64_t n_bytes = 0;
-    status st = status_at(fault_at("segment-read"), "%s", s.path);
-    if (st == STATUS_OK) st = file_open_regular(s.path, &s.fd, &n_bytes);
-    if (st == STATUS_OK) st = check_size(n_bytes, info, s.path);
-    if (st == STATUS_OK) st = segment_read_index(s.fd, info, s.path, &s.entries);
-    if (st == STATUS_OK) st = segment_check_digest(s.fd, info, s.entries, s.path);
-    if (st == STATUS_OK && info->has_base) st = segment_read_bases(s.fd, info, s.entries, s.path, &s.bases);
-    segment *opened = mem_new(1, sizeof *opened);
-    *opened = s;
+status segment_open(const char *dir, file_relay *relay, const segment_info *info, const kv_tables *tables,
+                    segment **out) {
+    segment *s = mem_new(1, sizeof *s);
+    *s = (segment){.info = *info, .tables = tables, .file = file_reader_of(dir, info->name, relay)};
+    status st = status_at(fault_at("segment-read"), "%s", s->file.path);
+    if (st == STATUS_OK) st = segment_resume(s);
+    if (st == STATUS_OK) st = segment_read_index(&s->file, info, &s->entries);
+    if (st == STATUS_OK) st = segment_check_digest(&s->file, info, s->entries);
+    if (st == STATUS_OK && info->has_base) st = segment_read_bases(&s->file, info, s->entries, &s->bases);
     if (st != STATUS_OK)
-        segment_close(opened);
+        segment_close(s);
     else
-        *out = opened;
+        *out = s;
     return st;
 }
 
 void segment_close(segment *s) {
     if (!s) return;
-    if (s->fd >= 0) close(s->fd);
-    free(s->path);
+    file_reader_close(&s->file);
     free(s->entries);
     free(s->bases);
     free(s);
 }
 
 void segment_pause(segment *s) {
-    if (s->fd >= 0) close(s->fd);
-    s->fd = -1;
+    file_reader_pause(&s->file);
 }
 
 status segment_resume(segment *s) {
     int64_t n_bytes = 0;
-    if (s->fd >= 0) return STATUS_OK;
-    status st = file_open_regular(s->path, &s->fd, &n_bytes);
-    return st == STATUS_OK ? check_size(n_bytes, &s->info, s->path) : st;
+    if (s->file.fd >= 0) return STATUS_OK;
+    status st = file_reader_resume(&s->file, &n_bytes);
+    return st == STATUS_OK ? check_size(n_bytes, &s->info, s->file.path) : st;
 }
 
 /* ---- chunks ---- */
@@ -115,9 +107,9 @@ status segment_at_chunk(status st, const segment *s, int64_t i) {
     const int first = c.chunk.first_layer, last = first + c.chunk.n_layers - 1;
     const int64_t row = c.row0 + c.chunk.shape.n_tokens - 1;
     if (!segment_is_joint(&s->info))
-        return status_at(st, "%s: /layers/%d/%s, rows %" PRId64 " to %" PRId64, s->path, first,
+        return status_at(st, "%s: /layers/%d/%s, rows %" PRId64 " to %" PRId64, s->file.path, first,
                          c.chunk.part == KV_PART_K ? "k" : "v", c.row0, row);
-    return status_at(st, "%s: /kv, layers %d to %d, rows %" PRId64 " to %" PRId64, s->path, first, last,
+    return status_at(st, "%s: /kv, layers %d to %d, rows %" PRId64 " to %" PRId64, s->file.path, first, last,
                      c.row0, row);
 }
 
@@ -126,7 +118,7 @@ status segment_read_distortion(segment *s, int64_t i, kv_planes planes, float *o
     const size_t n = s->entries[i].n_bytes < sizeof head ? (size_t)s->entries[i].n_bytes : sizeof head;
     *out = 0;
     if (s->info.is_plain) return STATUS_OK;
-    status st = file_read_at(s->fd, "its chunk", (int64_t)s->entries[i].offset, head, n);
+    status st = file_reader_read(&s->file, "its chunk", (int64_t)s->entries[i].offset, head, n);
     const kv_frame_claim claim = st == STATUS_OK ? kv_frame_look(head, n) : (kv_frame_claim){0};
     *out = planes == KV_BASE_ONLY ? claim.base_distortion : claim.distortion;
     return segment_at_chunk(st, s, i);
@@ -137,9 +129,9 @@ size_t segment_chunk_file_bytes(const segment *s, int64_t i, kv_planes planes) {
 }
 
 status segment_fetch(segment *s, int64_t i, size_t begin, size_t end, void *bytes) {
-    status st = status_at(fault_at("segment-read"), "%s", s->path);
+    status st = status_at(fault_at("segment-read"), "%s", s->file.path);
     if (st != STATUS_OK) return st;
-    st = file_read_at(s->fd, "its chunk", (int64_t)(s->entries[i].offset + begin), bytes, end - begin);
+    st = file_reader_read(&s->file, "its chunk", (int64_t)(s->entries[i].offset + begin), bytes, end - begin);
     return segment_at_chunk(st, s, i);
 }
 

@@ -469,7 +469,8 @@ static status finish_info(writer *w, segment_info *info) {
     info->file_bytes = (int64_t)file.st_size;
     status st = file_trim(w->fd, w->path, info->file_bytes);
     if (st == STATUS_OK) st = segment_check_index(info, w->index, w->path);
-    if (st == STATUS_OK) st = segment_digest(w->fd, info, w->index, w->path, info->digest);
+    if (st == STATUS_OK)
+        st = segment_digest(&(file_reader){.path = w->path, .fd = w->fd}, info, w->index, info->digest);
     return st;
 }
 

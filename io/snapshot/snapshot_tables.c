@@ -8,7 +8,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "io/files.h"
+#include "io/file_reader.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 
@@ -22,31 +22,50 @@ const kv_tables *snapshot_tables_of(const snapshot_tables *t, const segment_info
     return find(t, info->tables_digest);
 }
 
-static status open_one(const char *dir, const manifest *m, uint64_t digest, snapshot_tables *out) {
+/* All of a file. */
+static status read_all(const char *dir, file_relay *relay, const char *name, char **bytes, size_t *n) {
+    file_reader r = file_reader_of(dir, name, relay);
+    int64_t n_bytes = 0;
+    status st = file_reader_resume(&r, &n_bytes);
+    if (st == STATUS_OK && (uint64_t)n_bytes > kv_tables_most_bytes)
+        st = status_refuse("%s: %lld bytes are too many for tables", r.path, (long long)n_bytes);
+    if (st == STATUS_OK) {
+        *n = (size_t)n_bytes;
+        *bytes = mem_resize(NULL, *n + 1, 1);
+        st = file_reader_read(&r, r.path, 0, *bytes, *n);
+    }
+    file_reader_close(&r);
+    return st;
+}
+
+static status open_one(const char *dir, file_relay *relay, const manifest *m, uint64_t digest,
+                       snapshot_tables *out) {
     char name[KV_TABLES_NAME_BYTES];
     kv_tables *t = NULL;
     kv_tables_name(digest, name);
-    char *path = file_path(dir, name);
-    status st = kv_tables_open(path, &t);
+    char *bytes = NULL;
+    size_t n = 0;
+    status st = read_all(dir, relay, name, &bytes, &n);
+    if (st == STATUS_OK) st = status_at(kv_tables_parse(bytes, n, &t), "%s/%s", dir, name);
+    free(bytes);
     if (st == STATUS_OK) {
         out->all = mem_resize(out->all, (size_t)out->n + 1, sizeof(kv_tables *));
         out->all[out->n++] = t;
         st = kv_tables_check_shape(t, m->n_layers, m->n_kv_heads, m->head_dim);
         if (st == STATUS_OK && t->digest != digest) st = status_refuse("the tables of another digest");
-        st = status_at(st, "%s", path);
+        st = status_at(st, "%s/%s", dir, name);
     }
-    free(path);
     return st;
 }
 
-status snapshot_tables_open(const char *dir, const manifest *m, int first_layer, int last_layer,
-                            snapshot_tables *out) {
+status snapshot_tables_open(const char *dir, file_relay *relay, const manifest *m, int first_layer,
+                            int last_layer, snapshot_tables *out) {
     status st = STATUS_OK;
     *out = (snapshot_tables){0};
     for (int64_t i = 0; st == STATUS_OK && i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i];
         const bool is_needed = s->first_layer < last_layer && s->last_layer > first_layer && s->tables_digest;
-        if (is_needed && !find(out, s->tables_digest)) st = open_one(dir, m, s->tables_digest, out);
+        if (is_needed && !find(out, s->tables_digest)) st = open_one(dir, relay, m, s->tables_digest, out);
     }
     return st;
 }

@@ -10,9 +10,10 @@ typedef struct snapshot_tables {
 } snapshot_tables;
 
 /* Open those that the segments with any of layers [first_layer, last_layer) need. Refuses what is not there,
- * damaged, or of a model of another shape, naming it. Release with snapshot_tables_close, also then. */
-status snapshot_tables_open(const char *dir, const manifest *m, int first_layer, int last_layer,
-                            snapshot_tables *out);
+ * damaged, or of a model of another shape, naming it. Release with snapshot_tables_close, also then. The
+ * relay is NULL where this rank sees dir. */
+status snapshot_tables_open(const char *dir, file_relay *relay, const manifest *m, int first_layer,
+                            int last_layer, snapshot_tables *out);
 void snapshot_tables_close(snapshot_tables *t); /* zeroed is fine */
 
 /* NULL: the segment needs none. */

@@ -28,6 +28,7 @@ static const char *const sites[] = {
     "save-note",
     "save-commit",
     "save-clean",
+    "load-see",
     "load",
     "begin",
     "weights",

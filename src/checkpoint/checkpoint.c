@@ -49,7 +49,7 @@ struct checkpoint {
     int64_t save_number;
     double begin;
 
-    bool is_busy, is_last;
+    bool is_busy, is_last, is_vain;
     bool keeps_all;        /* sessions wait to be loaded from older segments */
     int n_notes_left;      /* segments that were not told yet */
     int64_t first_segment; /* of the pending manifest: rank 0's */
@@ -78,8 +78,9 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
     int n_vain = st == STATUS_OK ? attempts_begin(dir) : 0;
     if (n_vain >= MOST_VAIN_RUNS)
         st = status_refuse(
-            "%s: the last %d runs were ended by force before they had saved anything new: save sooner "
-            "(--save-every), lower --chunk-tokens, or give more time; the next run is let in again",
+            "%s: the last %d runs ended before they had saved anything new: give more time, save sooner "
+            "(--save-every), lower --chunk-tokens, or load sooner (--load auto); the next run is let in "
+            "again",
             dir, n_vain);
     if (st != STATUS_OK) {
         checkpoint_close(c);
@@ -105,10 +106,14 @@ void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, manif
     manifest_remove_unnamed_files(c->dir, c->save_number ? &c->committed.m : NULL);
 }
 
+void checkpoint_was_vain(checkpoint *c) {
+    c->is_vain = true;
+}
+
 void checkpoint_close(checkpoint *c) {
     if (!c) return;
     if (c->has_thread) pthread_join(c->thread, NULL);
-    if (c->lock) attempts_end(c->dir);
+    if (c->lock && !c->is_vain) attempts_end(c->dir);
     snapshot_lock_release(c->lock);
     manifest_free(&c->common);
     free_owned(&c->committed);
@@ -318,7 +323,7 @@ static status commit_files(checkpoint *c) {
     if (st == STATUS_OK && c->run.tables)
         st = snapshot_tables_put(c->dir, c->run.tables_digest, c->run.tables, c->run.n_tables_bytes);
     if (st == STATUS_OK) st = manifest_write(c->dir, &c->pending.m);
-    if (st == STATUS_OK) attempts_end(c->dir);
+    if (st == STATUS_OK && !c->is_vain) attempts_end(c->dir);
     return st;
 }
 

@@ -45,6 +45,10 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
  * (zeroed: there is none). Both are emptied. What dir holds besides is removed. */
 void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, manifest *committed);
 
+/* This run ends before it came to anything: it counts as one that was ended by force, however well it ends
+ * (checkpoint_open). */
+void checkpoint_was_vain(checkpoint *c);
+
 /* A save that is not over is lost. NULL is fine. */
 void checkpoint_close(checkpoint *c);
 

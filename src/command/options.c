@@ -147,6 +147,7 @@ static status check_saving(const options *o) {
                                : o->io_bandwidth             ? "--io-bandwidth"
                                : !isnan(o->max_distortion)   ? "--max-distortion"
                                : !isnan(o->deadline_seconds) ? "--deadline"
+                               : o->load_log                 ? "--load-log"
                                                              : NULL;
     if (needs_resume && !o->resume)
         return status_refuse("%s is for --resume, which is not given", needs_resume);

@@ -54,7 +54,7 @@ typedef struct options {
     snapshot_action action; /* of COMMAND_SNAPSHOT; N_SNAPSHOT_ACTIONS: only its help is asked for */
     bool help, version;
 
-    const char *model, *shape, *report; /* NULL: not given, as all texts */
+    const char *model, *shape, *report, *load_log; /* NULL: not given, as all texts */
     const char *prompt, *prompt_file, *text, *input, *output, *file, *tables, *context_codec;
     const char *layers_per_rank, *prefill, *depths, *decode_depths, *batch_depths;
     const char *save, *resume, *stop_file;

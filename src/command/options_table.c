@@ -46,6 +46,8 @@ const option_spec options_table[] = {
      "that codecs may have left in what is loaded; 0.01 is little"},
     {"deadline", &option_time, GENERATE, AT(deadline_seconds), NULL, "", 0.001, 1e9,
      "of the first token of --resume, as 2s; auto: bases, if needed"},
+    {"load-log", &option_output, GENERATE, AT(load_log), NULL, "", 0, 0,
+     "write how each chunk of --resume came, and when, as CSV"},
     {"save-every", &option_every, GENERATE, AT(save_every_seconds), NULL, "at the end", 0.001, 1e9,
      "15m, 90s, 2h: a time; a plain number: new tokens; needs --save"},
     {"max-time", &option_time, GENERATE, AT(max_time_seconds), NULL, "", 0.001, 1e9,

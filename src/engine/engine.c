@@ -293,11 +293,17 @@ static bool report_load_failure(engine *e, event *out) {
     return true;
 }
 
-/* Until a rank tells something, or it is worth while to compute. */
+/* Until a rank tells something, or it is worth while to compute; or a little while, so that whoever waits for
+ * events can look at other things. */
 static void wait_for_loads(engine *e) {
+    static const double look_seconds = 0.05;
     region before = trace_enter(&e->worker.trace, REGION_LOAD);
-    for (double begin = clock_seconds(); !take_notes(e) && (e->is_paused || !engine_let_compute(e));)
-        engine_wait(e, begin, "what is cached to be loaded");
+    const double begin = clock_seconds();
+    bool any = false;
+    if (e->waits_since == 0) e->waits_since = begin;
+    while (!(any = take_notes(e) || engine_let_compute(e)) && clock_seconds() - begin < look_seconds)
+        engine_wait(e, e->waits_since, "what is cached to be loaded");
+    if (any) e->waits_since = 0;
     trace_enter(&e->worker.trace, before);
 }
 
@@ -311,12 +317,14 @@ bool engine_next(engine *e, event *out) {
         if (e->n_issued > 0 && take_reply(e, false)) continue;
         if (!e->is_paused && e->n_loading > 0) engine_let_compute(e);
         if (!e->is_paused && (issue_loads(e) || issue_refining(e) || issue_step(e))) continue;
-        if (e->n_issued > 0)
+        if (e->n_issued > 0) {
             take_reply(e, true);
-        else if (e->n_loading > 0)
-            wait_for_loads(e);
-        else
-            return false;
+            continue;
+        }
+        if (e->is_paused || e->n_loading == 0) return false;
+        wait_for_loads(e);
+        *out = (event){.kind = EVENT_LOADING};
+        return true;
     }
 }
 

@@ -53,6 +53,7 @@ typedef struct engine_options {
     double most_distortion;       /* of what is loaded; 0: no limit */
     loads_base loads_base;
     double deadline_seconds; /* of LOADS_BASE_IF_LATE */
+    bool keeps_load_log;     /* engine_log_of_loads */
     double io_bandwidth;     /* bytes a second that a rank reads of a snapshot at most; 0: no limit */
     const char *manifest;    /* the n_manifest bytes of its manifest */
     size_t n_manifest;
@@ -70,13 +71,14 @@ typedef enum event_kind {
     EVENT_SCORES,      /* -log p of some of the prompt's tokens, in order */
     EVENT_READ,        /* the whole prompt was read, and nothing is to be generated */
     EVENT_STEP,        /* a step of prompts came back, and there is nothing to report of any session */
+    EVENT_LOADING,     /* nothing but time went by: what is cached is waited for */
     EVENT_LOAD_FAILED, /* what is cached could not be loaded: status_text() says why. The session stands still
                         */
 } event_kind;
 
 typedef struct event {
     event_kind kind;
-    session *session;      /* NULL: EVENT_STEP */
+    session *session;      /* NULL: EVENT_STEP, EVENT_LOADING */
     bool is_last;          /* the session is over */
     sampler_choice choice; /* EVENT_TOKEN */
     int64_t n_scores;      /* EVENT_SCORES */
@@ -99,7 +101,8 @@ void engine_finish(engine *e, session *s);
 /* Was the last event the last one of its step? Rank 0. Local. */
 bool engine_is_between_steps(const engine *e);
 
-/* No more steps are made: engine_next tells what is on its way, then returns false. Rank 0. Local. */
+/* No more steps are made, and no loads waited for: engine_next tells what is on its way, then returns false.
+ * Rank 0. Local. */
 void engine_pause(engine *e);
 
 /* Did a signal ask any rank to end the run? Rank 0. Local. */
@@ -149,6 +152,9 @@ typedef struct engine_loads {
 } engine_loads;
 
 engine_loads engine_get_loads(const engine *e);
+
+/* Where options.keeps_load_log: the loads that ended. Rank 0. Local. */
+const load_log *engine_log_of_loads(const engine *e);
 
 /* Sessions with cached tokens that are not loaded yet. Local. */
 int64_t engine_n_unloaded(const engine *e);

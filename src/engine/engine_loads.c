@@ -11,6 +11,7 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
     slot_load *load = &e->loads[slot];
     const int n_ranks = comm_size(e->worker.comm);
     load->session = s;
+    load->prompt = s->id;
     load->number = ++e->n_loads;
     load->is_over = false;
     load->n_loaded = load->n_coarse = load->n_awaited = 0;
@@ -114,6 +115,7 @@ static void count_coarse(engine *e, slot_load *load, const note *n, int rank) {
 void engine_take_load(engine *e, const note *n, int rank) {
     slot_load *load = &e->loads[n->number];
     if (n->load != load->number) return;
+    load_log_add(&e->log_of_loads, (const load_record *)(n + 1), n->n_records, rank, load->prompt);
     count_coarse(e, load, n, rank);
     if (!load->session || n->kind == NOTE_FETCHED) return; /* all was computed before it came */
     if (n->st != STATUS_OK)
@@ -160,6 +162,10 @@ bool engine_let_compute(engine *e) {
         any |= n > 0;
     }
     return any;
+}
+
+const load_log *engine_log_of_loads(const engine *e) {
+    return &e->log_of_loads;
 }
 
 engine_loads engine_get_loads(const engine *e) {

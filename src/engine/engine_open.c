@@ -1,13 +1,17 @@
 /* The begin and the end of an engine: plan, weights, cache and pipeline, agreed by all ranks; and its
  * figures. */
 #include <assert.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "io/file_reader.h"
 #include "mpi/placement/gpu_choice.h"
+#include "src/base/alive.h"
 #include "src/base/clock.h"
+#include "src/base/fault.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/engine/engine_private.h"
@@ -203,15 +207,60 @@ static void add_up_digests(engine *e) {
     free(all);
 }
 
+/* Which ranks have others read what they load. */
+static void note_relay(const engine *e) {
+    const int n_ranks = comm_size(e->worker.comm);
+    char list[128] = "";
+    int n = 0;
+    for (int rank = 0; rank < n_ranks; rank++) {
+        const size_t used = strlen(list);
+        const int reader = file_relay_reader(e->worker.relay, rank);
+        if (reader != rank && n++ < 4)
+            snprintf(list + used, sizeof list - used, "%s%d (rank %d reads for it)", used ? ", " : "", rank,
+                     reader);
+    }
+    notice_add("--resume %s: %d of %d ranks do not see it: rank%s %s%s; what they load is sent to them",
+               e->worker.load_dir, n, n_ranks, n > 1 ? "s" : "", list, n > 4 ? ", ..." : "");
+}
+
+/* Ranks that do not see the snapshot have others read for them. */
+static status open_relay(engine *e) {
+    if (!e->options.load_dir) return STATUS_OK;
+    e->worker.load_dir = mem_copy_text(e->options.load_dir, strlen(e->options.load_dir));
+    const bool sees = manifest_exists(e->worker.load_dir) && fault_at("load-see") == STATUS_OK;
+    const file_relay_source source = file_reader_source(e->worker.load_dir);
+    status st = file_relay_open(e->worker.comm, sees, &source, &e->worker.relay);
+    if (st != STATUS_OK || !e->worker.relay) return st;
+    e->options.sizing.host_bytes += FILE_RELAY_BYTES;
+    if (comm_rank(e->worker.comm) == 0) note_relay(e);
+    return STATUS_OK;
+}
+
+/* Every rank writes to it: seen now, and not when hours were computed. The file system of several hosts may
+ * show late what rank 0 has just made. */
+static status check_save_dir(const char *dir) {
+    static const double patience_seconds = 5;
+    const double begin = clock_seconds();
+    for (; access(dir, W_OK | X_OK) != 0; usleep(100 * 1000), alive_say())
+        if (clock_seconds() - begin > patience_seconds)
+            return status_refuse("--save %s: this rank cannot write there (%s), as every rank must: name a "
+                                 "directory that all hosts see",
+                                 dir, strerror(errno));
+    return STATUS_OK;
+}
+
 /* The ends of the snapshots that this rank writes to and reads from. */
 static status open_snapshots(engine *e) {
     const engine_options *o = &e->options;
-    slice s = e->plan.ranks[comm_rank(e->worker.comm)].slice;
+    const int rank = comm_rank(e->worker.comm);
+    const bool sees_not = e->worker.relay && file_relay_reader(e->worker.relay, rank) != rank;
+    slice s = e->plan.ranks[rank].slice;
     if (o->save_dir || o->load_dir || o->wants_digest) add_up_digests(e);
     if (o->save_dir) {
         e->worker.saver = saver_open(o->save_dir, &o->coding, o->tables, s, &e->config, e->worker.dev->kv,
                                      o->n_threads, e->worker.kv, e->worker.stage, e->worker.notes);
-        status st = slice_has_head(s) ? stage_keep_logits(e->worker.stage) : STATUS_OK;
+        status st = check_save_dir(o->save_dir);
+        if (st == STATUS_OK && slice_has_head(s)) st = stage_keep_logits(e->worker.stage);
         if (st != STATUS_OK) return st;
     }
     if (!o->load_dir) return STATUS_OK;
@@ -220,7 +269,9 @@ static status open_snapshots(engine *e) {
                               .bytes_per_second = o->io_bandwidth,
                               .most_distortion = o->most_distortion,
                               .loads_base = o->loads_base,
-                              .deadline_seconds = o->deadline_seconds};
+                              .deadline_seconds = o->deadline_seconds,
+                              .keeps_log = o->keeps_load_log,
+                              .relay = sees_not ? e->worker.relay : NULL};
     return loader_open(o->load_dir, o->manifest, o->n_manifest, s, &how, e->worker.kv, e->worker.notes,
                        &e->worker.loader);
 }
@@ -231,6 +282,8 @@ static status open_parts(engine *e) {
     status st = choose_device(e);
     if (comm_any_failed(e->worker.comm, &st)) return st;
     st = open_weights(e);
+    if (st != STATUS_OK) return st;
+    st = open_relay(e);
     if (st != STATUS_OK) return st;
     st = make_plan(e);
     if (comm_any_failed(e->worker.comm, &st)) return st;
@@ -279,6 +332,8 @@ void engine_close(engine *e) {
     if (!e) return;
     saver_close(e->worker.saver);
     loader_close(e->worker.loader);
+    file_relay_close(e->worker.relay);
+    free(e->worker.load_dir);
     pipeline_close(e->worker.pipe);
     mailbox_close(e->worker.notes);
     for (int i = 0; i < e->n_waiting_notes; i++)
@@ -297,6 +352,7 @@ void engine_close(engine *e) {
     free(e->loads);
     free(e->waiting_notes);
     free(e->load_failure);
+    free(e->log_of_loads.records);
     free(e->issued);
     free(e->places);
     free(e->planned);

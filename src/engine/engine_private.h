@@ -10,6 +10,7 @@
 /* A slot that is being loaded, and how far each rank is; and then what refines it, where only bases were. */
 typedef struct slot_load {
     session *session; /* NULL: it is not being loaded */
+    int64_t prompt;   /* its id */
     int64_t number;   /* of this load, counted by all ranks alike */
     int64_t *edges;   /* [ranks] */
     load_race race;
@@ -64,6 +65,8 @@ struct engine {
     double seconds_per_row;       /* of the last step of many rows; 0: there was none */
     double last_reply;            /* by the clock */
     engine_loads loaded;          /* so far */
+    double waits_since;           /* for a rank to tell of a load, by the clock; 0: one just did */
+    load_log log_of_loads;
     char *load_failure;
     session *failed_load;
     bool reported_load_failure;

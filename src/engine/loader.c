@@ -37,7 +37,7 @@ static status check_segments(const load_source *from) {
         segment *s = NULL;
         if (info->first_layer >= from->slice.last_layer || info->last_layer <= from->slice.first_layer)
             continue;
-        status st = segment_open(from->dir, info, NULL, &s);
+        status st = segment_open(from->dir, from->options.relay, info, NULL, &s);
         segment_close(s);
         if (st != STATUS_OK) return st;
     }
@@ -59,7 +59,8 @@ status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, 
     status st = manifest_parse(manifest_bytes, n_bytes, dir, &from->manifest);
     if (st == STATUS_OK) st = check_segments(from);
     if (st == STATUS_OK)
-        st = snapshot_tables_open(dir, &from->manifest, s.first_layer, s.last_layer, &from->tables);
+        st = snapshot_tables_open(dir, from->options.relay, &from->manifest, s.first_layer, s.last_layer,
+                                  &from->tables);
     if (st != STATUS_OK) {
         loader_close(l);
         return loader_advise(st);
@@ -75,13 +76,19 @@ const int32_t *loader_tokens(const loader *l, int64_t source) {
 /* ---- one after the other, beside the run ---- */
 
 static void tell(const loading *w, note_kind kind, status st, double begin) {
-    note n = {.kind = kind, .st = st, .number = w->slot, .load = w->number};
-    if (st != STATUS_OK) memcpy(n.text, status_text(), sizeof n.text);
-    n.n_coarse = (int64_t)w->n_coarse;
-    n.coarse_end = w->coarse_end;
-    n.coarse_tokens = w->coarse_tokens;
-    n.seconds = clock_seconds() - begin;
-    mailbox_send(w->from->notes, &n, sizeof n);
+    const size_t n_records = kind == NOTE_LOADED && w->from->options.keeps_log ? w->n_pieces : 0;
+    const size_t n_bytes = sizeof(note) + n_records * sizeof(load_record);
+    note *n = mem_new(n_bytes, 1);
+    *n =
+        (note){.kind = kind, .st = st, .number = w->slot, .load = w->number, .n_records = (int64_t)n_records};
+    if (st != STATUS_OK) memcpy(n->text, status_text(), sizeof n->text);
+    n->n_coarse = (int64_t)w->n_coarse;
+    n->coarse_end = w->coarse_end;
+    n->coarse_tokens = w->coarse_tokens;
+    n->seconds = clock_seconds() - begin;
+    if (n_records) loading_describe(w, (load_record *)(n + 1));
+    mailbox_send(w->from->notes, n, n_bytes);
+    free(n);
 }
 
 static void append(loading **list, loading *w) {

@@ -4,6 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "src/base/alive.h"
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
@@ -13,6 +14,8 @@
 struct load_piece {
     int64_t segment, chunk, row0, n_rows, pos0;
     bool is_done, has_failed;
+    load_way way;
+    double begin, read_seconds, seconds; /* begin: since that of the loading; seconds: reading and decoding */
     char *frame; /* of a coarse one: its bytes in the file, the first n_there of them; NULL: it is not */
     size_t n_there;
 };
@@ -66,8 +69,8 @@ static void add_pieces(loading *w, int64_t number, int64_t begin, int64_t end, i
             c.chunk.first_layer + c.chunk.n_layers <= mine.first_layer)
             continue;
         w->pieces = mem_grow(w->pieces, w->n_pieces, sizeof *w->pieces);
-        w->pieces[w->n_pieces++] =
-            (load_piece){number, i, a, b - a, pos0 + (a - begin), false, false, NULL, 0};
+        w->pieces[w->n_pieces++] = (load_piece){
+            .segment = number, .chunk = i, .row0 = a, .n_rows = b - a, .pos0 = pos0 + (a - begin)};
     }
 }
 
@@ -84,7 +87,8 @@ static status find_in_segment(loading *w, int64_t number) {
         if (begin < end) add_pieces(w, number, begin, end, x->pos0 + (begin - x->row0));
     }
     if (w->n_pieces == n_before) return STATUS_OK;
-    return segment_open(w->from->dir, info, snapshot_tables_of(&w->from->tables, info), &w->segments[number]);
+    return segment_open(w->from->dir, w->from->options.relay, info,
+                        snapshot_tables_of(&w->from->tables, info), &w->segments[number]);
 }
 
 static int last_first(const void *a, const void *b) {
@@ -165,6 +169,7 @@ static bool hold_back(loading *w, const load_piece *p, const segment_chunk *c, s
     bool wanted = true;
     while (wanted && clock_seconds() < until) {
         const double left = (until - clock_seconds()) * 1e6;
+        alive_say();
         usleep(left < SLICE_US ? (useconds_t)(left > 0 ? left : 0) : SLICE_US);
         wanted = p ? is_wanted(w, p, c) : !is_given_up(w);
     }
@@ -216,13 +221,13 @@ static kv_planes choose_planes(const loading *w, const load_piece *p) {
 }
 
 /* The base of a piece, whose bytes are kept: those of the rest belong behind them. */
-static status move_base(const loading *w, load_piece *p, void *elements, double *read_seconds) {
+static status move_base(const loading *w, load_piece *p, void *elements) {
     segment *from = w->segments[p->segment];
     p->n_there = file_bytes(w, p, KV_BASE_ONLY);
     p->frame = mem_resize(NULL, file_bytes(w, p, KV_ALL_PLANES), 1);
     const double begin = clock_seconds();
     status st = segment_fetch(from, p->chunk, 0, p->n_there, p->frame);
-    *read_seconds += clock_seconds() - begin;
+    p->read_seconds += clock_seconds() - begin;
     if (st == STATUS_OK) st = segment_decode(from, p->chunk, p->frame, p->n_there, elements);
     if (st == STATUS_OK) return STATUS_OK;
     free(p->frame);
@@ -230,20 +235,22 @@ static status move_base(const loading *w, load_piece *p, void *elements, double 
     return st;
 }
 
-static status move_piece(loading *w, load_piece *p, void *elements, double *read_seconds) {
+static status move_piece(loading *w, load_piece *p, void *elements) {
     const segment_chunk c = chunk_of(w, p);
     segment *from = w->segments[p->segment];
     const double begin = clock_seconds();
     status st;
+    p->way = LOAD_COMPUTED;
     if (!is_wanted(w, p, &c)) return STATUS_OK;
     const kv_planes planes = choose_planes(w, p);
     if (!hold_back(w, p, &c, file_bytes(w, p, planes))) return STATUS_OK;
-    *read_seconds += clock_seconds() - begin;
+    p->way = planes == KV_BASE_ONLY ? LOAD_ITS_BASE : LOAD_WHOLE;
+    p->read_seconds = clock_seconds() - begin;
     if (planes == KV_BASE_ONLY) {
-        st = move_base(w, p, elements, read_seconds);
+        st = move_base(w, p, elements);
     } else {
         st = check_distortion(w, from, p->chunk, planes);
-        if (st == STATUS_OK) st = segment_read_chunk(from, p->chunk, planes, elements, read_seconds);
+        if (st == STATUS_OK) st = segment_read_chunk(from, p->chunk, planes, elements, &p->read_seconds);
     }
     if (st == STATUS_OK) place(w, p, &c, elements);
     atomic_fetch_add(&w->bytes_read, (int64_t)file_bytes(w, p, planes));
@@ -280,13 +287,18 @@ static void move_pieces(loading *w) {
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < w->n_pieces; i++) {
             if (is_given_up(w)) continue;
-            double read_seconds = 0, begin = clock_seconds();
-            status st = move_piece(w, &w->pieces[i], elements, &read_seconds);
+            load_piece *p = &w->pieces[i];
+            const double begin = clock_seconds();
+            status st = move_piece(w, p, elements);
+            p->begin = begin - w->begin;
+            p->seconds = clock_seconds() - begin;
+            if (st != STATUS_OK) p->way = LOAD_FAILED;
+            if (p->way == LOAD_COMPUTED && is_given_up(w)) p->way = LOAD_GIVEN_UP;
 #pragma omp critical(loading_end)
             {
-                w->read_seconds += read_seconds;
-                w->seconds += clock_seconds() - begin;
-                end_piece(w, &w->pieces[i], st);
+                w->read_seconds += p->read_seconds;
+                w->seconds += p->seconds;
+                end_piece(w, p, st);
             }
         }
         free(elements);
@@ -314,6 +326,29 @@ status loading_run(loading *w) {
     for (int64_t i = 0; i < w->from->manifest.n_segments; i++)
         if (w->segments[i]) segment_pause(w->segments[i]);
     return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
+}
+
+void loading_describe(const loading *w, load_record *out) {
+    for (size_t i = 0; i < w->n_pieces; i++) {
+        const load_piece *p = &w->pieces[i];
+        const kv_chunk c = chunk_of(w, p).chunk;
+        const bool is_read = p->way == LOAD_WHOLE || p->way == LOAD_ITS_BASE;
+        out[i] = (load_record){
+            .first_layer = c.first_layer,
+            .last_layer = c.first_layer + c.n_layers - 1,
+            .first_part = (int32_t)c.part,
+            .last_part = (int32_t)c.part + c.n_parts - 1,
+            .way = p->way,
+            .first_pos = p->pos0,
+            .last_pos = p->pos0 + p->n_rows - 1,
+            .bytes = is_read
+                         ? (int64_t)file_bytes(w, p, p->way == LOAD_ITS_BASE ? KV_BASE_ONLY : KV_ALL_PLANES)
+                         : 0,
+            .begin_seconds = p->begin,
+            .read_seconds = p->read_seconds,
+            .decode_seconds = is_read ? p->seconds - p->read_seconds : 0,
+        };
+    }
 }
 
 /* ---- refining ---- */

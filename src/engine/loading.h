@@ -13,6 +13,7 @@
 #include "io/snapshot/segment.h"
 #include "io/snapshot/snapshot_tables.h"
 #include "mpi/mailbox.h"
+#include "src/engine/load_log.h"
 #include "src/model/kv_cache.h"
 #include "src/model/model.h"
 
@@ -30,6 +31,8 @@ typedef struct load_options {
     double most_distortion;  /* that a frame may have measured; 0: no limit */
     loads_base loads_base;
     double deadline_seconds; /* from the beginning of a load on */
+    bool keeps_log;          /* of every chunk, for rank 0 */
+    file_relay *relay;       /* borrowed; NULL: this rank sees the snapshot */
 } load_options;
 
 /* Where all loads of a rank come from. */
@@ -77,6 +80,9 @@ void loading_free(loading *w);
 
 /* Load all pieces; rank 0 hears on the way how far it is. */
 status loading_run(loading *w);
+
+/* What became of each of its n_pieces: [n_pieces]. */
+void loading_describe(const loading *w, load_record *out);
 
 /* Fetch what refines the coarse pieces, until another load waits. What is damaged stays coarse: the failure
  * tells the first of it. */

@@ -25,6 +25,7 @@ typedef struct note {
     int64_t
         n_coarse; /* NOTE_LOADED: chunks of which only the base was loaded, so that NOTE_FETCHED follows, */
     int64_t coarse_end, coarse_tokens; /* the last of their positions, and how many there are */
+    int64_t n_records;                 /* NOTE_LOADED: of load_log.h, which follow the note; 0: nobody asks */
     double idle_share;                 /* NOTE_LOADING: of its time in which processors were free */
     int32_t extent;                    /* NOTE_LOGITS: of the save's extents */
     segment_info segment;              /* NOTE_SEGMENT */

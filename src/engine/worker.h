@@ -23,6 +23,8 @@ typedef struct worker {
     mailbox *notes;
     saver *saver;       /* NULL: nothing is saved */
     loader *loader;     /* NULL: nothing is loaded */
+    char *load_dir;     /* where from, and */
+    file_relay *relay;  /* who reads there for whom; NULL: each rank for itself */
     bool has_sent_stop; /* this rank's signal to rank 0 */
     trace trace;
     probe probe;

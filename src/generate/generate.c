@@ -128,6 +128,7 @@ static bool take_event(generation *g, engine *e, const event *ev) {
         status_at(STATUS_REFUSED, "--resume %s", g->options->resume);
         return false;
     }
+    if (ev->kind == EVENT_LOADING) return true;
     begin_text(g);
     if (ev->kind == EVENT_STEP) return true;
     job *j = &g->jobs[ev->session->id];
@@ -143,6 +144,7 @@ static bool take_event(generation *g, engine *e, const event *ev) {
 
 static void show_progress(progress *bar, const generation *g, const engine *e) {
     int64_t read = engine_get_times(e).prompt_tokens, to_read = g->known_tokens - g->reused_tokens;
+    if (to_read < read) to_read = read; /* of what is cached some is computed (--load auto) */
     progress_update(bar, (double)(read + g->decode_done), (double)(to_read + g->max_new_tokens),
                     "read %lld of %lld, generated %lld of at most %lld tokens", (long long)read,
                     (long long)to_read, (long long)g->decode_done, (long long)g->max_new_tokens);
@@ -167,6 +169,8 @@ static status run_events(generation *g, engine *e) {
         trace_enter(engine_trace(e), before);
         if (!engine_is_between_steps(e)) continue;
         generate_poll_saves(g, e);
+        /* However short the time is, a chunk is computed: the next run begins further on. */
+        if (ev.kind == EVENT_LOADING && g->began_late && !engine_stop_wanted(e)) continue;
         if (!g->stop_reason && (g->stop_reason = generate_stop_reason(g, e))) engine_pause(e);
     }
     progress_end(&bar);
@@ -205,9 +209,19 @@ static void note_bases(const options *o, const engine_loads *l) {
         o->save ? "; positions that were computed before that are saved as they came out" : "");
 }
 
+/* Stopped before all was loaded, of which another snapshot then has nothing. */
+static void note_unloaded(const generation *g, const engine *e) {
+    if (!g->stop_reason || g->save_goes_on || engine_n_unloaded(e) == 0) return;
+    notice_add(
+        "--resume %s: what it holds of %lld prompts was not yet loaded, so %s has nothing of it: they go on "
+        "from it only with --resume %s again",
+        g->options->resume, (long long)engine_n_unloaded(e), g->options->save, g->options->resume);
+}
+
 /* What --load auto did. */
 static void print_loads(const generation *g, const engine *e) {
     const engine_loads l = engine_get_loads(e);
+    note_unloaded(g, e);
     note_bases(g->options, &l);
     if (g->options->load != LOAD_AUTO || l.n_loads == 0) return;
     fprintf(stderr,
@@ -239,6 +253,7 @@ static status run_stage_0(generation *g, engine *e) {
         j->session.is_held = g->save != NULL;
         engine_submit(e, &j->session);
     }
+    g->began_late = generate_stop_reason(g, e) != NULL;
     status st = run_events(g, e);
     double before = engine_trace(e)->seconds[REGION_SAVE];
     if (st == STATUS_OK) st = generate_last_save(g, e);
@@ -307,6 +322,7 @@ static status open_engine(generation *g, comm *c, engine **out) {
     wanted.races_loads = o->load == LOAD_AUTO && g->config.window == 0;
     if (comm_rank(c) == 0 && o->load == LOAD_AUTO && g->config.window > 0)
         notice_add("--load auto: as layers have a window, all that is cached is loaded");
+    wanted.keeps_load_log = o->load_log != NULL;
     wanted.io_bandwidth = (double)o->io_bandwidth;
     wanted.deadline_seconds = o->deadline_seconds;
     wanted.loads_base = o->load == LOAD_BASE ? LOADS_BASE : LOADS_NO_BASE;
@@ -336,6 +352,7 @@ static int end_without_run(generation *g, const comm *c) {
     else if (o->save)
         notice_add("--save %s: nothing was computed, so nothing is saved", o->save);
     if (o->report) notice_add("--report %s: nothing was computed, so there is nothing to report", o->report);
+    if (o->load_log) notice_add("--load-log %s: nothing was computed, so nothing was loaded", o->load_log);
     begin_text(g);
     end_idle_jobs(g);
     return check_text(g) == STATUS_OK ? say_refused(g) : run_say_failure(c, STATUS_FAILED);
@@ -352,6 +369,8 @@ static int run(generation *g, comm *c, engine *e) {
         st = run_stage_0(g, e);
         print_loads(g, e);
         note_deadline(g->options, e);
+        if (st == STATUS_OK && g->options->load_log)
+            st = status_at(load_log_write(engine_log_of_loads(e), g->options->load_log), "--load-log");
     } else {
         if (g->options->save) stop_watch_signals();
         engine_serve(e);

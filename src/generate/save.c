@@ -285,6 +285,8 @@ const char *generate_stop_reason(generation *g, engine *e) {
 
 status generate_last_save(generation *g, engine *e) {
     if (!g->save) return STATUS_OK;
+    if (g->stop_reason && g->decode_done == 0 && engine_n_unloaded(e) == g->n_runnable)
+        checkpoint_was_vain(g->save);
     wait_for_save(g, e);
     begin_save(g, e, true);
     wait_for_save(g, e);

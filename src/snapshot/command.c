@@ -173,7 +173,7 @@ static void note_damage(verification *v, const char *text) {
 /* A segment's chunks in parallel. */
 static void verify_segment(const char *dir, const segment_info *info, int n_threads, verification *v) {
     segment *s;
-    if (segment_open(dir, info, NULL, &s) != STATUS_OK) {
+    if (segment_open(dir, NULL, info, NULL, &s) != STATUS_OK) {
         note_damage(v, status_text());
         return;
     }
@@ -210,7 +210,7 @@ static status share_manifest(comm *c, const char *dir, manifest *out) {
 static verification verify_all(comm *c, const options *o, const manifest *m) {
     verification mine = {0}, sum = {0}, *all = mem_new((size_t)comm_size(c), sizeof *all);
     snapshot_tables tables;
-    if (comm_rank(c) == 0 && snapshot_tables_open(o->dir, m, 0, m->n_layers, &tables) != STATUS_OK)
+    if (comm_rank(c) == 0 && snapshot_tables_open(o->dir, NULL, m, 0, m->n_layers, &tables) != STATUS_OK)
         note_damage(&mine, status_text());
     if (comm_rank(c) == 0) snapshot_tables_close(&tables);
     for (int64_t i = comm_rank(c); i < m->n_segments; i += comm_size(c))

@@ -257,12 +257,12 @@ static uint64_t tables_digest(const compaction *k) {
 static status write_layers(compaction *k, const char *dir, segment_info *info, int n_threads) {
     const manifest *m = k->m;
     segment **open = mem_new((size_t)m->n_segments, sizeof *open);
-    status st = snapshot_tables_open(dir, m, info->first_layer, info->last_layer, &k->old);
+    status st = snapshot_tables_open(dir, NULL, m, info->first_layer, info->last_layer, &k->old);
     raise_file_limit();
     for (int64_t i = 0; st == STATUS_OK && i < m->n_segments; i++) {
         const segment_info *s = &m->segments[i];
         if (s->first_layer >= info->last_layer || s->last_layer <= info->first_layer) continue;
-        st = segment_open(dir, s, snapshot_tables_of(&k->old, s), &open[i]);
+        st = segment_open(dir, NULL, s, snapshot_tables_of(&k->old, s), &open[i]);
         if (st == STATUS_OK) add_pieces(k, s, info, open[i]);
     }
     if (k->n_pieces > 0) qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_new_row);

@@ -67,7 +67,7 @@ static void read_rows(const char *dir, rows *r) {
     for (int64_t i = 0; i < r->m.n_segments; i++) {
         const segment_info *info = &r->m.segments[i];
         segment *s;
-        check(segment_open(dir, info, NULL, &s));
+        check(segment_open(dir, NULL, info, NULL, &s));
         for (int layer = info->first_layer; layer < info->last_layer; layer++)
             for (int part = 0; part < N_KV_PARTS; part++)
                 check(segment_read(s, layer, (kv_part)part, info->row0, info->n_rows,
@@ -181,7 +181,7 @@ static void read_plainly(bench *b, int n_threads) {
 static void read_segment(bench *b, int n_threads) {
     const segment_info *info = &b->info;
     segment *s;
-    check(segment_open(b->folder, info, NULL, &s));
+    check(segment_open(b->folder, NULL, info, NULL, &s));
 #pragma omp parallel num_threads(n_threads)
     {
         char *out = mem_new((size_t)info->chunk_tokens, b->rows.row_bytes);

@@ -177,7 +177,7 @@ static found look(const rank *r) {
     for (int i = 0; i < 2; i++) {
         const segment_info *info = &r->from->segments[i];
         segment *s = NULL;
-        CHECK_OK(segment_open(r->from->dir, info, tables, &s));
+        CHECK_OK(segment_open(r->from->dir, NULL, info, tables, &s));
         for (int64_t e = 0; s && e < segment_count_entries(info); e++) {
             const segment_chunk c = segment_chunk_at(info, e);
             if (c.chunk.first_layer >= r->slice.last_layer ||
@@ -261,7 +261,7 @@ static void base_first(void) {
 /* A byte of a chunk of the first segment flips: so many before its end, or behind its beginning. */
 static void damage(const snapshot *s, int64_t chunk, size_t from_begin, size_t from_end) {
     segment *opened = NULL;
-    CHECK_OK(segment_open(s->dir, &s->segments[0], tables, &opened));
+    CHECK_OK(segment_open(s->dir, NULL, &s->segments[0], tables, &opened));
     const size_t n = segment_chunk_file_bytes(opened, chunk, KV_ALL_PLANES);
     char *frame = mem_new(n, 1), path[4096];
     CHECK_OK(segment_fetch(opened, chunk, 0, n, frame));
@@ -349,7 +349,7 @@ static double rest_bytes(const snapshot *s) {
     double n = 0;
     for (int i = 0; i < 2; i++) {
         segment *opened = NULL;
-        CHECK_OK(segment_open(s->dir, &s->segments[i], tables, &opened));
+        CHECK_OK(segment_open(s->dir, NULL, &s->segments[i], tables, &opened));
         for (int64_t e = 0; e < segment_count_entries(&s->segments[i]); e++) {
             const int layer = segment_chunk_at(&s->segments[i], e).chunk.first_layer;
             if (layer >= 2 && layer < 9)
@@ -410,7 +410,7 @@ static void distortions(void) {
     float base = 0, whole = 0, found_one = 0;
     for (int i = 0; i < 2; i++) {
         segment *opened = NULL;
-        CHECK_OK(segment_open(s.dir, &s.segments[i], tables, &opened));
+        CHECK_OK(segment_open(s.dir, NULL, &s.segments[i], tables, &opened));
         for (int64_t e = 0; e < segment_count_entries(&s.segments[i]); e++) {
             CHECK_OK(segment_read_distortion(opened, e, KV_BASE_ONLY, &found_one));
             base = e == 0 && i == 0 ? found_one : fminf(base, found_one);

@@ -63,15 +63,15 @@ static int is_good(status st) {
 static void mend_digest(segment_info *info) {
     char path[128];
     segment_entry *entries;
-    int fd = open(fuzz_dir_file("input", path), O_RDONLY);
-    fuzz_check(fd >= 0, "the file is there");
-    if (is_good(segment_read_index(fd, info, path, &entries))) {
-        fuzz_check(segment_digest(fd, info, entries, path, info->digest) == STATUS_OK,
+    const file_reader file = {.path = path, .fd = open(fuzz_dir_file("input", path), O_RDONLY)};
+    fuzz_check(file.fd >= 0, "the file is there");
+    if (is_good(segment_read_index(&file, info, &entries))) {
+        fuzz_check(segment_digest(&file, info, entries, info->digest) == STATUS_OK,
                    "a checked index has a digest");
-        fuzz_check(segment_check_digest(fd, info, entries, path) == STATUS_OK, "a digest is the same again");
+        fuzz_check(segment_check_digest(&file, info, entries) == STATUS_OK, "a digest is the same again");
         free(entries);
     }
-    close(fd);
+    close(file.fd);
 }
 
 /* A layer that verifies can be read, in pieces and whole, and one that does not verify cannot. */
@@ -107,7 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     free(file);
     if (!(data[0] & LEAVE_DIGEST)) mend_digest(&info);
     segment *s;
-    if (!is_good(segment_open(fuzz_dir(), &info, NULL, &s))) return 0;
+    if (!is_good(segment_open(fuzz_dir(), NULL, &info, NULL, &s))) return 0;
     for (int layer = info.first_layer; layer < info.last_layer; layer++)
         read_layer(s, &info, layer);
     for (int64_t i = 0; i < segment_count_entries(&info); i++) {

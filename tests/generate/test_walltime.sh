@@ -58,7 +58,7 @@ resume_equals() {
     expect "$1: resume" 0 || return
     # Of a batch, what has just begun may not be worth it.
     [ "$3" = batch ] ||
-        check "$1: goes on" 'nothing was reused' grep -q 'walltime.kvs holds [1-9][0-9]* of' "$temp/err"
+        check "$1: goes on" 'nothing was reused' grep -q 'walltime.kvs holds \([1-9][0-9]* of\|all of it\)' "$temp/err"
     result "$3" >"$temp/result"
     check "$1: result" 'another one than without a stop' cmp "$temp/result" "$all/$3.expected"
 }
@@ -124,6 +124,59 @@ stops_in_batch() {
     stop_by USR1-to-all batch 2 3
     stop_by stop-file batch 2 1
     stop_by TERM batch 2 2
+}
+
+# What is cached would take minutes to load: it stays where it is, and nothing is lost.
+stop_in_load() { # stop_in_load HOW NP NP-OF-RESUME
+    title="$1 in a load, $2 ranks" how=$1 n_ranks=$2 why=SIG$1
+    dir=$temp/walltime.kvs
+    rm -rf "$dir"
+    cp -r "$temp/read.kvs" "$dir"
+    begin=$(date +%s)
+    if [ "$how" = max-time ]; then
+        why='--max-time 00:00:03 is '
+        run_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --max-time 3s
+    else
+        start_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --stop-file "$temp/stop"
+        find_ranks
+        wait_for 60 grep -q 'holds [0-9]* of' "$started/err" || failed "$title" 'it does not come to that'
+        if [ "$how" = stop-file ]; then
+            why="the stop file $temp/stop is there"
+            : >"$temp/stop"
+        else
+            kill "-$how" "$rank_0"
+        fi
+        wait_job
+        rm -f "$temp/stop"
+    fi
+    seconds=$(($(date +%s) - begin))
+    stopped "$title" "$why"
+    check "$title: at once" "$seconds s" [ $seconds -le 30 ]
+    check "$title: verified" 'it is not' is_verified "$dir"
+    resume_equals "$title" "$3" prefill
+}
+
+stops_in_load() {
+    generate 2 --prompt-file "$all/long" --max-tokens 0 --save "$temp/read.kvs"
+    expect 'a prompt that is read' 0 || return
+    stop_in_load USR1 1 2
+    stop_in_load stop-file 2 1
+    stop_in_load max-time 2 2
+    run_mode 1 prefill --resume "$temp/read.kvs" --io-bandwidth 20K --save "$temp/other.kvs" --max-time 2s
+    expect 'a stop in a load, into another snapshot' 75
+    check 'a stop in a load, into another snapshot: a NOTE' 'there is none' \
+        grep -q "NOTE: --resume $temp/read.kvs: what it holds of 1 prompts was not yet loaded" "$temp/err"
+    # Such runs would follow each other for ever.
+    dir=$temp/walltime.kvs
+    rm -rf "$dir"
+    cp -r "$temp/read.kvs" "$dir"
+    for n in 1 2 3; do
+        run_mode 1 prefill --resume "$dir" --io-bandwidth 20K --save "$dir" --max-time 1s
+        stopped "in vain, run $n" '--max-time 00:00:01 is '
+    done
+    run_mode 1 prefill --resume "$dir" --io-bandwidth 20K --save "$dir" --max-time 1s
+    refused 'in vain, again' 2 'the last 3 runs ended before they had saved anything new'
+    resume_equals 'in vain, with time' 1 prefill
 }
 
 # ---- at the end, and twice ----
@@ -250,6 +303,7 @@ run_chain make_expected
 run_chain stops_in_prefill short_time &
 run_chain stops_in_decode stop_when_done term_to_launcher &
 run_chain stops_in_batch second_term &
+run_chain stops_in_load &
 run_chain loop slow_saves &
 wait
 end_test

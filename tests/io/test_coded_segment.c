@@ -270,7 +270,7 @@ static void test_segments(void) {
                 const segment_info info =
                     make_segment(dir, &codings[i], &of, layers[k][0], layers[k][1], k ? 32 : 90);
                 segment *s = NULL;
-                if (!CHECK_OK(segment_open(dir, &info, tables, &s))) return;
+                if (!CHECK_OK(segment_open(dir, NULL, &info, tables, &s))) return;
                 int64_t n_bytes = 0;
                 for (int64_t e = 0; e < segment_count_entries(&info); e++)
                     CHECK_OK(segment_verify_chunk(s, e, &n_bytes));
@@ -301,7 +301,7 @@ static void test_flipped_bits(void) {
             harness_write_file(path, bytes, n);
             segment *s = NULL;
             int64_t n_bytes = 0;
-            status st = segment_open(dir, &info, tables, &s);
+            status st = segment_open(dir, NULL, &info, tables, &s);
             for (int64_t e = 0; st == STATUS_OK && e < segment_count_entries(&info); e++)
                 st = segment_verify_chunk(s, e, &n_bytes);
             CU_ASSERT_EQUAL(st, STATUS_REFUSED);

@@ -164,7 +164,7 @@ static void free_snapshot(snapshot *s) {
 static status check_segment(const char *dir, const segment_info *info) {
     segment *s;
     int64_t n_bytes = 0;
-    status st = segment_open(dir, info, NULL, &s);
+    status st = segment_open(dir, NULL, info, NULL, &s);
     if (st != STATUS_OK) return st;
     for (int layer = info->first_layer; layer < info->last_layer && st == STATUS_OK; layer++)
         st = rows_verify_layer(s, info, layer, &n_bytes);

@@ -121,7 +121,7 @@ static pattern small_pattern(void) {
 /* Open and verify all layers. */
 static status check_all(const char *dir, const segment_info *info) {
     segment *s = NULL;
-    status st = segment_open(dir, info, NULL, &s);
+    status st = segment_open(dir, NULL, info, NULL, &s);
     CU_ASSERT((s != NULL) == (st == STATUS_OK));
     int64_t n_bytes = 0;
     for (int l = info->first_layer; l < info->last_layer && st == STATUS_OK; l++)
@@ -291,13 +291,13 @@ static void check_old(dtype type) {
     const char *dir = harness_fresh_dir(), *path = path_of(dir, info.name);
     harness_write_file(path, bytes + 20, n - 20);
     segment_entry *entries;
-    int fd = open(path, O_RDONLY);
-    if (!CHECK_OK(segment_read_index(fd, &info, path, &entries))) return;
-    CHECK_OK(segment_digest(fd, &info, entries, path, info.digest));
-    close(fd);
+    file_reader file = {.path = (char *)path, .fd = open(path, O_RDONLY)};
+    if (!CHECK_OK(segment_read_index(&file, &info, &entries))) return;
+    CHECK_OK(segment_digest(&file, &info, entries, info.digest));
+    file_reader_pause(&file);
     CHECK_OK(check_all(dir, &info));
     segment *s;
-    if (!CHECK_OK(segment_open(dir, &info, NULL, &s))) return;
+    if (!CHECK_OK(segment_open(dir, NULL, &info, NULL, &s))) return;
     CHECK_OK(segment_read(s, 0, KV_PART_V, 0, 100, rows));
     int n_wrong = 0;
     for (int i = 0; i < 100 * 16; i++) {
@@ -337,7 +337,7 @@ static void check_round_trip(pattern *p, int n_threads) {
     CU_ASSERT_EQUAL(count_files(dir), 1);
     CHECK_OK(segment_check(&p->info, "here"));
     CHECK_OK(check_all(dir, &p->info));
-    if (!CHECK_OK(segment_open(dir, &p->info, NULL, &s))) return;
+    if (!CHECK_OK(segment_open(dir, NULL, &p->info, NULL, &s))) return;
     const segment_info *info = &p->info;
     uint64_t state = 1;
     bool good = true;
@@ -413,7 +413,7 @@ static void test_many_readers(void) {
     pattern p = make_pattern(DTYPE_BF16, KV_CODEC_LOSSLESS, 0, 4, 10, 300, 2, 16, 32);
     const char *dir = harness_fresh_dir();
     segment *s = NULL;
-    if (!CHECK_OK(write_pattern(dir, &p, 2)) || !CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
+    if (!CHECK_OK(write_pattern(dir, &p, 2)) || !CHECK_OK(segment_open(dir, NULL, &p.info, NULL, &s))) return;
     int n_bad = 0;
 #pragma omp parallel for num_threads(4) schedule(dynamic, 1) reduction(+ : n_bad)
     for (int i = 0; i < 400; i++)
@@ -465,7 +465,7 @@ static void test_named_frame(void) {
     close(fd);
 
     segment *s = NULL;
-    if (!CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
+    if (!CHECK_OK(segment_open(dir, NULL, &p.info, NULL, &s))) return;
     char rows[20 * 2 * 8 * 2], expected[400];
     snprintf(expected, sizeof expected, "%s/%s: /layers/2/v, rows 48 to 55: ", dir, p.info.name);
     CHECK_REFUSED(segment_read(s, 2, KV_PART_V, 40, 20, rows), expected);
@@ -496,7 +496,7 @@ static void test_swapped_frames(void) {
     CU_ASSERT(pwrite(fd, a, n, (off_t)frames[1].offset) == (ssize_t)n);
     close(fd);
     segment *s = NULL;
-    if (!CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
+    if (!CHECK_OK(segment_open(dir, NULL, &p.info, NULL, &s))) return;
     char rows[8 * 2 * 8 * 2];
     int64_t n_bytes = 0;
     CHECK_REFUSED(segment_read(s, 0, KV_PART_K, 0, 8, rows),
@@ -513,17 +513,17 @@ static void test_index(void) {
     pattern p = small_pattern();
     if (!CHECK_OK(write_pattern(dir, &p, 1))) return;
     segment_entry good[12], bad[12];
-    int fd = open(path_of(dir, p.info.name), O_RDONLY);
-    CU_ASSERT(pread(fd, good, sizeof good, p.info.index_offset) == sizeof good);
+    file_reader reader = {.path = "here", .fd = open(path_of(dir, p.info.name), O_RDONLY)};
+    CU_ASSERT(pread(reader.fd, good, sizeof good, p.info.index_offset) == sizeof good);
     CHECK_OK(segment_check_index(&p.info, good, "here"));
     segment_info shorter = p.info; /* the digest covers all, also behind the last frame */
     shorter.file_bytes--;
     uint64_t digest[2];
-    CHECK_OK(segment_digest(fd, &p.info, good, "here", digest));
+    CHECK_OK(segment_digest(&reader, &p.info, good, digest));
     CU_ASSERT(digest[0] == p.info.digest[0] && digest[1] == p.info.digest[1]);
-    CHECK_OK(segment_digest(fd, &shorter, good, "here", digest));
+    CHECK_OK(segment_digest(&reader, &shorter, good, digest));
     CU_ASSERT(digest[0] != p.info.digest[0] && digest[1] != p.info.digest[1]);
-    close(fd);
+    file_reader_pause(&reader);
     const uint64_t index = (uint64_t)p.info.index_offset, file = (uint64_t)p.info.file_bytes;
     const struct {
         int entry;
@@ -640,8 +640,8 @@ static void test_faults(void) {
     CHECK_OK(write_pattern(dir, &p, 2));
     segment *s = NULL;
     CHECK_OK(fault_arm("segment-read", 0));
-    check_failed(segment_open(dir, &p.info, NULL, &s), "failed on demand");
-    if (!CHECK_OK(segment_open(dir, &p.info, NULL, &s))) return;
+    check_failed(segment_open(dir, NULL, &p.info, NULL, &s), "failed on demand");
+    if (!CHECK_OK(segment_open(dir, NULL, &p.info, NULL, &s))) return;
     char row[2 * 8 * 2];
     CHECK_OK(fault_arm("segment-read", 0));
     check_failed(segment_read(s, 1, KV_PART_K, 40, 1, row), "failed on demand");

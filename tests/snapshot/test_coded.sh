@@ -96,6 +96,12 @@ base() {
             resume $np "$dir"
             ends_as "$codec+base: all of it, by $np" 0 "$temp/text"
         done
+        resume 3 "$dir" --fail-at load-see:2
+        ends_as "$codec+base: all of it, unseen by one of 3" 0 "$temp/text"
+        resume 3 "$dir" --fail-at load-see:2 --load base --max-tokens 100
+        expect "$codec+base: refined, unseen by one of 3" 0
+        check "$codec+base: refined, unseen by one of 3: before a position" 'not said' \
+            grep -q 'was in place before position' "$temp/err"
         check "$codec+base: verified" 'it is not' is_verified "$dir"
         rm -r "$temp/one.kvs"
     done

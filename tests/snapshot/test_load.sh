@@ -3,6 +3,8 @@
 # computed where that is faster (--load auto): the same text however it came.
 #
 #   slow     the more is computed the slower the link is, over 1 to 3 ranks, of several lines at once
+#   log      what became of each chunk
+#   unseen   ranks that do not see the snapshot, for which others read
 #   damage   what cannot be loaded is computed, and said; --load full refuses it
 #   options  that do not fit
 # shellcheck source=tests/fixtures/snapshot_test.sh
@@ -40,6 +42,10 @@ loaded() {
     sed -n 's/.*of what was cached, \([0-9]*\) positions were loaded and .*/\1/p' "$temp/err"
 }
 
+cached() {
+    sed -n 's/^kvarve: .* holds \([0-9]*\) of [0-9]* tokens of .*/\1/p' "$temp/err"
+}
+
 # The table at the end, and the report, tell the same.
 is_told_everywhere() {
     for figure in "loaded_tokens\": $(loaded)" "recomputed_tokens\": $(computed)"; do
@@ -54,9 +60,10 @@ slow() {
         ends_as "auto, $np ranks, both" 0 "$all/whole"
         check "auto, $np ranks, both: loaded" "$(loaded)" [ "$(loaded)" -gt 0 ]
         check "auto, $np ranks, both: told" 'not the same everywhere' is_told_everywhere
+        # How much is computed of what is there at once is for test_load_race to say, and for the machine's load here.
         resume $np "$saved" --load auto
         ends_as "auto, $np ranks" 0 "$all/whole"
-        check "auto, $np ranks: all loaded" "$(computed) computed" [ "$(computed)" -eq 0 ]
+        check "auto, $np ranks: all of it" "$(loaded) and $(computed)" [ $(($(loaded) + $(computed))) -eq "$(cached)" ]
         resume $np "$saved" --load auto --io-bandwidth 30K
         ends_as "auto, $np ranks, a slow link" 0 "$all/whole"
         check "auto, $np ranks, a slow link: computed" "$(computed)" [ "$(computed)" -gt 500 ]
@@ -90,6 +97,64 @@ lines() {
         results_as "lines by $np" 0 "$temp/o" "$temp/whole"
         check "lines by $np: computed" "$(computed)" [ "$(computed)" -gt 100 ]
         check "lines by $np: verified" 'it is not' is_verified "$temp/again-$np.kvs"
+    done
+}
+
+# All layers of all positions, by each rank its own, in one way or another.
+log() {
+    for np in $some; do
+        resume $np "$saved" --load auto --io-bandwidth $((4000 / np))K --load-log "$temp/log.csv"
+        ends_as "a log, $np ranks" 0 "$all/whole"
+        awk -F, -v n="$(cached)" -v np=$np -v computed="$(computed)" '
+            NR == 1 { for (i = 1; i <= NF; i++) of[$i] = i; next }
+            {
+                for (l = $of["first_layer"]; l <= $of["last_layer"]; l++) {
+                    seen[l] += $of["last_position"] - $of["first_position"] + 1
+                    if (l in owner && owner[l] != $of["rank"]) bad = "two ranks have a layer"
+                    owner[l] = $of["rank"]
+                }
+                ways[$of["way"]]++
+                if ($of["way"] == "computed" && $of["last_position"] >= computed) bad = "computed, but not said"
+                if ($of["way"] == "loaded" && ($of["bytes"] <= 0 || $of["read_seconds"] <= 0)) bad = "loaded of nothing"
+                if ($of["way"] == "computed" && $of["bytes"] != 0) bad = "bytes that nobody read"
+            }
+            END {
+                for (l in seen) { n_layers++; if (seen[l] != 2 * n) bad = "layer " l ": " seen[l] " of " 2 * n }
+                if (n_layers != 8 || !ways["loaded"] || !ways["computed"] || ways["failed"]) bad = bad " ways"
+                if (bad) print bad
+            }' "$temp/log.csv" >"$temp/bad"
+        check "a log, $np ranks: of every chunk" "$(cat "$temp/bad")" [ ! -s "$temp/bad" ]
+    done
+    generate 1 --prompt x --load-log "$temp/log.csv"
+    refused '--load-log alone' 2 '--load-log is for --resume'
+}
+
+# Ranks that do not see it: of what is loaded, and of what is damaged.
+unseen() {
+    for np in 2 3; do
+        blind=$((np - 1))
+        title="unseen by rank $blind of $np"
+        resume $np "$saved" --fail-at load-see:$blind
+        ends_as "$title" 0 "$all/whole"
+        check "$title: said" 'it is not' \
+            grep -q "NOTE: --resume $saved: 1 of $np ranks do not see it: rank $blind (rank 0 reads for it)" \
+            "$temp/err"
+        resume $np "$saved" --fail-at load-see:$blind --load auto --io-bandwidth 200K --save "$temp/$np$blind.kvs"
+        ends_as "$title, auto" 0 "$all/whole"
+        check "$title, auto: computed" "$(computed)" [ "$(computed)" -gt 0 ]
+        check "$title: verified" 'it is not' is_verified "$temp/$np$blind.kvs"
+    done
+    dir=$temp/bad.kvs
+    for which in 1p '$p'; do
+        rm -rf "$dir"
+        cp -r "$saved" "$dir"
+        segment=$(segments_of "$dir" | sed -n "$which")
+        flip "$dir/$segment" $(($(file_bytes "$dir/$segment") / 2))
+        resume 2 "$dir" --fail-at load-see:1
+        refused "unseen, a damaged $segment" 2 "$segment: /layers/" damaged
+        rm "$dir/$segment"
+        resume 2 "$dir" --fail-at load-see:1
+        refused "unseen, without $segment" 2 "$segment: cannot be opened"
     done
 }
 
@@ -149,5 +214,6 @@ run_chain save
 run_chain slow &
 run_chain lines &
 run_chain damage damage_behind options &
+run_chain unseen log &
 wait
 end_test
