@@ -52,6 +52,9 @@ typedef struct varve_loops {
     /* numbers[n / 2, TILE, 2] = sums[n, TILE] * scale + predicted[n, TILE], by varve_round_number. */
     void (*round_sums)(const int32_t *sums, float scale, const float *predicted, int n, int16_t *numbers);
 
+    /* turns[width, TILE] of the tokens at positions[TILE], by key_turns_of. */
+    void (*turns)(const float *frequencies, int width, const int64_t *positions, float *turns);
+
     /* Elements from numbers[width / 2, TILE, 2], and values[width, TILE] (in units) from elements. */
     void (*store)(const varve_rows *rows, const int16_t *numbers, void *elements);
     void (*load)(const varve_rows *rows, const void *elements, float *values);

@@ -194,5 +194,5 @@ static bool is_available(void) {
            __builtin_cpu_supports("popcnt");
 }
 
-const varve_loops varve_loops_avx2 = {"avx2", is_available, sum_pairs,  project, take,
-                                      refine, dequantise,   round_sums, store,   load_rows};
+const varve_loops varve_loops_avx2 = {"avx2",     is_available, sum_pairs, project, take,     refine,
+                                      dequantise, round_sums,   turns_of,  store,   load_rows};

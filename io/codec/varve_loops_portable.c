@@ -59,5 +59,5 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
         }
 }
 
-const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs,  project, take,
-                                          refine,     dequantise,   round_sums, store,   load_rows};
+const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, project, take,     refine,
+                                          dequantise, round_sums,   turns_of,  store,   load_rows};

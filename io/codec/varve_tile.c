@@ -48,11 +48,7 @@ void varve_tile_turn(varve_tile *tile, int layer) {
     if (tile->turned && memcmp(frequencies, tile->turned, (size_t)width / 2 * sizeof *frequencies) == 0)
         return;
     tile->turned = frequencies;
-    for (int lane = 0; lane < tile->n_tokens; lane++) {
-        key_turns_of(frequencies, width, tile->positions[lane], tile->row);
-        for (int i = 0; i < width; i++)
-            tile->turns[i * VARVE_TILE + lane] = tile->row[i];
-    }
+    tile->loops->turns(frequencies, width, tile->positions, tile->turns);
 }
 
 const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_first, int *n) {

@@ -5,6 +5,7 @@
 
 #include <string.h>
 
+#include "io/codec/key_angle.h"
 #include "io/codec/varve_loops.h"
 
 static inline uint32_t word_at(const void *words, int i) {
@@ -44,6 +45,22 @@ static void round_sums(const int32_t *sums, float scale, const float *predicted,
             put_word(out, t,
                      join(varve_round_number((float)s[t] * scale + p[t]),
                           varve_round_number((float)s[VARVE_TILE + t] * scale + p[VARVE_TILE + t])));
+    }
+}
+
+static void turns_of(const float *frequencies, int width, const int64_t *positions, float *turns) {
+    const int half = width / 2;
+    double at[VARVE_TILE];
+    for (int t = 0; t < VARVE_TILE; t++)
+        at[t] = (double)positions[t];
+    for (int i = 0; i < half; i++) {
+        float *cosines = turns + i * VARVE_TILE, *sines = cosines + half * VARVE_TILE;
+        for (int t = 0; t < VARVE_TILE; t++) {
+            double sine, cosine;
+            key_angle((double)(float)(at[t] * (double)frequencies[i]), &sine, &cosine);
+            cosines[t] = (float)cosine;
+            sines[t] = (float)sine;
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/codec/key_turns.h"
 #include "io/codec/varve_loops.h"
 #include "tests/fixtures/harness.h"
 
@@ -335,11 +336,38 @@ static void elements(void) {
     }
 }
 
+/* Angles of every size, as one token at a time has them. */
+static void turns(void) {
+    static const int widths[] = {2, 6, 64, 256};
+    uint64_t state = 7;
+    for (size_t i = 0; i < sizeof widths / sizeof *widths; i++) {
+        const int width = widths[i];
+        float frequencies[128], expected[256], got[256 * VARVE_TILE];
+        int64_t positions[VARVE_TILE];
+        for (int k = 0; k < width / 2; k++)
+            frequencies[k] = k == 0 ? 1 : powf(10000, -(float)k / (float)width * 2);
+        for (int t = 0; t < VARVE_TILE; t++)
+            positions[t] = t < 4 ? t : (int64_t)(harness_random(&state) % (t < 16 ? 100000 : 1 << 21));
+        for (const varve_loops *const *l = varve_loops_all; *l; l++) {
+            if (!(*l)->is_available()) continue;
+            int n_wrong = 0;
+            (*l)->turns(frequencies, width, positions, got);
+            for (int t = 0; t < VARVE_TILE; t++) {
+                key_turns_of(frequencies, width, positions[t], expected);
+                for (int k = 0; k < width; k++)
+                    n_wrong += !is_same(&got[k * VARVE_TILE + t], &expected[k], sizeof(float));
+            }
+            CU_ASSERT_EQUAL(n_wrong, 0);
+        }
+    }
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"sums", sums},         {"sum_of_one", sum_of_one}, {"projections", projections},
         {"taking", taking},     {"refining", refining},     {"dequantising", dequantising},
-        {"rounding", rounding}, {"elements", elements},     CU_TEST_INFO_NULL,
+        {"rounding", rounding}, {"elements", elements},     {"turns", turns},
+        CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "varve_loops", tests);
 }
