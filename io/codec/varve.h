@@ -4,9 +4,11 @@
  * Keys are turned back to before RoPE, the means are taken away, and what is left goes through a basis that
  * was calibrated, to be rounded to multiples of one step, the same everywhere: where a component's deviation
  * is small beside it, most of its symbols are 0. They are entropy coded with 64 tables by the ratio of
- * deviation and step, so that every step has its tables. VARVE_FAST does so for K and for V by itself, layer
- * by layer; VARVE_SMALL for both together, behind a linear prediction from the layer before as it is decoded,
- * from the second layer of a chunk on.
+ * deviation and step, so that every step has its tables. A chunk of another domain, whose components deviate
+ * otherwise than those that the tables were made from, says how each does, for a byte of it: fewer bits, and
+ * fewer errors, as less is rounded to 0 that should not be. VARVE_FAST does so for K and for V by itself,
+ * layer by layer; VARVE_SMALL for both together, behind a linear prediction from the layer before as it is
+ * decoded, from the second layer of a chunk on.
  *
  * Some tokens of a layer are kept otherwise. The first four positions of a text, and what does not fit: as
  * they are. Sinks, tokens behind the first ones to which heads attend although their values are nearly

@@ -9,7 +9,7 @@ typedef struct decoder {
     const varve_chunk *chunk;
     varve_head head;
     float step; /* of what is decoded */
-    byte_reader runs, grades, marks, kept, escapes;
+    byte_reader runs, grades, own, marks, kept, escapes;
     int n_planes; /* that are decoded */
     rans_decoder streams[VARVE_PLANES];
     uint32_t mark, next_mark; /* the next mark, and how many were taken before it */
@@ -70,12 +70,15 @@ static bool begin(decoder *d, const varve_plane *planes) {
     byte_reader r = {planes[0].bytes, planes[0].n_bytes, false};
     const size_t n_tiles = ((size_t)d->chunk->n_tokens - 1) / VARVE_TILE + 1;
     byte_reader_take(&r, &d->head, sizeof d->head);
+    const size_t n_own =
+        d->head.kind & VARVE_OWN_LEVELS ? (size_t)d->chunk->n_layers * (size_t)d->tile.n_numbers : 0;
+    d->head.kind &= VARVE_OWN_LEVELS - 1;
     if (r.is_short || d->head.n_planes < d->n_planes || d->head.n_planes > VARVE_PLANES ||
         d->head.kind >= N_VARVE_KINDS || !(d->head.step > 0) || !isfinite(d->head.step) ||
         abs(d->head.step_level) > 1000 || d->head.n_runs < 1 || d->head.n_runs > (uint32_t)d->chunk->n_tokens)
         return false;
     return split(&r, d->head.n_runs * sizeof(varve_run), &d->runs) && read_positions(d) &&
-           split(&r, (n_tiles + 3) / 4 * 4, &d->grades) &&
+           split(&r, (n_tiles + 3) / 4 * 4, &d->grades) && split(&r, n_own, &d->own) &&
            split(&r, (size_t)d->head.n_marks * sizeof(uint32_t), &d->marks) &&
            split(&r, count_kept(d), &d->kept) &&
            split(&r, (size_t)d->head.n_escapes * sizeof(int16_t), &d->escapes) &&
@@ -101,22 +104,25 @@ static void take_escapes(decoder *d, int component, int16_t *pair) {
 }
 
 /* The classes of a basis's components. */
-static void find_classes(decoder *d, const varve_basis *b, int grade) {
+static void find_classes(decoder *d, const varve_basis *b, int layer, int grade) {
     const varve_tables *t = d->tile.tables;
+    const int8_t *own =
+        d->own.n ? (const int8_t *)d->own.at + (size_t)layer * (size_t)d->tile.n_numbers : NULL;
     for (int c = 0; c < b->n; c++) {
-        const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], d->head.step_level);
+        const int at = varve_component_class(b, c, own, grade, d->head.step_level);
         d->first[c] = d->head.n_planes == 1 ? &t->classes[at] : &t->coarse[at];
         d->classes[c] = d->n_planes == 1 ? d->first[c] : &t->classes[at];
         d->refined_by[c] = t->classes[at].is_silent ? NULL : &t->digits[at];
     }
 }
 
-static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int grade, uint32_t coded) {
+static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int layer, int grade,
+                         uint32_t coded) {
     const varve_loops *loops = d->tile.loops;
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
         int16_t *components = d->tile.components + (size_t)b->first * VARVE_TILE;
         const int8_t *whole = d->symbols;
-        find_classes(d, b, grade);
+        find_classes(d, b, layer, grade);
         loops->take(&d->streams[0], d->first, b->n, coded, d->symbols);
         if (d->n_planes > 1) {
             loops->refine(&d->streams[1], d->refined_by, b->n, coded, d->symbols, d->digits);
@@ -163,7 +169,7 @@ static bool decode_layer(decoder *d, int tile, int layer, int grade) {
         last = marked.mark;
         coded &= ~(1u << (marked.mark >> 1 & 31));
     }
-    take_symbols(d, bases, n_bases, grade, coded);
+    take_symbols(d, bases, n_bases, layer, grade, coded);
     varve_tile_predict(&d->tile, model_layer, layer == 0);
     varve_tile_rebuild(&d->tile, model_layer, layer == 0, d->step * varve_grade_factors[grade]);
     for (int part = 0; part < N_KV_PARTS; part++)

@@ -11,6 +11,10 @@
  * what is usual. */
 static const float poor_error = 0.5f;
 
+/* Levels of its own cost a chunk 8 bits a component. Where they save that and so many bits of each number,
+ * they are worth encoding it twice: of another domain than the tables'. */
+static const double least_gain = 0.08;
+
 /* What is being put together. tiles: as they are decoded without the last plane (of two), and with all. */
 typedef struct encoder {
     varve_tile tiles[VARVE_PLANES];
@@ -26,8 +30,16 @@ typedef struct encoder {
     float *values, *rest, *found; /* [numbers, TILE] of the tile: wanted; less the prediction; components */
     int16_t *symbols;             /* [numbers, TILE] */
     uint32_t coded;               /* lanes */
-    varve_report *reports;        /* [n_planes] */
+    double *squares,
+        *n_squares; /* of components in steps [n_layers, numbers], and of how many tokens [n_layers] */
+    int8_t *own;    /* [n_layers, numbers]: what is added to the tables' levels; NULL: nothing */
+    varve_report reports[VARVE_PLANES];
 } encoder;
+
+/* What the chunk adds to the levels of a layer. */
+static const int8_t *own_levels(const encoder *e, int layer) {
+    return e->own ? e->own + (size_t)layer * (size_t)e->tile->n_numbers : NULL;
+}
 
 /* ---- a layer of a tile ---- */
 
@@ -89,7 +101,8 @@ static void read_values(encoder *e, const void *elements, int tile, int layer) {
 
 /* Symbols of all components; the lanes in which one is too large, and in *poor those whose tokens are unlike
  * all that the tables were made from: too much of them is lost. */
-static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade, uint32_t *poor) {
+static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int layer, int grade,
+                             uint32_t *poor) {
     int16_t largest[VARVE_TILE] = {0};
     float errors[VARVE_TILE] = {0}; /* squares, in those of the step */
     uint32_t bad = 0;
@@ -98,7 +111,7 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
         const size_t begin = (size_t)b->first * VARVE_TILE;
         e->tile->loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
         for (int c = 0; c < b->n; c++) {
-            const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
+            const int at = varve_component_class(b, c, own_levels(e, layer), grade, e->step_level);
             const varve_rounding rounding = e->rounding[at];
             const float *found = e->found + begin + (size_t)c * VARVE_TILE;
             int16_t *symbols = e->symbols + begin + (size_t)c * VARVE_TILE;
@@ -167,13 +180,13 @@ static void set_components(encoder *e, int class, int component, const int16_t *
 }
 
 /* The symbols of coded lanes go to the streams; components become what is decoded from them. */
-static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, int grade) {
+static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, int layer, int grade) {
     int16_t coded[VARVE_TILE];
     for (int lane = 0; lane < VARVE_TILE; lane++)
         coded[lane] = (e->coded >> lane & 1) ? -1 : 0;
     for (const varve_basis *b = bases; b < bases + n_bases; b++)
         for (int c = 0; c < b->n; c++) {
-            const int at = varve_class_of(b->levels[c] + varve_grade_classes[grade], e->step_level);
+            const int at = varve_component_class(b, c, own_levels(e, layer), grade, e->step_level);
             int16_t *symbols = e->symbols + (size_t)(b->first + c) * VARVE_TILE;
             for (int lane = 0; lane < VARVE_TILE; lane++)
                 symbols[lane] &= coded[lane];
@@ -201,6 +214,21 @@ static void count_errors(const encoder *e, const varve_tile *tile, varve_report 
     }
 }
 
+/* How large components of coded tokens are. */
+static void count_squares(encoder *e, int layer) {
+    double *squares = e->squares + (size_t)layer * (size_t)e->tile->n_numbers;
+    const float unit = e->step * (1 << VARVE_BASIS_BITS);
+    e->n_squares[layer] += __builtin_popcount(e->coded);
+    for (int i = 0; i < e->tile->n_numbers; i++) {
+        float sum = 0;
+        for (int lane = 0; lane < VARVE_TILE; lane++) {
+            const float x = (e->coded >> lane & 1) ? e->found[i * VARVE_TILE + lane] / unit : 0;
+            sum += x * x;
+        }
+        squares[i] += (double)sum;
+    }
+}
+
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
     const int model_layer = e->chunk->first_layer + layer;
     const float norm = e->tile->tables->layers[model_layer].sink_norm;
@@ -212,7 +240,7 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
     varve_tile_predict(e->tile, model_layer, layer == 0);
     for (int i = 0; i < e->tile->n_numbers * VARVE_TILE; i++)
         e->rest[i] = e->values[i] - e->tile->predicted[i] / VARVE_NUMBER_UNIT;
-    uint32_t exact = find_symbols(e, bases, n_bases, grade, &sinks) & all;
+    uint32_t exact = find_symbols(e, bases, n_bases, layer, grade, &sinks) & all;
     for (int lane = 0; lane < e->tile->n_tokens; lane++) {
         const int token = tile * VARVE_TILE + lane;
         if (e->tokens[token].position < VARVE_EXACT_POSITIONS) exact |= 1u << lane;
@@ -220,7 +248,8 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
         if (varve_norm(e->chunk->type, v, n_channels) < (double)norm) sinks |= 1u << lane;
     }
     e->coded = all & ~exact & ~sinks;
-    append_symbols(e, bases, n_bases, grade);
+    append_symbols(e, bases, n_bases, layer, grade);
+    count_squares(e, layer);
     if (e->coarse) varve_tile_predict(e->coarse, model_layer, layer == 0);
     for (int i = 0; i < e->n_planes; i++) {
         varve_tile *decoded = &e->tiles[i];
@@ -277,6 +306,9 @@ static void open_encoder(encoder *e, const varve_tables *t, varve_kind kind, int
     for (int i = 0; i < e->n_planes; i++)
         e->ranges[i] =
             mem_resize(NULL, n * (size_t)n_tiles * (size_t)e->chunk->n_layers, sizeof *e->ranges[i]);
+    const size_t n_layers = (size_t)e->chunk->n_layers;
+    e->squares = mem_new(n_layers * (size_t)e->tile->n_numbers, sizeof *e->squares);
+    e->n_squares = mem_new(n_layers, sizeof *e->n_squares);
     e->values = mem_new(n, sizeof *e->values);
     e->rest = mem_new(n, sizeof *e->rest);
     e->found = mem_new(n, sizeof *e->found);
@@ -294,6 +326,9 @@ static void close_encoder(encoder *e) {
     free(e->marks.data);
     free(e->kept.data);
     free(e->escapes.data);
+    free(e->squares);
+    free(e->n_squares);
+    free(e->own);
     free(e->values);
     free(e->rest);
     free(e->found);
@@ -311,41 +346,89 @@ static void append_stream(const encoder *e, int plane, text_buffer *out) {
     free(stream);
 }
 
+/* The planes of a chunk, with these levels. */
+static void encode_chunk(encoder *e, const void *elements, varve_kind kind, text_buffer *planes) {
+    const int n_tiles = (e->chunk->n_tokens - 1) / VARVE_TILE + 1;
+    text_buffer runs = {0}, grades = {0};
+    varve_head head = {.step = e->step,
+                       .step_level = (int16_t)e->step_level,
+                       .kind = (uint8_t)((int)kind | (e->own ? VARVE_OWN_LEVELS : 0)),
+                       .n_planes = (uint8_t)e->n_planes};
+    e->marks.n = e->kept.n = e->escapes.n = e->n_ranges = 0;
+    memset(e->reports, 0, sizeof e->reports);
+    append_runs(e, &runs, &head.n_runs);
+    for (int tile = 0; tile < n_tiles; tile++) {
+        const char grade = (char)grade_of(e, tile);
+        text_append(&grades, &grade, sizeof grade);
+        encode_tile(e, elements, tile, grade);
+    }
+    text_append(&grades, "\0\0\0", (size_t)(-n_tiles & 3));
+    head.n_marks = (uint32_t)(e->marks.n / sizeof(uint32_t));
+    head.n_escapes = (uint32_t)(e->escapes.n / sizeof(int16_t));
+    for (int i = 0; i < e->n_planes; i++)
+        planes[i].n = 0;
+    text_append(&planes[0], (const char *)&head, sizeof head);
+    append_text(&planes[0], &runs);
+    append_text(&planes[0], &grades);
+    if (e->own)
+        text_append(&planes[0], (const char *)e->own,
+                    (size_t)e->chunk->n_layers * (size_t)e->tile->n_numbers);
+    append_text(&planes[0], &e->marks);
+    append_text(&planes[0], &e->kept);
+    append_text(&planes[0], &e->escapes);
+    for (int i = 0; i < e->n_planes; i++)
+        append_stream(e, i, &planes[i]);
+    free(runs.data);
+    free(grades.data);
+}
+
+/* Levels by the deviations that the components of this chunk have; the bits that symbols will take less,
+ * about: of a Laplacian distribution that is coded as one of another deviation. */
+static double find_own_levels(encoder *e) {
+    const int n = e->tile->n_numbers;
+    double gain = 0;
+    e->own = mem_new((size_t)e->chunk->n_layers * (size_t)n, sizeof *e->own);
+    for (int layer = 0; layer < e->chunk->n_layers; layer++) {
+        const double n_tokens = e->n_squares[layer];
+        int n_bases = 0;
+        const varve_basis *bases =
+            varve_tile_bases(e->tile, e->chunk->first_layer + layer, layer == 0, &n_bases);
+        for (const varve_basis *b = bases; n_tokens > 0 && b < bases + n_bases; b++)
+            for (int c = 0; c < b->n; c++) {
+                const size_t at = (size_t)layer * (size_t)n + (size_t)(b->first + c);
+                const double octaves = 0.5 * log2(fmax(e->squares[at] / n_tokens, 1e-6));
+                const double level = fmin(fmax(VARVE_OCTAVE * octaves + e->step_level, -999), 999);
+                const int least = e->step_level - VARVE_UNIT_CLASS, most = least + VARVE_CLASSES - 1;
+                const int before = b->levels[c] < least ? least : b->levels[c] > most ? most : b->levels[c];
+                const int now = level < least ? least : level > most ? most : (int)lrint(level);
+                const double ratio = exp2((double)(now - before) / VARVE_OCTAVE);
+                const int added = now == before ? 0 : now - b->levels[c];
+                e->own[at] = (int8_t)(added < INT8_MIN ? INT8_MIN : added > INT8_MAX ? INT8_MAX : added);
+                gain += n_tokens * (ratio - 1 - log(ratio)) / log(2);
+            }
+    }
+    return gain;
+}
+
 void varve_encode(const varve_tables *t, const varve_coding *how, const varve_chunk *chunk,
                   const kv_token *tokens, const void *elements, text_buffer *planes, varve_report *reports) {
     assert(chunk->n_layers <= VARVE_MOST_LAYERS && how->n_planes <= VARVE_PLANES);
-    const int n_tiles = (chunk->n_tokens - 1) / VARVE_TILE + 1;
     encoder e = {.chunk = chunk,
                  .tokens = tokens,
                  .n_planes = how->n_planes,
                  .step_level = how->step_level,
-                 .step = (float)exp2((double)how->step_level / VARVE_OCTAVE),
-                 .reports = reports};
-    text_buffer runs = {0}, grades = {0};
-    varve_head head = {.step = e.step,
-                       .step_level = (int16_t)how->step_level,
-                       .kind = (uint8_t)how->kind,
-                       .n_planes = (uint8_t)how->n_planes};
-    open_encoder(&e, t, how->kind, n_tiles);
-    append_runs(&e, &runs, &head.n_runs);
-    for (int tile = 0; tile < n_tiles; tile++) {
-        const char grade = (char)grade_of(&e, tile);
-        text_append(&grades, &grade, sizeof grade);
-        encode_tile(&e, elements, tile, grade);
+                 .step = (float)exp2((double)how->step_level / VARVE_OCTAVE)};
+    text_buffer made[VARVE_PLANES] = {{0}};
+    open_encoder(&e, t, how->kind, (chunk->n_tokens - 1) / VARVE_TILE + 1);
+    encode_chunk(&e, elements, how->kind, made);
+    const double n = (double)chunk->n_layers * e.tile->n_numbers;
+    if (find_own_levels(&e) > (8 + least_gain * chunk->n_tokens) * n)
+        encode_chunk(&e, elements, how->kind, made);
+    for (int i = 0; i < e.n_planes; i++) {
+        text_append(&planes[i], made[i].data, made[i].n);
+        reports[i] = e.reports[i];
+        free(made[i].data);
     }
-    text_append(&grades, "\0\0\0", (size_t)(-n_tiles & 3));
-    head.n_marks = (uint32_t)(e.marks.n / sizeof(uint32_t));
-    head.n_escapes = (uint32_t)(e.escapes.n / sizeof(int16_t));
-    text_append(&planes[0], (const char *)&head, sizeof head);
-    append_text(&planes[0], &runs);
-    append_text(&planes[0], &grades);
-    append_text(&planes[0], &e.marks);
-    append_text(&planes[0], &e.kept);
-    append_text(&planes[0], &e.escapes);
-    for (int i = 0; i < e.n_planes; i++)
-        append_stream(&e, i, &planes[i]);
-    free(runs.data);
-    free(grades.data);
     close_encoder(&e);
 }
 

@@ -5,12 +5,13 @@
 #include "io/codec/varve.h"
 #include "io/codec/varve_loops.h"
 
-enum { VARVE_NUMBER_UNIT = 256, VARVE_GRADES = 3 };
+enum { VARVE_NUMBER_UNIT = 256, VARVE_GRADES = 3, VARVE_OWN_LEVELS = 128 };
 
 /* As in a file, little-endian. Behind it: runs [n_runs], the tiles' grades [n_tiles] and zeros to a multiple
- * of 4 bytes, marks [n_marks] in rising order, what they keep, escapes [n_escapes] of 2 bytes, the stream. Of
- * a chunk in two planes this is the base, with symbols and escapes of bases, and the other plane is a stream
- * of digits. */
+ * of 4 bytes, where the kind has VARVE_OWN_LEVELS what is added to the tables' levels [n_layers, numbers], of
+ * 1 byte each, marks [n_marks] in rising order, what they keep, escapes [n_escapes] of 2 bytes, the stream.
+ * Of a chunk in two planes this is the base, with symbols and escapes of bases, and the other plane is a
+ * stream of digits. */
 typedef struct varve_head {
     float step;
     int16_t step_level;
@@ -33,6 +34,15 @@ static inline uint32_t varve_mark(int tile, int layer, int lane, bool is_exact) 
 /* Steps of tiles by the youngest of their tokens: the step times this, and classes further up. */
 extern const float varve_grade_factors[VARVE_GRADES];
 extern const int varve_grade_classes[VARVE_GRADES];
+
+/* The class of a component of a basis; own: what the chunk adds to the levels of a layer [numbers], NULL:
+ * nothing.
+ */
+static inline int varve_component_class(const varve_basis *b, int component, const int8_t *own, int grade,
+                                        int step_level) {
+    const int level = b->levels[component] + (own ? own[b->first + component] : 0);
+    return varve_class_of(level + varve_grade_classes[grade], step_level);
+}
 
 static inline int varve_grade(int32_t age) {
     return age < 32 ? 2 : age < 128 ? 1 : 0;
