@@ -417,21 +417,21 @@ static void sinks(void) {
 
 /* ---- damage ---- */
 
-static void damaged(void) {
-    const varve_shape s = {2, 8};
-    varve_tables t = make_tables(&s);
+/* With usual noise, or with levels of its own. */
+static void damage(const varve_tables *t, float noise) {
     const varve_chunk chunk = {DTYPE_BF16, 50, 0, N_LAYERS};
-    void *elements = make_elements(&s, DTYPE_BF16, 50, 50, USUAL_NOISE, 5),
+    void *elements = make_elements(&t->shape, DTYPE_BF16, 50, 50, noise, 5),
          *back = mem_new(50 * 16 * N_KV_PARTS * N_LAYERS, 2);
     kv_token *tokens = make_tokens(50, 0, 0);
     text_buffer payload = {0};
     varve_report report = {.n_numbers = 0};
     uint64_t state = 9;
-    varve_encode(&t, &(varve_coding){VARVE_SMALL, 0, 1}, &chunk, tokens, elements, &payload, &report);
+    varve_encode(t, &(varve_coding){VARVE_SMALL, 0, 1}, &chunk, tokens, elements, &payload, &report);
+    CU_ASSERT(has_own_levels(&payload) == (noise != USUAL_NOISE));
     for (size_t n = 0; n < payload.n; n++) { /* each part ends with the memory that it lies in */
         char *part = mem_new(n, 1);
         memcpy(part, payload.data, n);
-        CHECK_REFUSED(varve_decode(&t, &(varve_plane){part, n}, 1, &chunk, back), "damaged");
+        CHECK_REFUSED(varve_decode(t, &(varve_plane){part, n}, 1, &chunk, back), "damaged");
         free(part);
     }
     for (int i = 0; i < (harness_is_slow() ? 2000 : 20000);
@@ -439,25 +439,25 @@ static void damaged(void) {
         char *bytes = mem_copy_text(payload.data, payload.n);
         for (int k = 0; k < 1 + i % 3; k++)
             bytes[harness_random(&state) % (i % 2 ? payload.n : 64)] = (char)harness_random(&state);
-        (void)varve_decode(&t, &(varve_plane){bytes, payload.n}, 1, &chunk, back);
+        (void)varve_decode(t, &(varve_plane){bytes, payload.n}, 1, &chunk, back);
         free(bytes);
     }
     text_buffer two[2] = {{0}};
     varve_report reports[2] = {{.n_numbers = 0}};
-    varve_encode(&t, &(varve_coding){VARVE_SMALL, 0, 2}, &chunk, tokens, elements, two, reports);
+    varve_encode(t, &(varve_coding){VARVE_SMALL, 0, 2}, &chunk, tokens, elements, two, reports);
     for (size_t n = 0; n < two[1].n; n++) {
         char *part = mem_new(n, 1);
         memcpy(part, two[1].data, n);
         const varve_plane cut[] = {{two[0].data, two[0].n}, {part, n}};
-        CHECK_REFUSED(varve_decode(&t, cut, 2, &chunk, back), "damaged");
+        CHECK_REFUSED(varve_decode(t, cut, 2, &chunk, back), "damaged");
         free(part);
     }
     for (int i = 0; i < (harness_is_slow() ? 1000 : 10000); i++) {
         char *bytes[2] = {mem_copy_text(two[0].data, two[0].n), mem_copy_text(two[1].data, two[1].n)};
         const varve_plane bad[] = {{bytes[0], two[0].n}, {bytes[1], two[1].n}};
         bytes[i % 2][harness_random(&state) % two[i % 2].n] = (char)harness_random(&state);
-        (void)varve_decode(&t, bad, 2, &chunk, back);
-        (void)varve_decode(&t, bad, 1, &chunk, back);
+        (void)varve_decode(t, bad, 2, &chunk, back);
+        (void)varve_decode(t, bad, 1, &chunk, back);
         free(bytes[0]);
         free(bytes[1]);
     }
@@ -467,6 +467,12 @@ static void damaged(void) {
     free(back);
     free(tokens);
     free(payload.data);
+}
+
+static void damaged(void) {
+    varve_tables t = make_tables(&(varve_shape){2, 8});
+    damage(&t, USUAL_NOISE);
+    damage(&t, MUCH_NOISE);
     varve_tables_free(&t);
 }
 

@@ -9,6 +9,7 @@
 #   memory   that tables take is part of the plan
 #   damage   of chunks and tables is named, and nothing goes on from it
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
+#   kills    in the middle of a recode or of a load: what was there stays, and the next run does it
 #   ranks    that find other tables
 #   options  that do not fit
 # shellcheck source=tests/fixtures/snapshot_test.sh
@@ -353,6 +354,41 @@ recodes() {
     expect 'recode: resumed' 0 && ok 'recode: resumed'
     check 'recode: only what is named' 'more' is_tidy "$dir"
 }
+sum_of() { # sum_of DIR: of the segments that it names
+    segments_of "$1" | (cd "$1" && xargs cat) | cksum
+}
+
+# Before anything new is named, the old is whole, and behind that the new.
+kills() {
+    for site in segment-write segment-rename tables-write manifest-write manifest-rename manifest-directory-flush; do
+        dir=$temp/killed.kvs
+        rm -rf "$dir"
+        cp -r "$all/exact.kvs" "$dir"
+        recode 2 "$dir" kvarve:small:2 --tables "$tables" --fail-at $site:0:kill
+        check "a recode killed at $site" "exit status $status" [ "$status" -ne 0 -a "$status" -ne 124 ]
+        wait_for 10 is_gone "$dir" || failed "a recode killed at $site" 'a rank is left'
+        check "a recode killed at $site: verified" 'it is not' is_verified "$dir"
+        if [ $site != manifest-directory-flush ]; then
+            recode 2 "$dir" kvarve:small:2 --tables "$tables"
+            expect "a recode killed at $site: and again" 0
+        fi
+        check "a recode killed at $site: as if it had not been" 'other bytes' \
+            [ "$(sum_of "$dir")" = "$(sum_of "$(folder_of kvarve:small:2)")" ]
+    done
+    cp -r "$(folder_of kvarve:small:2+base)" "$temp/loaded.kvs"
+    keep "$temp/loaded.kvs"
+    for how in full base; do
+        for visit in 1 4; do
+            resume 3 "$temp/loaded.kvs" --load $how --fail-at segment-read:1:${visit}kill
+            check "a load ($how) killed at chunk $visit" "exit status $status" [ "$status" -ne 0 -a "$status" -ne 124 ]
+            wait_for 10 is_gone "$temp/loaded.kvs" || failed "a load ($how) killed at chunk $visit" 'a rank is left'
+            fingerprint "$temp/loaded.kvs" >"$temp/now"
+            check "a load ($how) killed at chunk $visit: nothing changed" 'it did' cmp "$temp/now" "$temp/kept"
+        done
+    done
+    kept=
+}
+
 # Whatever comes first: what is not exact must not become exact by itself.
 mixed() {
     dir=$temp/mixed.kvs
@@ -412,5 +448,6 @@ run_chain goes_on reads &
 run_chain near &
 run_chain recodes mixed other_tables &
 run_chain options &
+run_chain kills &
 wait
 end_test
