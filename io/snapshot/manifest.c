@@ -21,6 +21,7 @@ static void free_sequence(manifest_sequence *s) {
     for (int i = 0; i < s->n_stops; i++)
         free(s->stops[i]);
     free(s->stop_tokens);
+    free(s->inexact);
     free(s->prompt_text);
     free(s->text);
     free(s->logprobs);
@@ -53,6 +54,26 @@ int manifest_format(const manifest *m) {
     for (int64_t i = 0; i < m->n_segments; i++)
         if (m->segments[i].is_plain) return 2;
     return 1;
+}
+
+/* Is any of an extent, as far as its positions go, in this segment? */
+static bool has_rows(const segment_info *s, const manifest_extent *e, int64_t n_tokens) {
+    const int64_t n = n_tokens - e->pos0 < e->n_tokens ? n_tokens - e->pos0 : e->n_tokens;
+    return n > 0 && e->row0 < s->row0 + s->n_rows && s->row0 < e->row0 + n;
+}
+
+char *manifest_inexact_of(const manifest *m, const manifest_sequence *q, int64_t n_tokens) {
+    char text[KV_CODING_TEXT_BYTES];
+    if (q->inexact) return mem_copy_text(q->inexact, strlen(q->inexact));
+    for (const segment_info *s = m->segments; s < m->segments + m->n_segments; s++) {
+        const kv_coding how = segment_coding(s);
+        for (const manifest_extent *e = q->extents; e < q->extents + q->n_extents; e++) {
+            if (kv_codec_is_exact(s->codec) || !has_rows(s, e, n_tokens)) continue;
+            kv_coding_text(&how, text);
+            return mem_copy_text(text, strlen(text));
+        }
+    }
+    return NULL;
 }
 
 int64_t manifest_kv_tokens(const manifest_sequence *s) {

@@ -17,7 +17,12 @@
 #include "io/snapshot/segment.h"
 #include "kernels/sampling.h"
 
-enum { MANIFEST_NEWEST_FORMAT = 4, MANIFEST_DIGEST_BYTES = 33, MANIFEST_MAX_STOPS = 16 };
+enum {
+    MANIFEST_NEWEST_FORMAT = 4,
+    MANIFEST_DIGEST_BYTES = 33,
+    MANIFEST_MAX_STOPS = 16,
+    MANIFEST_INEXACT_BYTES = 64
+};
 
 /* Positions [pos0, pos0 + n_tokens) of a sequence are rows [row0, row0 + n_tokens) of the snapshot. */
 typedef struct manifest_extent {
@@ -44,7 +49,9 @@ typedef struct manifest_sequence {
     char *stops[MANIFEST_MAX_STOPS];
     int32_t *stop_tokens; /* [n_stop_tokens] */
     int64_t n_stop_tokens;
-    bool is_over; /* its end was reached: `finish` says how */
+    char *inexact; /* "kvarve:small:3": its beginning came through that codec, and what follows was computed
+                      over it; NULL: as a model computed it. Printable, below MANIFEST_INEXACT_BYTES */
+    bool is_over;  /* its end was reached: `finish` says how */
     finish_reason finish;
     char *prompt_text, *text; /* what `kvarve snapshot text` shows; UTF-8, perhaps with zero bytes */
     int64_t n_prompt_text, n_text;
@@ -93,6 +100,10 @@ int manifest_format(const manifest *m);
 
 /* A segment of a codec that is not exact; NULL: there is none. */
 const segment_info *manifest_find_coded(const manifest *m);
+
+/* What of a sequence's first n_tokens is not exact, or was computed over such: a text as `inexact`; NULL:
+ * nothing. Released with free(). */
+char *manifest_inexact_of(const manifest *m, const manifest_sequence *s, int64_t n_tokens);
 
 /* Positions of a sequence whose K and V are saved. */
 int64_t manifest_kv_tokens(const manifest_sequence *s);

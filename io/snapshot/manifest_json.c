@@ -178,6 +178,7 @@ static void put_sequence(json_writer *w, const manifest_sequence *s, array_curso
         json_close(w);
     }
     if (s->is_over) json_put_text(w, "finish_reason", finish_reason_name(s->finish));
+    if (s->inexact) json_put_text(w, "inexact", s->inexact);
     json_close(w);
 }
 

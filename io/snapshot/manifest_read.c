@@ -324,6 +324,19 @@ static void read_finish(json_object *o, manifest_sequence *s) {
     if (!s->is_over) json_refuse(o, "finish_reason", "\"%.40s\" is none", name);
 }
 
+static void read_inexact(json_object *o, manifest_sequence *s) {
+    const char *text = json_text_or(o, "inexact", NULL);
+    if (!text) return;
+    const size_t n = strlen(text);
+    bool good = n > 0 && n < MANIFEST_INEXACT_BYTES;
+    for (size_t i = 0; i < n; i++)
+        good = good && text[i] >= ' ' && text[i] <= '~';
+    if (good)
+        s->inexact = mem_copy_text(text, n);
+    else
+        json_refuse(o, "inexact", "no short line of text");
+}
+
 static void read_tokens(reader *r, json_object *o, manifest_sequence *s) {
     const int64_t first = json_int(o, "first_token", 0, JSON_MAX_EXACT);
     const int64_t n = json_int(o, "n_tokens", 0, JSON_MAX_EXACT);
@@ -391,6 +404,7 @@ static void read_sequence(reader *r, json_object *o, manifest_sequence *s) {
     read_stops(o, s);
     read_stop_tokens(o, r->m->vocab_size, s);
     read_finish(o, s);
+    read_inexact(o, s);
     read_sampling(o, &s->sampling);
 }
 

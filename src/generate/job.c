@@ -121,6 +121,7 @@ void job_free(job *j) {
     free(j->logprobs);
     free(j->id);
     free(j->error);
+    free(j->inexact);
     free(j->echo.data);
     free(j->stop_tokens.ids);
     free(j->prompt_text.data);

@@ -26,6 +26,8 @@ typedef struct job {
     bool was_written;        /* its result is out, perhaps by an earlier run */
     text_buffer prompt_text; /* for snapshots; empty: not made yet */
 
+    char *inexact; /* that it goes on from: io/snapshot/manifest.h; NULL: nothing */
+
     text_stream stream;
     text_buffer text; /* generated so far */
     size_t n_printed; /* bytes of it that were printed */

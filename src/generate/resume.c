@@ -71,18 +71,6 @@ status generate_check_weights(const generation *g, const engine *e) {
     return STATUS_OK;
 }
 
-/* What comes back from a codec that is not exact is not what was saved. */
-static void note_coding(const manifest *m, const char *dir) {
-    const segment_info *s = manifest_find_coded(m);
-    char text[KV_CODING_TEXT_BYTES];
-    if (!s) return;
-    const kv_coding coding = segment_coding(s);
-    kv_coding_text(&coding, text);
-    notice_add("--resume %s: its KV cache was coded by %s: what follows may differ from what the exact cache "
-               "would have given",
-               dir, text);
-}
-
 /* Tables of the snapshot that is read. */
 static size_t past_tables(const generation *g) {
     size_t n_bytes = 0;
@@ -166,7 +154,6 @@ status generate_read_past(generation *g) {
     status st = manifest_read_bytes(dir, &g->past_bytes, &g->n_past_bytes);
     if (st == STATUS_OK) st = manifest_parse(g->past_bytes, g->n_past_bytes, dir, &g->past);
     if (st != STATUS_OK) return loader_advise(st);
-    note_coding(&g->past, dir);
     st = check_bases(g);
     return st == STATUS_OK ? check_past(g) : st;
 }
@@ -312,6 +299,8 @@ static void reuse(generation *g, int64_t index, past_match match) {
     s->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
     if (s->n_cached < LEAST_REUSED_TOKENS || g->options->load == LOAD_RECOMPUTE) s->n_cached = 0;
     s->source = s->n_cached > 0 ? match.source : -1;
+    if (s->source >= 0)
+        g->jobs[index].inexact = manifest_inexact_of(&g->past, &g->past.sequences[s->source], s->n_cached);
     g->matches[index] = match;
 }
 
@@ -342,6 +331,21 @@ static bool continues_batch(const generation *g) {
     return false;
 }
 
+/* What comes back from a codec that is not exact is not what was saved, nor is what was computed over it. */
+static void note_inexact(const generation *g) {
+    const char *first = NULL;
+    int64_t n = 0;
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        if (!g->jobs[i].inexact) continue;
+        if (n++ == 0) first = g->jobs[i].inexact;
+    }
+    if (n > 0)
+        notice_add(
+            "--resume %s: what %lld prompt%s take%s from it came through %s, or was computed over that: what "
+            "follows may differ from what the exact cache would have given",
+            g->options->resume, (long long)n, n == 1 ? "" : "s", n == 1 ? "s" : "", first);
+}
+
 void generate_match_past(generation *g) {
     g->matches = mem_new((size_t)g->n_jobs, sizeof *g->matches);
     for (int64_t i = 0; i < g->n_jobs; i++)
@@ -360,4 +364,5 @@ void generate_match_past(generation *g) {
             match_job(g, i);
         }
     }
+    note_inexact(g);
 }

@@ -41,6 +41,13 @@ static void describe_logprobs(const job *j, manifest_sequence *out) {
     }
 }
 
+static char *inexact_text(const char *codec, bool had_bases) {
+    static const char bases[] = ", base";
+    char text[MANIFEST_INEXACT_BYTES];
+    snprintf(text, sizeof text, "%.40s%s", codec, had_bases && !strstr(codec, bases) ? bases : "");
+    return mem_copy_text(text, strlen(text));
+}
+
 static void describe(void *context, int64_t id, manifest_sequence *out) {
     generation *g = context;
     job *j = &g->jobs[id];
@@ -66,6 +73,7 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
         .text = mem_copy_text(j->text.data, j->text.n),
         .n_text = (int64_t)j->text.n,
         .n_stop_tokens = (int64_t)j->stop_tokens.n,
+        .inexact = j->inexact ? inexact_text(j->inexact, g->had_bases) : NULL,
     };
     memcpy(out->tokens, s->tokens.ids, s->tokens.n * sizeof *out->tokens);
     for (int i = 0; i < j->n_stops; i++)
@@ -180,6 +188,7 @@ static int64_t tokens_done(const generation *g, const engine *e) {
 static void begin_save(generation *g, engine *e, bool is_last) {
     region before = trace_enter(engine_trace(e), REGION_SAVE);
     g->saved_at_tokens = tokens_done(g, e);
+    g->had_bases = engine_get_loads(e).n_coarse > 0;
     checkpoint_begin(g->save, e, is_last);
     trace_enter(engine_trace(e), before);
 }

@@ -5,6 +5,7 @@
 #   saves    by each codec: much smaller, with their tables; resumed over 1 to 4 ranks with the same text, and with
 #            many bits the text of a run that never stopped
 #   reads    by h5py through our plugin: about what an exact snapshot holds
+#   over_inexact  what is saved of what is not exact says so
 #   distortion  beyond what is allowed is refused, or computed
 #   memory   that tables take is part of the plan
 #   damage   of chunks and tables is named, and nothing goes on from it
@@ -63,7 +64,7 @@ save_and_resume() { # save_and_resume CODEC LEAST: how many times smaller than t
     check "$codec: small" "$n tenths" [ "$n" -ge "$2" ]
     resume 2 "$dir"
     expect "$codec: resumed by 2" 0 && cp "$temp/out" "$temp/text"
-    check "$codec: a NOTE" 'there is none' grep -q "NOTE: --resume .*coded by $codec.*may differ" "$temp/err"
+    check "$codec: a NOTE" 'there is none' grep -q "NOTE: --resume .*came through $codec, or.*may differ" "$temp/err"
     check "$codec: reuse" 'it was not' grep -q "holds $((n_tokens - 1)) of $n_tokens tokens" "$temp/err"
     for np in 1 3 4; do
         resume $np "$dir"
@@ -140,10 +141,29 @@ base_first() {
     resume 2 "$temp/on.kvs" --load base --save "$temp/on.kvs"
     expect 'the base first, and on' 0
     check 'the base first, and on: verified' 'it is not' is_verified "$temp/on.kvs"
+    check 'the base first, and on: says so' 'it does not' \
+        has_state "$temp/on.kvs" 'length, computed over kvarve:small:2+base, base'
     resume 1 "$dir" --load base --save "$temp/other.kvs"
     refused 'the base into another snapshot' 2 '--save of the same snapshot only'
     resume 1 "$all/exact.kvs" --load base
     refused 'no base' 2 '--load base: ' 'has none' '+base'
+}
+
+# Saved anew, as exactly as can be, it is still what the codec had left of it; and so is what goes on from that.
+over_inexact() {
+    from=$(folder_of kvarve:small:2)
+    for n in 1 2; do
+        to=$temp/over-$n.kvs
+        resume 2 "$from" --save "$to" --max-tokens ${n}0
+        expect "${to##*/} of ${from##*/}" 0
+        check "${to##*/}: a NOTE" 'there is none' \
+            grep -q 'NOTE: --resume .* came through kvarve:small:2, or was' "$temp/err"
+        check "${to##*/}: says so" 'it does not' has_state "$to" 'length, computed over kvarve:small:2'
+        check "${to##*/}: its segments do not" 'they do' has_codec "$to" lossless
+        from=$to
+    done
+    run 1 snapshot compact "$to"
+    check 'compacted: says so' 'it does not' has_state "$to" 'length, computed over kvarve:small:2'
 }
 
 # With many bits, what comes back is nearly what was saved: the same text as of a run that never stopped, as far as no
@@ -446,7 +466,7 @@ run_chain small damage distortion memory &
 wait
 run_chain goes_on reads &
 run_chain near &
-run_chain recodes mixed other_tables &
+run_chain recodes mixed other_tables over_inexact &
 run_chain options &
 run_chain kills &
 wait
