@@ -17,6 +17,13 @@ status chosen_coding_read(const options *o, const kv_coding *coding, int n_layer
     return status_at(st, "--tables %s", o->tables);
 }
 
+status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, chosen_coding *out) {
+    *out = (chosen_coding){.coding = *coding, .bytes = bytes, .n_bytes = n_bytes};
+    status st = kv_tables_parse(bytes, n_bytes, &out->tables);
+    if (st == STATUS_OK) kv_coding_settle(&out->coding, out->tables);
+    return st;
+}
+
 status chosen_coding_share(comm *c, chosen_coding *k) {
     comm_broadcast(c, &k->coding, sizeof k->coding, 0);
     char *bytes = comm_share(c, k->bytes, &k->n_bytes, 0);
@@ -36,7 +43,7 @@ void chosen_coding_free(chosen_coding *k) {
 
 void chosen_coding_note(const chosen_coding *k, const options *o, const char *model_name,
                         const uint64_t model_digest[2]) {
-    if (!k->tables ||
+    if (!k->tables || !o->tables ||
         memcmp(k->tables->shape.model_digest, model_digest, sizeof k->tables->shape.model_digest) == 0)
         return;
     notice_add("--tables %s: calibrated on another model than %s, or with other --weights: calibrate anew, "

@@ -18,6 +18,9 @@ typedef struct chosen_coding {
 status chosen_coding_read(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
                           int head_dim, chosen_coding *out);
 
+/* The same with the bytes of a file of tables, which are owned from now on. Local. */
+status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, chosen_coding *out);
+
 /* What rank 0 has read, on all. Collective. */
 status chosen_coding_share(comm *c, chosen_coding *k);
 

@@ -122,7 +122,7 @@ static status check_coding(const options *o, const kv_coding *c) {
         return o->tables ? status_refuse("--tables is for codecs that are not exact, and --codec is %s",
                                          kv_codec_name(c->codec))
                          : STATUS_OK;
-    return o->tables
+    return o->tables || o->command == COMMAND_SNAPSHOT
                ? STATUS_OK
                : status_refuse("--codec %s needs --tables FILE, which kvarve calibrate makes (a snapshot "
                                "that was saved so has it: NAME.kvs/tables-*.kvt)",

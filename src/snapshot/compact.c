@@ -7,12 +7,14 @@
 #include <sys/resource.h>
 #include <time.h>
 
+#include "io/files.h"
 #include "io/snapshot/snapshot_lock.h"
 #include "io/snapshot/snapshot_tables.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/command/chosen_coding.h"
+#include "src/snapshot/own_tables.h"
 
 /* Rows [row0, row0 + n_rows) are needed, and become rows from new_row0 on. */
 typedef struct live_range {
@@ -218,17 +220,40 @@ static status check_not_finer(const char *dir, const manifest *m, const kv_codin
     return STATUS_OK;
 }
 
-/* --codec and --tables of rank 0, or what is there. Collective. */
-static status choose_coding(comm *c, compaction *k, const options *o) {
+/* Tables where --tables names none: those that the snapshot has, or else made of what it holds. */
+static status find_tables(const char *dir, const manifest *m, int n_threads, char **bytes, size_t *n_bytes) {
+    const segment_info *coded = manifest_find_coded(m);
+    char name[KV_TABLES_NAME_BYTES];
+    if (!coded) return own_tables_make(dir, m, n_threads, bytes, n_bytes);
+    kv_tables_name(coded->tables_digest, name);
+    char *path = file_path(dir, name);
+    status st = file_read_all(path, kv_tables_most_bytes, bytes, n_bytes);
+    free(path);
+    return st;
+}
+
+/* --codec and --tables. Rank 0. */
+static status read_coding(compaction *k, const options *o, int n_threads) {
     const manifest *m = k->m;
     kv_coding given = {0};
+    char *bytes = NULL;
+    size_t n_bytes = 0;
+    status st = kv_coding_parse(o->recode, &given);
+    if (st != STATUS_OK) return st;
+    if (kv_codec_is_exact(given.codec) || o->tables)
+        return chosen_coding_read(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, &k->chosen);
+    st = find_tables(o->dir, m, n_threads, &bytes, &n_bytes);
+    return st == STATUS_OK ? chosen_coding_take(&given, bytes, n_bytes, &k->chosen) : st;
+}
+
+/* The coding of rank 0, or what is there. Collective. */
+static status choose_coding(comm *c, compaction *k, const options *o, int n_threads) {
+    const manifest *m = k->m;
     status st = STATUS_OK;
     if (!o->recode)
         st = keep_coding(o->dir, m, &k->chosen.coding);
     else if (comm_rank(c) == 0)
-        st = kv_coding_parse(o->recode, &given);
-    if (o->recode && comm_rank(c) == 0 && st == STATUS_OK)
-        st = chosen_coding_read(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, &k->chosen);
+        st = read_coding(k, o, n_threads);
     if (comm_any_failed(c, &st)) return st;
     if (o->recode) st = chosen_coding_share(c, &k->chosen);
     if (o->recode && st == STATUS_OK) st = check_not_finer(o->dir, m, &k->chosen.coding);
@@ -389,7 +414,7 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
 static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads,
                              manifest *m) {
     compaction k = {.m = m};
-    status st = choose_coding(c, &k, o);
+    status st = choose_coding(c, &k, o, n_threads);
     if (st == STATUS_OK) st = write_new(c, o, lock, n_threads, &k, m);
     free(k.live);
     free(k.pieces);

@@ -1,10 +1,10 @@
 /* kvarve calibrate: what the lossy codecs must know of a model's KV cache, from texts that it reads once. */
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "io/codec/kv_tables.h"
 #include "io/files.h"
-#include "kernels/convert.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/command/report.h"
@@ -12,7 +12,7 @@
 #include "src/command/sizing.h"
 #include "src/model/rope.h"
 #include "src/study/sensitivity.h"
-#include "src/study/varve_build.h"
+#include "src/study/tables_build.h"
 #include "src/study/windows.h"
 
 enum {
@@ -124,55 +124,17 @@ static char *fetch_layer_before(const calibration *c, comm *ranks) {
     return before;
 }
 
-/* K and V of a layer, from k on. */
-static varve_samples varve_samples_of(const calibration *c, const char *k, const double *importance) {
-    return (varve_samples){c->type,
-                           c->n_tokens,
-                           c->context,
-                           {k, k + (size_t)c->n_all * c->row_bytes},
-                           {importance[KV_PART_K], importance[KV_PART_V]}};
-}
-
-/* A layer of the slice as it stands in the file. before: the last layer of the rank before. */
-static void append_layer(const calibration *c, const model_config *m, int layer, const char *before,
-                         const double *importance, varve_counts *counts, text_buffer *out) {
-    const varve_shape shape = {m->n_kv_heads, m->head_dim};
-    const int n_channels = m->n_kv_heads * m->head_dim, here = layer - c->slice.first_layer;
-    const size_t n = (size_t)c->n_tokens * (size_t)n_channels;
-    float *values = mem_new(n, sizeof *values);
-    float *frequencies = mem_new((size_t)m->head_dim / 2, sizeof *frequencies), factor;
-    for (int part = 0; part < N_KV_PARTS; part++) {
-        for (size_t i = 0; i < n; i++)
-            values[i] = float_at(c->type, samples_of(c, here, part), i);
-        cachegen_build(values, c->n_tokens, c->context, n_channels, cachegen_bin(layer, m->n_layers), out);
-    }
-    const varve_samples own = varve_samples_of(c, samples_of(c, here, 0), importance + layer * N_KV_PARTS);
-    varve_samples last = own;
-    if (layer > 0)
-        last = varve_samples_of(c, here > 0 ? samples_of(c, here - 1, 0) : before,
-                                importance + (layer - 1) * N_KV_PARTS);
-    rope_inverse_frequencies(m, frequencies, &factor);
-    varve_build_layer(c->linear, &shape, &own, layer > 0 ? &last : NULL, frequencies, counts, out);
-    free(values);
-    free(frequencies);
-}
-
-/* Layers side by side, put together in their order. */
+/* The layers of the slice as they stand in the file. before: the last layer of the rank before. */
 static void append_layers(const calibration *c, const model_config *m, const char *before,
                           const double *importance, int n_threads, varve_counts *counts, text_buffer *out) {
-    const int n = c->slice.last_layer - c->slice.first_layer;
-    text_buffer *layers = mem_new((size_t)n, sizeof *layers);
-    varve_counts *each = mem_new((size_t)n, sizeof *each);
-#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
-    for (int i = 0; i < n; i++)
-        append_layer(c, m, c->slice.first_layer + i, before, importance, &each[i], &layers[i]);
-    for (int i = 0; i < n; i++) {
-        varve_counts_add(&each[i], counts);
-        text_append(out, layers[i].data, layers[i].n);
-        free(layers[i].data);
-    }
-    free(layers);
-    free(each);
+    float *frequencies = mem_new((size_t)m->head_dim / 2, sizeof *frequencies), factor;
+    rope_inverse_frequencies(m, frequencies, &factor);
+    const table_model shape = {m->n_layers, m->n_kv_heads, m->head_dim, importance, frequencies};
+    const table_samples samples = {
+        c->type, c->slice.first_layer, c->slice.last_layer, c->n_tokens, c->context, c->samples, before};
+    assert(c->n_tokens == c->n_all);
+    tables_append_layers(c->linear, &shape, &samples, n_threads, counts, out);
+    free(frequencies);
 }
 
 /* ---- the file ---- */

@@ -9,6 +9,7 @@
 #   distortion  beyond what is allowed is refused, or computed
 #   memory   that tables take is part of the plan
 #   damage   of chunks and tables is named, and nothing goes on from it
+#   own_tables  of a snapshot that is recoded where nobody calibrated
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
 #   kills    in the middle of a recode or of a load: what was there stays, and the next run does it
 #   ranks    that find other tables
@@ -378,6 +379,34 @@ sum_of() { # sum_of DIR: of the segments that it names
     segments_of "$1" | (cd "$1" && xargs cat) | cksum
 }
 
+# Where nobody calibrated: tables of what the snapshot itself holds, by any number of ranks.
+own_tables() {
+    for np in 1 3; do
+        dir=$temp/own-$np.kvs
+        cp -r "$all/exact.kvs" "$dir"
+        run $np snapshot recode "$dir" --codec kvarve:small:2
+        expect "own tables, $np ranks" 0 || return
+        check "own tables, $np ranks: a NOTE" 'there is none' \
+            grep -q "NOTE: .*without --tables, they are made of $n_tokens tokens" "$temp/err"
+        check "own tables, $np ranks: verified" 'it is not' is_verified "$dir"
+        n=$(($(bytes_of "$all/exact.kvs") * 10 / $(bytes_of "$dir")))
+        check "own tables, $np ranks: small" "$n tenths" [ "$n" -ge 35 ]
+        resume $np "$dir"
+        expect "own tables, $np ranks: resumed" 0
+    done
+    check 'own tables: the same by one rank and three' 'others' cmp "$temp"/own-[13].kvs/tables-*.kvt
+    before=$(cd "$dir" && echo tables-*.kvt)
+    run 1 snapshot recode "$dir" --codec kvarve:small:5
+    expect 'own tables: coarser' 0
+    check 'own tables: coarser, with the tables that are there' 'others' \
+        [ "$before" = "$(cd "$dir" && echo tables-*.kvt)" ]
+    generate 1 --prompt 'Too little' --max-tokens 3 --ignore-eos --save "$temp/few.kvs"
+    keep "$temp/few.kvs"
+    run 1 snapshot recode "$temp/few.kvs" --codec kvarve:fast:2
+    refused 'own tables: of few tokens' 2 "$temp/few.kvs: its longest sequence has" '--tables'
+    kept=
+}
+
 # Before anything new is named, the old is whole, and behind that the new.
 kills() {
     for site in segment-write segment-rename tables-write manifest-write manifest-rename manifest-directory-flush; do
@@ -455,8 +484,6 @@ options() {
     refused 'recode without a codec' 2 'kvarve snapshot recode needs --codec'
     run 1 snapshot compact "$all/exact.kvs" --tables "$tables"
     refused 'compact with tables alone' 2 '--tables is for --codec'
-    run 1 snapshot recode "$all/exact.kvs" --codec kvarve:small:2
-    refused 'recode without tables' 2 'needs --tables FILE'
 }
 
 run_chain calibrate
@@ -468,6 +495,6 @@ run_chain goes_on reads &
 run_chain near &
 run_chain recodes mixed other_tables over_inexact &
 run_chain options &
-run_chain kills &
+run_chain kills own_tables &
 wait
 end_test

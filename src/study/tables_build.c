@@ -1,0 +1,56 @@
+#include "src/study/tables_build.h"
+
+#include <stdlib.h>
+
+#include "kernels/convert.h"
+#include "src/base/memory.h"
+
+/* K and V of a layer, or of the one before the first. */
+static varve_samples samples_of(const table_model *m, const table_samples *s, int layer) {
+    const size_t row_bytes = (size_t)(m->n_kv_heads * m->head_dim) * dtype_bytes(s->type),
+                 part_bytes = (size_t)s->n_tokens * row_bytes;
+    const char *k = layer < s->first_layer
+                        ? s->before
+                        : s->elements + (size_t)(layer - s->first_layer) * N_KV_PARTS * part_bytes;
+    const double *importance = m->importance + layer * N_KV_PARTS;
+    return (varve_samples){s->type,
+                           s->n_tokens,
+                           s->window_tokens,
+                           {k, k + part_bytes},
+                           {importance[KV_PART_K], importance[KV_PART_V]}};
+}
+
+static void append_layer(const linear *l, const table_model *m, const table_samples *s, int layer,
+                         varve_counts *counts, text_buffer *out) {
+    const varve_shape shape = {m->n_kv_heads, m->head_dim};
+    const int n_channels = m->n_kv_heads * m->head_dim;
+    const size_t n = (size_t)s->n_tokens * (size_t)n_channels;
+    const varve_samples own = samples_of(m, s, layer);
+    float *values = mem_new(n, sizeof *values);
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        for (size_t i = 0; i < n; i++)
+            values[i] = float_at(s->type, own.elements[part], i);
+        cachegen_build(values, s->n_tokens, s->window_tokens, n_channels, cachegen_bin(layer, m->n_layers),
+                       out);
+    }
+    free(values);
+    const varve_samples before = layer > 0 ? samples_of(m, s, layer - 1) : own;
+    varve_build_layer(l, &shape, &own, layer > 0 ? &before : NULL, m->frequencies, counts, out);
+}
+
+void tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
+                          varve_counts *counts, text_buffer *out) {
+    const int n = s->last_layer - s->first_layer;
+    text_buffer *layers = mem_new((size_t)n, sizeof *layers);
+    varve_counts *each = mem_new((size_t)n, sizeof *each);
+#pragma omp parallel for num_threads(n_threads) schedule(dynamic)
+    for (int i = 0; i < n; i++)
+        append_layer(l, m, s, s->first_layer + i, &each[i], &layers[i]);
+    for (int i = 0; i < n; i++) {
+        varve_counts_add(&each[i], counts);
+        text_append(out, layers[i].data, layers[i].n);
+        free(layers[i].data);
+    }
+    free(layers);
+    free(each);
+}

@@ -1,0 +1,28 @@
+/* src/study/tables_build.h: files of tables for the lossy codecs (io/codec/kv_tables.h) from samples of a
+ * model's K and V. Local. */
+#pragma once
+
+#include "io/codec/kv_tables.h"
+#include "src/study/varve_build.h"
+
+/* K and V of layers [first_layer, last_layer), of windows of so many tokens, each of which begins at position
+ * 0. */
+typedef struct table_samples {
+    dtype type;
+    int first_layer, last_layer;
+    int64_t n_tokens, window_tokens;
+    const char *elements; /* [layers, N_KV_PARTS, n_tokens, kv heads, head width] */
+    const char *before;   /* the same of the layer before the first one; NULL: there is none */
+} table_samples;
+
+/* What is known of the model besides. */
+typedef struct table_model {
+    int n_layers, n_kv_heads, head_dim;
+    const double *importance; /* [n_layers, N_KV_PARTS] (varve_samples) */
+    const float *frequencies; /* [head_dim / 2] of keys */
+} table_model;
+
+/* Append these layers as they stand in a file, computed side by side; add to the counts, from which the
+ * classes behind the last layer are made (varve_append_classes). */
+void tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
+                          varve_counts *counts, text_buffer *out);
