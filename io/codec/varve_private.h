@@ -35,8 +35,7 @@ static inline uint32_t varve_mark(int tile, int layer, int lane, bool is_exact) 
 extern const float varve_grade_factors[VARVE_GRADES];
 extern const int varve_grade_classes[VARVE_GRADES];
 
-/* The class of a component of a basis; own: what the chunk adds to the levels of a layer [numbers], NULL:
- * nothing.
+/* The class of a component of a basis. own: what the chunk adds to a layer's levels [numbers]; NULL: nothing.
  */
 static inline int varve_component_class(const varve_basis *b, int component, const int8_t *own, int grade,
                                         int step_level) {

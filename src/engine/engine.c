@@ -319,6 +319,7 @@ bool engine_next(engine *e, event *out) {
         if (!e->is_paused && (issue_loads(e) || issue_refining(e) || issue_step(e))) continue;
         if (e->n_issued > 0) {
             take_reply(e, true);
+            e->waits_since = 0;
             continue;
         }
         if (e->is_paused || e->n_loading == 0) return false;

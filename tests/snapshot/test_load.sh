@@ -103,30 +103,36 @@ lines() {
 # All layers of all positions, by each rank its own, in one way or another.
 log() {
     for np in $some; do
-        resume $np "$saved" --load auto --io-bandwidth $((4000 / np))K --load-log "$temp/log.csv"
-        ends_as "a log, $np ranks" 0 "$all/whole"
-        awk -F, -v n="$(cached)" -v np=$np -v computed="$(computed)" '
-            NR == 1 { for (i = 1; i <= NF; i++) of[$i] = i; next }
-            {
-                for (l = $of["first_layer"]; l <= $of["last_layer"]; l++) {
-                    seen[l] += $of["last_position"] - $of["first_position"] + 1
-                    if (l in owner && owner[l] != $of["rank"]) bad = "two ranks have a layer"
-                    owner[l] = $of["rank"]
-                }
-                ways[$of["way"]]++
-                if ($of["way"] == "computed" && $of["last_position"] >= computed) bad = "computed, but not said"
-                if ($of["way"] == "loaded" && ($of["bytes"] <= 0 || $of["read_seconds"] <= 0)) bad = "loaded of nothing"
-                if ($of["way"] == "computed" && $of["bytes"] != 0) bad = "bytes that nobody read"
-            }
-            END {
-                for (l in seen) { n_layers++; if (seen[l] != 2 * n) bad = "layer " l ": " seen[l] " of " 2 * n }
-                if (n_layers != 8 || !ways["loaded"] || !ways["computed"] || ways["failed"]) bad = bad " ways"
-                if (bad) print bad
-            }' "$temp/log.csv" >"$temp/bad"
-        check "a log, $np ranks: of every chunk" "$(cat "$temp/bad")" [ ! -s "$temp/bad" ]
+        check_log $np 4000 loaded
+        check_log $np 30 computed
     done
     generate 1 --prompt x --load-log "$temp/log.csv"
     refused '--load-log alone' 2 '--load-log is for --resume'
+}
+
+check_log() { # check_log NP KBYTES WAY: over a link of that speed, so that some come this way at least
+    np=$1 title="a log, $1 ranks, $3"
+    resume $np "$saved" --load auto --io-bandwidth $(($2 / np))K --load-log "$temp/log.csv"
+    ends_as "$title" 0 "$all/whole"
+    awk -F, -v n="$(cached)" -v computed="$(computed)" -v way="$3" '
+        NR == 1 { for (i = 1; i <= NF; i++) of[$i] = i; next }
+        {
+            for (l = $of["first_layer"]; l <= $of["last_layer"]; l++) {
+                seen[l] += $of["last_position"] - $of["first_position"] + 1
+                if (l in owner && owner[l] != $of["rank"]) bad = "two ranks have a layer"
+                owner[l] = $of["rank"]
+            }
+            ways[$of["way"]]++
+            if ($of["way"] == "computed" && $of["last_position"] >= computed) bad = "computed, but not said"
+            if ($of["way"] == "loaded" && ($of["bytes"] <= 0 || $of["read_seconds"] <= 0)) bad = "loaded of nothing"
+            if ($of["way"] == "computed" && $of["bytes"] != 0) bad = "bytes that nobody read"
+        }
+        END {
+            for (l in seen) { n_layers++; if (seen[l] != 2 * n) bad = "layer " l ": " seen[l] " of " 2 * n }
+            if (n_layers != 8 || !ways[way] || ways["failed"] || ways["given up"]) bad = bad " ways"
+            if (bad) print bad
+        }' "$temp/log.csv" >"$temp/bad"
+    check "$title: of every chunk" "$(cat "$temp/bad")" [ ! -s "$temp/bad" ]
 }
 
 # Ranks that do not see it: of what is loaded, and of what is damaged.
