@@ -56,24 +56,28 @@ int manifest_format(const manifest *m) {
     return 1;
 }
 
-/* Is any of an extent, as far as its positions go, in this segment? */
-static bool has_rows(const segment_info *s, const manifest_extent *e, int64_t n_tokens) {
-    const int64_t n = n_tokens - e->pos0 < e->n_tokens ? n_tokens - e->pos0 : e->n_tokens;
-    return n > 0 && e->row0 < s->row0 + s->n_rows && s->row0 < e->row0 + n;
+/* The first of an extent's positions that lies in this segment; -1: none does. */
+static int64_t first_in(const segment_info *s, const manifest_extent *e) {
+    const int64_t begin = e->row0 > s->row0 ? e->row0 : s->row0;
+    if (begin >= e->row0 + e->n_tokens || begin >= s->row0 + s->n_rows) return -1;
+    return e->pos0 + (begin - e->row0);
 }
 
-char *manifest_inexact_of(const manifest *m, const manifest_sequence *q, int64_t n_tokens) {
-    char text[KV_CODING_TEXT_BYTES];
-    if (q->inexact) return mem_copy_text(q->inexact, strlen(q->inexact));
+char *manifest_inexact_of(const manifest *m, const manifest_sequence *q, int64_t n_tokens, int64_t *n_exact) {
+    char text[KV_CODING_TEXT_BYTES] = "";
+    const char *found = q->inexact;
+    *n_exact = q->inexact ? q->n_exact : INT64_MAX;
     for (const segment_info *s = m->segments; s < m->segments + m->n_segments; s++) {
         const kv_coding how = segment_coding(s);
         for (const manifest_extent *e = q->extents; e < q->extents + q->n_extents; e++) {
-            if (kv_codec_is_exact(s->codec) || !has_rows(s, e, n_tokens)) continue;
+            const int64_t first = first_in(s, e);
+            if (kv_codec_is_exact(s->codec) || first < 0 || first >= *n_exact) continue;
             kv_coding_text(&how, text);
-            return mem_copy_text(text, strlen(text));
+            found = text;
+            *n_exact = first;
         }
     }
-    return NULL;
+    return *n_exact < n_tokens ? mem_copy_text(found, strlen(found)) : NULL;
 }
 
 int64_t manifest_kv_tokens(const manifest_sequence *s) {

@@ -49,9 +49,10 @@ typedef struct manifest_sequence {
     char *stops[MANIFEST_MAX_STOPS];
     int32_t *stop_tokens; /* [n_stop_tokens] */
     int64_t n_stop_tokens;
-    char *inexact; /* "kvarve:small:3": its beginning came through that codec, and what follows was computed
-                      over it; NULL: as a model computed it. Printable, below MANIFEST_INEXACT_BYTES */
-    bool is_over;  /* its end was reached: `finish` says how */
+    char *inexact; /* "kvarve:small:3": positions from n_exact on came through that codec, or were computed
+                      over such; NULL: as a model computed them. Printable, below MANIFEST_INEXACT_BYTES */
+    int64_t n_exact;
+    bool is_over; /* its end was reached: `finish` says how */
     finish_reason finish;
     char *prompt_text, *text; /* what `kvarve snapshot text` shows; UTF-8, perhaps with zero bytes */
     int64_t n_prompt_text, n_text;
@@ -101,9 +102,9 @@ int manifest_format(const manifest *m);
 /* A segment of a codec that is not exact; NULL: there is none. */
 const segment_info *manifest_find_coded(const manifest *m);
 
-/* What of a sequence's first n_tokens is not exact, or was computed over such: a text as `inexact`; NULL:
- * nothing. Released with free(). */
-char *manifest_inexact_of(const manifest *m, const manifest_sequence *s, int64_t n_tokens);
+/* What of a sequence's first n_tokens is not exact, or was computed over such: a text as `inexact`, and from
+ * which position on; NULL: nothing. Released with free(). */
+char *manifest_inexact_of(const manifest *m, const manifest_sequence *s, int64_t n_tokens, int64_t *n_exact);
 
 /* Positions of a sequence whose K and V are saved. */
 int64_t manifest_kv_tokens(const manifest_sequence *s);

@@ -331,10 +331,9 @@ static void read_inexact(json_object *o, manifest_sequence *s) {
     bool good = n > 0 && n < MANIFEST_INEXACT_BYTES;
     for (size_t i = 0; i < n; i++)
         good = good && text[i] >= ' ' && text[i] <= '~';
-    if (good)
-        s->inexact = mem_copy_text(text, n);
-    else
-        json_refuse(o, "inexact", "no short line of text");
+    if (!good) json_refuse(o, "inexact", "no short line of text");
+    s->n_exact = json_int(o, "exact_tokens", 0, JSON_MAX_EXACT);
+    s->inexact = mem_copy_text(text, n);
 }
 
 static void read_tokens(reader *r, json_object *o, manifest_sequence *s) {

@@ -148,7 +148,8 @@ typedef struct engine_loads {
     int64_t n_loads, n_loaded, n_computed;
     double seconds, best_seconds;
     int64_t n_coarse, n_from_base, n_refined, first_refined, last_refined;
-    int64_t n_unrefined; /* sequences of which some stays coarse, as what refines it is damaged */
+    int64_t n_unrefined;  /* sequences of which some stays coarse, as what refines it is damaged */
+    int64_t n_recomputed; /* rows so far of cached positions, of loads that are not over too */
 } engine_loads;
 
 engine_loads engine_get_loads(const engine *e);

@@ -51,6 +51,7 @@ static void end_load(engine *e, slot_load *load) {
     e->loaded.n_loaded += r->n_tokens - r->n_computed;
     e->loaded.seconds += seconds;
     e->loaded.best_seconds += best_seconds(r, seconds, e->seconds_per_row);
+    load->session->n_recomputed = r->n_computed;
     schedule_loaded(e->schedule, load->session->handle);
     load->session = NULL;
     e->n_loading--;
@@ -62,6 +63,7 @@ void engine_count_computed(engine *e, int slot, int n_rows) {
     slot_load *load = &e->loads[slot];
     if (!load->session) return;
     load->race.n_computed += n_rows;
+    e->loaded.n_recomputed += n_rows;
     end_load(e, load);
 }
 
@@ -98,6 +100,7 @@ static void count_coarse(engine *e, slot_load *load, const note *n, int rank) {
     if (n->kind == NOTE_LOADED) {
         load->n_loaded++;
         if (n->n_coarse > 0 && load->n_coarse++ == 0) e->loaded.n_coarse++;
+        if (n->n_coarse > 0 && load->session) load->session->had_base = true;
         load->n_awaited += n->n_coarse > 0;
         if (n->coarse_end > load->coarse_end) load->coarse_end = n->coarse_end;
         if (n->coarse_tokens > load->coarse_tokens) load->coarse_tokens = n->coarse_tokens;

@@ -9,10 +9,9 @@
 #include "kernels/kv_page.h"
 #include "src/base/memory.h"
 
-static const char *const ways[] = {[LOAD_GIVEN_UP] = "given up",
+static const char *const ways[] = {[LOAD_COMPUTED] = "computed",
                                    [LOAD_WHOLE] = "loaded",
                                    [LOAD_ITS_BASE] = "base",
-                                   [LOAD_COMPUTED] = "computed",
                                    [LOAD_FAILED] = "failed"};
 
 void load_log_add(load_log *log, const load_record *records, int64_t n, int rank, int64_t prompt) {

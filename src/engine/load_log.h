@@ -7,10 +7,9 @@
 #include "src/base/status.h"
 
 typedef enum load_way {
-    LOAD_GIVEN_UP, /* nobody wanted it any more, or the run ended */
+    LOAD_COMPUTED, /* its positions were, before it was read */
     LOAD_WHOLE,
     LOAD_ITS_BASE, /* and then, perhaps, the rest of it */
-    LOAD_COMPUTED, /* its positions were computed before it was read */
     LOAD_FAILED,   /* damaged, or beyond --max-distortion */
 } load_way;
 

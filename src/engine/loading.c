@@ -240,7 +240,6 @@ static status move_piece(loading *w, load_piece *p, void *elements) {
     segment *from = w->segments[p->segment];
     const double begin = clock_seconds();
     status st;
-    p->way = LOAD_COMPUTED;
     if (!is_wanted(w, p, &c)) return STATUS_OK;
     const kv_planes planes = choose_planes(w, p);
     if (!hold_back(w, p, &c, file_bytes(w, p, planes))) return STATUS_OK;
@@ -293,7 +292,6 @@ static void move_pieces(loading *w) {
             p->begin = begin - w->begin;
             p->seconds = clock_seconds() - begin;
             if (st != STATUS_OK) p->way = LOAD_FAILED;
-            if (p->way == LOAD_COMPUTED && is_given_up(w)) p->way = LOAD_GIVEN_UP;
 #pragma omp critical(loading_end)
             {
                 w->read_seconds += p->read_seconds;

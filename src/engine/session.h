@@ -25,8 +25,10 @@ typedef struct session {
     bool is_held;     /* when it is over, its K and V stay until engine_release */
 
     /* The engine's. */
-    int64_t handle;  /* its number in the schedule; -1: it was never submitted */
-    int64_t n_known; /* tokens when it was submitted */
+    int64_t handle;       /* its number in the schedule; -1: it was never submitted */
+    int64_t n_known;      /* tokens when it was submitted */
+    int64_t n_recomputed; /* of n_cached the first ones, which were computed all the same */
+    bool had_base;        /* some of the others were loaded as a base alone */
 } session;
 
 /* One that is only read, of a copy of these tokens, greedy, not scored. */

@@ -55,7 +55,6 @@ typedef struct generation {
     int n_to_release;
     int64_t n_given_up;      /* contexts that were to be kept */
     int64_t saved_at_tokens; /* tokens done when the last save began */
-    bool had_bases;          /* of what was loaded so far, some as a base alone */
     stop_limits limits;
     const char *stop_reason; /* NULL: the run went to its end */
     bool began_late;         /* --max-time was over before the first event */

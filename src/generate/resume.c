@@ -299,8 +299,11 @@ static void reuse(generation *g, int64_t index, past_match match) {
     s->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
     if (s->n_cached < LEAST_REUSED_TOKENS || g->options->load == LOAD_RECOMPUTE) s->n_cached = 0;
     s->source = s->n_cached > 0 ? match.source : -1;
-    if (s->source >= 0)
-        g->jobs[index].inexact = manifest_inexact_of(&g->past, &g->past.sequences[s->source], s->n_cached);
+    /* Where the snapshot goes on, it keeps what it has, be it loaded or computed again. */
+    job *j = &g->jobs[index];
+    const int64_t n_kept = g->save_goes_on ? match.n_tokens : s->n_cached;
+    if (n_kept > 0)
+        j->inexact = manifest_inexact_of(&g->past, &g->past.sequences[match.source], n_kept, &j->n_exact);
     g->matches[index] = match;
 }
 

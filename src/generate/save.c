@@ -41,11 +41,16 @@ static void describe_logprobs(const job *j, manifest_sequence *out) {
     }
 }
 
-static char *inexact_text(const char *codec, bool had_bases) {
-    static const char bases[] = ", base";
+/* What this run computed instead of loading it is exact, unless what was there is kept. */
+static void describe_inexact(const generation *g, const job *j, manifest_sequence *out) {
+    static const char base[] = ", base";
+    const session *s = &j->session;
     char text[MANIFEST_INEXACT_BYTES];
-    snprintf(text, sizeof text, "%.40s%s", codec, had_bases && !strstr(codec, bases) ? bases : "");
-    return mem_copy_text(text, strlen(text));
+    if (!j->inexact) return;
+    out->n_exact = !g->save_goes_on && s->n_recomputed > j->n_exact ? s->n_recomputed : j->n_exact;
+    if (!g->save_goes_on && out->n_exact >= s->n_cached) return;
+    snprintf(text, sizeof text, "%.40s%s", j->inexact, s->had_base && !strstr(j->inexact, base) ? base : "");
+    out->inexact = mem_copy_text(text, strlen(text));
 }
 
 static void describe(void *context, int64_t id, manifest_sequence *out) {
@@ -73,8 +78,8 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
         .text = mem_copy_text(j->text.data, j->text.n),
         .n_text = (int64_t)j->text.n,
         .n_stop_tokens = (int64_t)j->stop_tokens.n,
-        .inexact = j->inexact ? inexact_text(j->inexact, g->had_bases) : NULL,
     };
+    describe_inexact(g, j, out);
     memcpy(out->tokens, s->tokens.ids, s->tokens.n * sizeof *out->tokens);
     for (int i = 0; i < j->n_stops; i++)
         out->stops[i] = mem_copy_text(j->stops[i], strlen(j->stops[i]));
@@ -188,7 +193,6 @@ static int64_t tokens_done(const generation *g, const engine *e) {
 static void begin_save(generation *g, engine *e, bool is_last) {
     region before = trace_enter(engine_trace(e), REGION_SAVE);
     g->saved_at_tokens = tokens_done(g, e);
-    g->had_bases = engine_get_loads(e).n_coarse > 0;
     checkpoint_begin(g->save, e, is_last);
     trace_enter(engine_trace(e), before);
 }
@@ -294,8 +298,8 @@ const char *generate_stop_reason(generation *g, engine *e) {
 
 status generate_last_save(generation *g, engine *e) {
     if (!g->save) return STATUS_OK;
-    if (g->stop_reason && g->decode_done == 0 && engine_n_unloaded(e) == g->n_runnable)
-        checkpoint_was_vain(g->save);
+    const int64_t n_new = tokens_done(g, e) - engine_get_loads(e).n_recomputed;
+    if (g->stop_reason && n_new == 0) checkpoint_was_vain(g->save);
     wait_for_save(g, e);
     begin_save(g, e, true);
     wait_for_save(g, e);

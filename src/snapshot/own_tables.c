@@ -66,8 +66,8 @@ static float *frequencies_of(const manifest *m) {
     return out;
 }
 
-static void append_tables(const linear *l, const manifest *m, const table_samples *s, int n_threads,
-                          text_buffer *out) {
+static status append_tables(const linear *l, const manifest *m, const table_samples *s, int n_threads,
+                            text_buffer *out) {
     const kv_tables_shape shape = {
         m->n_layers, m->n_kv_heads, m->head_dim, {m->model_digest[0], m->model_digest[1]}};
     double *importance = mem_new((size_t)m->n_layers * N_KV_PARTS, sizeof *importance);
@@ -77,13 +77,14 @@ static void append_tables(const linear *l, const manifest *m, const table_sample
     const table_model model = {m->n_layers, m->n_kv_heads, m->head_dim, importance, frequencies};
     varve_counts *counts = mem_new(1, sizeof *counts);
     text_buffer layers = {0};
-    tables_append_layers(l, &model, s, n_threads, counts, &layers);
-    varve_append_classes(counts, &layers);
-    kv_tables_append(&shape, layers.data, layers.n, out);
+    status st = tables_append_layers(l, &model, s, n_threads, counts, &layers);
+    if (st == STATUS_OK) varve_append_classes(counts, &layers);
+    if (st == STATUS_OK) kv_tables_append(&shape, layers.data, layers.n, out);
     free(layers.data);
     free(counts);
     free(frequencies);
     free(importance);
+    return st;
 }
 
 status own_tables_make(const char *dir, const manifest *m, int n_threads, char **bytes, size_t *n_bytes) {
@@ -106,7 +107,7 @@ status own_tables_make(const char *dir, const manifest *m, int n_threads, char *
     const table_samples s = {m->type, 0, m->n_layers, n, n, elements, NULL};
     text_buffer file = {0};
     st = read_samples(dir, m, q, &s, elements);
-    if (st == STATUS_OK) append_tables(l, m, &s, n_threads, &file);
+    if (st == STATUS_OK) st = status_at(append_tables(l, m, &s, n_threads, &file), "%s", dir);
     free(elements);
     if (st != STATUS_OK) return st;
     *bytes = file.data;

@@ -125,16 +125,17 @@ static char *fetch_layer_before(const calibration *c, comm *ranks) {
 }
 
 /* The layers of the slice as they stand in the file. before: the last layer of the rank before. */
-static void append_layers(const calibration *c, const model_config *m, const char *before,
-                          const double *importance, int n_threads, varve_counts *counts, text_buffer *out) {
+static status append_layers(const calibration *c, const model_config *m, const char *before,
+                            const double *importance, int n_threads, varve_counts *counts, text_buffer *out) {
     float *frequencies = mem_new((size_t)m->head_dim / 2, sizeof *frequencies), factor;
     rope_inverse_frequencies(m, frequencies, &factor);
     const table_model shape = {m->n_layers, m->n_kv_heads, m->head_dim, importance, frequencies};
     const table_samples samples = {
         c->type, c->slice.first_layer, c->slice.last_layer, c->n_tokens, c->context, c->samples, before};
     assert(c->n_tokens == c->n_all);
-    tables_append_layers(c->linear, &shape, &samples, n_threads, counts, out);
+    status st = tables_append_layers(c->linear, &shape, &samples, n_threads, counts, out);
     free(frequencies);
+    return status_at(st, "--sample");
 }
 
 /* ---- the file ---- */
@@ -230,15 +231,17 @@ int command_calibrate(comm *c, const options *o) {
         char *before = fetch_layer_before(&k, c);
         double *importance = mem_new((size_t)engine_config(e)->n_layers * N_KV_PARTS, sizeof *importance);
         sensitivity_importance(k.sensitivity, c, importance);
-        append_layers(&k, engine_config(e), before, importance, run_threads(c, o), counts, &mine);
+        st = append_layers(&k, engine_config(e), before, importance, run_threads(c, o), counts, &mine);
         free(importance);
         free(before);
-        join(c, &mine, &all);
-        add_counts(c, counts);
-        if (is_first) varve_append_classes(counts, &all);
+        const bool failed = comm_any_failed(c, &st);
+        if (!failed) join(c, &mine, &all);
+        if (!failed) add_counts(c, counts);
+        if (!failed && is_first) varve_append_classes(counts, &all);
         free(counts);
-        if (is_first) st = write_tables(&k, e, &all);
-        if (!comm_any_failed(c, &st)) st = report_run(c, e, o, &(run_summary){.n_requests = k.windows.n});
+        if (!failed && is_first) st = write_tables(&k, e, &all);
+        if (!failed && !comm_any_failed(c, &st))
+            st = report_run(c, e, o, &(run_summary){.n_requests = k.windows.n});
     }
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     engine_close(e);

@@ -1,9 +1,20 @@
 #include "src/study/tables_build.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "kernels/convert.h"
 #include "src/base/memory.h"
+
+static status check_samples(const table_model *m, const table_samples *s) {
+    const size_t n = N_KV_PARTS * (size_t)s->n_tokens * (size_t)(m->n_kv_heads * m->head_dim);
+    for (int layer = s->first_layer; layer < s->last_layer; layer++)
+        for (size_t i = 0; i < n; i++)
+            if (!isfinite(float_at(s->type, s->elements, (size_t)(layer - s->first_layer) * n + i)))
+                return status_refuse(
+                    "keys or values of layer %d are not finite: no tables can be made of such", layer);
+    return STATUS_OK;
+}
 
 /* K and V of a layer, or of the one before the first. */
 static varve_samples samples_of(const table_model *m, const table_samples *s, int layer) {
@@ -38,9 +49,11 @@ static void append_layer(const linear *l, const table_model *m, const table_samp
     varve_build_layer(l, &shape, &own, layer > 0 ? &before : NULL, m->frequencies, counts, out);
 }
 
-void tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
-                          varve_counts *counts, text_buffer *out) {
+status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
+                            varve_counts *counts, text_buffer *out) {
     const int n = s->last_layer - s->first_layer;
+    status st = check_samples(m, s);
+    if (st != STATUS_OK) return st;
     text_buffer *layers = mem_new((size_t)n, sizeof *layers);
     varve_counts *each = mem_new((size_t)n, sizeof *each);
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
@@ -53,4 +66,5 @@ void tables_append_layers(const linear *l, const table_model *m, const table_sam
     }
     free(layers);
     free(each);
+    return STATUS_OK;
 }

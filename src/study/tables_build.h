@@ -23,6 +23,7 @@ typedef struct table_model {
 } table_model;
 
 /* Append these layers as they stand in a file, computed side by side; add to the counts, from which the
- * classes behind the last layer are made (varve_append_classes). */
-void tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
-                          varve_counts *counts, text_buffer *out);
+ * classes behind the last layer are made (varve_append_classes). Refuses samples that are not all finite,
+ * naming the layer. */
+status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
+                            varve_counts *counts, text_buffer *out);

@@ -9,7 +9,7 @@
 
 # What each mode runs, and what comes out in the end. A second or two each.
 make_expected() {
-    for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18; do cat "$page"; done >"$all/long"
+    for _ in 1 2 3 4 5 6 7 8 9 10; do cat "$page" "$page" "$page"; done >"$all/long"
     for n in 1 2 3 4 5 6; do
         printf '{"id": %d, "prompt": "The house number %d", "max_tokens": 300, "ignore_eos": true}\n' $n $n
     done >"$all/prompts"
@@ -134,8 +134,8 @@ stop_in_load() { # stop_in_load HOW NP NP-OF-RESUME
     cp -r "$temp/read.kvs" "$dir"
     begin=$(date +%s)
     if [ "$how" = max-time ]; then
-        why='--max-time 00:00:03 is '
-        run_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --max-time 3s
+        why='--max-time 00:00:06 is '
+        run_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --max-time 6s
     else
         start_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --stop-file "$temp/stop"
         find_ranks
@@ -156,13 +156,23 @@ stop_in_load() { # stop_in_load HOW NP NP-OF-RESUME
     resume_equals "$title" "$3" prefill
 }
 
+# start_and_stop MODE ARGUMENTS...: one rank, as soon as it loads.
+start_and_stop() {
+    start_mode 1 "$@" --stop-file "$temp/stop"
+    wait_for 60 grep -q 'holds [0-9]* of' "$started/err" || failed "$1" 'it does not come to a load'
+    : >"$temp/stop"
+    wait_job
+    rm -f "$temp/stop"
+}
+
 stops_in_load() {
     generate 2 --prompt-file "$all/long" --max-tokens 0 --save "$temp/read.kvs"
     expect 'a prompt that is read' 0 || return
     stop_in_load USR1 1 2
     stop_in_load stop-file 2 1
     stop_in_load max-time 2 2
-    run_mode 1 prefill --resume "$temp/read.kvs" --io-bandwidth 20K --save "$temp/other.kvs" --max-time 2s
+    dir=$temp/other.kvs
+    start_and_stop prefill --resume "$temp/read.kvs" --io-bandwidth 20K --save "$dir"
     expect 'a stop in a load, into another snapshot' 75
     check 'a stop in a load, into another snapshot: a NOTE' 'there is none' \
         grep -q "NOTE: --resume $temp/read.kvs: what it holds of 1 prompts was not yet loaded" "$temp/err"
@@ -171,10 +181,10 @@ stops_in_load() {
     rm -rf "$dir"
     cp -r "$temp/read.kvs" "$dir"
     for n in 1 2 3; do
-        run_mode 1 prefill --resume "$dir" --io-bandwidth 20K --save "$dir" --max-time 1s
-        stopped "in vain, run $n" '--max-time 00:00:01 is '
+        start_and_stop prefill --resume "$dir" --io-bandwidth 20K --save "$dir"
+        stopped "in vain, run $n" "the stop file $temp/stop is there"
     done
-    run_mode 1 prefill --resume "$dir" --io-bandwidth 20K --save "$dir" --max-time 1s
+    run_mode 1 prefill --resume "$dir" --io-bandwidth 20K --save "$dir"
     refused 'in vain, again' 2 'the last 3 runs ended before they had saved anything new'
     resume_equals 'in vain, with time' 1 prefill
 }

@@ -156,6 +156,7 @@ static manifest make_full(void) {
     s[0].stop_tokens = mem_new(2, sizeof *s[0].stop_tokens);
     s[0].stop_tokens[1] = 99;
     s[0].inexact = text_of("kvarve:small:3+base, base");
+    s[0].n_exact = 7;
     s[0].n_logprobs = 3;
     s[0].logprobs = mem_new(9, sizeof *s[0].logprobs);
     for (int i = 0; i < 9; i++)
@@ -200,6 +201,7 @@ static void check_same_sequence(const manifest_sequence *a, const manifest_seque
     for (int i = 0; i < a->n_stops && i < b->n_stops; i++)
         CU_ASSERT(same_text(a->stops[i], b->stops[i]));
     CU_ASSERT(a->is_over == b->is_over && a->finish == b->finish);
+    CU_ASSERT(a->n_exact == b->n_exact);
     CU_ASSERT(!a->inexact == !b->inexact && (!a->inexact || same_text(a->inexact, b->inexact)));
     CU_ASSERT(a->n_prompt_text == b->n_prompt_text && a->n_text == b->n_text);
     CU_ASSERT(same_bytes(a->prompt_text, b->prompt_text, (size_t)a->n_prompt_text));
@@ -549,6 +551,7 @@ static void test_changed_text(void) {
          "more than 16 texts"},
         {"\"finish_reason\": \"stop\"", "\"finish_reason\": \"halt\"", "finish_reason"},
         {"\"inexact\": \"kvarve:small:3+base, base\"", "\"inexact\": \"\"", "inexact"},
+        {"\"exact_tokens\": 7", "\"exact_tokens\": -1", "exact_tokens"},
         {"\"inexact\": \"kvarve:small:3+base, base\"", "\"inexact\": \"a\\nb\"", "inexact"},
         {"\"segments\": [", "\"segments\": 0, \"more\": [", "segments: an array was expected"},
         {"\"sequences\": [", "\"sequences\": [0, ", "sequences[0]"},

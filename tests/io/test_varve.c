@@ -8,7 +8,7 @@
 #include "io/codec/key_turns.h"
 #include "io/codec/varve_private.h"
 #include "kernels/convert.h"
-#include "src/study/varve_build.h"
+#include "src/study/tables_build.h"
 #include "tests/fixtures/harness.h"
 
 /* ---- samples: few causes behind many numbers, and more of them from layer to layer ---- */
@@ -417,6 +417,32 @@ static void sinks(void) {
 
 /* ---- damage ---- */
 
+/* Nothing can be made of what is not finite. */
+static void not_finite(void) {
+    enum { TOKENS = 40 };
+    const varve_shape s = {2, 8};
+    const double importance[N_LAYERS * N_KV_PARTS] = {1, 1, 1, 1, 1, 1};
+    const float frequencies[4] = {1, 0.5f, 0.2f, 0.1f}, bad[] = {INFINITY, NAN};
+    const table_model m = {N_LAYERS, s.n_heads, s.width, importance, frequencies};
+    const linear *l = NULL;
+    CHECK_OK(linear_load(&l));
+    for (int i = 0; i < 3; i++) {
+        float *elements = make_elements(&s, DTYPE_F32, TOKENS, TOKENS, USUAL_NOISE, 5);
+        const table_samples samples = {DTYPE_F32, 0, N_LAYERS, TOKENS, TOKENS, (const char *)elements, NULL};
+        varve_counts *counts = mem_new(1, sizeof *counts);
+        text_buffer out = {0};
+        if (i < 2) elements[(2 * N_KV_PARTS + 1) * TOKENS * 16 + 5] = bad[i];
+        status st = tables_append_layers(l, &m, &samples, 2, counts, &out);
+        if (i < 2)
+            CHECK_REFUSED(st, "layer 2 are not finite");
+        else
+            CHECK_OK(st);
+        free(elements);
+        free(counts);
+        free(out.data);
+    }
+}
+
 /* With usual noise, or with levels of its own. */
 static void damage(const varve_tables *t, float noise) {
     const varve_chunk chunk = {DTYPE_BF16, 50, 0, N_LAYERS};
@@ -528,6 +554,7 @@ static void turns(void) {
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"round_trips", round_trips},
+        {"not_finite", not_finite},
         {"another_domain", another_domain},
         {"planes", planes},
         {"plane_tables", plane_tables},

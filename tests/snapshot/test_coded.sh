@@ -165,6 +165,34 @@ over_inexact() {
     done
     run 1 snapshot compact "$to"
     check 'compacted: says so' 'it does not' has_state "$to" 'length, computed over kvarve:small:2'
+    resume 1 "$to" --load recompute --save "$to" --max-tokens 30
+    expect 'computed again, where the rows stay' 0
+    check 'computed again, where the rows stay: says so' 'it does not' \
+        has_state "$to" 'length, computed over kvarve:small:2'
+    resume 1 "$to" --load recompute --save "$temp/again-exact.kvs" --max-tokens 35
+    check 'computed again, elsewhere: exact' 'it is not' has_state "$temp/again-exact.kvs" length
+    resume 1 "$(folder_of kvarve:small:2)" --load auto --io-bandwidth 1K --save "$temp/computed.kvs"
+    check 'all computed by auto: exact' 'it is not' has_state "$temp/computed.kvs" length
+}
+
+# Of a sequence that is exact up to a position, what is used up to there is exact.
+exact_beginning() {
+    dir=$temp/begins.kvs
+    pages 2 >"$temp/two"
+    generate 1 --prompt-file "$temp/two" --max-tokens 0 --save "$dir"
+    expect 'an exact beginning' 0
+    resume 1 "$dir" --save "$dir" --codec kvarve:small:2 --tables "$tables" --max-tokens 5
+    expect 'goes on by kvarve:small:2' 0
+    resume 1 "$dir" --save "$temp/all-of-it.kvs" --max-tokens 10
+    check 'all of it: says so' 'it does not' has_state "$temp/all-of-it.kvs" 'length, computed over kvarve:small:2'
+    echo 'Something else.' >>"$temp/two"
+    for from in "$dir" "$temp/all-of-it.kvs"; do
+        to=$temp/begun-${from##*/}
+        generate 2 --prompt-file "$temp/two" --max-tokens 5 --ignore-eos --resume "$from" --save "$to"
+        expect "what is exact of ${from##*/}" 0
+        check "what is exact of ${from##*/}: reused" 'it is not' grep -q 'holds [1-9][0-9]* of' "$temp/err"
+        check "what is exact of ${from##*/}: is" 'it is not' has_state "$to" length
+    done
 }
 
 # With many bits, what comes back is nearly what was saved: the same text as of a run that never stopped, as far as no
@@ -493,7 +521,7 @@ run_chain small damage distortion memory &
 wait
 run_chain goes_on reads &
 run_chain near &
-run_chain recodes mixed other_tables over_inexact &
+run_chain recodes mixed other_tables over_inexact exact_beginning &
 run_chain options &
 run_chain kills own_tables &
 wait

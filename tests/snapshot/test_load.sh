@@ -129,7 +129,7 @@ check_log() { # check_log NP KBYTES WAY: over a link of that speed, so that some
         }
         END {
             for (l in seen) { n_layers++; if (seen[l] != 2 * n) bad = "layer " l ": " seen[l] " of " 2 * n }
-            if (n_layers != 8 || !ways[way] || ways["failed"] || ways["given up"]) bad = bad " ways"
+            if (n_layers != 8 || !ways[way] || ways["failed"]) bad = bad " ways"
             if (bad) print bad
         }' "$temp/log.csv" >"$temp/bad"
     check "$title: of every chunk" "$(cat "$temp/bad")" [ ! -s "$temp/bad" ]
