@@ -1,6 +1,6 @@
 #include "io/codec/key_turns.h"
 
-#include "io/codec/key_angle.h"
+#include "kernels/varve_code.h"
 
 void key_turns_of(const float *frequencies, int width, int64_t pos, float *turns) {
     const int half = width / 2;

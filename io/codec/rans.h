@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-enum { RANS_BITS = 12, RANS_TOTAL = 1 << RANS_BITS, RANS_LANES = 32, RANS_HEAD_BYTES = RANS_LANES * 4 };
+#include "kernels/varve_code.h"
 
 /* A symbol's numbers [start, start + size), size > 0. */
 typedef struct rans_range {

@@ -29,7 +29,7 @@
 #include "io/codec/varve_planes.h"
 #include "kernels/dtype.h"
 
-enum { VARVE_LARGEST_SYMBOL = 511, VARVE_MOST_LAYERS = 128, VARVE_EXACT_POSITIONS = 4 };
+enum { VARVE_MOST_LAYERS = 128, VARVE_EXACT_POSITIONS = 4 };
 
 typedef enum varve_kind { VARVE_FAST, VARVE_SMALL, N_VARVE_KINDS } varve_kind;
 

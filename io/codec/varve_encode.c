@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/codec/varve_payload.h"
 #include "io/codec/varve_private.h"
 #include "io/codec/varve_round.h"
 #include "kernels/convert.h"
@@ -106,7 +107,7 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
     int16_t largest[VARVE_TILE] = {0};
     float errors[VARVE_TILE] = {0}; /* squares, in those of the step */
     uint32_t bad = 0;
-    const float unit = e->step * varve_grade_factors[grade] * (1 << VARVE_BASIS_BITS);
+    const float unit = varve_grade_step(e->step, grade) * (1 << VARVE_BASIS_BITS);
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
         const size_t begin = (size_t)b->first * VARVE_TILE;
         e->tile->loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
@@ -254,7 +255,7 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
     for (int i = 0; i < e->n_planes; i++) {
         varve_tile *decoded = &e->tiles[i];
         const float step = decoded == e->coarse ? VARVE_PLANE_RATIO * e->step : e->step;
-        varve_tile_rebuild(decoded, model_layer, layer == 0, step * varve_grade_factors[grade]);
+        varve_tile_rebuild(decoded, model_layer, layer == 0, varve_grade_step(step, grade));
         count_errors(e, decoded, &e->reports[i]);
     }
     for (int lane = 0; lane < e->tile->n_tokens; lane++)

@@ -9,8 +9,6 @@
 #include "io/codec/varve_tables.h"
 #include "kernels/convert.h"
 
-enum { VARVE_TILE = RANS_LANES, VARVE_SYMBOL_UNIT = 64 };
-
 /* K or V of one head of a tile's tokens: numbers are `unit` each and lie around the means; keys turn by
  * cosines and sines [width, TILE] (io/codec/key_turns.h, by token), values do not (NULL). Elements are rows
  * [width], a token's `stride` bytes behind the one's before. */
@@ -59,21 +57,6 @@ typedef struct varve_loops {
     void (*store)(const varve_rows *rows, const int16_t *numbers, void *elements);
     void (*load)(const varve_rows *rows, const void *elements, float *values);
 } varve_loops;
-
-/* What a symbol up to VARVE_LARGEST_SYMBOL stands for, by the shifts of its class. */
-static inline int16_t varve_component(const int8_t *shifts, int symbol) {
-    const int size = symbol < 0 ? -symbol : symbol;
-    const int shift = size > 2 ? shifts[2] : size == 2 ? shifts[1] : size == 1 ? shifts[0] : 0;
-    const int units = size * VARVE_SYMBOL_UNIT + shift;
-    return (int16_t)(symbol < 0 ? -units : units);
-}
-
-/* To the nearest, ties to even, and not beyond 32767; of a NaN -32767. In float32, a number beside 1.5 * 2^23
- * has no bits for a fraction, and its lowest ones are those of the whole number. */
-static inline int16_t varve_round_number(float x) {
-    const float above = x > -32767 ? x : -32767, within = above < 32767 ? above : 32767;
-    return (int16_t)(uint16_t)bits_of(within + 0x1.8p23f);
-}
 
 /* Best first; NULL at the end. */
 extern const varve_loops *const varve_loops_all[];

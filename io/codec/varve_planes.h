@@ -9,16 +9,9 @@
 
 #include "io/codec/varve_tables.h"
 
-enum { VARVE_PLANES = 2, VARVE_PLANE_RATIO = 3 };
-
 /* The nearest third. */
 static inline int varve_base_of(int symbol) {
     return (symbol < 0 ? symbol - 1 : symbol + 1) / VARVE_PLANE_RATIO;
-}
-
-static inline int varve_digits_row(int base) {
-    const int size = base < 0 ? -base : base;
-    return size < VARVE_DIGIT_ROWS ? size : VARVE_DIGIT_ROWS - 1;
 }
 
 /* Of a row of starts: the numbers of a digit. */

@@ -18,11 +18,7 @@
 
 enum {
     VARVE_BLOCK_WIDTH = 256, /* of K of a block, and of V: at most, but one head at least */
-    VARVE_BASIS_BITS = 14,   /* numbers of a basis are multiples of 2^-14 */
-    VARVE_CLASSES = 64,
-    VARVE_OCTAVE = 6,       /* classes while a deviation doubles */
-    VARVE_UNIT_CLASS = 24,  /* of components whose deviation is the step */
-    VARVE_MOST_SYMBOL = 126 /* what is larger escapes */
+    VARVE_MOST_SYMBOL = 126  /* what is larger escapes */
 };
 
 typedef struct varve_shape {
@@ -85,7 +81,6 @@ typedef struct varve_class {
 
 /* Of a class, where the numbers of the digits 0 and 1 begin, those of -1 before them: for each size of a base
  * (io/codec/varve_planes.h). */
-enum { VARVE_DIGIT_ROWS = 3 };
 typedef struct varve_digits {
     uint16_t starts[VARVE_DIGIT_ROWS][2];
 } varve_digits;
@@ -102,12 +97,6 @@ typedef struct varve_tables {
 /* A class whose symbols, and at last the escape, have these sizes [2 * most + 2], each at least 1. False:
  * they do not add up. */
 bool varve_fill_class(varve_class *c, int most, const uint16_t *sizes);
-
-/* The class of a component at a step of 2^(step_level / VARVE_OCTAVE). */
-static inline int varve_class_of(int level, int step_level) {
-    const int at = level - step_level + VARVE_UNIT_CLASS;
-    return at < 0 ? 0 : at >= VARVE_CLASSES ? VARVE_CLASSES - 1 : at;
-}
 
 /* A layer as bytes: from what calibration found. rows: [n, n] of each basis, component by component. */
 void varve_append_basis(const float *rows, const int16_t *levels, int n, text_buffer *out);

@@ -8,9 +8,6 @@
 
 enum { VARVE_BLOCK = 64 }; /* numbers at a time, whose sums stay in the first cache */
 
-const float varve_grade_factors[VARVE_GRADES] = {1, 0.5f, 0.25f};
-const int varve_grade_classes[VARVE_GRADES] = {0, VARVE_OCTAVE, 2 * VARVE_OCTAVE};
-
 void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out) {
     const size_t n = (size_t)varve_n_numbers(&t->shape), width = (size_t)t->shape.width;
     *out = (varve_tile){.tables = t, .loops = varve_loops_best(), .kind = kind, .n_numbers = (int)n};
@@ -93,7 +90,7 @@ void varve_tile_predict(varve_tile *tile, int layer, bool is_first) {
 }
 
 void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step) {
-    const float scale = step * ((float)VARVE_NUMBER_UNIT / VARVE_SYMBOL_UNIT / (1 << VARVE_BASIS_BITS));
+    const float scale = varve_sum_unit(step);
     int n_bases = 0;
     const varve_basis *bases = varve_tile_bases(tile, layer, is_first, &n_bases);
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {

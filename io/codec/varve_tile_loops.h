@@ -5,7 +5,6 @@
 
 #include <string.h>
 
-#include "io/codec/key_angle.h"
 #include "io/codec/varve_loops.h"
 
 static inline uint32_t word_at(const void *words, int i) {

@@ -133,7 +133,7 @@ static void add_noise(const float *values, float *rows, int64_t n, size_t n_chan
     }
     qsort(sorted, (size_t)n, sizeof *sorted, compare_doubles);
     for (int64_t t = VARVE_EXACT_POSITIONS; t < n; t++) {
-        const float own = (float)size * varve_grade_factors[varve_grade((int32_t)(n - 1 - t))];
+        const float own = varve_grade_step((float)size, varve_grade((int32_t)(n - 1 - t)));
         for (size_t i = 0; norms[t] >= varve_sink_share * sorted[n / 2] && i < n_channels; i++)
             rows[(size_t)t * n_channels + i] += own * noise_of(round, (uint64_t)t * n_channels + i);
     }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "io/codec/key_turns.h"
+#include "io/codec/varve_payload.h"
 #include "io/codec/varve_private.h"
 #include "kernels/convert.h"
 #include "src/study/tables_build.h"
