@@ -27,6 +27,7 @@
 #include "kernels/kv_page.h"
 #include "kernels/level_stream.h"
 #include "kernels/sampling.h"
+#include "kernels/varve_code.h"
 #include "src/base/status.h"
 
 typedef struct device device;
@@ -144,6 +145,12 @@ typedef struct device_ops {
     status (*copy_after)(device *dev, device_copy *copy);
     status (*copy_begin)(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
     status (*copy_test)(device *dev, device_copy *copy, bool *over);
+
+    /* Decode a chunk of the codec kvarve into pages of this format, as one of the things that a device_copy
+     * does: they are done in the order in which they were begun, and copy_test says whether the last is over.
+     * What the image and the job name lies in the device's memory. NULL: the host decodes. */
+    status (*decode_chunk)(device *dev, device_copy *copy, const kv_format *format, const varve_image *image,
+                           const varve_job *job);
 
     /* Wait for all queued operations; the first failure among them, once. */
     status (*sync)(device *dev);

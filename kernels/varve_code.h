@@ -5,7 +5,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "kernels/convert.h"
 #include "kernels/kv_page.h"
 
 /* Functions that kernels call as well. */
@@ -172,6 +171,6 @@ typedef struct varve_job {
     int64_t places;                                            /* varve_place [n_layers] */
 } varve_job;
 
-static inline int32_t varve_job_tiles(const varve_job *job) {
+VARVE_FUNCTION int32_t varve_job_tiles(const varve_job *job) {
     return (job->n_tokens - 1) / VARVE_TILE + 1;
 }

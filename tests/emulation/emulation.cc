@@ -368,6 +368,40 @@ void emulation_mma(float c[4], const uint32_t a[4], const uint32_t b[2]) {
     emulation_meet(0xffffffffu, multiply, &own);
 }
 
+static int byte_at(const void *packed, unsigned i, bool is_signed) {
+    uint8_t byte = static_cast<const uint8_t *>(packed)[i];
+    return is_signed ? static_cast<int8_t>(byte) : byte;
+}
+
+static void multiply_bytes(emulation_request *const lanes[32], unsigned) {
+    const bool a_signed = lanes[0]->value & 1, b_signed = lanes[0]->value & 2;
+    int a[16][32], b[32][8];
+    for (unsigned lane = 0; lane < LANES; lane++) {
+        unsigned group = lane / 4, place = lane % 4;
+        for (unsigned i = 0; i < 16; i++)
+            a[group + (i / 4 % 2) * 8][4 * place + i % 4 + i / 8 * 16] = byte_at(lanes[lane]->a, i, a_signed);
+        for (unsigned i = 0; i < 8; i++)
+            b[4 * place + i % 4 + i / 4 * 16][group] = byte_at(lanes[lane]->b, i, b_signed);
+    }
+    for (unsigned lane = 0; lane < LANES; lane++) {
+        uint32_t *c = static_cast<uint32_t *>(lanes[lane]->out);
+        for (unsigned i = 0; i < 4; i++) {
+            unsigned row = lane / 4 + i / 2 * 8, column = 2 * (lane % 4) + i % 2;
+            for (unsigned k = 0; k < 32; k++)
+                c[i] += static_cast<uint32_t>(a[row][k] * b[k][column]);
+        }
+    }
+}
+
+void emulation_mma_bytes(int c[4], const uint32_t a[4], const uint32_t b[2], bool a_signed, bool b_signed) {
+    emulation_request own = {};
+    own.a = a;
+    own.b = b;
+    own.out = c;
+    own.value = a_signed + 2 * b_signed;
+    emulation_meet(0xffffffffu, multiply_bytes, &own);
+}
+
 static uint16_t element(emulation_request *const lanes[32], unsigned matrix, unsigned row, unsigned column) {
     return static_cast<const uint16_t *>(lanes[8 * matrix + row]->a)[column];
 }

@@ -95,6 +95,7 @@ void emulation_meet(unsigned mask, emulation_operation *operation, emulation_req
 emulation_operation emulation_exchange, emulation_vote, emulation_nothing;
 
 void emulation_mma(float c[4], const uint32_t a[4], const uint32_t b[2]);
+void emulation_mma_bytes(int c[4], const uint32_t a[4], const uint32_t b[2], bool a_signed, bool b_signed);
 void emulation_load_matrices(uint32_t r[4], const void *row, bool transposed);
 
 static inline void __syncwarp(unsigned mask = 0xffffffffu) {

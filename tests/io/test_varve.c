@@ -5,111 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "io/codec/key_turns.h"
 #include "io/codec/varve_payload.h"
 #include "io/codec/varve_private.h"
 #include "kernels/convert.h"
-#include "src/study/tables_build.h"
 #include "tests/fixtures/harness.h"
-
-/* ---- samples: few causes behind many numbers, and more of them from layer to layer ---- */
-
-enum { N_CAUSES = 6, N_LAYERS = 3, WINDOW = 64 };
-static const float USUAL_NOISE = 0.2f, MUCH_NOISE = 1;
-
-/* K and V of all layers [N_LAYERS, N_KV_PARTS, n_tokens, heads, width], keys turned by their positions in
- * windows of so many tokens. noise: how far numbers lie beside what the causes say. */
-static void *make_elements(const varve_shape *s, dtype type, int n_tokens, int window, float noise,
-                           uint64_t seed) {
-    const size_t n = (size_t)s->n_heads * (size_t)s->width,
-                 n_all = (size_t)n_tokens * n * N_KV_PARTS * N_LAYERS;
-    void *elements = mem_new(n_all, dtype_bytes(type));
-    float *causes = mem_new((size_t)n_tokens * N_CAUSES, sizeof *causes),
-          *turns = mem_new((size_t)s->width, sizeof *turns);
-    float *frequencies = mem_new((size_t)s->width / 2, sizeof *frequencies), *row = mem_new(n, sizeof *row);
-    for (int i = 0; i < s->width / 2; i++)
-        frequencies[i] = (float)pow(1e4, -2.0 * i / s->width);
-    for (int i = 0; i < n_tokens * N_CAUSES; i++)
-        causes[i] = harness_random_normal(&seed);
-    for (int layer = 0; layer < N_LAYERS; layer++)
-        for (int part = 0; part < N_KV_PARTS; part++)
-            for (int t = 0; t < n_tokens; t++) {
-                uint64_t shares = 17 + (uint64_t)part; /* of the causes, alike in every layer and sample */
-                for (size_t i = 0; i < n; i++) {
-                    row[i] = 0.3f * (float)(i % 5) + noise * harness_random_normal(&seed);
-                    for (int k = 0; k < N_CAUSES; k++)
-                        row[i] += causes[t * N_CAUSES + k] * harness_random_normal(&shares);
-                }
-                key_turns_of(frequencies, s->width, t % window, turns);
-                for (int head = 0; part == KV_PART_K && head < s->n_heads; head++)
-                    key_turn(turns, s->width, row + (size_t)(head * s->width));
-                for (size_t i = 0; i < n; i++)
-                    put_float_at(type, elements,
-                                 ((size_t)(layer * N_KV_PARTS + part) * (size_t)n_tokens + (size_t)t) * n + i,
-                                 row[i]);
-            }
-    free(causes);
-    free(turns);
-    free(frequencies);
-    free(row);
-    return elements;
-}
-
-static void build(const varve_shape *s, float noise, text_buffer *out) {
-    enum { TOKENS = 512 };
-    const size_t n = (size_t)s->n_heads * (size_t)s->width;
-    float *elements = make_elements(s, DTYPE_F32, TOKENS, WINDOW, noise, 3),
-          *frequencies = mem_new((size_t)s->width / 2, sizeof *frequencies);
-    varve_counts *counts = mem_new(1, sizeof *counts);
-    const linear *l = NULL;
-    CHECK_OK(linear_load(&l));
-    varve_samples before, samples = {0};
-    for (int i = 0; i < s->width / 2; i++)
-        frequencies[i] = (float)pow(1e4, -2.0 * i / s->width);
-    for (int layer = 0; layer < N_LAYERS; layer++) {
-        before = samples;
-        const float *k = elements + (size_t)layer * N_KV_PARTS * TOKENS * n;
-        samples = (varve_samples){DTYPE_F32, TOKENS, WINDOW, {k, k + TOKENS * n}, {1, 1}};
-        varve_build_layer(l, s, &samples, layer ? &before : NULL, frequencies, counts, out);
-    }
-    varve_append_classes(counts, out);
-    free(elements);
-    free(frequencies);
-    free(counts);
-}
-
-static status read_tables(const varve_shape *s, const text_buffer *bytes, varve_tables *out) {
-    byte_reader r = {bytes->data, bytes->n, false};
-    status st = STATUS_OK;
-    *out =
-        (varve_tables){.shape = *s, .n_layers = N_LAYERS, .layers = mem_new(N_LAYERS, sizeof *out->layers)};
-    for (int layer = 0; st == STATUS_OK && layer < N_LAYERS; layer++)
-        st = varve_read_layer(&r, s, layer == 0, &out->layers[layer]);
-    if (st == STATUS_OK) st = varve_read_classes(&r, &out->classes);
-    if (st == STATUS_OK) varve_make_planes(out);
-    CU_ASSERT(st != STATUS_OK || r.n == 0);
-    return st;
-}
-
-static varve_tables make_tables_of(const varve_shape *s, float noise) {
-    varve_tables t;
-    text_buffer bytes = {0};
-    build(s, noise, &bytes);
-    CHECK_OK(read_tables(s, &bytes, &t));
-    free(bytes.data);
-    return t;
-}
-
-static varve_tables make_tables(const varve_shape *s) {
-    return make_tables_of(s, USUAL_NOISE);
-}
-
-static kv_token *make_tokens(int n_tokens, int first, int n_behind) {
-    kv_token *tokens = mem_new((size_t)n_tokens, sizeof *tokens);
-    for (int i = 0; i < n_tokens; i++)
-        tokens[i] = (kv_token){first + i, n_behind + n_tokens - 1 - i};
-    return tokens;
-}
+#include "tests/fixtures/varve_samples.h"
 
 /* ---- there and back ---- */
 

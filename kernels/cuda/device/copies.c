@@ -81,6 +81,11 @@ status cuda_copy_begin(device *dev, device_copy *copy, void *dst, const void *sr
     return copy_status(code, "begin of a copy");
 }
 
+cudaStream_t cuda_copy_stream(device *dev, device_copy *copy) {
+    use_gpu(dev); /* where that fails, so does what follows */
+    return copy->stream;
+}
+
 status cuda_copy_test(device *dev, device_copy *copy, bool *over) {
     cudaError_t code = use_gpu(dev);
     if (code == cudaSuccess) code = cudaEventQuery(copy->over);

@@ -218,6 +218,7 @@ static const device_ops cuda_ops = {
     .copy_after = cuda_copy_after,
     .copy_begin = cuda_copy_begin,
     .copy_test = cuda_copy_test,
+    .decode_chunk = cuda_decode_chunk,
     .sync = cuda_sync,
     .check = cuda_check,
     .measure_memory = cuda_measure_memory,

@@ -28,6 +28,12 @@ void cuda_copy_close(device *dev, device_copy *copy);
 status cuda_copy_after(device *dev, device_copy *copy);
 status cuda_copy_begin(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
 status cuda_copy_test(device *dev, device_copy *copy, bool *over);
+/* Its stream, of the GPU that the caller's thread uses from now on. */
+cudaStream_t cuda_copy_stream(device *dev, device_copy *copy);
+
+/* codec/varve.cu */
+status cuda_decode_chunk(device *dev, device_copy *copy, const kv_format *format, const varve_image *image,
+                         const varve_job *job);
 
 /* rows.cu */
 void cuda_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);

@@ -8,24 +8,33 @@
 #include <emulation.h>
 #endif
 
+/* Start a kernel on a stream. */
+template <typename... Parameters, typename... Arguments>
+cudaError_t cuda_launch_on(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                           size_t shared_bytes, Arguments... arguments) {
+#ifdef KVARVE_CUDA_EMULATED
+    emulation_launch(grid, block, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
+    (void)stream;
+    return cudaSuccess;
+#else
+    const size_t always = 48 << 10;
+    cudaError_t code = cudaSuccess;
+    if (shared_bytes > always)
+        code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes));
+    if (code != cudaSuccess) return code;
+    kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+    return cudaGetLastError();
+#endif
+}
+
 /* Start a kernel on the device's stream; the failure of a launch is recorded under the name of the operation.
  */
 template <typename... Parameters, typename... Arguments>
 void cuda_launch(cuda_device *dev, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                  size_t shared_bytes, Arguments... arguments) {
-#ifdef KVARVE_CUDA_EMULATED
-    emulation_launch(grid, block, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
-    (void)dev, (void)name;
-#else
-    const size_t always = 48 << 10;
-    if (shared_bytes > always)
-        cuda_device_check(dev,
-                          cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               static_cast<int>(shared_bytes)),
-                          name);
-    kernel<<<grid, block, shared_bytes, dev->stream>>>(static_cast<Parameters>(arguments)...);
-    cuda_device_check(dev, cudaGetLastError(), name);
-#endif
+    cuda_device_check(dev, cuda_launch_on(dev->stream, kernel, grid, block, shared_bytes, arguments...),
+                      name);
 }
 
 /* The dynamic shared memory of the block. */

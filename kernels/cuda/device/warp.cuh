@@ -22,6 +22,31 @@ __device__ __forceinline__ void warp_mma(float c[4], const uint32_t a[4], const 
 #endif
 }
 
+/* c[16, 8] += a[16, 32] * b[32, 8], of bytes, each signed or not, with sums that wrap around.
+ * a[0]: row group, columns 4 place to 4 place + 3; a[1]: row group + 8; a[2], a[3]: the same, columns + 16.
+ * b[0]: rows 4 place to 4 place + 3, column group; b[1]: rows + 16. c: as above. */
+template <bool A_SIGNED, bool B_SIGNED>
+__device__ __forceinline__ void warp_mma_bytes(int c[4], const uint32_t a[4], const uint32_t b[2]) {
+#ifdef KVARVE_CUDA_EMULATED
+    emulation_mma_bytes(c, a, b, A_SIGNED, B_SIGNED);
+#else
+#define WARP_MMA_BYTES(a_type, b_type)                                                                       \
+    asm("mma.sync.aligned.m16n8k32.row.col.s32." a_type "." b_type                                           \
+        ".s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"                                         \
+        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])                                                     \
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+    if constexpr (A_SIGNED && B_SIGNED)
+        WARP_MMA_BYTES("s8", "s8");
+    else if constexpr (A_SIGNED)
+        WARP_MMA_BYTES("s8", "u8");
+    else if constexpr (B_SIGNED)
+        WARP_MMA_BYTES("u8", "s8");
+    else
+        WARP_MMA_BYTES("u8", "u8");
+#undef WARP_MMA_BYTES
+#endif
+}
+
 /* Four 8x8 matrices of 16-bit elements from shared memory: lane l gives the address of row l % 8 of matrix
  * l / 8 (16 bytes, aligned), and gets of matrix i in r[i] elements 2 place, +1 of row group; _transposed: of
  * column group. */

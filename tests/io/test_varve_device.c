@@ -1,0 +1,263 @@
+/* tests/io/test_varve_device.c: chunks of the codec kvarve, decoded by every kind of device that does so into
+ * pages, have the bits that the host gives them; and are damaged there where they are damaged for the host.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "io/codec/varve_device.h"
+#include "io/codec/varve_payload.h"
+#include "io/codec/varve_private.h"
+#include "tests/fixtures/device_arrays.h"
+#include "tests/fixtures/varve_samples.h"
+
+enum { PAGE_TOKENS = 16, SHIFT = 21 }; /* SHIFT: positions of the cache less those of the chunk */
+
+/* What a device has of tables. */
+typedef struct loaded {
+    const tested *on;
+    const varve_tables *tables;
+    varve_image image;
+    void *memory;
+} loaded;
+
+static loaded load(const tested *on, const varve_tables *t, varve_kind kind) {
+    loaded l = {.on = on, .tables = t};
+    text_buffer bytes = {0};
+    varve_image_make(t, kind, 0, N_LAYERS, &bytes, &l.image);
+    l.memory = array_new(on->dev, bytes.data, bytes.n);
+    l.image.bytes = l.memory;
+    free(bytes.data);
+    return l;
+}
+
+/* Pages of each layer of a chunk. */
+typedef struct page_set {
+    kv_format format;
+    int64_t n_pages; /* of a layer; the table goes through them from last to first */
+    void *layers[N_LAYERS];
+    int64_t first_token, last_token; /* that are wanted */
+    int nowhere;                     /* this layer is not */
+} page_set;
+
+static page_set new_pages(device *dev, const varve_shape *s, const varve_chunk *chunk) {
+    page_set c = {.format = kv_format_of(chunk->type, s->n_heads, s->width, PAGE_TOKENS),
+                  .n_pages = kv_pages_for(chunk->n_tokens + SHIFT, PAGE_TOKENS),
+                  .first_token = chunk->n_tokens > 40 ? 5 : 0,
+                  .last_token = chunk->n_tokens > 40 ? chunk->n_tokens - 3 : chunk->n_tokens,
+                  .nowhere = chunk->n_layers > 2 ? 1 : -1};
+    for (int layer = 0; layer < chunk->n_layers; layer++)
+        c.layers[layer] = array_poisoned(dev, chunk->type, (size_t)c.n_pages * kv_page_elements(&c.format));
+    return c;
+}
+
+static void put_places(const page_set *c, varve_job *job, text_buffer *bytes) {
+    const int64_t first_page = SHIFT / PAGE_TOKENS, table = (int64_t)bytes->n;
+    for (int64_t page = first_page; page < c->n_pages; page++)
+        text_append(bytes, (const char *)&(int32_t){(int32_t)(c->n_pages - 1 - page)}, sizeof(int32_t));
+    for (int layer = 0; layer < job->n_layers; layer++) {
+        const varve_place place = {
+            c->layers[layer], c->first_token, layer == c->nowhere ? c->first_token : c->last_token, SHIFT,
+            first_page,       table};
+        memcpy(bytes->data + job->places + (size_t)layer * sizeof place, &place, sizeof place);
+    }
+}
+
+/* By the device; refused by the host, or bad for the device: refused. */
+static status decode(const loaded *l, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
+                     const page_set *c) {
+    device *dev = l->on->dev;
+    const varve_shape *s = &l->tables->shape;
+    text_buffer bytes = {0};
+    varve_job job;
+    status st = varve_job_make(l->tables, planes, n_planes, chunk, &bytes, &job);
+    if (st != STATUS_OK) {
+        free(bytes.data);
+        return st;
+    }
+    put_places(c, &job, &bytes);
+    void *there = array_new(dev, bytes.data, bytes.n), *room = NULL;
+    CHECK_OK(dev->ops->alloc(dev, varve_job_room(&job, s), &room));
+    varve_job_settle(&job, s, there, room);
+    device_copy *copy = NULL;
+    CHECK_OK(dev->ops->copy_open(dev, &copy));
+    CHECK_OK(dev->ops->sync(dev));
+    CHECK_OK(dev->ops->decode_chunk(dev, copy, &c->format, &l->image, &job));
+    for (bool over = false; !over;)
+        CHECK_OK(dev->ops->copy_test(dev, copy, &over));
+    uint32_t *is_bad = array_read(dev, job.is_bad, sizeof *is_bad);
+    if (*is_bad) st = status_refuse("damaged");
+    free(is_bad);
+    free(bytes.data);
+    dev->ops->copy_close(dev, copy);
+    dev->ops->release(dev, there);
+    dev->ops->release(dev, room);
+    return st;
+}
+
+/* What is wanted is where it should be, and nothing else was written. */
+static void check_pages(const loaded *l, const varve_chunk *chunk, const page_set *c, const char *elements) {
+    const varve_shape *s = &l->tables->shape;
+    const size_t row = (size_t)s->width * dtype_bytes(chunk->type);
+    const size_t n = (size_t)c->n_pages * kv_page_elements(&c->format);
+    char *expected = mem_new(n, dtype_bytes(chunk->type));
+    size_t n_wrong = 0;
+    for (int layer = 0; layer < chunk->n_layers; layer++) {
+        char *found = array_take(l->on->dev, c->layers[layer], n * dtype_bytes(chunk->type));
+        poison(expected, chunk->type, n);
+        for (int64_t t = c->first_token; layer != c->nowhere && t < c->last_token; t++)
+            for (int part = 0; part < N_KV_PARTS; part++)
+                for (int head = 0; head < s->n_heads; head++) {
+                    const int64_t pos = t + SHIFT, page = c->n_pages - 1 - pos / PAGE_TOKENS;
+                    const size_t at = (size_t)page * kv_page_elements(&c->format) +
+                                      kv_element(&c->format, (kv_part)part, head, (int)(pos % PAGE_TOKENS));
+                    memcpy(expected + at * dtype_bytes(chunk->type),
+                           elements +
+                               (varve_row(chunk, layer, part, (int)t) * (size_t)s->n_heads + (size_t)head) *
+                                   row,
+                           row);
+                }
+        n_wrong += memcmp(expected, found, n * dtype_bytes(chunk->type)) != 0;
+        free(found);
+    }
+    if (n_wrong)
+        printf("%s: %d heads of %d, %d tokens, %d layers: %zu layers differ\n", l->on->name, s->n_heads,
+               s->width, chunk->n_tokens, chunk->n_layers, n_wrong);
+    CU_ASSERT(n_wrong == 0);
+    free(expected);
+}
+
+static void release_pages(const loaded *l, const varve_chunk *chunk, const page_set *c) {
+    for (int layer = 0; layer < chunk->n_layers; layer++)
+        l->on->dev->ops->release(l->on->dev, c->layers[layer]);
+}
+
+typedef struct coded_chunk {
+    varve_chunk chunk;
+    text_buffer planes[VARVE_PLANES];
+    char *elements; /* room for what is decoded */
+} coded_chunk;
+
+static coded_chunk encode(const varve_tables *t, const varve_coding *how, const varve_chunk *chunk,
+                          float noise) {
+    coded_chunk c = {.chunk = *chunk};
+    const size_t n = (size_t)chunk->n_tokens * N_KV_PARTS * N_LAYERS;
+    char *all = make_elements(&t->shape, chunk->type, chunk->n_tokens, chunk->n_tokens, noise, 8);
+    kv_token *tokens = make_tokens(chunk->n_tokens, 0, 40);
+    varve_report reports[VARVE_PLANES] = {{.n_numbers = 0}};
+    c.elements = mem_new(n, varve_token_bytes(&t->shape, chunk->type));
+    varve_encode(t, how, chunk, tokens,
+                 all + varve_row(chunk, chunk->first_layer, 0, 0) * varve_token_bytes(&t->shape, chunk->type),
+                 c.planes, reports);
+    free(all);
+    free(tokens);
+    return c;
+}
+
+static void coded_free(coded_chunk *c) {
+    for (int i = 0; i < VARVE_PLANES; i++)
+        free(c->planes[i].data);
+    free(c->elements);
+}
+
+static void check_chunk(const loaded *l, const varve_coding *how, const varve_chunk *chunk, float noise) {
+    coded_chunk c = encode(l->tables, how, chunk, noise);
+    varve_plane planes[VARVE_PLANES];
+    for (int i = 0; i < how->n_planes; i++)
+        planes[i] = (varve_plane){c.planes[i].data, c.planes[i].n};
+    for (int n = 1; n <= how->n_planes; n++) {
+        const page_set pages = new_pages(l->on->dev, &l->tables->shape, chunk);
+        CHECK_OK(varve_decode(l->tables, planes, n, chunk, c.elements));
+        CHECK_OK(decode(l, planes, n, chunk, &pages));
+        check_pages(l, chunk, &pages, c.elements);
+    }
+    coded_free(&c);
+}
+
+/* Steps so small that symbols escape, usual ones, and such that most symbols are 0. */
+static void check_shape(const tested *on, const varve_shape *s) {
+    static const int levels[] = {-40, -9, 4}, tokens[] = {1, 33, 70};
+    varve_tables t = make_tables(s);
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+        const loaded l = load(on, &t, (varve_kind)kind);
+        for (int i = 0; i < 3; i++)
+            for (int n_planes = 1; n_planes <= VARVE_PLANES; n_planes++) {
+                const varve_coding how = {(varve_kind)kind, levels[(i + n_planes) % 3], n_planes};
+                check_chunk(&l, &how, &(varve_chunk){on->dev->kv, tokens[i], 0, N_LAYERS}, USUAL_NOISE);
+            }
+        check_chunk(&l, &(varve_coding){(varve_kind)kind, -3, 2}, &(varve_chunk){on->dev->kv, 64, 1, 2},
+                    USUAL_NOISE);
+        check_chunk(&l, &(varve_coding){(varve_kind)kind, -3, 2},
+                    &(varve_chunk){on->dev->kv, 300, 0, N_LAYERS}, MUCH_NOISE);
+        on->dev->ops->release(on->dev, l.memory);
+    }
+    varve_tables_free(&t);
+}
+
+static void check_shapes(const tested *on) {
+    static const varve_shape shapes[] = {{1, 2}, {2, 16}, {9, 6}, {5, 64}, {1, 256}};
+    const size_t n = harness_is_long() ? sizeof shapes / sizeof *shapes : 3;
+    if (!on->dev->ops->decode_chunk) return;
+    for (size_t i = 0; i < n; i++)
+        check_shape(on, &shapes[i]);
+}
+
+static void same_as_the_host(void) {
+    for_each_kind(check_shapes);
+}
+
+/* One bit at a time, and cut off. */
+static void check_damaged(const tested *on) {
+    const varve_shape s = {2, 16};
+    if (!on->dev->ops->decode_chunk) return;
+    varve_tables t = make_tables(&s);
+    uint64_t seed = 5;
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+        const loaded l = load(on, &t, (varve_kind)kind);
+        const varve_chunk chunk = {on->dev->kv, 40, 0, N_LAYERS};
+        const varve_coding how = {(varve_kind)kind, -30, 2};
+        coded_chunk c = encode(&t, &how, &chunk, USUAL_NOISE);
+        int n_refused = 0;
+        for (int i = 0; i < 120; i++) {
+            const int plane = i % VARVE_PLANES;
+            varve_plane planes[] = {{c.planes[0].data, c.planes[0].n}, {c.planes[1].data, c.planes[1].n}};
+            const size_t at = harness_random(&seed) % c.planes[plane].n;
+            const char bit = (char)(1 << harness_random(&seed) % 8);
+            if (i % 5 == 0)
+                planes[plane].n_bytes = at;
+            else
+                c.planes[plane].data[at] ^= bit;
+            const page_set pages = new_pages(on->dev, &s, &chunk);
+            const status by_host = varve_decode(&t, planes, VARVE_PLANES, &chunk, c.elements),
+                         by_device = decode(&l, planes, VARVE_PLANES, &chunk, &pages);
+            CU_ASSERT_EQUAL(by_device, by_host);
+            n_refused += by_host != STATUS_OK;
+            if (by_host == STATUS_OK)
+                check_pages(&l, &chunk, &pages, c.elements);
+            else
+                release_pages(&l, &chunk, &pages);
+            if (i % 5) c.planes[plane].data[at] ^= bit;
+        }
+        CU_ASSERT(n_refused > 60);
+        coded_free(&c);
+        on->dev->ops->release(on->dev, l.memory);
+    }
+    varve_tables_free(&t);
+}
+
+static void damaged(void) {
+    for_each_kind(check_damaged);
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {
+        {"same_as_the_host", same_as_the_host},
+        {"damaged", damaged},
+        CU_TEST_INFO_NULL,
+    };
+    if (device_count(DEVICE_CUDA, NULL) < 1) {
+        printf("skipped  varve device: no GPU here\n");
+        return 77;
+    }
+    return harness_run(&argc, &argv, "varve_device", tests);
+}
