@@ -153,7 +153,7 @@ typedef struct varve_job {
     const char *bytes;   /* the device's memory, and */
     int16_t *components; /* room there: [tiles, n_layers, numbers, VARVE_TILE], */
     float *turns;        /* [n_layers, n_tokens, width], */
-    uint32_t *is_bad;    /* and the verdict: 0, or the chunk is damaged, and its rows are wrong */
+    uint32_t *is_bad;    /* and the verdict: 0, or the chunk is damaged, and no row was written */
     int32_t n_tokens, first_layer, n_layers;
     int32_t n_planes, n_planes_coded; /* that are decoded, and that the file has */
     int32_t step_level;

@@ -10,6 +10,7 @@
 
 #include "io/codec/kv_lossless.h"
 #include "io/codec/varve.h"
+#include "io/codec/varve_device.h"
 #include "kernels/convert.h"
 
 /* Element types by their number in files. */
@@ -320,15 +321,6 @@ static status check_tables(const frame_header *header, const kv_tables *t, const
                          t->shape.n_layers, t->shape.n_kv_heads, t->shape.head_dim);
 }
 
-static status decode_varve(const kv_tables *t, const frame_header *header, const varve_plane *planes,
-                           int n_planes, const kv_chunk *chunk, void *elements) {
-    const varve_chunk shape = {chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
-    if (chunk->n_parts != N_KV_PARTS || chunk->n_layers > VARVE_MOST_LAYERS)
-        return status_refuse("frame of the codec %s of %d parts of %d layers",
-                             kv_codec_name((kv_codec)header->codec), chunk->n_parts, chunk->n_layers);
-    return varve_decode(&t->varve, planes, n_planes, &shape, elements);
-}
-
 /* The planes of a frame of kvarve's, or the first. */
 static int find_planes(const frame_header *header, const uint8_t *frame, size_t n_bytes, bool is_base,
                        varve_plane planes[VARVE_PLANES]) {
@@ -341,18 +333,34 @@ static int find_planes(const frame_header *header, const uint8_t *frame, size_t 
     return VARVE_PLANES;
 }
 
+/* All but what the payload means, and has the codec what it needs? */
+static status check_all(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                        const kv_chunk *chunk, frame_header *header) {
+    status st = check_frame(frame, n_bytes, is_base, chunk, header);
+    if (st == STATUS_OK && !kv_codec_is_exact((kv_codec)header->codec))
+        st = check_tables(header, tables, chunk);
+    if (st == STATUS_OK && header->codec >= KV_CODEC_FAST &&
+        (chunk->n_parts != N_KV_PARTS || chunk->n_layers > VARVE_MOST_LAYERS))
+        st = status_refuse("frame of the codec %s of %d parts of %d layers",
+                           kv_codec_name((kv_codec)header->codec), chunk->n_parts, chunk->n_layers);
+    return st;
+}
+
+static varve_chunk varve_chunk_of(const kv_chunk *chunk) {
+    return (varve_chunk){chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
+}
+
 static status decode(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
                      const kv_chunk *chunk, void *elements) {
     frame_header header;
     varve_plane planes[VARVE_PLANES];
-    status st = check_frame(frame, n_bytes, is_base, chunk, &header);
-    if (st == STATUS_OK && !kv_codec_is_exact((kv_codec)header.codec))
-        st = check_tables(&header, tables, chunk);
+    status st = check_all(frame, n_bytes, is_base, tables, chunk, &header);
     if (st != STATUS_OK) return st;
     const uint8_t *payload = (const uint8_t *)frame + sizeof header;
     if (header.codec >= KV_CODEC_FAST) {
         const int n_planes = find_planes(&header, frame, n_bytes, is_base, planes);
-        return decode_varve(tables, &header, planes, n_planes, chunk, elements);
+        const varve_chunk shape = varve_chunk_of(chunk);
+        return varve_decode(&tables->varve, planes, n_planes, &shape, elements);
     }
     if (header.codec != KV_CODEC_NONE && kv_chunk_count_parts(chunk) != 1)
         return status_refuse("frame of the codec %s of more than one part of a layer",
@@ -377,4 +385,16 @@ status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *table
 status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                             void *elements) {
     return decode(frame, n_bytes, true, tables, chunk, elements);
+}
+
+status kv_frame_make_job(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                         const kv_chunk *chunk, text_buffer *bytes, varve_job *job) {
+    frame_header header;
+    varve_plane planes[VARVE_PLANES];
+    *job = (varve_job){.n_tokens = 0};
+    status st = check_all(frame, n_bytes, is_base, tables, chunk, &header);
+    if (st != STATUS_OK || header.codec < KV_CODEC_FAST) return st;
+    const int n_planes = find_planes(&header, frame, n_bytes, is_base, planes);
+    const varve_chunk shape = varve_chunk_of(chunk);
+    return varve_job_make(&tables->varve, planes, n_planes, &shape, bytes, job);
 }

@@ -12,6 +12,7 @@
 
 #include "io/codec/kv_chunk.h"
 #include "io/codec/kv_coding.h"
+#include "kernels/varve_code.h"
 #include "src/base/status.h"
 
 /* The number of an element type in files: 0 for f32, 1 for bf16. */
@@ -67,6 +68,11 @@ typedef enum kv_planes { KV_ALL_PLANES, KV_BASE_ONLY } kv_planes;
 /* The same of the base of a frame: its first n_bytes, which are all that it takes. */
 status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                             void *elements);
+
+/* A frame, or the base of one, for a device to decode (io/codec/varve_device.h), as far as it can be checked
+ * here; job->n_tokens is 0 where its codec is not one of kvarve's. */
+status kv_frame_make_job(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                         const kv_chunk *chunk, text_buffer *bytes, varve_job *job);
 
 /* Check a frame as kv_frame_decode does, without decoding it: shape and checksum, and those of its base. */
 status kv_frame_check(const void *frame, size_t n_bytes, const kv_chunk *chunk);

@@ -134,6 +134,11 @@ status segment_fetch(segment *s, int64_t i, size_t begin, size_t end, void *byte
 status segment_check_chunk(segment *s, int64_t i, const void *bytes);
 status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements);
 
+/* Such bytes as a device decodes them (io/codec/varve_device.h); what they hold, and the tables that they
+ * need. job->n_tokens: 0 where a device does not. */
+status segment_make_job(segment *s, int64_t i, const void *bytes, size_t n_bytes, text_buffer *to,
+                        varve_job *job, segment_chunk *chunk, const kv_tables **tables);
+
 /* Rows [row0, row0 + n_rows), which the segment must have, of the layers and parts of `to`: they become its
  * rows from `first` on. Refuses as segment_read_chunk does. Whole chunks are read fastest. */
 status segment_read_into(segment *s, int64_t row0, int64_t n_rows, const kv_chunk *to, int64_t first,

@@ -149,6 +149,15 @@ status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, 
         i);
 }
 
+status segment_make_job(segment *s, int64_t i, const void *bytes, size_t n_bytes, text_buffer *to,
+                        varve_job *job, segment_chunk *chunk, const kv_tables **tables) {
+    const bool is_base = n_bytes < s->entries[i].n_bytes;
+    *chunk = segment_chunk_at(&s->info, i);
+    *tables = s->tables;
+    return segment_at_chunk(kv_frame_make_job(bytes, n_bytes, is_base, s->tables, &chunk->chunk, to, job), s,
+                            i);
+}
+
 /* A frame goes to a buffer first. */
 status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements, double *read_seconds) {
     const size_t n = segment_chunk_file_bytes(s, i, planes);

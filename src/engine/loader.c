@@ -65,6 +65,7 @@ status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, 
         loader_close(l);
         return loader_advise(st);
     }
+    from->decoder = chunk_decoder_open(kv, &from->manifest, &from->tables, s, 2 * options->n_threads);
     *out = l;
     return STATUS_OK;
 }
@@ -252,6 +253,7 @@ void loader_close(loader *l) {
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->lock);
     pthread_mutex_destroy(&l->source.lock);
+    chunk_decoder_close(l->source.decoder);
     manifest_free(&l->source.manifest);
     snapshot_tables_close(&l->source.tables);
     free(l->source.dir);

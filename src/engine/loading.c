@@ -1,5 +1,6 @@
 #include "src/engine/loading.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,11 +21,18 @@ struct load_piece {
     size_t n_there;
 };
 
+static void keep_failure(loading *w, status st) {
+    if (st == STATUS_OK || w->st != STATUS_OK) return;
+    memcpy(w->text, status_text(), sizeof w->text);
+    w->st = st;
+}
+
 loading *loading_new(load_source *from, int slot, int64_t number, int64_t source, int64_t n_tokens) {
     loading *w = mem_new(1, sizeof *w);
     *w = (loading){.from = from, .slot = slot, .number = number, .source = source, .n_tokens = n_tokens};
     w->segments = mem_new((size_t)from->manifest.n_segments, sizeof(segment *));
     pthread_rwlock_init(&w->writing, NULL);
+    if (from->decoder) keep_failure(w, chunk_decoder_order(from->decoder, 0, from->options.n_threads));
     return w;
 }
 
@@ -43,12 +51,6 @@ void loading_leave(loading *w, int64_t pos) {
     pthread_rwlock_wrlock(&w->writing);
     if (pos > w->left_out) w->left_out = pos;
     pthread_rwlock_unlock(&w->writing);
-}
-
-static void keep_failure(loading *w, status st) {
-    if (st == STATUS_OK || w->st != STATUS_OK) return;
-    memcpy(w->text, status_text(), sizeof w->text);
-    w->st = st;
 }
 
 static bool is_given_up(const loading *w) {
@@ -220,38 +222,67 @@ static kv_planes choose_planes(const loading *w, const load_piece *p) {
                                                                                   : KV_ALL_PLANES;
 }
 
-/* The base of a piece, whose bytes are kept: those of the rest belong behind them. */
-static status move_base(const loading *w, load_piece *p, void *elements) {
+/* The rows of a frame, or of its base, go to their pages: by the device, or by this thread, of whatever
+ * number among the decoder's users, over `elements`. */
+static status put_frame(loading *w, const load_piece *p, const void *frame, size_t n, int user,
+                        void *elements) {
     segment *from = w->segments[p->segment];
-    p->n_there = file_bytes(w, p, KV_BASE_ONLY);
-    p->frame = mem_resize(NULL, file_bytes(w, p, KV_ALL_PLANES), 1);
-    const double begin = clock_seconds();
-    status st = segment_fetch(from, p->chunk, 0, p->n_there, p->frame);
-    p->read_seconds += clock_seconds() - begin;
-    if (st == STATUS_OK) st = segment_decode(from, p->chunk, p->frame, p->n_there, elements);
-    if (st == STATUS_OK) return STATUS_OK;
-    free(p->frame);
-    p->frame = NULL;
+    bool is_taken = false;
+    status st = STATUS_OK;
+    if (w->from->decoder) {
+        pthread_rwlock_rdlock(&w->writing);
+        const chunk_rows rows = {w->slot, p->row0, p->n_rows, p->pos0, w->left_out};
+        st = chunk_decoder_place(w->from->decoder, user, from, p->chunk, frame, n, &rows, &is_taken);
+        pthread_rwlock_unlock(&w->writing);
+    }
+    if (st != STATUS_OK || is_taken) return st;
+    const segment_chunk c = chunk_of(w, p);
+    st = segment_decode(from, p->chunk, frame, n, elements);
+    if (st == STATUS_OK) place(w, p, &c, elements);
     return st;
 }
 
-static status move_piece(loading *w, load_piece *p, void *elements) {
-    const segment_chunk c = chunk_of(w, p);
+/* A piece that is a frame. Of a base the bytes are kept: those of the rest belong behind them. */
+static status move_frame(loading *w, load_piece *p, kv_planes planes, int user, void *elements) {
     segment *from = w->segments[p->segment];
+    const size_t n = file_bytes(w, p, planes), n_all = file_bytes(w, p, KV_ALL_PLANES);
+    char *frame = mem_resize(NULL, n_all, 1);
     const double begin = clock_seconds();
-    status st;
+    status st = segment_fetch(from, p->chunk, 0, n, frame);
+    if (st == STATUS_OK && n == n_all) st = segment_check_chunk(from, p->chunk, frame);
+    p->read_seconds += clock_seconds() - begin;
+    if (st == STATUS_OK) st = put_frame(w, p, frame, n, user, elements);
+    if (st == STATUS_OK && planes == KV_BASE_ONLY) {
+        p->frame = frame;
+        p->n_there = n;
+    } else {
+        free(frame);
+    }
+    return st;
+}
+
+/* A piece of a plain segment. */
+static status move_elements(loading *w, load_piece *p, void *elements) {
+    const segment_chunk c = chunk_of(w, p);
+    status st =
+        segment_read_chunk(w->segments[p->segment], p->chunk, KV_ALL_PLANES, elements, &p->read_seconds);
+    if (st == STATUS_OK) place(w, p, &c, elements);
+    return st;
+}
+
+static status move_piece(loading *w, load_piece *p, int user, void *elements) {
+    const segment_chunk c = chunk_of(w, p);
+    const double begin = clock_seconds();
     if (!is_wanted(w, p, &c)) return STATUS_OK;
     const kv_planes planes = choose_planes(w, p);
     if (!hold_back(w, p, &c, file_bytes(w, p, planes))) return STATUS_OK;
     p->way = planes == KV_BASE_ONLY ? LOAD_ITS_BASE : LOAD_WHOLE;
     p->read_seconds = clock_seconds() - begin;
-    if (planes == KV_BASE_ONLY) {
-        st = move_base(w, p, elements);
-    } else {
-        st = check_distortion(w, from, p->chunk, planes);
-        if (st == STATUS_OK) st = segment_read_chunk(from, p->chunk, planes, elements, &p->read_seconds);
-    }
-    if (st == STATUS_OK) place(w, p, &c, elements);
+    status st = STATUS_OK;
+    if (planes == KV_ALL_PLANES) st = check_distortion(w, w->segments[p->segment], p->chunk, planes);
+    if (st == STATUS_OK)
+        st = w->from->manifest.segments[p->segment].is_plain ? move_elements(w, p, elements)
+                                                             : move_frame(w, p, planes, user, elements);
     atomic_fetch_add(&w->bytes_read, (int64_t)file_bytes(w, p, planes));
     return st;
 }
@@ -288,7 +319,7 @@ static void move_pieces(loading *w) {
             if (is_given_up(w)) continue;
             load_piece *p = &w->pieces[i];
             const double begin = clock_seconds();
-            status st = move_piece(w, p, elements);
+            status st = move_piece(w, p, omp_get_thread_num(), elements);
             p->begin = begin - w->begin;
             p->seconds = clock_seconds() - begin;
             if (st != STATUS_OK) p->way = LOAD_FAILED;
@@ -397,19 +428,18 @@ status loading_fetch_rest(loading *w) {
 
 status loading_refine(loading *w) {
     const size_t room = room_for(w);
+    const int n_threads = w->from->options.n_threads;
     w->st = STATUS_OK; /* what could not be fetched was told */
-#pragma omp parallel num_threads(w->from->options.n_threads)
+    if (w->from->decoder) keep_failure(w, chunk_decoder_order(w->from->decoder, n_threads, 2 * n_threads));
+#pragma omp parallel num_threads(n_threads)
     {
         void *elements = mem_resize(NULL, room, 1);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < w->n_pieces; i++) {
             const load_piece *p = &w->pieces[i];
             if (!p->frame || !is_whole(w, p)) continue;
-            const segment_chunk c = chunk_of(w, p);
-            status st = segment_decode(w->segments[p->segment], p->chunk, p->frame, p->n_there, elements);
-            if (st == STATUS_OK)
-                place(w, p, &c, elements);
-            else
+            status st = put_frame(w, p, p->frame, p->n_there, n_threads + omp_get_thread_num(), elements);
+            if (st != STATUS_OK)
 #pragma omp critical(loading_end)
                 keep_failure(w, st);
         }

@@ -13,6 +13,7 @@
 #include "io/snapshot/segment.h"
 #include "io/snapshot/snapshot_tables.h"
 #include "mpi/mailbox.h"
+#include "src/engine/chunk_decoder.h"
 #include "src/engine/load_log.h"
 #include "src/model/kv_cache.h"
 #include "src/model/model.h"
@@ -43,6 +44,8 @@ typedef struct load_source {
     slice slice;
     load_options options;
     kv_cache *kv;
+    chunk_decoder
+        *decoder; /* of options.n_threads for what is loaded, and as many for what refines it; NULL */
     mailbox *notes;
     atomic_bool is_closing;
     atomic_int n_waiting; /* loads that are not done: what refines others waits for them */
@@ -75,6 +78,7 @@ typedef struct loading {
     char text[STATUS_TEXT_BYTES];
 } loading;
 
+/* By the thread that queues the device's operations. */
 loading *loading_new(load_source *from, int slot, int64_t number, int64_t source, int64_t n_tokens);
 void loading_free(loading *w);
 

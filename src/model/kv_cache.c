@@ -232,12 +232,20 @@ kv_layer kv_cache_layer(const kv_cache *kv, int layer) {
 
 /* ---- rows out of and into pages ---- */
 
+const int32_t *kv_cache_table(const kv_cache *kv, int slot, int layer) {
+    return group_of(kv, layer)->tables + slot * kv->table_pages;
+}
+
+device *kv_cache_device(const kv_cache *kv) {
+    return kv->dev;
+}
+
 /* Where K or V of one head begins in the page that holds `pos`, and how many positions of [pos, end) it
  * holds. */
 static char *find_rows(const kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
                        int64_t end, int64_t *n) {
     const kv_format *f = &kv->shape.format;
-    const int32_t *table = group_of(kv, layer)->tables + slot * kv->table_pages;
+    const int32_t *table = kv_cache_table(kv, slot, layer);
     int64_t left = f->page_tokens - pos % f->page_tokens;
     *n = left < end - pos ? left : end - pos;
     assert(pos >= kv_cache_first_kept(kv, slot, layer));

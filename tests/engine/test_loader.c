@@ -19,6 +19,7 @@ enum { ROWS = 300, CHUNK = 64, N_CHUNKS = (ROWS - 1) / CHUNK + 1, TOKENS = 290, 
 static text_buffer tables_file;
 static kv_tables *tables;
 static comm *ranks;
+static device_kind place = DEVICE_CPU; /* of pages */
 
 /* Two segments of all rows, of layers [0, 4) and [4, 11), in a snapshot of one sequence. */
 typedef struct snapshot {
@@ -94,7 +95,7 @@ typedef struct rank {
 
 static rank open_rank(const snapshot *from, const load_options *options) {
     rank r = {.from = from, .slice = {2, 9, CODED_LAYERS}, .notes = mailbox_open(ranks)};
-    CHECK_OK(cpu_device_open(PRECISION_F32, 1, NULL, &r.dev));
+    CHECK_OK(device_open(place, 0, PRECISION_F32, 1, &r.dev));
     const kv_shape shape = {.format = kv_format_of(r.dev->kv, CODED_HEADS, CODED_WIDTH, PAGE),
                             .n_layers = r.slice.last_layer - r.slice.first_layer,
                             .n_pages = 16,
@@ -445,6 +446,12 @@ int main(int argc, char **argv) {
         {"distortions", distortions},   CU_TEST_INFO_NULL,
     };
     if (comm_open(&argc, &argv, &ranks) != STATUS_OK) return 1;
+    if (argc > 1 && strcmp(argv[1], "cuda") == 0) place = DEVICE_CUDA;
+    if (device_count(place, NULL) < 1) {
+        printf("skipped  loader: no GPU here\n");
+        comm_close(ranks);
+        return 77;
+    }
     const int code = harness_run(&argc, &argv, "loader", tests);
     comm_close(ranks);
     kv_tables_free(tables);

@@ -127,9 +127,14 @@ static void check_pages(const loaded *l, const varve_chunk *chunk, const page_se
     free(expected);
 }
 
-static void release_pages(const loaded *l, const varve_chunk *chunk, const page_set *c) {
-    for (int layer = 0; layer < chunk->n_layers; layer++)
-        l->on->dev->ops->release(l->on->dev, c->layers[layer]);
+/* Nothing was written. */
+static void check_untouched(const loaded *l, const varve_chunk *chunk, const page_set *c) {
+    const size_t n = (size_t)c->n_pages * kv_page_elements(&c->format);
+    for (int layer = 0; layer < chunk->n_layers; layer++) {
+        char *found = array_take(l->on->dev, c->layers[layer], n * dtype_bytes(chunk->type));
+        CU_ASSERT_EQUAL(count_nan(found, chunk->type, n), n);
+        free(found);
+    }
 }
 
 typedef struct coded_chunk {
@@ -235,7 +240,7 @@ static void check_damaged(const tested *on) {
             if (by_host == STATUS_OK)
                 check_pages(&l, &chunk, &pages, c.elements);
             else
-                release_pages(&l, &chunk, &pages);
+                check_untouched(&l, &chunk, &pages);
             if (i % 5) c.planes[plane].data[at] ^= bit;
         }
         CU_ASSERT(n_refused > 60);

@@ -399,6 +399,7 @@ __device__ void place_coded(const varve_image &image, const varve_job &job, cons
 /* A block for a tile, a block of heads, and all layers or one. stride: bytes of a row of tile_rows. */
 template <typename E>
 __global__ void rebuild(const varve_image image, const varve_job job, const kv_format format, int stride) {
+    if (*job.is_bad) return; /* no row changes */
     const block_part p = part_of(image, job);
     const int plane_bytes = VARVE_TILE * stride;
     uint8_t *shared = cuda_shared_memory();
