@@ -233,6 +233,8 @@ right() {
     check 'operations' 40 "$tests/test_device_ops"
     check 'choices' 40 "$tests/test_device_choose"
     check 'the KV cache, and replay' 40 "$tests/test_device_attend"
+    check 'chunks of the codec kvarve' 40 "$tests/test_varve_device"
+    check 'snapshots into pages' 40 "$tests/test_loader" cuda
     check 'golden logits of all models' 40 "$tests/test_golden" cuda
     for n in 1 3; do check "engine, ranks: $n" 40 mpirun -n $n "$tests/test_engine" cuda; done
     sanitizer=$(command -v compute-sanitizer || ls /usr/local/cuda*/bin/compute-sanitizer 2>/dev/null | head -n 1)
@@ -242,6 +244,7 @@ right() {
         for tool in memcheck racecheck; do
             sanitize $tool test_cuda_attend values extremes long
             sanitize $tool test_cuda_matmul few gated 'top logits' 'top logits, special'
+            sanitize $tool test_varve_device damaged
             sanitize $tool test_device_choose 'sizes and filters' 'special rows' extremes
         done
     fi
