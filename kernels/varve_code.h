@@ -116,6 +116,10 @@ typedef struct varve_device_basis {
 
 enum { VARVE_PADDING = 32 };
 
+VARVE_FUNCTION int varve_padded(int n) {
+    return (n + VARVE_PADDING - 1) / VARVE_PADDING * VARVE_PADDING;
+}
+
 typedef struct varve_device_layer {
     float units[N_KV_PARTS];
     int64_t means, frequencies; /* float [numbers], [width / 2] */

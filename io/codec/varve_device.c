@@ -16,10 +16,6 @@ static int64_t append(text_buffer *to, const void *bytes, size_t n) {
 
 /* ---- tables ---- */
 
-static size_t padded(int n) {
-    return ((size_t)n + VARVE_PADDING - 1) / VARVE_PADDING * VARVE_PADDING;
-}
-
 /* Of pairs (io/codec/varve_tables.h), what they say of number j and of component, or number before, c. */
 static int16_t pair_at(const int16_t *pairs, int n, int j, int c) {
     return pairs[((size_t)(j / 2) * (size_t)n + (size_t)(c / 2 * 2 + j % 2)) * 2 + (size_t)c % 2];
@@ -27,7 +23,7 @@ static int16_t pair_at(const int16_t *pairs, int n, int j, int c) {
 
 /* Bytes of a matrix's numbers: from `shift` on. */
 static int64_t append_matrix(const int16_t *pairs, int n, int shift, text_buffer *to) {
-    const size_t side = padded(n);
+    const size_t side = (size_t)varve_padded(n);
     uint8_t *bytes = mem_new(side * side, 1);
     for (int j = 0; j < n; j++)
         for (int c = 0; c < n; c++)
@@ -43,15 +39,15 @@ static int64_t append_bases(const varve_tables *t, const varve_basis *bases, var
     varve_device_basis *all = mem_new((size_t)n_bases, sizeof *all);
     for (int i = 0; i < n_bases; i++) {
         const varve_basis *b = &bases[i];
-        all[i] = (varve_device_basis){.first = b->first, .n = b->n, .n_padded = (int32_t)padded(b->n)};
+        all[i] = (varve_device_basis){.first = b->first, .n = b->n, .n_padded = varve_padded(b->n)};
         all[i].levels = append(to, b->levels, (size_t)b->n * sizeof *b->levels);
         all[i].highs = append_matrix(b->pairs, b->n, 8, to);
         all[i].lows = append_matrix(b->pairs, b->n, 0, to);
         if (!b->shares) continue;
-        float *units = mem_new(padded(b->n), sizeof *units);
+        float *units = mem_new((size_t)all[i].n_padded, sizeof *units);
         memcpy(units, b->predicted, (size_t)b->n * sizeof *units);
         all[i].shares = append_matrix(b->shares, b->n, 0, to);
-        all[i].units = append(to, units, padded(b->n) * sizeof *units);
+        all[i].units = append(to, units, (size_t)all[i].n_padded * sizeof *units);
         free(units);
     }
     const int64_t at = append(to, all, (size_t)n_bases * sizeof *all);

@@ -124,12 +124,11 @@ status segment_read_distortion(segment *s, int64_t i, kv_planes planes, float *o
 /* Put the file, the object and the rows of a chunk before the recorded text, and pass `st` on. */
 status segment_at_chunk(status st, const segment *s, int64_t i);
 
-/* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. Adds
- * the seconds until its bytes were there to *read_seconds (NULL: nobody asks). */
-status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements, double *read_seconds);
+/* The elements of a chunk. Refuses one that does not match its checksum, naming file, object and rows. */
+status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements);
 
-/* The same in steps, of a segment that is not plain: bytes [begin, end) of a chunk in the file; is all of it
- * what it should be; the elements of all of it, or of its base. */
+/* The same in steps: bytes [begin, end) of a chunk in the file; is all of it what it should be; and, where
+ * the segment is not plain, the elements of all of it, or of its base. */
 status segment_fetch(segment *s, int64_t i, size_t begin, size_t end, void *bytes);
 status segment_check_chunk(segment *s, int64_t i, const void *bytes);
 status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements);

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "io/snapshot/segment_private.h"
-#include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 
@@ -159,13 +158,11 @@ status segment_make_job(segment *s, int64_t i, const void *bytes, size_t n_bytes
 }
 
 /* A frame goes to a buffer first. */
-status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements, double *read_seconds) {
+status segment_read_chunk(segment *s, int64_t i, kv_planes planes, void *elements) {
     const size_t n = segment_chunk_file_bytes(s, i, planes);
-    const double begin = clock_seconds();
     void *frame = s->info.is_plain ? NULL : mem_resize(NULL, n, 1), *bytes = frame ? frame : elements;
     status st = segment_fetch(s, i, 0, n, bytes);
     if (st == STATUS_OK && n == s->entries[i].n_bytes) st = segment_check_chunk(s, i, bytes);
-    if (read_seconds) *read_seconds += clock_seconds() - begin;
     if (st == STATUS_OK && frame) st = segment_decode(s, i, frame, n, elements);
     free(frame);
     return st;
@@ -220,7 +217,7 @@ static status read_rows(segment *s, int64_t begin, int64_t row0, int64_t n_rows,
         char *here = whole ? out + row_of(to, c.chunk.first_layer, (int)c.chunk.part, first + c.row0 - row0) *
                                        row_bytes
                            : room;
-        st = segment_read_chunk(s, begin + i, KV_ALL_PLANES, here, NULL);
+        st = segment_read_chunk(s, begin + i, KV_ALL_PLANES, here);
         if (st == STATUS_OK && !whole) copy_rows(&c, room, row0, n_rows, to, first, out);
     }
     return st;

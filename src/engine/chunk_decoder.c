@@ -1,5 +1,6 @@
 #include "src/engine/chunk_decoder.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -16,10 +17,13 @@ typedef struct decoder_image {
     void *memory;
 } decoder_image;
 
-/* A user's: a chunk's bytes, here and there, and room for what becomes of them. */
+/* A user's: a chunk that was taken, its bytes, here and there, and room for what becomes of them. */
 typedef struct decoder_room {
     device_copy *copy;
-    text_buffer job;
+    const decoder_image *image;
+    int64_t row0; /* of the chunk */
+    varve_job job;
+    text_buffer bytes;
     void *here, *there, *room;
     size_t n_bytes, n_room;
 } decoder_room;
@@ -102,7 +106,7 @@ void chunk_decoder_close(chunk_decoder *d) {
         d->dev->ops->release_host(d->dev, r->here);
         d->dev->ops->release(d->dev, r->there);
         d->dev->ops->release(d->dev, r->room);
-        free(r->job.data);
+        free(r->bytes.data);
     }
     for (int i = 0; i < d->n_images; i++)
         d->dev->ops->release(d->dev, d->images[i].memory);
@@ -144,30 +148,57 @@ static status reserve(chunk_decoder *d, decoder_room *r, size_t n_bytes, size_t 
 }
 
 /* Of a layer of the slice: behind the job's bytes, the pages of the rows. */
-static varve_place place_of(const chunk_decoder *d, const segment_chunk *c, const chunk_rows *rows, int layer,
-                            text_buffer *bytes) {
+static varve_place place_of(const chunk_decoder *d, decoder_room *r, const chunk_rows *rows, int layer) {
     const kv_layer pages = kv_cache_layer(d->kv, layer);
     const int64_t end = rows->pos0 + rows->n_rows, kept = kv_cache_first_kept(d->kv, rows->slot, layer);
     int64_t begin = rows->begin > rows->pos0 ? rows->begin : rows->pos0;
     if (kept > begin) begin = kept;
     if (begin >= end) return (varve_place){.pages = NULL};
-    const int64_t shift = rows->pos0 - (rows->row0 - c->row0), first = begin / pages.format.page_tokens;
+    const int64_t shift = rows->pos0 - (rows->row0 - r->row0), first = begin / pages.format.page_tokens;
     const int64_t n = (end - 1) / pages.format.page_tokens + 1 - first;
-    const varve_place place = {pages.pages, begin - shift, end - shift, shift, first, (int64_t)bytes->n};
-    text_append(bytes, (const char *)(kv_cache_table(d->kv, rows->slot, layer) + first),
+    const varve_place place = {pages.pages, begin - shift, end - shift, shift, first, (int64_t)r->bytes.n};
+    text_append(&r->bytes, (const char *)(kv_cache_table(d->kv, rows->slot, layer) + first),
                 (size_t)n * sizeof(int32_t));
     return place;
 }
 
-static void put_places(const chunk_decoder *d, const segment_chunk *c, const chunk_rows *rows,
-                       const varve_job *job, text_buffer *bytes) {
-    text_append(bytes, "\0\0", (sizeof(int32_t) - bytes->n % sizeof(int32_t)) % sizeof(int32_t));
-    for (int i = 0; i < job->n_layers; i++) {
-        const int layer = job->first_layer + i;
+static void put_places(const chunk_decoder *d, decoder_room *r, const chunk_rows *rows) {
+    text_append(&r->bytes, "\0\0", (sizeof(int32_t) - r->bytes.n % sizeof(int32_t)) % sizeof(int32_t));
+    for (int i = 0; i < r->job.n_layers; i++) {
+        const int layer = r->job.first_layer + i;
         if (layer < d->slice.first_layer || layer >= d->slice.last_layer) continue;
-        const varve_place place = place_of(d, c, rows, layer - d->slice.first_layer, bytes);
-        memcpy(bytes->data + job->places + (size_t)i * sizeof place, &place, sizeof place);
+        const varve_place place = place_of(d, r, rows, layer - d->slice.first_layer);
+        memcpy(r->bytes.data + r->job.places + (size_t)i * sizeof place, &place, sizeof place);
     }
+}
+
+/* What put_places appends, at most. */
+static size_t places_bytes(const chunk_decoder *d, const varve_job *job, int64_t n_rows) {
+    const int64_t n = kv_pages_for(n_rows, kv_cache_layer(d->kv, 0).format.page_tokens) + 1;
+    return ((size_t)n * (size_t)job->n_layers + 1) * sizeof(int32_t);
+}
+
+status chunk_decoder_take(chunk_decoder *d, int user, segment *from, int64_t chunk, const void *bytes,
+                          size_t n_bytes, const chunk_rows *rows, bool *is_taken) {
+    decoder_room *r = &d->rooms[user];
+    const kv_tables *tables = NULL;
+    segment_chunk c;
+    *is_taken = false;
+    r->bytes.n = 0;
+    status st = segment_make_job(from, chunk, bytes, n_bytes, &r->bytes, &r->job, &c, &tables);
+    if (st != STATUS_OK || r->job.n_tokens == 0) return st;
+    r->row0 = c.row0;
+    r->image = find_image(d, tables, r->job.is_predicted);
+    if (!r->image) return STATUS_OK;
+    const varve_shape *shape = &tables->varve.shape;
+    if (reserve(d, r, r->bytes.n + places_bytes(d, &r->job, rows->n_rows), varve_job_room(&r->job, shape)) !=
+        STATUS_OK) {
+        notice_add("some of what is cached is decoded by processors, and not by the GPU: %s", status_text());
+        return STATUS_OK;
+    }
+    varve_job_settle(&r->job, shape, r->there, r->room);
+    *is_taken = true;
+    return STATUS_OK;
 }
 
 static status wait_for(chunk_decoder *d, const decoder_room *r) {
@@ -181,37 +212,23 @@ static status wait_for(chunk_decoder *d, const decoder_room *r) {
     return st;
 }
 
-/* A job with its places, there and back: its verdict lies where its bytes began. */
-static status run_job(chunk_decoder *d, decoder_room *r, const decoder_image *image, varve_job *job) {
+/* There and back: the verdict comes to where the bytes began. */
+status chunk_decoder_place(chunk_decoder *d, int user, const chunk_rows *rows) {
     const device_ops *ops = d->dev->ops;
     const kv_format format = kv_cache_layer(d->kv, 0).format;
-    memcpy(r->here, r->job.data, r->job.n);
-    varve_job_settle(job, &image->tables->varve.shape, r->there, r->room);
-    status st = ops->copy_begin(d->dev, r->copy, r->there, r->here, r->job.n);
-    if (st == STATUS_OK) st = ops->decode_chunk(d->dev, r->copy, &format, &image->image, job);
-    if (st == STATUS_OK) st = ops->copy_begin(d->dev, r->copy, r->here, job->is_bad, sizeof *job->is_bad);
-    if (st == STATUS_OK) st = wait_for(d, r);
-    if (st != STATUS_OK) return st;
-    return *(const uint32_t *)r->here ? status_refuse("a chunk of kvarve that is damaged") : STATUS_OK;
-}
-
-status chunk_decoder_place(chunk_decoder *d, int user, segment *from, int64_t chunk, const void *bytes,
-                           size_t n_bytes, const chunk_rows *rows, bool *is_taken) {
     decoder_room *r = &d->rooms[user];
-    varve_job job = {.n_tokens = 0};
-    const kv_tables *tables = NULL;
-    segment_chunk c;
-    r->job.n = 0;
-    *is_taken = false;
-    status st = segment_make_job(from, chunk, bytes, n_bytes, &r->job, &job, &c, &tables);
-    if (st != STATUS_OK || job.n_tokens == 0) return st;
-    const decoder_image *image = find_image(d, tables, job.is_predicted);
-    if (!image) return STATUS_OK;
-    put_places(d, &c, rows, &job, &r->job);
-    if (reserve(d, r, r->job.n, varve_job_room(&job, &tables->varve.shape)) != STATUS_OK) {
-        notice_add("some of what is cached is decoded by processors, and not by the GPU: %s", status_text());
-        return STATUS_OK;
-    }
-    *is_taken = true;
-    return segment_at_chunk(run_job(d, r, image, &job), from, chunk);
+    put_places(d, r, rows);
+    assert(r->bytes.n <= r->n_bytes);
+    memcpy(r->here, r->bytes.data, r->bytes.n);
+    status st = ops->copy_begin(d->dev, r->copy, r->there, r->here, r->bytes.n);
+    if (st == STATUS_OK) st = ops->decode_chunk(d->dev, r->copy, &format, &r->image->image, &r->job);
+    if (st == STATUS_OK) st = ops->copy_begin(d->dev, r->copy, r->here, r->job.is_bad, sizeof *r->job.is_bad);
+    if (st == STATUS_OK) st = wait_for(d, r);
+    if (st == STATUS_OK)
+        return *(const uint32_t *)r->here ? status_refuse("a chunk of kvarve that is damaged") : STATUS_OK;
+    /* What was begun may still read what the next chunk writes. */
+    char text[STATUS_TEXT_BYTES];
+    memcpy(text, status_text(), sizeof text);
+    if (ops->copy_begin(d->dev, r->copy, NULL, NULL, 0) == STATUS_OK) (void)wait_for(d, r);
+    return status_adopt(st, text);
 }

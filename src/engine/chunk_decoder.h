@@ -25,7 +25,10 @@ void chunk_decoder_close(chunk_decoder *d); /* NULL is fine */
  * queues them. */
 status chunk_decoder_order(chunk_decoder *d, int first, int last);
 
-/* Take a chunk's bytes in the file, or those of its base. *is_taken: false where the host has to decode it.
- * What is damaged is refused, and no row changes. */
-status chunk_decoder_place(chunk_decoder *d, int user, segment *from, int64_t chunk, const void *bytes,
-                           size_t n_bytes, const chunk_rows *rows, bool *is_taken);
+/* Take a chunk's bytes in the file, or those of its base, whose rows (at most these) are then to be placed.
+ * *is_taken: false where the host has to decode them. Refuses what is damaged, as far as it can be seen. */
+status chunk_decoder_take(chunk_decoder *d, int user, segment *from, int64_t chunk, const void *bytes,
+                          size_t n_bytes, const chunk_rows *rows, bool *is_taken);
+
+/* Decode what the user has taken, and wait for it. What is damaged is refused, and no row changes. */
+status chunk_decoder_place(chunk_decoder *d, int user, const chunk_rows *rows);

@@ -1,3 +1,4 @@
+#define _GNU_SOURCE /* locks that let writers go first */
 #include "src/engine/loading.h"
 
 #include <omp.h>
@@ -31,7 +32,11 @@ loading *loading_new(load_source *from, int slot, int64_t number, int64_t source
     loading *w = mem_new(1, sizeof *w);
     *w = (loading){.from = from, .slot = slot, .number = number, .source = source, .n_tokens = n_tokens};
     w->segments = mem_new((size_t)from->manifest.n_segments, sizeof(segment *));
-    pthread_rwlock_init(&w->writing, NULL);
+    pthread_rwlockattr_t kind;
+    pthread_rwlockattr_init(&kind);
+    pthread_rwlockattr_setkind_np(&kind, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP); /* loading_leave */
+    pthread_rwlock_init(&w->writing, &kind);
+    pthread_rwlockattr_destroy(&kind);
     if (from->decoder) keep_failure(w, chunk_decoder_order(from->decoder, 0, from->options.n_threads));
     return w;
 }
@@ -227,46 +232,46 @@ static kv_planes choose_planes(const loading *w, const load_piece *p) {
 static status put_frame(loading *w, const load_piece *p, const void *frame, size_t n, int user,
                         void *elements) {
     segment *from = w->segments[p->segment];
+    chunk_decoder *d = w->from->decoder;
+    chunk_rows rows = {w->slot, p->row0, p->n_rows, p->pos0, 0};
     bool is_taken = false;
-    status st = STATUS_OK;
-    if (w->from->decoder) {
+    status st = d ? chunk_decoder_take(d, user, from, p->chunk, frame, n, &rows, &is_taken) : STATUS_OK;
+    if (st != STATUS_OK) return st;
+    if (is_taken) {
         pthread_rwlock_rdlock(&w->writing);
-        const chunk_rows rows = {w->slot, p->row0, p->n_rows, p->pos0, w->left_out};
-        st = chunk_decoder_place(w->from->decoder, user, from, p->chunk, frame, n, &rows, &is_taken);
+        rows.begin = w->left_out;
+        st = chunk_decoder_place(d, user, &rows);
         pthread_rwlock_unlock(&w->writing);
+        return segment_at_chunk(st, from, p->chunk);
     }
-    if (st != STATUS_OK || is_taken) return st;
     const segment_chunk c = chunk_of(w, p);
     st = segment_decode(from, p->chunk, frame, n, elements);
     if (st == STATUS_OK) place(w, p, &c, elements);
     return st;
 }
 
-/* A piece that is a frame. Of a base the bytes are kept: those of the rest belong behind them. */
-static status move_frame(loading *w, load_piece *p, kv_planes planes, int user, void *elements) {
+/* Read a piece, and put it in its place. Of a base the bytes are kept: those of the rest belong behind them.
+ */
+static status read_piece(loading *w, load_piece *p, kv_planes planes, int user, void *elements) {
     segment *from = w->segments[p->segment];
+    const segment_chunk c = chunk_of(w, p);
     const size_t n = file_bytes(w, p, planes), n_all = file_bytes(w, p, KV_ALL_PLANES);
-    char *frame = mem_resize(NULL, n_all, 1);
     const double begin = clock_seconds();
-    status st = segment_fetch(from, p->chunk, 0, n, frame);
-    if (st == STATUS_OK && n == n_all) st = segment_check_chunk(from, p->chunk, frame);
+    char *frame = w->from->manifest.segments[p->segment].is_plain ? NULL : mem_resize(NULL, n_all, 1),
+         *bytes = frame ? frame : elements;
+    status st = segment_fetch(from, p->chunk, 0, n, bytes);
+    if (st == STATUS_OK && n == n_all) st = segment_check_chunk(from, p->chunk, bytes);
     p->read_seconds += clock_seconds() - begin;
-    if (st == STATUS_OK) st = put_frame(w, p, frame, n, user, elements);
+    if (st == STATUS_OK && frame)
+        st = put_frame(w, p, frame, n, user, elements);
+    else if (st == STATUS_OK)
+        place(w, p, &c, elements);
     if (st == STATUS_OK && planes == KV_BASE_ONLY) {
         p->frame = frame;
         p->n_there = n;
     } else {
         free(frame);
     }
-    return st;
-}
-
-/* A piece of a plain segment. */
-static status move_elements(loading *w, load_piece *p, void *elements) {
-    const segment_chunk c = chunk_of(w, p);
-    status st =
-        segment_read_chunk(w->segments[p->segment], p->chunk, KV_ALL_PLANES, elements, &p->read_seconds);
-    if (st == STATUS_OK) place(w, p, &c, elements);
     return st;
 }
 
@@ -280,9 +285,7 @@ static status move_piece(loading *w, load_piece *p, int user, void *elements) {
     p->read_seconds = clock_seconds() - begin;
     status st = STATUS_OK;
     if (planes == KV_ALL_PLANES) st = check_distortion(w, w->segments[p->segment], p->chunk, planes);
-    if (st == STATUS_OK)
-        st = w->from->manifest.segments[p->segment].is_plain ? move_elements(w, p, elements)
-                                                             : move_frame(w, p, planes, user, elements);
+    if (st == STATUS_OK) st = read_piece(w, p, planes, user, elements);
     atomic_fetch_add(&w->bytes_read, (int64_t)file_bytes(w, p, planes));
     return st;
 }

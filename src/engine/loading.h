@@ -44,8 +44,9 @@ typedef struct load_source {
     slice slice;
     load_options options;
     kv_cache *kv;
-    chunk_decoder
-        *decoder; /* of options.n_threads for what is loaded, and as many for what refines it; NULL */
+    /* Users: options.n_threads for what is loaded, and as many for what refines it. NULL: the host decodes.
+     */
+    chunk_decoder *decoder;
     mailbox *notes;
     atomic_bool is_closing;
     atomic_int n_waiting; /* loads that are not done: what refines others waits for them */

@@ -187,7 +187,7 @@ static void read_segment(bench *b, int n_threads) {
         char *out = mem_new((size_t)info->chunk_tokens, b->rows.row_bytes);
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < segment_count_entries(info); i++)
-            check(segment_read_chunk(s, i, KV_ALL_PLANES, out, NULL));
+            check(segment_read_chunk(s, i, KV_ALL_PLANES, out));
         free(out);
     }
     segment_close(s);

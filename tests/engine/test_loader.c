@@ -186,8 +186,8 @@ static found look(const rank *r) {
                 continue;
             float *base = mem_new(1, kv_chunk_all_bytes(&c.chunk)),
                   *whole = mem_new(1, kv_chunk_all_bytes(&c.chunk));
-            const bool has_base = segment_read_chunk(s, e, KV_BASE_ONLY, base, NULL) == STATUS_OK;
-            const bool is_good = segment_read_chunk(s, e, KV_ALL_PLANES, whole, NULL) == STATUS_OK;
+            const bool has_base = segment_read_chunk(s, e, KV_BASE_ONLY, base) == STATUS_OK;
+            const bool is_good = segment_read_chunk(s, e, KV_ALL_PLANES, whole) == STATUS_OK;
             if (is_good && is_in_pages(r, &c, whole))
                 f.n_whole++;
             else if (has_base && is_in_pages(r, &c, base))

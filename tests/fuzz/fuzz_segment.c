@@ -113,7 +113,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n) {
     for (int64_t i = 0; i < segment_count_entries(&info); i++) {
         const segment_chunk c = segment_chunk_at(&info, i);
         void *elements = malloc(kv_chunk_all_bytes(&c.chunk));
-        is_good(segment_read_chunk(s, i, KV_BASE_ONLY, elements, NULL));
+        is_good(segment_read_chunk(s, i, KV_BASE_ONLY, elements));
         free(elements);
     }
     segment_close(s);

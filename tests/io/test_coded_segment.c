@@ -223,7 +223,7 @@ static void check_part(segment *s, const segment_info *info, int layer, kv_part 
             part < c.chunk.part || (int)part >= (int)c.chunk.part + c.chunk.n_parts)
             continue;
         char *elements = mem_new(1, kv_chunk_all_bytes(&c.chunk));
-        CHECK_OK(segment_read_chunk(s, i, KV_ALL_PLANES, elements, NULL));
+        CHECK_OK(segment_read_chunk(s, i, KV_ALL_PLANES, elements));
         CU_ASSERT(memcmp(elements + (size_t)k * kv_chunk_bytes(&c.chunk.shape),
                          whole + (size_t)(c.row0 - info->row0) * row_bytes,
                          kv_chunk_bytes(&c.chunk.shape)) == 0);

@@ -405,7 +405,7 @@ __global__ void rebuild(const varve_image image, const varve_job job, const kv_f
     uint8_t *shared = cuda_shared_memory();
     tile_rows components = {shared, shared + plane_bytes, stride}, before = components, numbers = components;
     numbers.highs = shared + 2 * plane_bytes, numbers.lows = shared + 3 * plane_bytes;
-    if (job.is_predicted) before.highs = shared + 4 * plane_bytes, before.lows = shared + 5 * plane_bytes;
+    before.highs = shared + 4 * plane_bytes, before.lows = shared + 5 * plane_bytes;
     const int first = job.is_predicted ? 0 : static_cast<int>(blockIdx.z),
               last = job.is_predicted ? job.n_layers : first + 1;
     const int grade = at<uint8_t>(job.bytes, job.grades)[p.tile];
@@ -433,10 +433,10 @@ status cuda_decode_chunk(device *base, device_copy *copy, const kv_format *forma
     const int tiles = varve_job_tiles(job), threads = 128;
     const int64_t n_turns = static_cast<int64_t>(job->n_layers) * job->n_tokens * (image->width / 2);
     const int block_numbers = N_KV_PARTS * min(image->block_heads, image->n_heads) * image->width;
-    const int of_basis = block_numbers / image->block_bases;
-    const int padded = (of_basis + VARVE_PADDING - 1) / VARVE_PADDING * VARVE_PADDING;
-    const int stride = max(image->block_bases * padded, (block_numbers + 31) / 32 * 32) + PAD;
-    const size_t shared_bytes = static_cast<size_t>(job->is_predicted ? 6 : 4) * VARVE_TILE * stride;
+    /* The same for both kinds: what a kernel may take is set by whichever thread comes. */
+    const int stride =
+        max(N_KV_PARTS * varve_padded(block_numbers / N_KV_PARTS), varve_padded(block_numbers)) + PAD;
+    const size_t shared_bytes = static_cast<size_t>(6) * VARVE_TILE * stride;
     const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(image->n_blocks),
                     static_cast<unsigned>(job->is_predicted ? 1 : job->n_layers));
     auto kernel = format->type == DTYPE_F32 ? rebuild<float> : rebuild<__nv_bfloat16>;

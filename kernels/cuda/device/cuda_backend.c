@@ -15,11 +15,14 @@ enum {
     MIB = 1 << 20,
 };
 
+/* From any thread, which may not have named the GPU yet. */
 static status cuda_alloc(device *base, size_t bytes, void **out) {
+    cuda_device_check(cuda_device_of(base), cudaSetDevice(cuda_device_of(base)->index), "choice of the GPU");
     return cuda_device_alloc(cuda_device_of(base), bytes, out);
 }
 
 static void cuda_release(device *base, void *ptr) {
+    cuda_device_check(cuda_device_of(base), cudaSetDevice(cuda_device_of(base)->index), "choice of the GPU");
     cuda_device_check(cuda_device_of(base), cudaFree(ptr), "free");
 }
 

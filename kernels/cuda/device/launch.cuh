@@ -22,7 +22,10 @@ cudaError_t cuda_launch_on(cudaStream_t stream, void (*kernel)(Parameters...), d
     if (shared_bytes > always)
         code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                     static_cast<int>(shared_bytes));
-    if (code != cudaSuccess) return code;
+    if (code != cudaSuccess) {
+        cudaGetLastError();
+        return code;
+    }
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
     return cudaGetLastError();
 #endif
