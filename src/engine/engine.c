@@ -337,8 +337,18 @@ bool engine_stop_wanted(engine *e) {
     return e->stop_wanted || stop_was_signalled();
 }
 
+/* A load whose positions were computed first ends as soon as its ranks notice: what they found is to be told,
+ * too. */
+static void await_last_notes(engine *e) {
+    static const double longest_seconds = 1;
+    const double begin = clock_seconds();
+    while (engine_awaits_loaded(e) && clock_seconds() - begin < longest_seconds)
+        if (!take_notes(e)) engine_wait(e, begin, "the end of loads");
+}
+
 void engine_stop(engine *e) {
     assert(e->n_issued == 0);
+    await_last_notes(e);
     begin_step(e, STEP_STOP);
     send_step(e);
 }

@@ -78,9 +78,10 @@ static void move_edge(engine *e, slot_load *load, int rank, int64_t edge, double
     end_load(e, load);
 }
 
-/* A rank could not load its part. It is computed, where that may be; else the first failure of a run is kept
- * for engine_next. */
+/* A rank could not load its part. It is computed, where that may be, and perhaps was before this was known;
+ * else the first failure of a run is kept for engine_next. */
 static void fail_load(engine *e, slot_load *load, const note *n, int rank) {
+    if (!load->session && !e->options.races_loads) return; /* told by another rank */
     status_adopt(n->st, n->text);
     if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
     if (e->options.races_loads) {
@@ -120,10 +121,10 @@ void engine_take_load(engine *e, const note *n, int rank) {
     if (n->load != load->number) return;
     load_log_add(&e->log_of_loads, (const load_record *)(n + 1), n->n_records, rank, load->prompt);
     count_coarse(e, load, n, rank);
-    if (!load->session || n->kind == NOTE_FETCHED) return; /* all was computed before it came */
-    if (n->st != STATUS_OK)
-        fail_load(e, load, n, rank);
-    else if (n->kind == NOTE_LOADING)
+    if (n->kind == NOTE_FETCHED) return;
+    if (n->st != STATUS_OK) fail_load(e, load, n, rank);
+    if (n->st != STATUS_OK || !load->session) return; /* all was computed before it came */
+    if (n->kind == NOTE_LOADING)
         move_edge(e, load, rank, n->edge, n->idle_share);
     else
         move_edge(e, load, rank, 0, 1);
@@ -163,6 +164,15 @@ bool engine_let_compute(engine *e) {
             load_race_rows(&load->race, clock_seconds(), e->seconds_per_row, rows_in_flight(e), most);
         schedule_let_compute(e->schedule, load->session->handle, n);
         any |= n > 0;
+    }
+    return any;
+}
+
+bool engine_awaits_loaded(const engine *e) {
+    bool any = false;
+    for (int slot = 0; !e->load_failure && slot < engine_n_slots(e); slot++) {
+        const slot_load *load = &e->loads[slot];
+        any |= load->number > 0 && !load->session && load->n_loaded < comm_size(e->worker.comm);
     }
     return any;
 }

@@ -94,6 +94,9 @@ void engine_count_computed(engine *e, int slot, int n_rows);
  * it would be there. False: of none. */
 bool engine_let_compute(engine *e);
 
+/* Is there a load that is over for its session, but not on every rank? */
+bool engine_awaits_loaded(const engine *e);
+
 /* Does the slot have only bases, every rank what refines them, and positions below pos were put into steps:
  * some behind what was cached, so that refining does not hold up the first token? */
 bool engine_is_fetched(const engine *e, int slot, int64_t pos);
