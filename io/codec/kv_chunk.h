@@ -52,6 +52,23 @@ static inline kv_part kv_chunk_part(const kv_chunk *chunk, int i) {
 bool kv_chunk_all_are_valid(const kv_chunk *chunk);
 size_t kv_chunk_all_bytes(const kv_chunk *chunk);
 
+/* Of a head of a part of a layer, a chunk's tokens from `token` on: rows [n_tokens, head_dim]. */
+typedef struct kv_rows {
+    int layer;
+    kv_part part;
+    int head;
+    int32_t token, n_tokens;
+} kv_rows;
+
+/* Where a chunk's elements go, some rows after others, in the thread that has them. */
+typedef struct kv_output {
+    void *to;
+    void (*put)(void *to, const kv_rows *which, const void *rows);
+} kv_output;
+
+/* Put all elements of a chunk. */
+void kv_chunk_put(const kv_chunk *chunk, const void *elements, const kv_output *out);
+
 /* Of n elements and what a codec has made of them: adds their squares, and those of the differences. */
 void kv_chunk_compare(dtype type, const void *elements, const void *coded, size_t n, double *squares,
                       double *errors);

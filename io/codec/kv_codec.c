@@ -350,41 +350,55 @@ static varve_chunk varve_chunk_of(const kv_chunk *chunk) {
     return (varve_chunk){chunk->shape.type, chunk->shape.n_tokens, chunk->first_layer, chunk->n_layers};
 }
 
-static status decode(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
-                     const kv_chunk *chunk, void *elements) {
-    frame_header header;
-    varve_plane planes[VARVE_PLANES];
-    status st = check_all(frame, n_bytes, is_base, tables, chunk, &header);
-    if (st != STATUS_OK) return st;
-    const uint8_t *payload = (const uint8_t *)frame + sizeof header;
-    if (header.codec >= KV_CODEC_FAST) {
-        const int n_planes = find_planes(&header, frame, n_bytes, is_base, planes);
-        const varve_chunk shape = varve_chunk_of(chunk);
-        return varve_decode(&tables->varve, planes, n_planes, &shape, elements);
-    }
-    if (header.codec != KV_CODEC_NONE && kv_chunk_count_parts(chunk) != 1)
+/* Payloads of codecs other than kvarve's. */
+static status decode_whole(const frame_header *header, const uint8_t *payload, const kv_tables *tables,
+                           const kv_chunk *chunk, void *elements) {
+    if (header->codec != KV_CODEC_NONE && kv_chunk_count_parts(chunk) != 1)
         return status_refuse("frame of the codec %s of more than one part of a layer",
-                             kv_codec_name((kv_codec)header.codec));
-    if (header.codec == KV_CODEC_CACHEGEN)
-        return cachegen_decode(kv_tables_cachegen(tables, chunk->first_layer, chunk->part), header.level,
-                               payload, header.payload_bytes, &chunk->shape, elements);
-    if (header.codec == KV_CODEC_LOSSLESS)
-        return kv_lossless_decode(kv_blocks_best(), payload, header.payload_bytes, &chunk->shape, elements);
-    if (header.payload_bytes != kv_chunk_all_bytes(chunk))
+                             kv_codec_name((kv_codec)header->codec));
+    if (header->codec == KV_CODEC_CACHEGEN)
+        return cachegen_decode(kv_tables_cachegen(tables, chunk->first_layer, chunk->part), header->level,
+                               payload, header->payload_bytes, &chunk->shape, elements);
+    if (header->codec == KV_CODEC_LOSSLESS)
+        return kv_lossless_decode(kv_blocks_best(), payload, header->payload_bytes, &chunk->shape, elements);
+    if (header->payload_bytes != kv_chunk_all_bytes(chunk))
         return status_refuse("frame whose raw payload has %llu bytes instead of %zu",
-                             (unsigned long long)header.payload_bytes, kv_chunk_all_bytes(chunk));
+                             (unsigned long long)header->payload_bytes, kv_chunk_all_bytes(chunk));
     memcpy(elements, payload, kv_chunk_all_bytes(chunk));
     return STATUS_OK;
 }
 
+/* out: NULL, or where rows go. */
+static status decode(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                     const kv_chunk *chunk, void *elements, const kv_output *out) {
+    frame_header header;
+    varve_plane planes[VARVE_PLANES];
+    status st = check_all(frame, n_bytes, is_base, tables, chunk, &header);
+    if (st != STATUS_OK) return st;
+    if (header.codec >= KV_CODEC_FAST) {
+        const int n_planes = find_planes(&header, frame, n_bytes, is_base, planes);
+        const varve_chunk shape = varve_chunk_of(chunk);
+        return out ? varve_decode_rows(&tables->varve, planes, n_planes, &shape, out)
+                   : varve_decode(&tables->varve, planes, n_planes, &shape, elements);
+    }
+    st = decode_whole(&header, (const uint8_t *)frame + sizeof header, tables, chunk, elements);
+    if (st == STATUS_OK && out) kv_chunk_put(chunk, elements, out);
+    return st;
+}
+
 status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                        void *elements) {
-    return decode(frame, n_bytes, false, tables, chunk, elements);
+    return decode(frame, n_bytes, false, tables, chunk, elements, NULL);
 }
 
 status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                             void *elements) {
-    return decode(frame, n_bytes, true, tables, chunk, elements);
+    return decode(frame, n_bytes, true, tables, chunk, elements, NULL);
+}
+
+status kv_frame_decode_rows(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                            const kv_chunk *chunk, void *room, const kv_output *out) {
+    return decode(frame, n_bytes, is_base, tables, chunk, room, out);
 }
 
 status kv_frame_make_job(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,

@@ -73,7 +73,12 @@ typedef struct varve_plane {
     size_t n_bytes;
 } varve_plane;
 
-/* Decode the first n_planes of those that the chunk was coded to, none of which is trusted, to a chunk of
- * this shape; elements may be overwritten also when they are refused. */
+/* Decode the first n_planes of those that the chunk was coded to, none of which is trusted, as a chunk of
+ * this shape: tile after tile, layer after layer. What was put before something is refused is worth nothing.
+ */
+status varve_decode_rows(const varve_tables *t, const varve_plane *planes, int n_planes,
+                         const varve_chunk *chunk, const kv_output *out);
+
+/* The same, to elements. */
 status varve_decode(const varve_tables *t, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
                     void *elements);

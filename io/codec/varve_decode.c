@@ -15,7 +15,8 @@ typedef struct decoder {
     const varve_class **first, **classes;
     const varve_digits **refined_by;
     int8_t *symbols, *digits, *whole; /* [numbers, TILE] */
-    char *elements;
+    const kv_output *out;
+    char *rows; /* [N_KV_PARTS, heads, TILE, width]: a layer's of a tile */
     char *kept; /* [N_KV_PARTS]: a token's */
 } decoder;
 
@@ -70,20 +71,34 @@ static void take_symbols(decoder *d, const varve_basis *bases, int n_bases, int 
     }
 }
 
-static char *elements_of(const decoder *d, int layer, int part, int token) {
-    return d->elements + varve_row(d->chunk, layer, part, token) *
-                             varve_token_bytes(&d->tile.tables->shape, d->chunk->type);
+/* A tile's of a head, from its first token on. */
+static char *rows_of(const decoder *d, int part, int head) {
+    const varve_shape *s = &d->tile.tables->shape;
+    return d->rows +
+           (size_t)(part * s->n_heads + head) * VARVE_TILE * (size_t)s->width * dtype_bytes(d->chunk->type);
 }
 
 /* The token of the next mark. */
-static void take_kept(decoder *d, int tile, int layer) {
-    const size_t n = varve_token_bytes(&d->tile.tables->shape, d->chunk->type);
-    const int lane = varve_payload_take_kept(&d->payload, &d->tile.tables->shape, d->chunk->type, d->kept);
+static void take_kept(decoder *d, int layer) {
+    const varve_shape *s = &d->tile.tables->shape;
+    const size_t n = varve_token_bytes(s, d->chunk->type), row_bytes = n / (size_t)s->n_heads;
+    const int lane = varve_payload_take_kept(&d->payload, s, d->chunk->type, d->kept);
     for (int part = 0; part < N_KV_PARTS; part++) {
         const char *kept = d->kept + (size_t)part * n;
-        memcpy(elements_of(d, layer, part, tile * VARVE_TILE + lane), kept, n);
+        for (int head = 0; head < s->n_heads; head++)
+            memcpy(rows_of(d, part, head) + (size_t)lane * row_bytes, kept + (size_t)head * row_bytes,
+                   row_bytes);
         varve_tile_load(&d->tile, d->chunk->first_layer + layer, (kv_part)part, lane, d->chunk->type, kept);
     }
+}
+
+static void put_rows(const decoder *d, int tile, int model_layer) {
+    for (int part = 0; part < N_KV_PARTS; part++)
+        for (int head = 0; head < d->tile.tables->shape.n_heads; head++)
+            d->out->put(
+                d->out->to,
+                &(kv_rows){model_layer, (kv_part)part, head, tile * VARVE_TILE, (int32_t)d->tile.n_tokens},
+                rows_of(d, part, head));
 }
 
 static bool decode_layer(decoder *d, int tile, int layer, int grade) {
@@ -96,10 +111,10 @@ static bool decode_layer(decoder *d, int tile, int layer, int grade) {
     varve_tile_predict(&d->tile, model_layer, layer == 0);
     varve_tile_rebuild(&d->tile, model_layer, layer == 0, varve_grade_step(d->payload.step, grade));
     for (int part = 0; part < N_KV_PARTS; part++)
-        varve_tile_store(&d->tile, model_layer, (kv_part)part, d->chunk->type,
-                         elements_of(d, layer, part, tile * VARVE_TILE));
+        varve_tile_store(&d->tile, model_layer, (kv_part)part, d->chunk->type, rows_of(d, part, 0));
     while (varve_payload_is_at(&d->payload, tile, layer))
-        take_kept(d, tile, layer);
+        take_kept(d, layer);
+    put_rows(d, tile, model_layer);
     varve_tile_next(&d->tile);
     return true;
 }
@@ -127,9 +142,9 @@ static bool is_over(const decoder *d) {
     return over;
 }
 
-status varve_decode(const varve_tables *t, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
-                    void *elements) {
-    decoder d = {.chunk = chunk, .elements = elements, .n_planes = n_planes};
+status varve_decode_rows(const varve_tables *t, const varve_plane *planes, int n_planes,
+                         const varve_chunk *chunk, const kv_output *out) {
+    decoder d = {.chunk = chunk, .out = out, .n_planes = n_planes};
     bool good = varve_payload_open(&t->shape, planes, n_planes, chunk, &d.payload);
     varve_tile_open(t, (varve_kind)d.payload.head.kind, &d.tile);
     const size_t n = (size_t)d.tile.n_numbers;
@@ -139,6 +154,7 @@ status varve_decode(const varve_tables *t, const varve_plane *planes, int n_plan
     d.symbols = mem_new(n, VARVE_TILE);
     d.digits = mem_new(n, VARVE_TILE);
     d.whole = mem_new(n, VARVE_TILE);
+    d.rows = mem_new(N_KV_PARTS * VARVE_TILE, varve_token_bytes(&t->shape, chunk->type));
     d.kept = mem_new(N_KV_PARTS, varve_token_bytes(&t->shape, chunk->type));
     for (int i = 0; good && i < n_planes; i++)
         rans_decoder_begin(&d.streams[i], (const uint8_t *)d.payload.streams[i].at, d.payload.streams[i].n);
@@ -153,6 +169,30 @@ status varve_decode(const varve_tables *t, const varve_plane *planes, int n_plan
     free(d.symbols);
     free(d.digits);
     free(d.whole);
+    free(d.rows);
     free(d.kept);
     return good ? STATUS_OK : status_refuse("a chunk of kvarve that is damaged");
+}
+
+/* ---- to elements ---- */
+
+typedef struct dense {
+    const varve_chunk *chunk;
+    size_t row_bytes, n_heads;
+    char *elements;
+} dense;
+
+static void put_dense(void *to, const kv_rows *which, const void *rows) {
+    const dense *d = to;
+    const size_t row = varve_row(d->chunk, which->layer - d->chunk->first_layer, which->part, which->token);
+    char *out = d->elements + (row * d->n_heads + (size_t)which->head) * d->row_bytes;
+    for (size_t i = 0; i < (size_t)which->n_tokens; i++)
+        memcpy(out + i * d->n_heads * d->row_bytes, (const char *)rows + i * d->row_bytes, d->row_bytes);
+}
+
+status varve_decode(const varve_tables *t, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
+                    void *elements) {
+    const size_t n_heads = (size_t)t->shape.n_heads;
+    dense to = {chunk, varve_token_bytes(&t->shape, chunk->type) / n_heads, n_heads, elements};
+    return varve_decode_rows(t, planes, n_planes, chunk, &(kv_output){&to, put_dense});
 }

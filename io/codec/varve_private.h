@@ -69,9 +69,10 @@ static inline int16_t *varve_pair(int16_t *pairs, int i, int lane) {
     return pairs + ((size_t)(i / 2) * VARVE_TILE + (size_t)lane) * 2 + (size_t)i % 2;
 }
 
-/* Elements [n_tokens, heads, width] of K or V of the tile's tokens from their numbers, and their values
- * [numbers, TILE] (units, not 256ths) from elements. */
+/* Elements [heads, TILE, width] of K or V of the tile's tokens from their numbers. */
 void varve_tile_store(const varve_tile *tile, int layer, kv_part part, dtype type, void *elements);
+
+/* Values [numbers, TILE] (units, not 256ths) from elements [n_tokens, heads, width]. */
 void varve_tile_values(const varve_tile *tile, int layer, kv_part part, dtype type, const void *elements,
                        float *values);
 

@@ -141,8 +141,9 @@ void varve_tile_store(const varve_tile *tile, int layer, kv_part part, dtype typ
     for (int head = 0; head < s->n_heads; head++) {
         varve_rows rows = rows_of(tile, layer, part, head, type);
         rows.unit /= VARVE_NUMBER_UNIT;
+        rows.stride = (size_t)s->width * dtype_bytes(type);
         tile->loops->store(&rows, tile->numbers + varve_number(s, part, head) * VARVE_TILE,
-                           (char *)elements + (size_t)(head * s->width) * dtype_bytes(type));
+                           (char *)elements + (size_t)(head * VARVE_TILE) * rows.stride);
     }
 }
 

@@ -133,6 +133,10 @@ status segment_fetch(segment *s, int64_t i, size_t begin, size_t end, void *byte
 status segment_check_chunk(segment *s, int64_t i, const void *bytes);
 status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements);
 
+/* The same, some rows after others, as kv_frame_decode_rows puts them. */
+status segment_decode_rows(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *room,
+                           const kv_output *out);
+
 /* Such bytes as a device decodes them (io/codec/varve_device.h); what they hold, and the tables that they
  * need. job->n_tokens: 0 where a device does not. */
 status segment_make_job(segment *s, int64_t i, const void *bytes, size_t n_bytes, text_buffer *to,

@@ -148,6 +148,14 @@ status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, 
         i);
 }
 
+status segment_decode_rows(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *room,
+                           const kv_output *out) {
+    const segment_chunk c = segment_chunk_at(&s->info, i);
+    const bool is_base = n_bytes < s->entries[i].n_bytes;
+    return segment_at_chunk(kv_frame_decode_rows(bytes, n_bytes, is_base, s->tables, &c.chunk, room, out), s,
+                            i);
+}
+
 status segment_make_job(segment *s, int64_t i, const void *bytes, size_t n_bytes, text_buffer *to,
                         varve_job *job, segment_chunk *chunk, const kv_tables **tables) {
     const bool is_base = n_bytes < s->entries[i].n_bytes;

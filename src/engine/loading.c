@@ -128,24 +128,32 @@ static size_t file_bytes(const loading *w, const load_piece *p, kv_planes planes
     return segment_chunk_file_bytes(w->segments[p->segment], p->chunk, planes);
 }
 
-/* The rows of a piece go to their pages, as far as the layers keep them and nothing else writes them. */
-static void place(loading *w, const load_piece *p, const segment_chunk *c, const char *elements) {
-    const load_source *l = w->from;
-    const int64_t to_pos = p->pos0 - p->row0, end = p->row0 + p->n_rows;
-    const size_t part_bytes = kv_chunk_bytes(&c->chunk.shape);
-    const size_t row_bytes = part_bytes / (size_t)c->chunk.shape.n_tokens;
-    pthread_rwlock_rdlock(&w->writing);
-    for (int k = 0; k < kv_chunk_count_parts(&c->chunk); k++) {
-        const int layer = kv_chunk_layer(&c->chunk, k), mine = layer - l->slice.first_layer;
-        if (layer < l->slice.first_layer || layer >= l->slice.last_layer) continue;
-        int64_t begin = kv_cache_first_kept(l->kv, w->slot, mine) - to_pos;
-        if (begin < w->left_out - to_pos) begin = w->left_out - to_pos;
-        if (begin < p->row0) begin = p->row0;
-        if (begin >= end) continue;
-        kv_cache_write(l->kv, w->slot, mine, kv_chunk_part(&c->chunk, k), begin + to_pos, end - begin,
-                       elements + (size_t)k * part_bytes + (size_t)(begin - c->row0) * row_bytes);
-    }
-    pthread_rwlock_unlock(&w->writing);
+/* The rows of a piece, on their way to its pages. */
+typedef struct landing {
+    loading *w;
+    const load_piece *piece;
+    int64_t row0; /* of the chunk */
+} landing;
+
+/* They go there as far as the piece has them, the layers keep them, and nothing else writes them. */
+static void put_rows(void *to, const kv_rows *which, const void *rows) {
+    const landing *g = to;
+    const load_source *l = g->w->from;
+    const int layer = which->layer - l->slice.first_layer;
+    if (layer < 0 || which->layer >= l->slice.last_layer) return;
+    const int64_t pos0 = g->piece->pos0 + (g->row0 - g->piece->row0) + which->token;
+    const int64_t piece_end = g->piece->pos0 + g->piece->n_rows, rows_end = pos0 + which->n_tokens;
+    const int64_t end = rows_end < piece_end ? rows_end : piece_end;
+    int64_t begin = pos0 > g->piece->pos0 ? pos0 : g->piece->pos0;
+    pthread_rwlock_rdlock(&g->w->writing);
+    const int64_t kept = kv_cache_first_kept(l->kv, g->w->slot, layer);
+    if (begin < kept) begin = kept;
+    if (begin < g->w->left_out) begin = g->w->left_out;
+    const size_t row_bytes = (size_t)l->manifest.head_dim * dtype_bytes(l->manifest.type);
+    if (begin < end)
+        kv_cache_write_rows(l->kv, g->w->slot, layer, which->part, which->head, begin, end - begin,
+                            (const char *)rows + (size_t)(begin - pos0) * row_bytes);
+    pthread_rwlock_unlock(&g->w->writing);
 }
 
 /* Does any layer still want one of its positions? */
@@ -227,8 +235,21 @@ static kv_planes choose_planes(const loading *w, const load_piece *p) {
                                                                                   : KV_ALL_PLANES;
 }
 
+/* By this thread, straight into pages, or over `elements`: codecs other than kvarve's, and what refines a
+ * piece, which stays as it is where that cannot be decoded. */
+static status decode_frame(loading *w, const load_piece *p, const void *frame, size_t n, void *elements) {
+    segment *from = w->segments[p->segment];
+    const segment_chunk c = chunk_of(w, p);
+    landing to = {w, p, c.row0};
+    const kv_output out = {&to, put_rows};
+    if (!p->frame) return segment_decode_rows(from, p->chunk, frame, n, elements, &out);
+    status st = segment_decode(from, p->chunk, frame, n, elements);
+    if (st == STATUS_OK) kv_chunk_put(&c.chunk, elements, &out);
+    return st;
+}
+
 /* The rows of a frame, or of its base, go to their pages: by the device, or by this thread, of whatever
- * number among the decoder's users, over `elements`. */
+ * number among the decoder's users. */
 static status put_frame(loading *w, const load_piece *p, const void *frame, size_t n, int user,
                         void *elements) {
     segment *from = w->segments[p->segment];
@@ -244,10 +265,7 @@ static status put_frame(loading *w, const load_piece *p, const void *frame, size
         pthread_rwlock_unlock(&w->writing);
         return segment_at_chunk(st, from, p->chunk);
     }
-    const segment_chunk c = chunk_of(w, p);
-    st = segment_decode(from, p->chunk, frame, n, elements);
-    if (st == STATUS_OK) place(w, p, &c, elements);
-    return st;
+    return decode_frame(w, p, frame, n, elements);
 }
 
 /* Read a piece, and put it in its place. Of a base the bytes are kept: those of the rest belong behind them.
@@ -256,16 +274,15 @@ static status read_piece(loading *w, load_piece *p, kv_planes planes, int user, 
     segment *from = w->segments[p->segment];
     const segment_chunk c = chunk_of(w, p);
     const size_t n = file_bytes(w, p, planes), n_all = file_bytes(w, p, KV_ALL_PLANES);
+    const bool is_plain = w->from->manifest.segments[p->segment].is_plain;
     const double begin = clock_seconds();
-    char *frame = w->from->manifest.segments[p->segment].is_plain ? NULL : mem_resize(NULL, n_all, 1),
-         *bytes = frame ? frame : elements;
+    char *frame = is_plain ? NULL : mem_resize(NULL, n_all, 1), *bytes = frame ? frame : elements;
     status st = segment_fetch(from, p->chunk, 0, n, bytes);
     if (st == STATUS_OK && n == n_all) st = segment_check_chunk(from, p->chunk, bytes);
     p->read_seconds += clock_seconds() - begin;
-    if (st == STATUS_OK && frame)
-        st = put_frame(w, p, frame, n, user, elements);
-    else if (st == STATUS_OK)
-        place(w, p, &c, elements);
+    if (st == STATUS_OK && frame) st = put_frame(w, p, frame, n, user, elements);
+    if (st == STATUS_OK && is_plain)
+        kv_chunk_put(&c.chunk, elements, &(kv_output){&(landing){w, p, c.row0}, put_rows});
     if (st == STATUS_OK && planes == KV_BASE_ONLY) {
         p->frame = frame;
         p->n_there = n;

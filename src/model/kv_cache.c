@@ -296,18 +296,24 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
     return st;
 }
 
+void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
+                         int64_t n_tokens, const void *in) {
+    const size_t row_bytes = row_bytes_of(kv, part);
+    for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
+        char *to = find_rows(kv, slot, layer, part, head, pos, pos0 + n_tokens, &n);
+        const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
+        kv->dev->ops->copy_in(kv->dev, to, from, (size_t)n * row_bytes);
+    }
+}
+
 void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                     const void *in) {
-    size_t row_bytes = row_bytes_of(kv, part), G = (size_t)kv->shape.format.n_heads;
-    char *rows = mem_new((size_t)kv->shape.format.page_tokens, row_bytes);
-    for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
-        const char *from = (const char *)in + (size_t)(pos - pos0) * G * row_bytes;
-        for (size_t head = 0; head < G; head++) {
-            char *to = find_rows(kv, slot, layer, part, (int)head, pos, pos0 + n_tokens, &n);
-            for (size_t i = 0; i < (size_t)n; i++)
-                memcpy(rows + i * row_bytes, from + (i * G + head) * row_bytes, row_bytes);
-            kv->dev->ops->copy_in(kv->dev, to, rows, (size_t)n * row_bytes);
-        }
+    const size_t row_bytes = row_bytes_of(kv, part), G = (size_t)kv->shape.format.n_heads;
+    char *rows = mem_new((size_t)n_tokens, row_bytes);
+    for (size_t head = 0; head < G; head++) {
+        for (size_t i = 0; i < (size_t)n_tokens; i++)
+            memcpy(rows + i * row_bytes, (const char *)in + (i * G + head) * row_bytes, row_bytes);
+        kv_cache_write_rows(kv, slot, layer, part, (int)head, pos0, n_tokens, rows);
     }
     free(rows);
 }

@@ -62,6 +62,10 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
 void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                     const void *in);
 
+/* The same of one head: rows [n_tokens, K]. */
+void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
+                         int64_t n_tokens, const void *in);
+
 /* A slot's table of one layer of the slice (0-based), in host memory; and the device of it all. */
 const int32_t *kv_cache_table(const kv_cache *kv, int slot, int layer);
 device *kv_cache_device(const kv_cache *kv);
