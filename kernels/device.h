@@ -146,11 +146,13 @@ typedef struct device_ops {
     status (*copy_begin)(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
     status (*copy_test)(device *dev, device_copy *copy, bool *over);
 
-    /* Decode a chunk of the codec kvarve into pages of this format, as one of the things that a device_copy
-     * does: they are done in the order in which they were begun, and copy_test says whether the last is over.
-     * What the image and the job name lies in the device's memory. NULL: the host decodes. */
-    status (*decode_chunk)(device *dev, device_copy *copy, const kv_format *format, const varve_image *image,
-                           const varve_job *job);
+    /* Decode chunks of the codec kvarve, all of models of one shape, into pages of this format, as one of the
+     * things that a device_copy does: they are done in the order in which they were begun, and copy_test says
+     * whether the last is over. jobs[n]; the same lie `there` in the device's memory by then, and all that
+     * they name. One after the other each would leave most of a GPU idle: a chunk's stream is one warp's.
+     * NULL: the host decodes. */
+    status (*decode_chunks)(device *dev, device_copy *copy, const kv_format *format, const varve_job *jobs,
+                            const varve_job *there, int n);
 
     /* Wait for all queued operations; the first failure among them, once. */
     status (*sync)(device *dev);

@@ -154,6 +154,7 @@ typedef struct varve_place {
 
 /* A chunk. */
 typedef struct varve_job {
+    varve_image image;
     const char *bytes;   /* the device's memory, and */
     int16_t *components; /* room there: [tiles, n_layers, numbers, VARVE_TILE], */
     float *turns;        /* [n_layers, n_tokens, width], */
@@ -177,4 +178,9 @@ typedef struct varve_job {
 
 VARVE_FUNCTION int32_t varve_job_tiles(const varve_job *job) {
     return (job->n_tokens - 1) / VARVE_TILE + 1;
+}
+
+/* Layers that are rebuilt by themselves, each beside the others: 1, where it is one from another. */
+VARVE_FUNCTION int32_t varve_job_strands(const varve_job *job) {
+    return job->is_predicted ? 1 : job->n_layers;
 }

@@ -191,22 +191,19 @@ status varve_job_make(const varve_tables *t, const varve_plane *planes, int n_pl
     return good ? STATUS_OK : status_refuse("a chunk of kvarve that is damaged");
 }
 
-static size_t component_bytes(const varve_job *job, const varve_shape *s) {
-    return (size_t)varve_job_tiles(job) * (size_t)job->n_layers * (size_t)varve_n_numbers(s) * VARVE_TILE *
+static size_t component_bytes(const varve_job *job, const varve_image *image) {
+    return (size_t)varve_job_tiles(job) * (size_t)job->n_layers * (size_t)image->n_numbers * VARVE_TILE *
            sizeof *job->components;
 }
 
-static size_t turn_bytes(const varve_job *job, const varve_shape *s) {
-    return (size_t)job->n_layers * (size_t)job->n_tokens * (size_t)s->width * sizeof *job->turns;
+size_t varve_job_room(const varve_job *job, const varve_image *image) {
+    return component_bytes(job, image) +
+           (size_t)job->n_layers * (size_t)job->n_tokens * (size_t)image->width * sizeof *job->turns;
 }
 
-size_t varve_job_room(const varve_job *job, const varve_shape *s) {
-    return component_bytes(job, s) + turn_bytes(job, s) + sizeof *job->is_bad;
-}
-
-void varve_job_settle(varve_job *job, const varve_shape *s, const char *bytes, char *room) {
+void varve_job_settle(varve_job *job, const varve_image *image, const char *bytes, char *room) {
+    job->image = *image;
     job->bytes = bytes;
     job->components = (int16_t *)room;
-    job->turns = (float *)(room + component_bytes(job, s));
-    job->is_bad = (uint32_t *)(room + component_bytes(job, s) + turn_bytes(job, s));
+    job->turns = (float *)(room + component_bytes(job, image));
 }

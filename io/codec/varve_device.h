@@ -15,8 +15,8 @@ void varve_image_make(const varve_tables *t, varve_kind kind, int first_layer, i
 status varve_job_make(const varve_tables *t, const varve_plane *planes, int n_planes,
                       const varve_chunk *chunk, text_buffer *bytes, varve_job *out);
 
-/* Room that a job needs beside its bytes: components, then turns, then the verdict. */
-size_t varve_job_room(const varve_job *job, const varve_shape *shape);
+/* Room that a job needs beside its bytes: components, then turns. */
+size_t varve_job_room(const varve_job *job, const varve_image *image);
 
-/* Give a job its place: its bytes there, and its room there. */
-void varve_job_settle(varve_job *job, const varve_shape *shape, const char *bytes, char *room);
+/* Give a job its tables, and its place there: its bytes, and its room. The verdict's is the caller's. */
+void varve_job_settle(varve_job *job, const varve_image *image, const char *bytes, char *room);

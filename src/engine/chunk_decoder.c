@@ -1,6 +1,7 @@
 #include "src/engine/chunk_decoder.h"
 
 #include <assert.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -17,10 +18,12 @@ typedef struct decoder_image {
     void *memory;
 } decoder_image;
 
-/* A user's: a chunk that was taken, its bytes, here and there, and room for what becomes of them. */
+/* A chunk on its way: its bytes, here and there, and room for what becomes of them. */
 typedef struct decoder_room {
-    device_copy *copy;
-    const decoder_image *image;
+    struct decoder_room *next;
+    const chunk_user *user;
+    void *piece;
+    chunk_rows rows;
     int64_t row0; /* of the chunk */
     varve_job job;
     text_buffer bytes;
@@ -28,13 +31,30 @@ typedef struct decoder_room {
     size_t n_bytes, n_room;
 } decoder_room;
 
+enum { MOST_CHUNKS = 1024 }; /* decoded together */
+
+/* What refines a cache may take its time. */
+static const size_t most_room_bytes[N_CHUNK_LANES] = {(size_t)1 << 30, (size_t)1 << 28};
+
+/* What lies in its own memory, here and there: jobs, and then their verdicts. */
+typedef struct decoder_lane {
+    device_copy *copy;
+    char *here, *there;
+    pthread_mutex_t lock; /* of all that follows */
+    pthread_cond_t changed;
+    decoder_room *idle, *waiting, **last; /* last: of those that wait */
+    int n_rooms;                          /* of all kinds */
+    size_t bytes, most_bytes;             /* of them, on the device; no new one beyond this */
+    bool is_full, is_led;                 /* there is no more memory; a thread decodes what waits */
+} decoder_lane;
+
 struct chunk_decoder {
     device *dev;
     kv_cache *kv;
     slice slice;
     decoder_image *images;
-    decoder_room *rooms; /* [n_users] */
-    int n_images, n_users;
+    int n_images;
+    decoder_lane lanes[N_CHUNK_LANES];
 };
 
 /* ---- tables ---- */
@@ -71,6 +91,17 @@ static status add_image(chunk_decoder *d, const manifest *m, const segment_info 
     return STATUS_OK;
 }
 
+static status open_lane(chunk_decoder *d, decoder_lane *l) {
+    const size_t n_bytes = MOST_CHUNKS * (sizeof(varve_job) + sizeof(uint32_t));
+    void *here = NULL, *there = NULL;
+    status st = d->dev->ops->copy_open(d->dev, &l->copy);
+    if (st == STATUS_OK) st = d->dev->ops->alloc_host(d->dev, n_bytes, &here);
+    if (st == STATUS_OK) st = d->dev->ops->alloc(d->dev, n_bytes, &there);
+    l->here = here;
+    l->there = there;
+    return st;
+}
+
 static status open_all(chunk_decoder *d, const manifest *m, const snapshot_tables *tables) {
     status st = STATUS_OK;
     for (const segment_info *s = m->segments; st == STATUS_OK && s < m->segments + m->n_segments; s++) {
@@ -78,18 +109,23 @@ static status open_all(chunk_decoder *d, const manifest *m, const snapshot_table
         if (is_ours(s, d->slice) && t && !find_image(d, t, s->codec == KV_CODEC_SMALL))
             st = add_image(d, m, s, t);
     }
-    for (int i = 0; st == STATUS_OK && i < d->n_users && d->n_images; i++)
-        st = d->dev->ops->copy_open(d->dev, &d->rooms[i].copy);
+    for (int i = 0; st == STATUS_OK && i < N_CHUNK_LANES && d->n_images; i++)
+        st = open_lane(d, &d->lanes[i]);
     return st == STATUS_OK ? d->dev->ops->sync(d->dev) : st;
 }
 
-chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s,
-                                  int n_users) {
+chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s) {
     device *dev = kv_cache_device(kv);
-    if (!dev->ops->decode_chunk) return NULL;
+    if (!dev->ops->decode_chunks) return NULL;
     chunk_decoder *d = mem_new(1, sizeof *d);
-    *d = (chunk_decoder){.dev = dev, .kv = kv, .slice = s, .n_users = n_users};
-    d->rooms = mem_new((size_t)n_users, sizeof *d->rooms);
+    *d = (chunk_decoder){.dev = dev, .kv = kv, .slice = s};
+    for (int i = 0; i < N_CHUNK_LANES; i++) {
+        decoder_lane *l = &d->lanes[i];
+        pthread_mutex_init(&l->lock, NULL);
+        pthread_cond_init(&l->changed, NULL);
+        l->last = &l->waiting;
+        l->most_bytes = most_room_bytes[i];
+    }
     const status st = open_all(d, m, tables);
     if (st != STATUS_OK)
         notice_add("what is cached is decoded by processors, and not by the GPU: %s", status_text());
@@ -98,31 +134,39 @@ chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapsho
     return NULL;
 }
 
+static void room_free(chunk_decoder *d, decoder_room *r) {
+    d->dev->ops->release_host(d->dev, r->here);
+    d->dev->ops->release(d->dev, r->there);
+    d->dev->ops->release(d->dev, r->room);
+    free(r->bytes.data);
+    free(r);
+}
+
 void chunk_decoder_close(chunk_decoder *d) {
     if (!d) return;
-    for (int i = 0; i < d->n_users; i++) {
-        decoder_room *r = &d->rooms[i];
-        d->dev->ops->copy_close(d->dev, r->copy);
-        d->dev->ops->release_host(d->dev, r->here);
-        d->dev->ops->release(d->dev, r->there);
-        d->dev->ops->release(d->dev, r->room);
-        free(r->bytes.data);
+    for (int i = 0; i < N_CHUNK_LANES; i++) {
+        decoder_lane *l = &d->lanes[i];
+        for (decoder_room *r = l->idle, *next; r; r = next) {
+            next = r->next;
+            room_free(d, r);
+        }
+        d->dev->ops->copy_close(d->dev, l->copy);
+        d->dev->ops->release_host(d->dev, l->here);
+        d->dev->ops->release(d->dev, l->there);
+        pthread_cond_destroy(&l->changed);
+        pthread_mutex_destroy(&l->lock);
     }
     for (int i = 0; i < d->n_images; i++)
         d->dev->ops->release(d->dev, d->images[i].memory);
     free(d->images);
-    free(d->rooms);
     free(d);
 }
 
-/* ---- chunks ---- */
-
-status chunk_decoder_order(chunk_decoder *d, int first, int last) {
-    status st = STATUS_OK;
-    for (int i = first; st == STATUS_OK && i < last; i++)
-        st = d->dev->ops->copy_after(d->dev, d->rooms[i].copy);
-    return st;
+status chunk_decoder_order(chunk_decoder *d, chunk_lane lane) {
+    return d->dev->ops->copy_after(d->dev, d->lanes[lane].copy);
 }
+
+/* ---- room ---- */
 
 /* At least as much as that; what was there is gone. */
 static status reserve(chunk_decoder *d, decoder_room *r, size_t n_bytes, size_t n_room) {
@@ -147,11 +191,67 @@ static status reserve(chunk_decoder *d, decoder_room *r, size_t n_bytes, size_t 
     return st;
 }
 
-/* Of a layer of the slice: behind the job's bytes, the pages of the rows. */
-static varve_place place_of(const chunk_decoder *d, decoder_room *r, const chunk_rows *rows, int layer) {
+/* One that is idle, or a new one while the device has memory for more, or else the next that is idle again.
+ * NULL: there is not even one. */
+static decoder_room *take_room(decoder_lane *l) {
+    pthread_mutex_lock(&l->lock);
+    decoder_room *r = NULL;
+    bool is_new = false;
+    while (!l->idle && !is_new && (!l->is_full || l->n_rooms > 0)) {
+        is_new = !l->is_full && (l->n_rooms == 0 || (l->bytes < l->most_bytes && l->n_rooms < MOST_CHUNKS));
+        if (!is_new) pthread_cond_wait(&l->changed, &l->lock);
+    }
+    if (is_new) {
+        r = mem_new(1, sizeof *r);
+        l->n_rooms++;
+    } else if (l->idle) {
+        r = l->idle;
+        l->idle = r->next;
+    }
+    pthread_mutex_unlock(&l->lock);
+    return r;
+}
+
+static void give_room(decoder_lane *l, decoder_room *r) {
+    pthread_mutex_lock(&l->lock);
+    r->next = l->idle;
+    l->idle = r;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->lock);
+}
+
+/* A room for the job and its places; NULL: the host has to decode. */
+static decoder_room *find_room(chunk_decoder *d, decoder_lane *l, size_t n_bytes, size_t n_room) {
+    for (decoder_room *r = take_room(l); r; r = take_room(l)) {
+        const size_t before = r->n_bytes + r->n_room;
+        const status st = reserve(d, r, n_bytes, n_room);
+        pthread_mutex_lock(&l->lock);
+        l->bytes += r->n_bytes + r->n_room - before;
+        if (st != STATUS_OK) {
+            l->is_full = true;
+            l->n_rooms--;
+            l->bytes -= r->n_bytes + r->n_room;
+            pthread_cond_broadcast(&l->changed);
+        }
+        pthread_mutex_unlock(&l->lock);
+        if (st == STATUS_OK) return r;
+        notice_add("the GPU has little memory to decode what is cached (%s): it decodes less at a time, or "
+                   "processors do",
+                   status_text());
+        room_free(d, r);
+    }
+    return NULL;
+}
+
+/* ---- chunks ---- */
+
+/* Of a layer of the slice: behind the job's bytes, the pages of the rows, those of positions from wanted on.
+ */
+static varve_place place_of(const chunk_decoder *d, decoder_room *r, int64_t wanted, int layer) {
+    const chunk_rows *rows = &r->rows;
     const kv_layer pages = kv_cache_layer(d->kv, layer);
     const int64_t end = rows->pos0 + rows->n_rows, kept = kv_cache_first_kept(d->kv, rows->slot, layer);
-    int64_t begin = rows->begin > rows->pos0 ? rows->begin : rows->pos0;
+    int64_t begin = wanted > rows->pos0 ? wanted : rows->pos0;
     if (kept > begin) begin = kept;
     if (begin >= end) return (varve_place){.pages = NULL};
     const int64_t shift = rows->pos0 - (rows->row0 - r->row0), first = begin / pages.format.page_tokens;
@@ -162,12 +262,12 @@ static varve_place place_of(const chunk_decoder *d, decoder_room *r, const chunk
     return place;
 }
 
-static void put_places(const chunk_decoder *d, decoder_room *r, const chunk_rows *rows) {
+static void put_places(const chunk_decoder *d, decoder_room *r, int64_t wanted) {
     text_append(&r->bytes, "\0\0", (sizeof(int32_t) - r->bytes.n % sizeof(int32_t)) % sizeof(int32_t));
     for (int i = 0; i < r->job.n_layers; i++) {
         const int layer = r->job.first_layer + i;
         if (layer < d->slice.first_layer || layer >= d->slice.last_layer) continue;
-        const varve_place place = place_of(d, r, rows, layer - d->slice.first_layer);
+        const varve_place place = place_of(d, r, wanted, layer - d->slice.first_layer);
         memcpy(r->bytes.data + r->job.places + (size_t)i * sizeof place, &place, sizeof place);
     }
 }
@@ -178,57 +278,127 @@ static size_t places_bytes(const chunk_decoder *d, const varve_job *job, int64_t
     return ((size_t)n * (size_t)job->n_layers + 1) * sizeof(int32_t);
 }
 
-status chunk_decoder_take(chunk_decoder *d, int user, segment *from, int64_t chunk, const void *bytes,
-                          size_t n_bytes, const chunk_rows *rows, bool *is_taken) {
-    decoder_room *r = &d->rooms[user];
-    const kv_tables *tables = NULL;
-    segment_chunk c;
-    *is_taken = false;
-    r->bytes.n = 0;
-    status st = segment_make_job(from, chunk, bytes, n_bytes, &r->bytes, &r->job, &c, &tables);
-    if (st != STATUS_OK || r->job.n_tokens == 0) return st;
-    r->row0 = c.row0;
-    r->image = find_image(d, tables, r->job.is_predicted);
-    if (!r->image) return STATUS_OK;
-    const varve_shape *shape = &tables->varve.shape;
-    if (reserve(d, r, r->bytes.n + places_bytes(d, &r->job, rows->n_rows), varve_job_room(&r->job, shape)) !=
-        STATUS_OK) {
-        notice_add("some of what is cached is decoded by processors, and not by the GPU: %s", status_text());
-        return STATUS_OK;
-    }
-    varve_job_settle(&r->job, shape, r->there, r->room);
-    *is_taken = true;
-    return STATUS_OK;
-}
-
-static status wait_for(chunk_decoder *d, const decoder_room *r) {
+static status wait_for(chunk_decoder *d, const decoder_lane *l) {
     enum { PAUSE_US = 50 };
     bool over = false;
-    status st = d->dev->ops->copy_test(d->dev, r->copy, &over);
-    for (; st == STATUS_OK && !over; st = d->dev->ops->copy_test(d->dev, r->copy, &over)) {
+    status st = d->dev->ops->copy_test(d->dev, l->copy, &over);
+    for (; st == STATUS_OK && !over; st = d->dev->ops->copy_test(d->dev, l->copy, &over)) {
         usleep(PAUSE_US);
         alive_say();
     }
     return st;
 }
 
-/* There and back: the verdict comes to where the bytes began. */
-status chunk_decoder_place(chunk_decoder *d, int user, const chunk_rows *rows) {
+static uint32_t *verdicts(char *memory) {
+    return (uint32_t *)(memory + MOST_CHUNKS * sizeof(varve_job));
+}
+
+/* Bytes of the chunks, and then jobs, go there; the verdicts come back. */
+static status decode_all(chunk_decoder *d, decoder_lane *l, decoder_room *first, int n) {
     const device_ops *ops = d->dev->ops;
     const kv_format format = kv_cache_layer(d->kv, 0).format;
-    decoder_room *r = &d->rooms[user];
-    put_places(d, r, rows);
-    assert(r->bytes.n <= r->n_bytes);
-    memcpy(r->here, r->bytes.data, r->bytes.n);
-    status st = ops->copy_begin(d->dev, r->copy, r->there, r->here, r->bytes.n);
-    if (st == STATUS_OK) st = ops->decode_chunk(d->dev, r->copy, &format, &r->image->image, &r->job);
-    if (st == STATUS_OK) st = ops->copy_begin(d->dev, r->copy, r->here, r->job.is_bad, sizeof *r->job.is_bad);
-    if (st == STATUS_OK) st = wait_for(d, r);
+    varve_job *jobs = (varve_job *)l->here;
+    status st = STATUS_OK;
+    int i = 0;
+    for (decoder_room *r = first; st == STATUS_OK && i < n; r = r->next, i++) {
+        assert(r->bytes.n <= r->n_bytes);
+        memcpy(r->here, r->bytes.data, r->bytes.n);
+        r->job.is_bad = verdicts(l->there) + i;
+        jobs[i] = r->job;
+        st = ops->copy_begin(d->dev, l->copy, r->there, r->here, r->bytes.n);
+    }
+    if (st == STATUS_OK) st = ops->copy_begin(d->dev, l->copy, l->there, l->here, (size_t)n * sizeof *jobs);
     if (st == STATUS_OK)
-        return *(const uint32_t *)r->here ? status_refuse("a chunk of kvarve that is damaged") : STATUS_OK;
-    /* What was begun may still read what the next chunk writes. */
+        st = ops->decode_chunks(d->dev, l->copy, &format, jobs, (const varve_job *)l->there, n);
+    if (st == STATUS_OK)
+        st = ops->copy_begin(d->dev, l->copy, verdicts(l->here), verdicts(l->there),
+                             (size_t)n * sizeof(uint32_t));
+    if (st == STATUS_OK) st = wait_for(d, l);
+    if (st == STATUS_OK) return st;
+    /* What was begun may still read what the next chunks write. */
     char text[STATUS_TEXT_BYTES];
     memcpy(text, status_text(), sizeof text);
-    if (ops->copy_begin(d->dev, r->copy, NULL, NULL, 0) == STATUS_OK) (void)wait_for(d, r);
+    if (ops->copy_begin(d->dev, l->copy, NULL, NULL, 0) == STATUS_OK) (void)wait_for(d, l);
     return status_adopt(st, text);
+}
+
+/* All of one user. Their rooms are idle then. */
+static void decode_batch(chunk_decoder *d, decoder_lane *l, decoder_room *first, int n) {
+    const chunk_user *user = first->user;
+    const int64_t begin = user->begin(user->self);
+    decoder_room *r = first, *next;
+    for (int i = 0; i < n; r = r->next, i++) {
+        assert(r->user->self == user->self);
+        put_places(d, r, begin);
+    }
+    const status st = decode_all(d, l, first, n);
+    user->end(user->self);
+    char text[STATUS_TEXT_BYTES];
+    if (st != STATUS_OK) memcpy(text, status_text(), sizeof text);
+    r = first;
+    for (int i = 0; i < n; r = next, i++) {
+        next = r->next;
+        const bool is_bad = st == STATUS_OK && verdicts(l->here)[i];
+        user->done(user->self, r->piece,
+                   is_bad            ? status_refuse("a chunk of kvarve that is damaged")
+                   : st != STATUS_OK ? status_adopt(st, text)
+                                     : STATUS_OK);
+        give_room(l, r);
+    }
+}
+
+/* Behind what waits; who finds nobody decoding decodes until nothing waits. */
+static void submit(chunk_decoder *d, decoder_lane *l, decoder_room *r) {
+    pthread_mutex_lock(&l->lock);
+    r->next = NULL;
+    *l->last = r;
+    l->last = &r->next;
+    if (!l->is_led) {
+        l->is_led = true;
+        while (l->waiting) {
+            decoder_room *first = l->waiting;
+            int n = 0;
+            for (decoder_room *other = first; other; other = other->next)
+                n++;
+            l->waiting = NULL;
+            l->last = &l->waiting;
+            pthread_mutex_unlock(&l->lock);
+            decode_batch(d, l, first, n);
+            pthread_mutex_lock(&l->lock);
+        }
+        l->is_led = false;
+    }
+    pthread_mutex_unlock(&l->lock);
+}
+
+status chunk_decoder_put(chunk_decoder *d, chunk_lane lane, const chunk_user *user, void *piece,
+                         segment *from, int64_t chunk, const void *bytes, size_t n_bytes,
+                         const chunk_rows *rows, bool *is_taken) {
+    decoder_lane *l = &d->lanes[lane];
+    const kv_tables *tables = NULL;
+    text_buffer packed = {0};
+    varve_job job;
+    segment_chunk c;
+    *is_taken = false;
+    status st = segment_make_job(from, chunk, bytes, n_bytes, &packed, &job, &c, &tables);
+    const decoder_image *image =
+        st == STATUS_OK && job.n_tokens > 0 ? find_image(d, tables, job.is_predicted) : NULL;
+    decoder_room *r = image ? find_room(d, l, packed.n + places_bytes(d, &job, rows->n_rows),
+                                        varve_job_room(&job, &image->image))
+                            : NULL;
+    if (!r) {
+        free(packed.data);
+        return st;
+    }
+    free(r->bytes.data);
+    r->user = user;
+    r->piece = piece;
+    r->rows = *rows;
+    r->row0 = c.row0;
+    r->bytes = packed;
+    r->job = job;
+    varve_job_settle(&r->job, &image->image, r->there, r->room);
+    submit(d, l, r);
+    *is_taken = true;
+    return STATUS_OK;
 }

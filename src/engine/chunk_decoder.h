@@ -9,26 +9,39 @@
 
 typedef struct chunk_decoder chunk_decoder;
 
-/* Where rows [row0, row0 + n_rows) of a segment belong: positions from pos0 on, of which those below `begin`
- * are not wanted. */
+/* Where rows [row0, row0 + n_rows) of a segment belong: positions from pos0 on. */
 typedef struct chunk_rows {
     int slot;
-    int64_t row0, n_rows, pos0, begin;
+    int64_t row0, n_rows, pos0;
 } chunk_rows;
 
-/* For n_users threads at once. Borrows all. NULL: the host decodes. */
-chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s,
-                                  int n_users);
-void chunk_decoder_close(chunk_decoder *d); /* NULL is fine */
+/* Two that may decode at once, each by itself. */
+typedef enum chunk_lane { CHUNKS_LOADED, CHUNKS_REFINED, N_CHUNK_LANES } chunk_lane;
 
-/* What users [first, last) decode from now on comes behind all operations that are queued. By the thread that
+/* Whose chunks they are. In any of the threads that put some. */
+typedef struct chunk_user {
+    void *self;
+    /* From which position on rows are wanted: what is below, or is no longer kept, changes only behind `end`.
+     */
+    int64_t (*begin)(void *self);
+    void (*end)(void *self);
+    /* What became of a chunk: decoded, or damaged, and no row has changed. */
+    void (*done)(void *self, void *piece, status st);
+} chunk_user;
+
+/* Borrows all. NULL: the host decodes. */
+chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s);
+void chunk_decoder_close(chunk_decoder *d); /* nothing is being decoded; NULL is fine */
+
+/* What is decoded in a lane from now on comes behind all operations that are queued. By the thread that
  * queues them. */
-status chunk_decoder_order(chunk_decoder *d, int first, int last);
+status chunk_decoder_order(chunk_decoder *d, chunk_lane lane);
 
-/* Take a chunk's bytes in the file, or those of its base, whose rows (at most these) are then to be placed.
- * *is_taken: false where the host has to decode them. Refuses what is damaged, as far as it can be seen. */
-status chunk_decoder_take(chunk_decoder *d, int user, segment *from, int64_t chunk, const void *bytes,
-                          size_t n_bytes, const chunk_rows *rows, bool *is_taken);
-
-/* Decode what the user has taken, and wait for it. What is damaged is refused, and no row changes. */
-status chunk_decoder_place(chunk_decoder *d, int user, const chunk_rows *rows);
+/* Give the device a chunk's bytes in the file, or those of its base, which may be released then. Any number
+ * of threads put chunks of one user: who finds the device idle waits for what there is by then, and what
+ * comes meanwhile is decoded together, behind that; so when no thread is in here any more, all are done.
+ * Waits while there is no room. *is_taken: false where the host has to decode them, and nobody is told.
+ * Refuses what is damaged, as far as it can be seen. */
+status chunk_decoder_put(chunk_decoder *d, chunk_lane lane, const chunk_user *user, void *piece,
+                         segment *from, int64_t chunk, const void *bytes, size_t n_bytes,
+                         const chunk_rows *rows, bool *is_taken);

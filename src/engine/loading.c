@@ -1,7 +1,6 @@
 #define _GNU_SOURCE /* locks that let writers go first */
 #include "src/engine/loading.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -37,7 +36,7 @@ loading *loading_new(load_source *from, int slot, int64_t number, int64_t source
     pthread_rwlockattr_setkind_np(&kind, PTHREAD_RWLOCK_PREFER_WRITER_NONRECURSIVE_NP); /* loading_leave */
     pthread_rwlock_init(&w->writing, &kind);
     pthread_rwlockattr_destroy(&kind);
-    if (from->decoder) keep_failure(w, chunk_decoder_order(from->decoder, 0, from->options.n_threads));
+    if (from->decoder) keep_failure(w, chunk_decoder_order(from->decoder, CHUNKS_LOADED));
     return w;
 }
 
@@ -242,35 +241,40 @@ static status decode_frame(loading *w, const load_piece *p, const void *frame, s
     const segment_chunk c = chunk_of(w, p);
     landing to = {w, p, c.row0};
     const kv_output out = {&to, put_rows};
-    if (!p->frame) return segment_decode_rows(from, p->chunk, frame, n, elements, &out);
+    if (!p->is_done) return segment_decode_rows(from, p->chunk, frame, n, elements, &out);
     status st = segment_decode(from, p->chunk, frame, n, elements);
     if (st == STATUS_OK) kv_chunk_put(&c.chunk, elements, &out);
     return st;
 }
 
-/* The rows of a frame, or of its base, go to their pages: by the device, or by this thread, of whatever
- * number among the decoder's users. */
-static status put_frame(loading *w, const load_piece *p, const void *frame, size_t n, int user,
-                        void *elements) {
+static int64_t begin_writing(void *self) {
+    loading *w = self;
+    pthread_rwlock_rdlock(&w->writing);
+    return w->left_out;
+}
+
+static void end_writing(void *self) {
+    loading *w = self;
+    pthread_rwlock_unlock(&w->writing);
+}
+
+/* The rows of a frame, or of its base, go to their pages: by this thread, over `elements`, or by the device,
+ * which tells then what became of it: *is_under_way. */
+static status put_frame(loading *w, load_piece *p, const void *frame, size_t n, chunk_lane lane,
+                        void *elements, bool *is_under_way) {
     segment *from = w->segments[p->segment];
     chunk_decoder *d = w->from->decoder;
-    chunk_rows rows = {w->slot, p->row0, p->n_rows, p->pos0, 0};
-    bool is_taken = false;
-    status st = d ? chunk_decoder_take(d, user, from, p->chunk, frame, n, &rows, &is_taken) : STATUS_OK;
-    if (st != STATUS_OK) return st;
-    if (is_taken) {
-        pthread_rwlock_rdlock(&w->writing);
-        rows.begin = w->left_out;
-        st = chunk_decoder_place(d, user, &rows);
-        pthread_rwlock_unlock(&w->writing);
-        return segment_at_chunk(st, from, p->chunk);
-    }
+    const chunk_rows rows = {w->slot, p->row0, p->n_rows, p->pos0};
+    *is_under_way = false;
+    status st = d ? chunk_decoder_put(d, lane, &w->user, p, from, p->chunk, frame, n, &rows, is_under_way)
+                  : STATUS_OK;
+    if (st != STATUS_OK || *is_under_way) return st;
     return decode_frame(w, p, frame, n, elements);
 }
 
 /* Read a piece, and put it in its place. Of a base the bytes are kept: those of the rest belong behind them.
  */
-static status read_piece(loading *w, load_piece *p, kv_planes planes, int user, void *elements) {
+static status read_piece(loading *w, load_piece *p, kv_planes planes, void *elements, bool *is_under_way) {
     segment *from = w->segments[p->segment];
     const segment_chunk c = chunk_of(w, p);
     const size_t n = file_bytes(w, p, planes), n_all = file_bytes(w, p, KV_ALL_PLANES);
@@ -280,21 +284,21 @@ static status read_piece(loading *w, load_piece *p, kv_planes planes, int user, 
     status st = segment_fetch(from, p->chunk, 0, n, bytes);
     if (st == STATUS_OK && n == n_all) st = segment_check_chunk(from, p->chunk, bytes);
     p->read_seconds += clock_seconds() - begin;
-    if (st == STATUS_OK && frame) st = put_frame(w, p, frame, n, user, elements);
-    if (st == STATUS_OK && is_plain)
-        kv_chunk_put(&c.chunk, elements, &(kv_output){&(landing){w, p, c.row0}, put_rows});
-    if (st == STATUS_OK && planes == KV_BASE_ONLY) {
+    if (planes == KV_BASE_ONLY) {
         p->frame = frame;
         p->n_there = n;
-    } else {
-        free(frame);
     }
+    if (st == STATUS_OK && frame) st = put_frame(w, p, frame, n, CHUNKS_LOADED, elements, is_under_way);
+    if (st == STATUS_OK && is_plain)
+        kv_chunk_put(&c.chunk, elements, &(kv_output){&(landing){w, p, c.row0}, put_rows});
+    if (planes == KV_ALL_PLANES) free(frame);
     return st;
 }
 
-static status move_piece(loading *w, load_piece *p, int user, void *elements) {
+static status move_piece(loading *w, load_piece *p, void *elements, bool *is_under_way) {
     const segment_chunk c = chunk_of(w, p);
     const double begin = clock_seconds();
+    *is_under_way = false;
     if (!is_wanted(w, p, &c)) return STATUS_OK;
     const kv_planes planes = choose_planes(w, p);
     if (!hold_back(w, p, &c, file_bytes(w, p, planes))) return STATUS_OK;
@@ -302,21 +306,17 @@ static status move_piece(loading *w, load_piece *p, int user, void *elements) {
     p->read_seconds = clock_seconds() - begin;
     status st = STATUS_OK;
     if (planes == KV_ALL_PLANES) st = check_distortion(w, w->segments[p->segment], p->chunk, planes);
-    if (st == STATUS_OK) st = read_piece(w, p, planes, user, elements);
+    if (st == STATUS_OK) st = read_piece(w, p, planes, elements, is_under_way);
     atomic_fetch_add(&w->bytes_read, (int64_t)file_bytes(w, p, planes));
     return st;
 }
 
-/* Of all threads one at a time. Rank 0 hears now and then how far it is. A GPU computes beside whatever the
- * processors do. */
-static void end_piece(loading *w, load_piece *p, status st) {
+/* Rank 0 hears now and then how far the loading is. A GPU computes beside whatever the processors do. */
+static void tell_edge(loading *w) {
     static const double pause_seconds = 0.01;
-    keep_failure(w, st);
-    p->is_done = st == STATUS_OK; /* what has failed is never behind the edge */
-    atomic_fetch_sub(&w->bytes_left, (int64_t)file_bytes(w, p, KV_ALL_PLANES));
+    const double now = clock_seconds();
     while (w->n_done < w->n_pieces && w->pieces[w->n_done].is_done)
         w->n_done++;
-    const double now = clock_seconds();
     if (w->n_done == w->n_pieces || now - w->told_at < pause_seconds) return;
     const load_piece *next = &w->pieces[w->n_done];
     const note report = {.kind = NOTE_LOADING,
@@ -328,9 +328,36 @@ static void end_piece(loading *w, load_piece *p, status st) {
     w->told_at = now;
 }
 
-/* In parallel: each is decoded by one thread, straight before its rows go to their pages. */
+/* Of all threads one at a time. What has failed is never behind the edge. */
+static void end_piece(loading *w, load_piece *p, status st) {
+    if (st != STATUS_OK) {
+        p->way = LOAD_FAILED;
+        free(p->frame);
+        p->frame = NULL;
+    }
+#pragma omp critical(loading_end)
+    {
+        keep_failure(w, st);
+        p->is_done = st == STATUS_OK;
+        p->seconds = clock_seconds() - w->begin - p->begin;
+        w->read_seconds += p->read_seconds;
+        w->seconds += p->seconds;
+        atomic_fetch_sub(&w->bytes_left, (int64_t)file_bytes(w, p, KV_ALL_PLANES));
+        tell_edge(w);
+    }
+}
+
+static void end_decoded(void *self, void *piece, status st) {
+    loading *w = self;
+    load_piece *p = piece;
+    end_piece(w, p, segment_at_chunk(st, w->segments[p->segment], p->chunk));
+}
+
+/* In parallel: each is read by one thread, which decodes it too, straight before its rows go to their pages,
+ * if no device does. */
 static void move_pieces(loading *w) {
     const size_t room = room_for(w);
+    w->user = (chunk_user){w, begin_writing, end_writing, end_decoded};
 #pragma omp parallel num_threads(w->from->options.n_threads)
     {
         void *elements = mem_resize(NULL, room, 1);
@@ -338,17 +365,10 @@ static void move_pieces(loading *w) {
         for (size_t i = 0; i < w->n_pieces; i++) {
             if (is_given_up(w)) continue;
             load_piece *p = &w->pieces[i];
-            const double begin = clock_seconds();
-            status st = move_piece(w, p, omp_get_thread_num(), elements);
-            p->begin = begin - w->begin;
-            p->seconds = clock_seconds() - begin;
-            if (st != STATUS_OK) p->way = LOAD_FAILED;
-#pragma omp critical(loading_end)
-            {
-                w->read_seconds += p->read_seconds;
-                w->seconds += p->seconds;
-                end_piece(w, p, st);
-            }
+            bool is_under_way;
+            p->begin = clock_seconds() - w->begin;
+            status st = move_piece(w, p, elements, &is_under_way);
+            if (!is_under_way) end_piece(w, p, st);
         }
         free(elements);
     }
@@ -446,20 +466,28 @@ status loading_fetch_rest(loading *w) {
     return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
 }
 
+static void end_refined(void *self, void *piece, status st) {
+    loading *w = self;
+    const load_piece *p = piece;
+#pragma omp critical(loading_end)
+    keep_failure(w, segment_at_chunk(st, w->segments[p->segment], p->chunk));
+}
+
 status loading_refine(loading *w) {
     const size_t room = room_for(w);
-    const int n_threads = w->from->options.n_threads;
     w->st = STATUS_OK; /* what could not be fetched was told */
-    if (w->from->decoder) keep_failure(w, chunk_decoder_order(w->from->decoder, n_threads, 2 * n_threads));
-#pragma omp parallel num_threads(n_threads)
+    w->user = (chunk_user){w, begin_writing, end_writing, end_refined};
+    if (w->from->decoder) keep_failure(w, chunk_decoder_order(w->from->decoder, CHUNKS_REFINED));
+#pragma omp parallel num_threads(w->from->options.n_threads)
     {
         void *elements = mem_resize(NULL, room, 1);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < w->n_pieces; i++) {
-            const load_piece *p = &w->pieces[i];
+            load_piece *p = &w->pieces[i];
+            bool is_under_way;
             if (!p->frame || !is_whole(w, p)) continue;
-            status st = put_frame(w, p, p->frame, p->n_there, n_threads + omp_get_thread_num(), elements);
-            if (st != STATUS_OK)
+            status st = put_frame(w, p, p->frame, p->n_there, CHUNKS_REFINED, elements, &is_under_way);
+            if (!is_under_way)
 #pragma omp critical(loading_end)
                 keep_failure(w, st);
         }

@@ -44,9 +44,7 @@ typedef struct load_source {
     slice slice;
     load_options options;
     kv_cache *kv;
-    /* Users: options.n_threads for what is loaded, and as many for what refines it. NULL: the host decodes.
-     */
-    chunk_decoder *decoder;
+    chunk_decoder *decoder; /* NULL: the host decodes */
     mailbox *notes;
     atomic_bool is_closing;
     atomic_int n_waiting; /* loads that are not done: what refines others waits for them */
@@ -66,6 +64,7 @@ typedef struct loading {
     pthread_rwlock_t writing;              /* to the slot's pages, many at once; alone: of what follows */
     int64_t left_out;                      /* positions below come from elsewhere */
     atomic_bool is_dropped;                /* nobody wants what is not loaded yet */
+    chunk_user user;                       /* of the decoder */
     segment **segments;                    /* [those of the manifest]; NULL: not needed */
     load_piece *pieces;                    /* [n_pieces], the last positions first */
     size_t n_pieces, n_done;               /* n_done: all before it are done */

@@ -63,36 +63,67 @@ static void put_places(const page_set *c, varve_job *job, text_buffer *bytes) {
     }
 }
 
-/* By the device; refused by the host, or bad for the device: refused. */
-static status decode(const loaded *l, const varve_plane *planes, int n_planes, const varve_chunk *chunk,
-                     const page_set *c) {
-    device *dev = l->on->dev;
-    const varve_shape *s = &l->tables->shape;
-    text_buffer bytes = {0};
+/* What a device is to decode, and what becomes of it. */
+typedef struct order {
+    const loaded *l;
+    const varve_plane *planes;
+    int n_planes;
+    const varve_chunk *chunk;
+    const page_set *pages;
+    status st;
+} order;
+
+enum { MOST_ORDERS = 12 };
+
+/* Memory of the device: of jobs, their bytes and rooms, and their verdicts. */
+typedef struct memory {
+    void *all[3 * MOST_ORDERS];
+    int n;
+} memory;
+
+static varve_job make_job(device *dev, const order *o, text_buffer *bytes, memory *m) {
     varve_job job;
-    status st = varve_job_make(l->tables, planes, n_planes, chunk, &bytes, &job);
-    if (st != STATUS_OK) {
-        free(bytes.data);
-        return st;
-    }
-    put_places(c, &job, &bytes);
-    void *there = array_new(dev, bytes.data, bytes.n), *room = NULL;
-    CHECK_OK(dev->ops->alloc(dev, varve_job_room(&job, s), &room));
-    varve_job_settle(&job, s, there, room);
+    if (varve_job_make(o->l->tables, o->planes, o->n_planes, o->chunk, bytes, &job) != STATUS_OK)
+        return (varve_job){.n_tokens = 0};
+    put_places(o->pages, &job, bytes);
+    void *there = m->all[m->n++] = array_new(dev, bytes->data, bytes->n), *room = NULL;
+    CHECK_OK(dev->ops->alloc(dev, varve_job_room(&job, &o->l->image), &room));
+    m->all[m->n++] = room;
+    varve_job_settle(&job, &o->l->image, there, room);
+    return job;
+}
+
+/* By the device, all together; refused by the host, or bad for the device: refused. */
+static void decode(device *dev, order *orders, int n) {
+    memory m = {.n = 0};
+    varve_job jobs[MOST_ORDERS];
+    uint32_t zeros[MOST_ORDERS] = {0}, *there = m.all[m.n++] = array_new(dev, zeros, sizeof zeros);
+    int owners[MOST_ORDERS], n_jobs = 0;
     device_copy *copy = NULL;
     CHECK_OK(dev->ops->copy_open(dev, &copy));
-    CHECK_OK(dev->ops->sync(dev));
-    CHECK_OK(dev->ops->decode_chunk(dev, copy, &c->format, &l->image, &job));
-    for (bool over = false; !over;)
-        CHECK_OK(dev->ops->copy_test(dev, copy, &over));
-    uint32_t *is_bad = array_read(dev, job.is_bad, sizeof *is_bad);
-    if (*is_bad) st = status_refuse("damaged");
-    free(is_bad);
-    free(bytes.data);
+    for (int i = 0; i < n; i++) {
+        text_buffer bytes = {0};
+        jobs[n_jobs] = make_job(dev, &orders[i], &bytes, &m);
+        orders[i].st = jobs[n_jobs].n_tokens ? STATUS_OK : STATUS_REFUSED;
+        jobs[n_jobs].is_bad = there + n_jobs;
+        owners[n_jobs] = i;
+        n_jobs += orders[i].st == STATUS_OK;
+        free(bytes.data);
+    }
+    if (n_jobs) {
+        void *jobs_there = m.all[m.n++] = array_new(dev, jobs, (size_t)n_jobs * sizeof *jobs);
+        CHECK_OK(dev->ops->sync(dev));
+        CHECK_OK(dev->ops->decode_chunks(dev, copy, &orders[0].pages->format, jobs, jobs_there, n_jobs));
+        for (bool over = false; !over;)
+            CHECK_OK(dev->ops->copy_test(dev, copy, &over));
+    }
+    uint32_t *verdicts = array_read(dev, there, sizeof zeros);
+    for (int i = 0; i < n_jobs; i++)
+        if (verdicts[i]) orders[owners[i]].st = status_refuse("damaged");
+    free(verdicts);
     dev->ops->copy_close(dev, copy);
-    dev->ops->release(dev, there);
-    dev->ops->release(dev, room);
-    return st;
+    for (int i = 0; i < m.n; i++)
+        dev->ops->release(dev, m.all[i]);
 }
 
 /* What is wanted is where it should be, and nothing else was written. */
@@ -168,13 +199,18 @@ static void coded_free(coded_chunk *c) {
 static void check_chunk(const loaded *l, const varve_coding *how, const varve_chunk *chunk, float noise) {
     coded_chunk c = encode(l->tables, how, chunk, noise);
     varve_plane planes[VARVE_PLANES];
-    for (int i = 0; i < how->n_planes; i++)
+    page_set pages[VARVE_PLANES];
+    order orders[VARVE_PLANES];
+    for (int i = 0; i < how->n_planes; i++) {
         planes[i] = (varve_plane){c.planes[i].data, c.planes[i].n};
-    for (int n = 1; n <= how->n_planes; n++) {
-        const page_set pages = new_pages(l->on->dev, &l->tables->shape, chunk);
-        CHECK_OK(varve_decode(l->tables, planes, n, chunk, c.elements));
-        CHECK_OK(decode(l, planes, n, chunk, &pages));
-        check_pages(l, chunk, &pages, c.elements);
+        pages[i] = new_pages(l->on->dev, &l->tables->shape, chunk);
+        orders[i] = (order){l, planes, i + 1, chunk, &pages[i], STATUS_OK};
+    }
+    decode(l->on->dev, orders, how->n_planes);
+    for (int i = 0; i < how->n_planes; i++) {
+        CHECK_OK(orders[i].st);
+        CHECK_OK(varve_decode(l->tables, planes, i + 1, chunk, c.elements));
+        check_pages(l, chunk, &pages[i], c.elements);
     }
     coded_free(&c);
 }
@@ -202,7 +238,7 @@ static void check_shape(const tested *on, const varve_shape *s) {
 static void check_shapes(const tested *on) {
     static const varve_shape shapes[] = {{1, 2}, {2, 16}, {9, 6}, {5, 64}, {1, 256}};
     const size_t n = harness_is_long() ? sizeof shapes / sizeof *shapes : 3;
-    if (!on->dev->ops->decode_chunk) return;
+    if (!on->dev->ops->decode_chunks) return;
     for (size_t i = 0; i < n; i++)
         check_shape(on, &shapes[i]);
 }
@@ -214,7 +250,7 @@ static void same_as_the_host(void) {
 /* One bit at a time, and cut off. */
 static void check_damaged(const tested *on) {
     const varve_shape s = {2, 16};
-    if (!on->dev->ops->decode_chunk) return;
+    if (!on->dev->ops->decode_chunks) return;
     varve_tables t = make_tables(&s);
     uint64_t seed = 5;
     for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
@@ -233,9 +269,10 @@ static void check_damaged(const tested *on) {
             else
                 c.planes[plane].data[at] ^= bit;
             const page_set pages = new_pages(on->dev, &s, &chunk);
-            const status by_host = varve_decode(&t, planes, VARVE_PLANES, &chunk, c.elements),
-                         by_device = decode(&l, planes, VARVE_PLANES, &chunk, &pages);
-            CU_ASSERT_EQUAL(by_device, by_host);
+            const status by_host = varve_decode(&t, planes, VARVE_PLANES, &chunk, c.elements);
+            order by_device = {&l, planes, VARVE_PLANES, &chunk, &pages, STATUS_OK};
+            decode(on->dev, &by_device, 1);
+            CU_ASSERT_EQUAL(by_device.st, by_host);
             n_refused += by_host != STATUS_OK;
             if (by_host == STATUS_OK)
                 check_pages(&l, &chunk, &pages, c.elements);
@@ -254,10 +291,53 @@ static void damaged(void) {
     for_each_kind(check_damaged);
 }
 
+/* Chunks of both kinds, of some and of many tokens, and one that is damaged among them. */
+static void check_together(const tested *on) {
+    static const int tokens[] = {7, 70, 33};
+    enum { N = 2 * sizeof tokens / sizeof *tokens, DAMAGED = 2 };
+    const varve_shape s = {9, 16};
+    if (!on->dev->ops->decode_chunks) return;
+    varve_tables t = make_tables(&s);
+    loaded kinds[N_VARVE_KINDS];
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++)
+        kinds[kind] = load(on, &t, (varve_kind)kind);
+    coded_chunk chunks[N];
+    varve_plane planes[N];
+    page_set pages[N];
+    order orders[N];
+    for (int i = 0; i < N; i++) {
+        const varve_chunk chunk = {on->dev->kv, tokens[i / 2], 0, N_LAYERS};
+        chunks[i] = encode(&t, &(varve_coding){(varve_kind)(i % 2), -9, 1}, &chunk, USUAL_NOISE);
+        planes[i] = (varve_plane){chunks[i].planes[0].data, chunks[i].planes[0].n};
+        pages[i] = new_pages(on->dev, &s, &chunk);
+        orders[i] = (order){&kinds[i % 2], &planes[i], 1, &chunks[i].chunk, &pages[i], STATUS_OK};
+    }
+    chunks[DAMAGED].planes[0].data[planes[DAMAGED].n_bytes - 3] ^= 1;
+    decode(on->dev, orders, N);
+    for (int i = 0; i < N; i++) {
+        CU_ASSERT_EQUAL(orders[i].st, i == DAMAGED ? STATUS_REFUSED : STATUS_OK);
+        const status by_host = varve_decode(&t, &planes[i], 1, orders[i].chunk, chunks[i].elements);
+        CU_ASSERT_EQUAL(by_host, orders[i].st);
+        if (i == DAMAGED)
+            check_untouched(orders[i].l, orders[i].chunk, &pages[i]);
+        else
+            check_pages(orders[i].l, orders[i].chunk, &pages[i], chunks[i].elements);
+        coded_free(&chunks[i]);
+    }
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++)
+        on->dev->ops->release(on->dev, kinds[kind].memory);
+    varve_tables_free(&t);
+}
+
+static void together(void) {
+    for_each_kind(check_together);
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"same_as_the_host", same_as_the_host},
         {"damaged", damaged},
+        {"together", together},
         CU_TEST_INFO_NULL,
     };
     if (device_count(DEVICE_CUDA, NULL) < 1) {

@@ -30,8 +30,10 @@ __device__ __forceinline__ const varve_device_basis *bases_of(const varve_image 
 
 /* ---- the turns of keys ---- */
 
-/* A thread for each pair of a token in a layer. */
-__global__ void fill_turns(const varve_image image, const varve_job job) {
+/* A thread for each pair of a token in a layer; blockIdx.y: the job. */
+__global__ void fill_turns(const varve_job *jobs) {
+    const varve_job &job = jobs[blockIdx.y];
+    const varve_image &image = job.image;
     const int half = image.width / 2;
     const int64_t number = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
     const int64_t row = number / half, i = number % half;
@@ -120,9 +122,10 @@ __device__ __forceinline__ int take_component(const varve_image &image, const va
 }
 
 /* Components of a basis in a layer of a tile: [n, TILE]. */
-__device__ void take_basis(const varve_image &image, const varve_job &job, const varve_device_basis &b,
-                           int layer, int grade, bool is_coded, stream_lane s[VARVE_PLANES],
-                           int64_t *n_escaped, int16_t *components) {
+__device__ __forceinline__ void take_basis(const varve_image &image, const varve_job &job,
+                                           const varve_device_basis &b, int layer, int grade, bool is_coded,
+                                           stream_lane s[VARVE_PLANES], int64_t *n_escaped,
+                                           int16_t *components) {
     const int lane = static_cast<int>(threadIdx.x);
     for (int c0 = 0; c0 < b.n; c0 += WARP) {
         int own_class = 0;
@@ -141,13 +144,17 @@ __device__ void take_basis(const varve_image &image, const varve_job &job, const
     }
 }
 
-/* One warp. */
-__global__ void take_components(const varve_image image, const varve_job job) {
+/* A warp for each job, of which it has a copy: what it stores could change one in memory, for all that a
+ * compiler knows, so that it would read everything again for every symbol. */
+__global__ void take_components(const varve_job *jobs) {
+    const varve_job job = jobs[blockIdx.x];
+    const varve_image &image = job.image;
     const int n_bases = image.n_blocks * image.block_bases;
     stream_lane s[VARVE_PLANES] = {};
     int64_t n_escaped = 0;
-    for (int plane = 0; plane < job.n_planes; plane++)
-        s[plane] = stream_begin(job, plane);
+#pragma unroll
+    for (int plane = 0; plane < VARVE_PLANES; plane++)
+        if (plane < job.n_planes) s[plane] = stream_begin(job, plane);
     for (int tile = 0; tile < varve_job_tiles(&job); tile++)
         for (int layer = 0; layer < job.n_layers; layer++) {
             const int row = tile * job.n_layers + layer, grade = at<uint8_t>(job.bytes, job.grades)[tile];
@@ -160,8 +167,9 @@ __global__ void take_components(const varve_image image, const varve_job job) {
             }
         }
     bool is_bad = n_escaped != job.n_escapes;
-    for (int plane = 0; plane < job.n_planes; plane++)
-        is_bad |= s[plane].next != s[plane].n || s[plane].state != 1u << 16;
+#pragma unroll
+    for (int plane = 0; plane < VARVE_PLANES; plane++)
+        is_bad |= plane < job.n_planes && (s[plane].next != s[plane].n || s[plane].state != 1u << 16);
     const unsigned bad = __ballot_sync(0xffffffffu, is_bad);
     if (threadIdx.x == 0) *job.is_bad = bad;
 }
@@ -228,16 +236,20 @@ __device__ void multiply(const uint8_t *highs, const uint8_t *lows, int n, int r
                                           static_cast<uint32_t>(lower[i][c]));
 }
 
-/* What a block works on. */
+/* What a block works on: a tile of a block of heads, in a strand of layers. */
 struct block_part {
-    int tile, n_tokens, first_head, n_heads, first; /* first: of all numbers */
+    int tile, n_tokens, strand;
+    int first_basis, first_head, n_heads, first; /* first: of all numbers */
 };
 
 __device__ __forceinline__ block_part part_of(const varve_image &image, const varve_job &job) {
     block_part p = {};
+    const int block = static_cast<int>(blockIdx.y) % image.n_blocks;
     p.tile = static_cast<int>(blockIdx.x);
     p.n_tokens = min(static_cast<int>(VARVE_TILE), job.n_tokens - p.tile * VARVE_TILE);
-    p.first_head = static_cast<int>(blockIdx.y) * image.block_heads;
+    p.strand = static_cast<int>(blockIdx.y) / image.n_blocks;
+    p.first_basis = block * image.block_bases;
+    p.first_head = block * image.block_heads;
     p.n_heads = min(image.block_heads, image.n_heads - p.first_head);
     p.first = N_KV_PARTS * p.first_head * image.width;
     return p;
@@ -254,8 +266,7 @@ __device__ void load_components(const varve_image &image, const varve_job &job, 
     const int16_t *from =
         job.components + (static_cast<int64_t>(p.tile) * job.n_layers + layer) * image.n_numbers * VARVE_TILE;
     for (int i = 0; i < image.block_bases; i++) {
-        const varve_device_basis b =
-            bases_of(image, job, layer)[static_cast<int>(blockIdx.y) * image.block_bases + i];
+        const varve_device_basis b = bases_of(image, job, layer)[p.first_basis + i];
         for (int c = static_cast<int>(threadIdx.x) / WARP; c < b.n_padded; c += WARPS) {
             const int token = static_cast<int>(threadIdx.x) % WARP;
             to.put(token, components_at(i, b.n_padded) + c,
@@ -270,8 +281,7 @@ __device__ void rebuild_layer(const varve_image &image, const varve_job &job, co
                               tile_rows numbers) {
     const int warp = static_cast<int>(threadIdx.x) / WARP, lane = static_cast<int>(threadIdx.x) % WARP;
     for (int i = 0; i < image.block_bases; i++) {
-        const varve_device_basis b =
-            bases_of(image, job, layer)[static_cast<int>(blockIdx.y) * image.block_bases + i];
+        const varve_device_basis b = bases_of(image, job, layer)[p.first_basis + i];
         for (int row0 = warp * 16; row0 < b.n_padded; row0 += WARPS * 16) {
             int said[ROW_TILES][4] = {}, sums[ROW_TILES][4];
             if (b.shares)
@@ -396,18 +406,20 @@ __device__ void place_coded(const varve_image &image, const varve_job &job, cons
     }
 }
 
-/* A block for a tile, a block of heads, and all layers or one. stride: bytes of a row of tile_rows. */
-template <typename E>
-__global__ void rebuild(const varve_image image, const varve_job job, const kv_format format, int stride) {
-    if (*job.is_bad) return; /* no row changes */
+/* A block for each tile, strand of layers and block of heads of a job, which is blockIdx.z. stride: bytes of
+ * a row of tile_rows. */
+template <typename E> __global__ void rebuild(const varve_job *jobs, const kv_format format, int stride) {
+    const varve_job &job = jobs[blockIdx.z];
+    const varve_image &image = job.image;
     const block_part p = part_of(image, job);
+    if (p.n_tokens <= 0 || p.strand >= varve_job_strands(&job)) return; /* another job has as many */
+    if (*job.is_bad) return;                                            /* no row changes */
     const int plane_bytes = VARVE_TILE * stride;
     uint8_t *shared = cuda_shared_memory();
     tile_rows components = {shared, shared + plane_bytes, stride}, before = components, numbers = components;
     numbers.highs = shared + 2 * plane_bytes, numbers.lows = shared + 3 * plane_bytes;
     before.highs = shared + 4 * plane_bytes, before.lows = shared + 5 * plane_bytes;
-    const int first = job.is_predicted ? 0 : static_cast<int>(blockIdx.z),
-              last = job.is_predicted ? job.n_layers : first + 1;
+    const int first = p.strand, last = job.is_predicted ? job.n_layers : first + 1;
     const int grade = at<uint8_t>(job.bytes, job.grades)[p.tile];
     const float scale = varve_sum_unit(varve_grade_step(job.step, grade));
     for (int layer = first; layer < last; layer++) {
@@ -428,27 +440,33 @@ __global__ void rebuild(const varve_image image, const varve_job job, const kv_f
 
 } // namespace
 
-status cuda_decode_chunk(device *base, device_copy *copy, const kv_format *format, const varve_image *image,
-                         const varve_job *job) {
-    const int tiles = varve_job_tiles(job), threads = 128;
-    const int64_t n_turns = static_cast<int64_t>(job->n_layers) * job->n_tokens * (image->width / 2);
+status cuda_decode_chunks(device *base, device_copy *copy, const kv_format *format, const varve_job *jobs,
+                          const varve_job *there, int n) {
+    const varve_image *image = &jobs[0].image; /* all are of its shape */
+    const int threads = 128;
+    int64_t n_turns = 0;
+    int tiles = 0, strands = 0;
+    for (int i = 0; i < n; i++) {
+        n_turns =
+            max(n_turns, static_cast<int64_t>(jobs[i].n_layers) * jobs[i].n_tokens * (image->width / 2));
+        tiles = max(tiles, varve_job_tiles(&jobs[i]));
+        strands = max(strands, varve_job_strands(&jobs[i]));
+    }
     const int block_numbers = N_KV_PARTS * min(image->block_heads, image->n_heads) * image->width;
     /* The same for both kinds: what a kernel may take is set by whichever thread comes. */
     const int stride =
         max(N_KV_PARTS * varve_padded(block_numbers / N_KV_PARTS), varve_padded(block_numbers)) + PAD;
     const size_t shared_bytes = static_cast<size_t>(6) * VARVE_TILE * stride;
-    const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(image->n_blocks),
-                    static_cast<unsigned>(job->is_predicted ? 1 : job->n_layers));
+    const unsigned n_jobs = static_cast<unsigned>(n);
+    const dim3 turn_grid(static_cast<unsigned>((n_turns + threads - 1) / threads), n_jobs),
+        grid(static_cast<unsigned>(tiles), static_cast<unsigned>(strands * image->n_blocks), n_jobs);
     auto kernel = format->type == DTYPE_F32 ? rebuild<float> : rebuild<__nv_bfloat16>;
     const cudaStream_t stream = cuda_copy_stream(base, copy);
-    cudaError_t code =
-        cuda_launch_on(stream, fill_turns, dim3(static_cast<unsigned>((n_turns + threads - 1) / threads)),
-                       dim3(threads), 0, *image, *job);
+    cudaError_t code = cuda_launch_on(stream, fill_turns, turn_grid, dim3(threads), 0, there);
     if (code == cudaSuccess)
-        code = cuda_launch_on(stream, take_components, dim3(1), dim3(WARP), 0, *image, *job);
+        code = cuda_launch_on(stream, take_components, dim3(n_jobs), dim3(WARP), 0, there);
     if (code == cudaSuccess)
-        code =
-            cuda_launch_on(stream, kernel, grid, dim3(THREADS), shared_bytes, *image, *job, *format, stride);
-    if (code != cudaSuccess) return status_fail("cuda: decoding of a chunk: %s", cudaGetErrorString(code));
+        code = cuda_launch_on(stream, kernel, grid, dim3(THREADS), shared_bytes, there, *format, stride);
+    if (code != cudaSuccess) return status_fail("cuda: decoding of chunks: %s", cudaGetErrorString(code));
     return cuda_copy_begin(base, copy, nullptr, nullptr, 0);
 }

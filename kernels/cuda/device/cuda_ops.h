@@ -32,8 +32,8 @@ status cuda_copy_test(device *dev, device_copy *copy, bool *over);
 cudaStream_t cuda_copy_stream(device *dev, device_copy *copy);
 
 /* codec/varve.cu */
-status cuda_decode_chunk(device *dev, device_copy *copy, const kv_format *format, const varve_image *image,
-                         const varve_job *job);
+status cuda_decode_chunks(device *dev, device_copy *copy, const kv_format *format, const varve_job *jobs,
+                          const varve_job *there, int n);
 
 /* rows.cu */
 void cuda_embed(device *dev, const matrix *table, const int32_t *host_tokens, int T, float *x);
