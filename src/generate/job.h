@@ -26,9 +26,8 @@ typedef struct job {
     bool was_written;        /* its result is out, perhaps by an earlier run */
     text_buffer prompt_text; /* for snapshots; empty: not made yet */
 
-    char *
-        inexact; /* that it goes on from, and from which position on: io/snapshot/manifest.h; NULL: nothing */
-    int64_t n_exact;
+    char *inexact;   /* of what it goes on from (io/snapshot/manifest.h); NULL: nothing is */
+    int64_t n_exact; /* positions before that */
 
     text_stream stream;
     text_buffer text; /* generated so far */
