@@ -83,15 +83,13 @@ static size_t row_elements(const model_config *m) {
     return (size_t)m->n_kv_heads * (size_t)m->head_dim;
 }
 
-/* All samples, and what each of so many threads makes of a layer: its numbers and those of the layer before,
- * those of them that are ordinary, what is decoded of these, and components. */
+/* All samples, and what each of so many threads makes of a layer. */
 static sizing size_up(const calibration *c, int n_threads) {
-    enum { MATRICES = 8 };
     const options *o = c->options;
     const size_t n = c->windows.tokens.n * row_elements(&c->config);
     sizing s = sizing_of(o, &(job_size){.n = c->windows.n, .tokens = c->windows.n_tokens}, 1, 0);
     s.host_layer_bytes = N_KV_PARTS * n * dtype_bytes(precision_kv(o->precision));
-    s.host_bytes = (size_t)n_threads * MATRICES * N_KV_PARTS * n * sizeof(float);
+    s.host_bytes = (size_t)n_threads * tables_layer_memory(n);
     return s;
 }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "kernels/convert.h"
+#include "src/base/alive.h"
 #include "src/base/memory.h"
 
 static status check_samples(const table_model *m, const table_samples *s) {
@@ -49,6 +50,13 @@ static void append_layer(const linear *l, const table_model *m, const table_samp
     varve_build_layer(l, &shape, &own, layer > 0 ? &before : NULL, m->frequencies, counts, out);
 }
 
+/* Its numbers and those of the layer before, those of them that are ordinary, what is decoded of these, and
+ * components. */
+size_t tables_layer_memory(size_t n_elements) {
+    enum { MATRICES = 8 };
+    return MATRICES * N_KV_PARTS * n_elements * sizeof(float);
+}
+
 status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
                             varve_counts *counts, text_buffer *out) {
     const int n = s->last_layer - s->first_layer;
@@ -57,8 +65,10 @@ status tables_append_layers(const linear *l, const table_model *m, const table_s
     text_buffer *layers = mem_new((size_t)n, sizeof *layers);
     varve_counts *each = mem_new((size_t)n, sizeof *each);
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
-    for (int i = 0; i < n; i++)
+    for (int i = 0; i < n; i++) {
         append_layer(l, m, s, s->first_layer + i, &each[i], &layers[i]);
+        alive_say();
+    }
     for (int i = 0; i < n; i++) {
         varve_counts_add(&each[i], counts);
         text_append(out, layers[i].data, layers[i].n);

@@ -22,6 +22,9 @@ typedef struct table_model {
     const float *frequencies; /* [head_dim / 2] of keys */
 } table_model;
 
+/* The memory that a layer takes while its tables are made, of so many elements of K, and as many of V. */
+size_t tables_layer_memory(size_t n_elements);
+
 /* Append these layers as they stand in a file, computed side by side; add to the counts, from which the
  * classes behind the last layer are made (varve_append_classes). Refuses samples that are not all finite,
  * naming the layer. */
