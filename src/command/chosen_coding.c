@@ -24,6 +24,26 @@ status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, 
     return st;
 }
 
+status chosen_coding_find(const options *o, const kv_coding *coding, const char *dir, const manifest *m,
+                          chosen_coding *out) {
+    const segment_info *coded = manifest_find_coded(m);
+    char name[KV_TABLES_NAME_BYTES], *bytes = NULL;
+    size_t n_bytes = 0;
+    *out = (chosen_coding){.coding = *coding};
+    if (kv_codec_is_exact(coding->codec) || o->tables)
+        return chosen_coding_read(o, coding, m->n_layers, m->n_kv_heads, m->head_dim, out);
+    if (!coded) return STATUS_OK;
+    kv_tables_name(coded->tables_digest, name);
+    char *path = file_path(dir, name);
+    status st = file_read_all(path, kv_tables_most_bytes, &bytes, &n_bytes);
+    if (st == STATUS_OK) st = status_at(chosen_coding_take(coding, bytes, n_bytes, out), "%s", path);
+    if (st == STATUS_OK)
+        st = status_at(kv_tables_check_shape(out->tables, m->n_layers, m->n_kv_heads, m->head_dim), "%s",
+                       path);
+    free(path);
+    return st;
+}
+
 status chosen_coding_share(comm *c, chosen_coding *k) {
     comm_broadcast(c, &k->coding, sizeof k->coding, 0);
     char *bytes = comm_share(c, k->bytes, &k->n_bytes, 0);

@@ -2,13 +2,13 @@
  * this needs, which are rank 0's on every rank, as on another host the file of that name may be another. */
 #pragma once
 
-#include "io/codec/kv_coding.h"
+#include "io/snapshot/manifest.h"
 #include "mpi/comm.h"
 #include "src/command/options.h"
 
 typedef struct chosen_coding {
     kv_coding coding;  /* whose level is known */
-    kv_tables *tables; /* NULL: the codec is exact */
+    kv_tables *tables; /* NULL: the codec is exact, or none are there (chosen_coding_find) */
     char *bytes;       /* [n_bytes] of their file, which a snapshot keeps too */
     size_t n_bytes;
 } chosen_coding;
@@ -20,6 +20,11 @@ status chosen_coding_read(const options *o, const kv_coding *coding, int n_layer
 
 /* The same with the bytes of a file of tables, which are owned from now on. Local. */
 status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, chosen_coding *out);
+
+/* The same with the tables of --tables or, where it is not given, those that the snapshot `dir` of this
+ * manifest has. Neither: without tables. Local. */
+status chosen_coding_find(const options *o, const kv_coding *coding, const char *dir, const manifest *m,
+                          chosen_coding *out);
 
 /* What rank 0 has read, on all. Collective. */
 status chosen_coding_share(comm *c, chosen_coding *k);

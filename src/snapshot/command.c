@@ -271,13 +271,26 @@ static status verify(comm *c, const options *o) {
     return st;
 }
 
+/* ---- compact, recode ---- */
+
+static status compact(comm *c, const options *o) {
+    const double begin = clock_seconds();
+    compact_figures f;
+    status st = snapshot_compact(c, o, run_threads(c, o), &f);
+    if (st == STATUS_OK && comm_rank(c) == 0)
+        printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB; %lld of %lld rows kept; %.3f s\n",
+               o->dir, (long long)f.before.n_segments, (double)f.before.file_bytes / mib,
+               (long long)f.now.n_segments, (double)f.now.file_bytes / mib, (long long)f.now.n_rows,
+               (long long)f.before.n_rows, clock_seconds() - begin);
+    return st;
+}
+
 /* ---- the command ---- */
 
 static status run_action(comm *c, const options *o) {
     bool is_first = comm_rank(c) == 0;
     manifest m = {0};
-    if (o->action == SNAPSHOT_COMPACT || o->action == SNAPSHOT_RECODE)
-        return snapshot_compact(c, o, run_threads(c, o));
+    if (o->action == SNAPSHOT_COMPACT || o->action == SNAPSHOT_RECODE) return compact(c, o);
     if (o->action == SNAPSHOT_VERIFY) return verify(c, o);
     status st = share_manifest(c, o->dir, &m);
     if (st != STATUS_OK) return st;

@@ -7,10 +7,8 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#include "io/files.h"
 #include "io/snapshot/snapshot_lock.h"
 #include "io/snapshot/snapshot_tables.h"
-#include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/command/chosen_coding.h"
@@ -220,29 +218,16 @@ static status check_not_finer(const char *dir, const manifest *m, const kv_codin
     return STATUS_OK;
 }
 
-/* Tables where --tables names none: those that the snapshot has, or else made of what it holds. */
-static status find_tables(const char *dir, const manifest *m, int n_threads, char **bytes, size_t *n_bytes) {
-    const segment_info *coded = manifest_find_coded(m);
-    char name[KV_TABLES_NAME_BYTES];
-    if (!coded) return own_tables_make(dir, m, n_threads, bytes, n_bytes);
-    kv_tables_name(coded->tables_digest, name);
-    char *path = file_path(dir, name);
-    status st = file_read_all(path, kv_tables_most_bytes, bytes, n_bytes);
-    free(path);
-    return st;
-}
-
-/* --codec and --tables. Rank 0. */
+/* --codec and its tables, which are made of what the snapshot holds where there are none. Rank 0. */
 static status read_coding(compaction *k, const options *o, int n_threads) {
     const manifest *m = k->m;
     kv_coding given = {0};
     char *bytes = NULL;
     size_t n_bytes = 0;
     status st = kv_coding_parse(o->recode, &given);
-    if (st != STATUS_OK) return st;
-    if (kv_codec_is_exact(given.codec) || o->tables)
-        return chosen_coding_read(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, &k->chosen);
-    st = find_tables(o->dir, m, n_threads, &bytes, &n_bytes);
+    if (st == STATUS_OK) st = chosen_coding_find(o, &given, o->dir, m, &k->chosen);
+    if (st != STATUS_OK || kv_codec_is_exact(given.codec) || k->chosen.tables) return st;
+    st = own_tables_make(o->dir, m, n_threads, &bytes, &n_bytes);
     return st == STATUS_OK ? chosen_coding_take(&given, bytes, n_bytes, &k->chosen) : st;
 }
 
@@ -316,17 +301,21 @@ static void replace_segments(manifest *m, const compaction *k, const segment_inf
     m->unix_time = (int64_t)time(NULL);
 }
 
-static double sum_mib(const segment_info *segments, int64_t n) {
-    double bytes = 0;
+static int64_t sum_bytes(const segment_info *segments, int64_t n) {
+    int64_t bytes = 0;
     for (int64_t i = 0; i < n; i++)
-        bytes += (double)segments[i].file_bytes;
-    return bytes / 1024 / 1024;
+        bytes += segments[i].file_bytes;
+    return bytes;
+}
+
+static compact_size size_of(const manifest *m) {
+    return (compact_size){m->n_segments, sum_bytes(m->segments, m->n_segments), m->n_rows};
 }
 
 /* Of codecs of two families, whose steps cannot be compared, the files tell. */
 static status check_not_larger(const char *dir, const compaction *k, const segment_info *all, int n_ranks) {
     const manifest *m = k->m;
-    const double old = sum_mib(m->segments, m->n_segments), new = sum_mib(all, n_ranks);
+    const int64_t old = sum_bytes(m->segments, m->n_segments), new = sum_bytes(all, n_ranks);
     bool any = false;
     for (int64_t i = 0; i < m->n_segments; i++)
         any |= !kv_codec_is_exact(m->segments[i].codec) &&
@@ -335,14 +324,13 @@ static status check_not_larger(const char *dir, const compaction *k, const segme
     return status_refuse(
         "%s: it would have %.1f MiB instead of %.1f, but be no better: what is lost does not come "
         "back",
-        dir, new, old);
+        dir, mem_mib((uint64_t) new), mem_mib((uint64_t)old));
 }
 
 static status commit(const char *dir, const snapshot_lock *lock, manifest *m, const compaction *k,
-                     const segment_info *all, int n_ranks, double begin) {
+                     const segment_info *all, int n_ranks, compact_figures *out) {
     const uint64_t digest = tables_digest(k);
-    int64_t n_segments = m->n_segments, n_rows = m->n_rows;
-    double before = sum_mib(m->segments, m->n_segments);
+    const compact_size before = size_of(m);
     status st = check_not_larger(dir, k, all, n_ranks);
     if (st != STATUS_OK) return st;
     replace_segments(m, k, all, n_ranks);
@@ -351,11 +339,8 @@ static status commit(const char *dir, const snapshot_lock *lock, manifest *m, co
     if (st == STATUS_OK && k->chosen.tables)
         st = snapshot_tables_put(dir, digest, k->chosen.bytes, k->chosen.n_bytes);
     if (st == STATUS_OK) st = manifest_write(dir, m);
-    if (st != STATUS_OK) return st;
-    printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB; %lld of %lld rows kept; %.3f s\n", dir,
-           (long long)n_segments, before, (long long)m->n_segments, sum_mib(m->segments, m->n_segments),
-           (long long)m->n_rows, (long long)n_rows, clock_seconds() - begin);
-    return STATUS_OK;
+    if (st == STATUS_OK) *out = (compact_figures){before, size_of(m)};
+    return st;
 }
 
 /* Files that the manifest, old or new, does not name. */
@@ -389,8 +374,7 @@ static segment_info plan_segment(const compaction *k, int rank, int n_ranks) {
 
 /* The lock is rank 0's. Collective. */
 static status write_new(comm *c, const options *o, const snapshot_lock *lock, int n_threads, compaction *k,
-                        manifest *m) {
-    double begin = clock_seconds();
+                        manifest *m, compact_figures *out) {
     const char *dir = o->dir;
     find_live(k);
     if (!kv_codec_is_exact(k->chosen.coding.codec)) find_tokens(k);
@@ -402,7 +386,7 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
     bool failed = comm_any_failed(c, &st);
     comm_gather(c, &mine, sizeof mine, all);
     if (comm_rank(c) == 0) {
-        if (!failed) st = commit(dir, lock, m, k, all, comm_size(c), begin);
+        if (!failed) st = commit(dir, lock, m, k, all, comm_size(c), out);
         remove_leftovers(dir, lock);
     }
     if (!failed) comm_any_failed(c, &st);
@@ -411,11 +395,11 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
 }
 
 /* Collective. */
-static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads,
-                             manifest *m) {
+static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads, manifest *m,
+                             compact_figures *out) {
     compaction k = {.m = m};
     status st = choose_coding(c, &k, o, n_threads);
-    if (st == STATUS_OK) st = write_new(c, o, lock, n_threads, &k, m);
+    if (st == STATUS_OK) st = write_new(c, o, lock, n_threads, &k, m, out);
     free(k.live);
     free(k.pieces);
     free(k.tokens);
@@ -423,7 +407,7 @@ static status compact_locked(comm *c, const options *o, const snapshot_lock *loc
     return st;
 }
 
-status snapshot_compact(comm *c, const options *o, int n_threads) {
+status snapshot_compact(comm *c, const options *o, int n_threads, compact_figures *out) {
     const char *dir = o->dir;
     snapshot_lock *lock = NULL;
     char *bytes = NULL;
@@ -439,7 +423,7 @@ status snapshot_compact(comm *c, const options *o, int n_threads) {
         char *shared = comm_share(c, bytes, &n, 0);
         st = manifest_parse(shared, n, dir, &m);
         free(shared);
-        if (!comm_any_failed(c, &st)) st = compact_locked(c, o, lock, n_threads, &m);
+        if (!comm_any_failed(c, &st)) st = compact_locked(c, o, lock, n_threads, &m, out);
     }
     snapshot_lock_release(lock);
     manifest_free(&m);

@@ -6,8 +6,17 @@
 #include "mpi/comm.h"
 #include "src/command/options.h"
 
+/* What the segments of a snapshot are. */
+typedef struct compact_size {
+    int64_t n_segments, file_bytes, n_rows;
+} compact_size;
+
+typedef struct compact_figures {
+    compact_size before, now;
+} compact_figures;
+
 /* Each rank writes a range of layers of the snapshot o->dir, by the codec o->recode or as it is, as one
  * segment; then rank 0 replaces the manifest and removes the old files. Takes the snapshot's lock. Refuses to
- * code more finely what is coded already. A failure leaves the snapshot as it was. Rank 0 prints what it did.
+ * code more finely what is coded already. A failure leaves the snapshot as it was. `out`: rank 0's.
  * Collective. */
-status snapshot_compact(comm *c, const options *o, int n_threads);
+status snapshot_compact(comm *c, const options *o, int n_threads, compact_figures *out);

@@ -66,6 +66,29 @@ static float *frequencies_of(const manifest *m) {
     return out;
 }
 
+/* The bases of a layer, beside which nothing in a file of tables is large. */
+static size_t layer_bytes(int n_kv_heads, int head_dim) {
+    const varve_shape shape = {n_kv_heads, head_dim};
+    size_t bytes = 0;
+    for (int kind = 0; kind < N_VARVE_BASES; kind++)
+        for (int i = 0; i < varve_n_bases(&shape, (varve_bases)kind); i++) {
+            int first, n;
+            varve_locate_basis(&shape, (varve_bases)kind, i, &first, &n);
+            bytes += (size_t)n * (size_t)n * sizeof(int16_t) * (kind == VARVE_PREDICTED ? 2 : 1);
+        }
+    return bytes;
+}
+
+size_t own_tables_memory(dtype type, int n_layers, int n_kv_heads, int head_dim, int64_t n_tokens,
+                         int n_threads) {
+    const size_t n =
+        (size_t)(n_tokens < MOST_TOKENS ? n_tokens : MOST_TOKENS) * (size_t)(n_kv_heads * head_dim);
+    const size_t file = (size_t)n_layers * layer_bytes(n_kv_heads, head_dim);
+    const int n_beside = n_threads < n_layers ? n_threads : n_layers;
+    return (size_t)n_layers * N_KV_PARTS * n * dtype_bytes(type) + (size_t)n_beside * tables_layer_memory(n) +
+           2 * file + kv_tables_memory(file);
+}
+
 static status append_tables(const linear *l, const manifest *m, const table_samples *s, int n_threads,
                             text_buffer *out) {
     const kv_tables_shape shape = {
@@ -87,18 +110,23 @@ static status append_tables(const linear *l, const manifest *m, const table_samp
     return st;
 }
 
-status own_tables_make(const char *dir, const manifest *m, int n_threads, char **bytes, size_t *n_bytes) {
+status own_tables_check(const manifest *m) {
     const manifest_sequence *q = find_longest(m);
-    const int64_t n_saved = q ? manifest_kv_tokens(q) : 0, n = n_saved < MOST_TOKENS ? n_saved : MOST_TOKENS;
-    const size_t row_bytes = (size_t)(m->n_kv_heads * m->head_dim) * dtype_bytes(m->type);
+    const int64_t n = q ? manifest_kv_tokens(q) : 0;
+    if (n >= FEWEST_TOKENS) return STATUS_OK;
+    return status_refuse("its longest sequence has %lld tokens, and tables are made of %d at least: give "
+                         "those of kvarve calibrate by --tables",
+                         (long long)n, FEWEST_TOKENS);
+}
+
+status own_tables_make(const char *dir, const manifest *m, int n_threads, char **bytes, size_t *n_bytes) {
     const linear *l = NULL;
-    if (n < FEWEST_TOKENS)
-        return status_refuse(
-            "%s: its longest sequence has %lld tokens, and tables are made of %d at least: give "
-            "those of kvarve calibrate by --tables",
-            dir, (long long)n, FEWEST_TOKENS);
-    status st = linear_load(&l);
+    status st = status_at(own_tables_check(m), "%s", dir);
+    if (st == STATUS_OK) st = linear_load(&l);
     if (st != STATUS_OK) return st;
+    const manifest_sequence *q = find_longest(m);
+    const int64_t n_saved = manifest_kv_tokens(q), n = n_saved < MOST_TOKENS ? n_saved : MOST_TOKENS;
+    const size_t row_bytes = (size_t)(m->n_kv_heads * m->head_dim) * dtype_bytes(m->type);
     notice_add("%s: without --tables, they are made of %lld tokens of what it holds: tables of kvarve "
                "calibrate know "
                "the model, and leave smaller errors in as many bits",
