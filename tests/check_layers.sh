@@ -34,7 +34,7 @@ check_tree() { # check_tree FOLDER
         hide("^(oniguruma|utf8proc)\\.h$", "^src/tokenizer/", "src/tokenizer/")
         hide("^xxh(ash|3)\\.h$", "^(io|src)/", "io/ and src/")
         n_names = split("src/base kernels mpi io src/tokenizer src/model src/timing src/engine src/checkpoint " \
-                        "src/command src/generate src/study src/snapshot src tests", names, " ")
+                        "src/command src/study src/snapshot src/generate src tests", names, " ")
         for (i = 1; i < ARGC; i++) exists[ARGV[i]] = 1
     }
     # The headers that match `headers` may be included by paths that match `home`.

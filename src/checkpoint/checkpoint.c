@@ -42,6 +42,7 @@ struct checkpoint {
     char *dir;
     snapshot_lock *lock;
     checkpoint_run run;
+    checkpoint_tables tables;
     manifest common; /* what all manifests of this run say */
     owned_manifest committed, pending;
     saved_session *sessions; /* [n_sessions] */
@@ -90,8 +91,10 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
     return STATUS_OK;
 }
 
-void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, manifest *committed) {
+void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, const checkpoint_tables *tables,
+                      manifest *committed) {
     c->common = *common;
+    c->tables = *tables;
     c->committed.m = *committed;
     *common = *committed = (manifest){0};
     c->committed.owners = mem_new((size_t)c->committed.m.n_sequences, sizeof(int64_t));
@@ -321,8 +324,8 @@ static status commit_files(checkpoint *c) {
     if (st == STATUS_OK) st = fault_at("save-commit");
     if (st == STATUS_OK && !c->keeps_all) manifest_drop_unused(&c->pending.m);
     if (st == STATUS_OK) st = snapshot_lock_check(c->lock);
-    if (st == STATUS_OK && c->run.tables)
-        st = snapshot_tables_put(c->dir, c->run.tables_digest, c->run.tables, c->run.n_tables_bytes);
+    if (st == STATUS_OK && c->tables.bytes)
+        st = snapshot_tables_put(c->dir, c->tables.digest, c->tables.bytes, c->tables.n_bytes);
     if (st == STATUS_OK) st = manifest_write(c->dir, &c->pending.m);
     if (st == STATUS_OK && !c->is_vain) attempts_end(c->dir);
     return st;

@@ -30,11 +30,14 @@ typedef struct checkpoint_run {
     void (*describe)(void *context, int64_t id, manifest_sequence *out);
     void (*describe_batch)(void *context, manifest_batch *out);
     status (*flush_results)(void *context); /* by another thread */
-    /* The file of tables that the codec of its segments needs; NULL: it is exact. Borrowed. */
-    const void *tables;
-    size_t n_tables_bytes;
-    uint64_t tables_digest;
 } checkpoint_run;
+
+/* The file of tables that the codec of a run's segments needs; without bytes: it is exact. Borrowed. */
+typedef struct checkpoint_tables {
+    const void *bytes;
+    size_t n_bytes;
+    uint64_t digest;
+} checkpoint_tables;
 
 /* Take the lock of dir, which is made where it is missing. Refuses a locked directory, one that cannot be
  * written, and to run again where several runs in a row came to nothing. */
@@ -43,7 +46,8 @@ status checkpoint_open(const char *dir, const checkpoint_run *run, checkpoint **
 /* Before anything else: the run's sessions have ids from 0 to n_sessions - 1, `common` is what all manifests
  * of this run say (its sequences and segments are not looked at), and `committed` the manifest of dir
  * (zeroed: there is none). Both are emptied. What dir holds besides is removed. */
-void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, manifest *committed);
+void checkpoint_start(checkpoint *c, int64_t n_sessions, manifest *common, const checkpoint_tables *tables,
+                      manifest *committed);
 
 /* This run ends before it came to anything: it counts as one that was ended by force, however well it ends
  * (checkpoint_open). */

@@ -116,17 +116,10 @@ static status take_word(options *o, const char *word) {
     return STATUS_OK;
 }
 
-/* Of a codec: what it needs. */
 static status check_coding(const options *o, const kv_coding *c) {
-    if (kv_codec_is_exact(c->codec))
-        return o->tables ? status_refuse("--tables is for codecs that are not exact, and --codec is %s",
-                                         kv_codec_name(c->codec))
-                         : STATUS_OK;
-    return o->tables || o->command == COMMAND_SNAPSHOT
-               ? STATUS_OK
-               : status_refuse("--codec %s needs --tables FILE, which kvarve calibrate makes (a snapshot "
-                               "that was saved so has it: NAME.kvs/tables-*.kvt)",
-                               kv_codec_name(c->codec));
+    if (!o->tables || !kv_codec_is_exact(c->codec)) return STATUS_OK;
+    return status_refuse("--tables is for codecs that are not exact, and --codec is %s",
+                         kv_codec_name(c->codec));
 }
 
 static status check_snapshot(const options *o) {
@@ -153,6 +146,7 @@ static status check_saving(const options *o) {
         return status_refuse("%s is for --resume, which is not given", needs_resume);
     const char *needs_save = !isnan(o->max_time_seconds) ? "--max-time" : o->stop_file ? "--stop-file" : NULL;
     if (!isnan(o->save_every_seconds) || o->save_every_tokens != OPTION_UNSET) needs_save = "--save-every";
+    if (!kv_codec_is_exact(o->codec.codec)) needs_save = "--codec";
     if (needs_save && !o->save)
         return status_refuse("%s needs --save NAME.kvs, to keep what was computed", needs_save);
     return check_coding(o, &o->codec);

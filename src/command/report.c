@@ -214,6 +214,8 @@ static void put_snapshots(json_writer *w, const run_figures *f) {
     if (f->loads.n_refined > 0) json_put_integer(w, "refined_before_position", f->loads.last_refined);
     json_put_number(w, "load_kv_seconds", most_seconds(f, REGION_LOAD));
     json_put_integer(w, "saves", s->n_saves);
+    if (f->summary.saved_codec[0]) json_put_text(w, "saved_codec", f->summary.saved_codec);
+    if (f->summary.recoded_bytes > 0) json_put_integer(w, "recoded_file_bytes", f->summary.recoded_bytes);
     json_put_integer(w, "failed_saves", s->n_failed);
     json_put_integer(w, "saved_tokens", s->n_tokens);
     json_put_number(w, "saved_kv_bytes", s->raw_bytes);

@@ -12,11 +12,14 @@
 /* What the command knows beside the engine. Rank 0's counts. */
 typedef struct run_summary {
     int64_t n_requests;
-    double first_token_seconds; /* mean over requests, from their submission; 0: no token */
-    bool clipped_context;       /* some request could not get all its max_tokens */
-    int64_t reused_tokens;      /* that came from a snapshot */
-    checkpoint_stats saves;     /* zeroed: nothing was to be saved */
-    double end_save_seconds;    /* the run stood still when it had nothing more to do */
+    double first_token_seconds;             /* mean over requests, from their submission; 0: no token */
+    bool clipped_context;                   /* some request could not get all its max_tokens */
+    int64_t reused_tokens;                  /* that came from a snapshot */
+    checkpoint_stats saves;                 /* zeroed: nothing was to be saved */
+    double end_save_seconds;                /* the run stood still when it had nothing more to do */
+    char saved_codec[KV_CODING_TEXT_BYTES]; /* of what this run saved, as it is now; "": nothing was to be
+                                               saved */
+    int64_t recoded_bytes; /* of the snapshot's files, where all was coded anew behind the saves */
 
     /* Put what the command found into the JSON, as members; NULL: there is nothing. */
     void (*put_found)(json_writer *w, const void *found);

@@ -59,11 +59,9 @@ static status prepare(generation *g) {
     status st = open_text(g);
     if (st == STATUS_OK && !g->options->resume) st = open_results(g);
     if (st == STATUS_OK) st = read_model(g);
-    if (st == STATUS_OK && g->options->save)
-        st = chosen_coding_read(g->options, &g->options->codec, g->config.n_layers, g->config.n_kv_heads,
-                                g->config.head_dim, &g->chosen);
     if (st == STATUS_OK) st = generate_open_save(g);
     if (st == STATUS_OK) st = generate_read_past(g);
+    if (st == STATUS_OK) st = generate_choose_coding(g);
     if (st == STATUS_OK) st = generate_read_prompts(g);
     if (st != STATUS_OK) return st;
     generate_match_past(g);
@@ -257,6 +255,8 @@ static status run_stage_0(generation *g, engine *e) {
     status st = run_events(g, e);
     double before = engine_trace(e)->seconds[REGION_SAVE];
     if (st == STATUS_OK) st = generate_last_save(g, e);
+    if (generate_recodes(g) && !g->stop_reason)
+        g->stop_reason = generate_stop_reason(g, e); /* time for that? */
     g->summary.end_save_seconds = engine_trace(e)->seconds[REGION_SAVE] - before;
     if (st == STATUS_OK) st = check_text(g);
     engine_stop(e);
@@ -347,6 +347,7 @@ static int say_end(const comm *c, status st) {
 static int end_without_run(generation *g, const comm *c) {
     const options *o = g->options;
     if (g->past_bytes) fprintf(stderr, "kvarve: %s holds all of it: nothing is left to compute\n", o->resume);
+    if (g->save_goes_on && generate_recodes(g)) generate_note_lossless(g, "nothing was computed");
     if (g->save_goes_on)
         manifest_remove_unnamed_files(o->save, &g->past);
     else if (o->save)
@@ -363,6 +364,7 @@ static int run(generation *g, comm *c, engine *e) {
     bool is_first = comm_rank(c) == 0;
     if (is_first) {
         char *effective = options_effective(g->options);
+        generate_announce_recode(g);
         run_print_begin(c, e, g->options);
         generate_start_save(g, e, effective);
         free(effective);
@@ -375,7 +377,11 @@ static int run(generation *g, comm *c, engine *e) {
         if (g->options->save) stop_watch_signals();
         engine_serve(e);
     }
-    if (is_first && g->save) g->summary.saves = checkpoint_get_stats(g->save);
+    if (is_first && g->save) {
+        g->summary.saves = checkpoint_get_stats(g->save);
+        kv_coding_text(&g->chosen.coding, g->summary.saved_codec);
+    }
+    st = generate_recode(g, c, e, st);
     status reported = report_run(c, e, g->options, &g->summary);
     if (st == STATUS_OK) st = reported;
     if (comm_any_failed(c, &st)) /* what is refused is the snapshot, which is damaged */

@@ -1,6 +1,6 @@
 /* src/generate/generation.h: what the files of `kvarve generate` share on rank 0: the prompts (prompts.c),
- * what a snapshot knows of them (resume.c), what goes into one (generate_save.c), and the run
- * (generate.c). */
+ * what a snapshot knows of them (resume.c), what goes into one (save.c) and how it is coded
+ * (recode.c), and the run (generate.c). */
 #pragma once
 
 #include "io/snapshot/manifest.h"
@@ -48,7 +48,7 @@ typedef struct generation {
 
     /* --save */
     checkpoint *save;     /* NULL: nothing is saved */
-    chosen_coding chosen; /* of it, on every rank */
+    chosen_coding chosen; /* of what is saved while it runs; on every rank */
     bool save_goes_on;    /* it is the snapshot of --resume, and holds something */
     uint64_t batch_digest[2];
     session **to_release; /* whose pages a save still reads */
@@ -56,7 +56,7 @@ typedef struct generation {
     int64_t n_given_up;      /* contexts that were to be kept */
     int64_t saved_at_tokens; /* tokens done when the last save began */
     stop_limits limits;
-    const char *stop_reason; /* NULL: the run went to its end */
+    const char *stop_reason; /* NULL: the run goes, or went, to its end */
     bool began_late;         /* --max-time was over before the first event */
     double longest_step_seconds, last_event;
     int64_t done_at_last_event;
@@ -125,3 +125,23 @@ const char *generate_stop_reason(generation *g, engine *e);
 
 /* After the last event: save what is not saved. Fails when that did not work. Local. */
 status generate_last_save(generation *g, engine *e);
+
+/* ---- recode.c ---- */
+
+/* --codec with its tables: those of --tables, or else of the snapshot of --resume. Where there are none, what
+ * is saved is lossless until the end. After generate_read_past. Local. */
+status generate_choose_coding(generation *g);
+
+/* Is it so? On every rank. Local. */
+bool generate_recodes(const generation *g);
+
+/* Say so, before the run. Local. */
+void generate_announce_recode(const generation *g);
+
+/* What is saved stays lossless where it should not: a NOTE that says why. Local. */
+void generate_note_lossless(const generation *g, const char *why);
+
+/* The run has ended, on rank 0 with this status. Where all went well and nothing told it to end, do as
+ * `kvarve snapshot recode` does, with tables of what was saved; otherwise a NOTE. A failure leaves the
+ * lossless snapshot. The checkpoint is closed, after its figures were taken. Collective. */
+status generate_recode(generation *g, comm *c, engine *e, status st);

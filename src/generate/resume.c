@@ -12,6 +12,7 @@
 #include "src/command/run.h"
 #include "src/engine/loader.h"
 #include "src/generate/generation.h"
+#include "src/snapshot/own_tables.h"
 
 /* Fewer tokens are computed again sooner than their chunk is read. */
 enum { LEAST_REUSED_TOKENS = 32 };
@@ -112,6 +113,11 @@ void generate_count_coded(const generation *g, engine_options *wanted) {
         s->host_bytes +=
             kv_tables_memory(g->chosen.n_bytes) + g->chosen.n_bytes +
             segment_write_memory(&g->chosen.coding, type, m->n_kv_heads, m->head_dim, wanted->n_threads);
+    if (generate_recodes(g))
+        s->host_bytes +=
+            own_tables_memory(type, m->n_layers, m->n_kv_heads, m->head_dim, s->longest_tokens,
+                              wanted->n_threads) +
+            segment_write_memory(&g->options->codec, type, m->n_kv_heads, m->head_dim, wanted->n_threads);
     if (!coded) return;
     const kv_coding how = segment_coding(coded);
     s->host_bytes +=

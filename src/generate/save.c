@@ -113,16 +113,12 @@ status generate_open_save(generation *g) {
     g->limits = (stop_limits){isnan(o->max_time_seconds) ? INFINITY : o->max_time_seconds, o->stop_file};
     status st = stop_check(&g->limits);
     if (st != STATUS_OK || !o->save) return st;
-    const chosen_coding *k = &g->chosen;
     const checkpoint_run run = {
         .context = g,
         .fate = fate_of,
         .describe = describe,
         .describe_batch = describe_batch,
         .flush_results = flush_results,
-        .tables = k->bytes,
-        .n_tables_bytes = k->n_bytes,
-        .tables_digest = k->tables ? k->tables->digest : 0,
     };
     st = checkpoint_open(o->save, &run, &g->save);
     if (st != STATUS_OK) return st;
@@ -164,15 +160,17 @@ static void describe_run(const generation *g, const engine *e, const char *effec
 }
 
 void generate_start_save(generation *g, engine *e, const char *effective_options) {
+    const chosen_coding *k = &g->chosen;
+    const checkpoint_tables tables = {k->bytes, k->n_bytes, k->tables ? k->tables->digest : 0};
     manifest common, committed = {0};
     if (!g->save) return;
-    chosen_coding_note(&g->chosen, g->options, run_model_name(g->options), engine_model_digest(e));
+    chosen_coding_note(k, g->options, run_model_name(g->options), engine_model_digest(e));
     describe_run(g, e, effective_options, &common);
     if (g->save_goes_on) {
         committed = g->past;
         g->past = (manifest){0};
     }
-    checkpoint_start(g->save, g->n_jobs, &common, &committed);
+    checkpoint_start(g->save, g->n_jobs, &common, &tables, &committed);
     g->last_event = clock_seconds();
     for (int64_t i = 0; i < g->n_jobs && g->save_goes_on; i++) {
         const past_match *m = &g->matches[i];

@@ -9,7 +9,6 @@
 #   distortion  beyond what is allowed is refused, or computed
 #   memory   that tables take is part of the plan
 #   damage   of chunks and tables is named, and nothing goes on from it
-#   own_tables  of a snapshot that is recoded where nobody calibrated
 #   recodes  a snapshot that is there, but never more finely; and compacts one as it is
 #   kills    in the middle of a recode or of a load: what was there stays, and the next run does it
 #   ranks    that find other tables
@@ -42,10 +41,6 @@ resume() { # resume NP DIR OPTIONS...
     np=$1 from=$2
     shift 2
     generate "$np" --prompt-file "$all/text" --max-tokens 24 --ignore-eos --temperature 0 --resume "$from" "$@"
-}
-
-bytes_of() { # bytes_of DIR: of its segments
-    cat "$1"/L*.h5 | wc -c | tr -d ' '
 }
 
 says_distortion() { # says_distortion DIR
@@ -403,38 +398,6 @@ recodes() {
     expect 'recode: resumed' 0 && ok 'recode: resumed'
     check 'recode: only what is named' 'more' is_tidy "$dir"
 }
-sum_of() { # sum_of DIR: of the segments that it names
-    segments_of "$1" | (cd "$1" && xargs cat) | cksum
-}
-
-# Where nobody calibrated: tables of what the snapshot itself holds, by any number of ranks.
-own_tables() {
-    for np in 1 3; do
-        dir=$temp/own-$np.kvs
-        cp -r "$all/exact.kvs" "$dir"
-        run $np snapshot recode "$dir" --codec kvarve:small:2
-        expect "own tables, $np ranks" 0 || return
-        check "own tables, $np ranks: a NOTE" 'there is none' \
-            grep -q "NOTE: .*without --tables, they are made of $n_tokens tokens" "$temp/err"
-        check "own tables, $np ranks: verified" 'it is not' is_verified "$dir"
-        n=$(($(bytes_of "$all/exact.kvs") * 10 / $(bytes_of "$dir")))
-        check "own tables, $np ranks: small" "$n tenths" [ "$n" -ge 35 ]
-        resume $np "$dir"
-        expect "own tables, $np ranks: resumed" 0
-    done
-    check 'own tables: the same by one rank and three' 'others' cmp "$temp"/own-[13].kvs/tables-*.kvt
-    before=$(cd "$dir" && echo tables-*.kvt)
-    run 1 snapshot recode "$dir" --codec kvarve:small:5
-    expect 'own tables: coarser' 0
-    check 'own tables: coarser, with the tables that are there' 'others' \
-        [ "$before" = "$(cd "$dir" && echo tables-*.kvt)" ]
-    generate 1 --prompt 'Too little' --max-tokens 3 --ignore-eos --save "$temp/few.kvs"
-    keep "$temp/few.kvs"
-    run 1 snapshot recode "$temp/few.kvs" --codec kvarve:fast:2
-    refused 'own tables: of few tokens' 2 "$temp/few.kvs: its longest sequence has" '--tables'
-    kept=
-}
-
 # Before anything new is named, the old is whole, and behind that the new.
 kills() {
     for site in segment-write segment-rename tables-write manifest-write manifest-rename manifest-directory-flush; do
@@ -485,13 +448,6 @@ mixed() {
     refused 'mixed: compact' 2 'coded in different ways' '--codec'
     kept=
 }
-has_codec() {
-    "$kvarve" snapshot info "$1" | grep -q " $2\$"
-}
-is_tidy() {
-    [ "$(find "$1" -type f ! -name 'L*.h5' | wc -l)" -eq 2 ] && [ -e "$1/manifest.h5" ] &&
-        [ "$(n_segments_of "$1")" -eq "$(find "$1" -name 'L*.h5' | wc -l)" ]
-}
 
 options() {
     for codec in kvarve kvarve:fast kvarve:fast:0 kvarve:small:10 kvarve:small:9b cachegen cachegen:5 lossy none:1 \
@@ -499,8 +455,8 @@ options() {
         generate 1 --prompt x --save "$temp/x.kvs" --codec $codec --tables "$tables"
         refused "--codec $codec" 2 "--codec $codec: expected none, lossless, cachegen:1"
     done
-    generate 1 --prompt x --save "$temp/x.kvs" --codec kvarve:small:2
-    refused 'no tables' 2 '--codec kvarve:small needs --tables FILE' 'kvarve calibrate'
+    generate 1 --prompt x --codec kvarve:small:2
+    refused 'a codec for nothing' 2 '--codec needs --save'
     generate 1 --prompt x --save "$temp/x.kvs" --tables "$tables"
     refused 'tables for nothing' 2 '--tables is for codecs that are not exact'
     generate 1 --prompt x --save "$temp/x.kvs" --codec kvarve:small:2 --tables "$all/text"
@@ -523,6 +479,6 @@ run_chain goes_on reads &
 run_chain near &
 run_chain recodes mixed other_tables over_inexact exact_beginning &
 run_chain options &
-run_chain kills own_tables &
+run_chain kills &
 wait
 end_test
