@@ -10,10 +10,11 @@ status chosen_coding_read(const options *o, const kv_coding *coding, int n_layer
                           int head_dim, chosen_coding *out) {
     *out = (chosen_coding){.coding = *coding};
     if (kv_codec_is_exact(coding->codec)) return STATUS_OK;
-    status st = file_read_all(o->tables, kv_tables_most_bytes, &out->bytes, &out->n_bytes);
-    if (st == STATUS_OK) st = kv_tables_parse(out->bytes, out->n_bytes, &out->tables);
+    char *bytes = NULL;
+    size_t n_bytes = 0;
+    status st = file_read_all(o->tables, kv_tables_most_bytes, &bytes, &n_bytes);
+    if (st == STATUS_OK) st = chosen_coding_take(coding, bytes, n_bytes, out);
     if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
-    if (st == STATUS_OK) kv_coding_settle(&out->coding, out->tables);
     return status_at(st, "--tables %s", o->tables);
 }
 
