@@ -8,6 +8,7 @@
 #include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
+#include "src/model/rope.h"
 #include "src/study/tables_build.h"
 
 /* More tokens make better tables, but are all in memory at once. */
@@ -58,11 +59,11 @@ static status read_samples(const char *dir, const manifest *m, const manifest_se
 /* As the manifest tells it; of a model that scales them, about. They need not be exact: what was turned back
  * by them is turned again. */
 static float *frequencies_of(const manifest *m) {
-    double theta = 0;
-    float *out = mem_new((size_t)m->head_dim / 2, sizeof *out);
-    if (sscanf(m->rope, "theta %lf", &theta) != 1 || !(theta > 1) || !isfinite(theta)) return out;
-    for (int i = 0; i < m->head_dim / 2; i++)
-        out[i] = (float)pow(theta, -2.0 * i / m->head_dim);
+    model_config config = {.head_dim = m->head_dim, .rope = {.kind = ROPE_DEFAULT}};
+    double *theta = &config.rope.theta;
+    float *out = mem_new((size_t)m->head_dim / 2, sizeof *out), factor;
+    if (sscanf(m->rope, "theta %lf", theta) == 1 && *theta > 1 && isfinite(*theta))
+        rope_inverse_frequencies(&config, out, &factor);
     return out;
 }
 
@@ -127,9 +128,8 @@ status own_tables_make(const char *dir, const manifest *m, int n_threads, char *
     const manifest_sequence *q = find_longest(m);
     const int64_t n_saved = manifest_kv_tokens(q), n = n_saved < MOST_TOKENS ? n_saved : MOST_TOKENS;
     const size_t row_bytes = (size_t)(m->n_kv_heads * m->head_dim) * dtype_bytes(m->type);
-    notice_add("%s: without --tables, they are made of %lld tokens of what it holds: tables of kvarve "
-               "calibrate know "
-               "the model, and leave smaller errors in as many bits",
+    notice_add("%s: without --tables, they are made of %lld tokens of what it holds: "
+               "tables of kvarve calibrate know the model, and leave smaller errors in as many bits",
                dir, (long long)n);
     char *elements = mem_new((size_t)m->n_layers * N_KV_PARTS * (size_t)n, row_bytes);
     const table_samples s = {m->type, 0, m->n_layers, n, n, elements, NULL};
