@@ -398,12 +398,11 @@ static double find_own_levels(encoder *e) {
             for (int c = 0; c < b->n; c++) {
                 const size_t at = (size_t)layer * (size_t)n + (size_t)(b->first + c);
                 const double octaves = 0.5 * log2(fmax(e->squares[at] / n_tokens, 1e-6));
-                const double level = fmin(fmax(VARVE_OCTAVE * octaves + e->step_level, -999), 999);
-                const int least = e->step_level - VARVE_UNIT_CLASS, most = least + VARVE_CLASSES - 1;
-                const int before = b->levels[c] < least ? least : b->levels[c] > most ? most : b->levels[c];
-                const int now = level < least ? least : level > most ? most : (int)lrint(level);
+                const int level = (int)lrint(VARVE_OCTAVE * octaves + e->step_level);
+                const int before = varve_class_of(b->levels[c], e->step_level),
+                          now = varve_class_of(level, e->step_level);
                 const double ratio = exp2((double)(now - before) / VARVE_OCTAVE);
-                const int added = now == before ? 0 : now - b->levels[c];
+                const int added = now == before ? 0 : now - VARVE_UNIT_CLASS + e->step_level - b->levels[c];
                 e->own[at] = (int8_t)(added < INT8_MIN ? INT8_MIN : added > INT8_MAX ? INT8_MAX : added);
                 gain += n_tokens * (ratio - 1 - log(ratio)) / log(2);
             }
