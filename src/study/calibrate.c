@@ -232,14 +232,14 @@ int command_calibrate(comm *c, const options *o) {
         st = append_layers(&k, engine_config(e), before, importance, run_threads(c, o), counts, &mine);
         free(importance);
         free(before);
-        const bool failed = comm_any_failed(c, &st);
-        if (!failed) join(c, &mine, &all);
-        if (!failed) add_counts(c, counts);
-        if (!failed && is_first) varve_append_classes(counts, &all);
+        if (!comm_any_failed(c, &st)) {
+            join(c, &mine, &all);
+            add_counts(c, counts);
+            if (is_first) varve_append_classes(counts, &all);
+            if (is_first) st = write_tables(&k, e, &all);
+            if (!comm_any_failed(c, &st)) st = report_run(c, e, o, &(run_summary){.n_requests = k.windows.n});
+        }
         free(counts);
-        if (!failed && is_first) st = write_tables(&k, e, &all);
-        if (!failed && !comm_any_failed(c, &st))
-            st = report_run(c, e, o, &(run_summary){.n_requests = k.windows.n});
     }
     int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     engine_close(e);
