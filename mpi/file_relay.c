@@ -120,6 +120,8 @@ static void *answer_all(void *arg) {
 
 /* ---- asking ---- */
 
+/* Not by comm_finish, which turns round and round at first: that would take from the threads that compute
+ * beside this one, for each piece of a file. */
 static void wait_for(file_relay *r, MPI_Request *request) {
     const struct timespec pause = {0, 100 * 1000};
     const double begin = clock_seconds();
