@@ -102,6 +102,7 @@ typedef enum cudaError {
     cudaErrorInvalidDevice = 101,
     cudaErrorNotReady = 600,
     cudaErrorIllegalAddress = 700,
+    cudaErrorLaunchOutOfResources = 701,
     cudaErrorStreamCaptureUnsupported = 900,
     cudaErrorStreamCaptureInvalidated = 901,
 } cudaError_t;
@@ -217,6 +218,14 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t graph);
+
+/* ---- failures on demand ---- */
+
+/* What can be made to fail: taking memory, a stream or an event; a launch of a kernel. */
+typedef enum emulation_call { EMULATION_TAKE, EMULATION_LAUNCH, N_EMULATION_CALLS } emulation_call;
+
+/* The n-th such call from now on fails, in whichever thread, and no other; 0: none does. */
+void emulation_fail_call(emulation_call call, int n);
 
 #ifdef __cplusplus
 }

@@ -254,7 +254,8 @@ void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu || grid.y > 0xffffu || grid.z > 0xffffu)
         emulation_fail("a launch with a bad number of blocks");
     if (shared_bytes > MAX_SHARED_BYTES) emulation_fail("a launch with too much shared memory");
-    emulation_enqueue([=] { run_grid(grid, block, shared_bytes, body); });
+    if (emulation_demanded(EMULATION_LAUNCH) == cudaSuccess)
+        emulation_enqueue([=] { run_grid(grid, block, shared_bytes, body); });
 }
 
 unsigned char *emulation_shared_memory() {

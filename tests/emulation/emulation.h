@@ -46,6 +46,9 @@ void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<
 unsigned char *emulation_shared_memory();
 size_t emulation_shared_bytes();
 
+/* The failure that was asked for, of this call, or success. */
+cudaError_t emulation_demanded(emulation_call call);
+
 /* End the program: where, and what was wrong. */
 [[noreturn]] void emulation_fail(const char *what);
 

@@ -22,6 +22,7 @@ struct emulation_graph {
 static thread_local cudaError_t last_error = cudaSuccess;
 static thread_local emulation_graph *captured; /* the graph that this thread captures */
 static std::atomic<size_t> allocated;
+static std::atomic<int> n_until_failure[N_EMULATION_CALLS]; /* calls; 0: none fails */
 
 static cudaError_t result(cudaError_t code) {
     if (code != cudaSuccess) last_error = code;
@@ -65,6 +66,8 @@ static const struct {
     {cudaErrorInvalidDevice, "cudaErrorInvalidDevice", "invalid device ordinal"},
     {cudaErrorNotReady, "cudaErrorNotReady", "device not ready"},
     {cudaErrorIllegalAddress, "cudaErrorIllegalAddress", "an illegal memory access was encountered"},
+    {cudaErrorLaunchOutOfResources, "cudaErrorLaunchOutOfResources",
+     "too many resources requested for launch"},
     {cudaErrorStreamCaptureUnsupported, "cudaErrorStreamCaptureUnsupported",
      "operation not permitted when stream is capturing"},
     {cudaErrorStreamCaptureInvalidated, "cudaErrorStreamCaptureInvalidated",
@@ -81,6 +84,18 @@ const char *cudaGetErrorString(cudaError_t code) {
     for (const auto &error : errors)
         if (error.code == code) return error.text;
     return "unrecognized error code";
+}
+
+/* ---- failures on demand ---- */
+
+void emulation_fail_call(emulation_call call, int n) {
+    n_until_failure[call] = n;
+}
+
+cudaError_t emulation_demanded(emulation_call call) {
+    const bool fails = n_until_failure[call] > 0 && --n_until_failure[call] == 0;
+    if (!fails) return cudaSuccess;
+    return result(call == EMULATION_TAKE ? cudaErrorMemoryAllocation : cudaErrorLaunchOutOfResources);
 }
 
 /* ---- the device ---- */
@@ -190,6 +205,7 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
     void *memory = nullptr;
     cudaMemGetInfo(&free_bytes, &total_bytes);
     if (captured) return result(cudaErrorStreamCaptureUnsupported);
+    if (emulation_demanded(EMULATION_TAKE) != cudaSuccess) return cudaErrorMemoryAllocation;
     if (bytes > free_bytes || (bytes && posix_memalign(&memory, 256, bytes)))
         return result(cudaErrorMemoryAllocation);
     if (bytes) memset(memory, 0xff, bytes);
@@ -254,11 +270,24 @@ cudaError_t cudaMemset(void *memory, int value, size_t bytes) {
     return code != cudaSuccess ? code : cudaMemsetAsync(memory, value, bytes, nullptr);
 }
 
-/* ---- streams and events ---- */
+/* ---- streams and events: they too take memory of the device ---- */
+
+template <typename T> static cudaError_t take(T **out) {
+    cudaError_t code = emulation_demanded(EMULATION_TAKE);
+    if (code != cudaSuccess) return code;
+    *out = new T();
+    allocated += sizeof(T);
+    return cudaSuccess;
+}
+
+template <typename T> static cudaError_t give_back(T *taken) {
+    delete taken;
+    allocated -= sizeof(T);
+    return cudaSuccess;
+}
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) {
-    *out = new emulation_stream();
-    return cudaSuccess;
+    return take(out);
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *out) {
@@ -266,8 +295,7 @@ cudaError_t cudaStreamCreate(cudaStream_t *out) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-    delete stream;
-    return cudaSuccess;
+    return give_back(stream);
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
@@ -288,8 +316,7 @@ cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void *argume
 }
 
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned) {
-    *out = new emulation_event();
-    return cudaSuccess;
+    return take(out);
 }
 
 cudaError_t cudaEventCreate(cudaEvent_t *out) {
@@ -297,8 +324,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *out) {
 }
 
 cudaError_t cudaEventDestroy(cudaEvent_t event) {
-    delete event;
-    return cudaSuccess;
+    return give_back(event);
 }
 
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {

@@ -26,7 +26,7 @@ static float random_bf16(unsigned *seed) {
 
 template <typename... P, typename... A>
 static void launch(void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, A... a) {
-    cuda_launch(nullptr, "test", kernel, grid, block, shared, a...);
+    check(cuda_launch_on(nullptr, kernel, grid, block, shared, a...) == cudaSuccess, "a launch fails");
 }
 
 /* ---- the block ---- */

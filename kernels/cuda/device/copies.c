@@ -13,11 +13,8 @@ struct device_copy {
     cudaEvent_t over;       /* the copy */
 };
 
-/* What is told here is no error that a kernel's launch in this thread should find. */
 static status copy_status(cudaError_t code, const char *what) {
-    if (code == cudaSuccess) return STATUS_OK;
-    cudaGetLastError();
-    return status_fail("cuda: %s: %s", what, cudaGetErrorString(code));
+    return code == cudaSuccess ? STATUS_OK : status_fail("cuda: %s: %s", what, cuda_error_text(code));
 }
 
 static cudaError_t use_gpu(device *dev) {
@@ -28,10 +25,8 @@ status cuda_alloc_host(device *dev, size_t bytes, void **out) {
     void *memory = NULL;
     cudaError_t code = use_gpu(dev);
     if (code == cudaSuccess) code = cudaHostAlloc(&memory, bytes ? bytes : 1, cudaHostAllocDefault);
-    if (code != cudaSuccess) {
-        cudaGetLastError();
-        return status_fail("cuda: %zu bytes of pinned host memory: %s", bytes, cudaGetErrorString(code));
-    }
+    if (code != cudaSuccess)
+        return status_fail("cuda: %zu bytes of pinned host memory: %s", bytes, cuda_error_text(code));
     *out = memory;
     return STATUS_OK;
 }

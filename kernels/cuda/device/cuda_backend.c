@@ -254,8 +254,7 @@ static status describe(cuda_device *dev) {
     struct cudaDeviceProp p;
     cudaError_t code = cudaGetDeviceProperties(&p, dev->index);
     if (code != cudaSuccess)
-        return status_refuse("--device cuda: GPU %d cannot be used: %s", dev->index,
-                             cudaGetErrorString(code));
+        return status_refuse("--device cuda: GPU %d cannot be used: %s", dev->index, cuda_error_text(code));
     snprintf(dev->name, sizeof dev->name, "%s", p.name);
     int capability = 10 * p.major + p.minor;
     dev->n_multiprocessors = p.multiProcessorCount;
@@ -273,7 +272,7 @@ static status open_parts(cuda_device *dev) {
     if (code == cudaSuccess) code = cudaStreamCreateWithFlags(&dev->stream, cudaStreamNonBlocking);
     if (code != cudaSuccess)
         return status_refuse("--device cuda: GPU %d (%s) cannot be used: %s", dev->index, dev->name,
-                             cudaGetErrorString(code));
+                             cuda_error_text(code));
     void *answers = NULL;
     const size_t row_bytes = DEVICE_MAX_TOP * (sizeof(float) + sizeof(int32_t)); /* more than others' */
     status st = cuda_alloc(&dev->base, DEVICE_TOP_ROWS * row_bytes, &answers);
@@ -289,8 +288,8 @@ int cuda_device_count(const char **why_none) {
     int n = 0;
     cudaError_t code = cudaGetDeviceCount(&n);
     if (code == cudaSuccess && n > 0) return n;
-    if (why_none) *why_none = code == cudaSuccess ? "no GPU is visible" : cudaGetErrorString(code);
-    cudaGetLastError();
+    const char *why = code == cudaSuccess ? "no GPU is visible" : cuda_error_text(code);
+    if (why_none) *why_none = why;
     return 0;
 }
 

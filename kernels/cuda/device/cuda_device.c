@@ -18,7 +18,7 @@ void cuda_device_fail(cuda_device *dev, const char *what, const char *why) {
 }
 
 void cuda_device_check(cuda_device *dev, cudaError_t code, const char *what) {
-    if (code != cudaSuccess) cuda_device_fail(dev, what, cudaGetErrorString(code));
+    if (code != cudaSuccess) cuda_device_fail(dev, what, cuda_error_text(code));
 }
 
 /* ---- memory ---- */

@@ -60,6 +60,12 @@ static inline cuda_device *cuda_device_of(device *dev) {
     return (cuda_device *)dev;
 }
 
+/* What a call of the runtime returned, in words. It is told now: a kernel's launch does not find it again. */
+static inline const char *cuda_error_text(cudaError_t code) {
+    cudaGetLastError();
+    return cudaGetErrorString(code);
+}
+
 /* Record a failure: "GPU 0 (NAME): WHAT: WHY". */
 void cuda_device_fail(cuda_device *dev, const char *what, const char *why);
 

@@ -26,7 +26,7 @@ static status make_buffers(cuda_staging *s, size_t bytes) {
     if (code == cudaSuccess) return STATUS_OK;
     free_buffers(s);
     return status_fail("out of memory: wanted %zu bytes of pinned memory and of the GPU's: %s", bytes,
-                       cudaGetErrorString(code));
+                       cuda_error_text(code));
 }
 
 status cuda_staging_open(size_t bytes, cuda_staging **out) {

@@ -12,11 +12,6 @@
 template <typename... Parameters, typename... Arguments>
 cudaError_t cuda_launch_on(cudaStream_t stream, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                            size_t shared_bytes, Arguments... arguments) {
-#ifdef KVARVE_CUDA_EMULATED
-    emulation_launch(grid, block, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
-    (void)stream;
-    return cudaSuccess;
-#else
     const size_t always = 48 << 10;
     cudaError_t code = cudaSuccess;
     if (shared_bytes > always)
@@ -26,9 +21,13 @@ cudaError_t cuda_launch_on(cudaStream_t stream, void (*kernel)(Parameters...), d
         cudaGetLastError();
         return code;
     }
+#ifdef KVARVE_CUDA_EMULATED
+    emulation_launch(grid, block, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
+    (void)stream;
+#else
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
-    return cudaGetLastError();
 #endif
+    return cudaGetLastError();
 }
 
 /* Start a kernel on the device's stream; the failure of a launch is recorded under the name of the operation.
