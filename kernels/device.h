@@ -109,6 +109,7 @@ typedef struct row_choice {
 
 typedef struct device_ops {
     const char *name;
+    int most_head_dim; /* K that operations take at most; 0: any */
 
     void (*close)(device *dev);
 

@@ -66,7 +66,7 @@ status model_check_files(model_config *config, precision prec, weights *files);
 /* Read the slice's weights from the files, in file order and nothing else, and take the workspace. Borrows
  * dev and t. Where `digest` is not NULL, XXH3 digests (128 bits: high, low) of the slice's tensors, and of
  * the config on the first stage, are summed into it: the sum over all stages, modulo 2^64 each, is the same
- * for every partition. */
+ * for every partition. Refuses heads that are too wide for the device. */
 status model_open(const model_config *config, slice s, int max_rows, weights *files, device *dev, trace *t,
                   uint64_t digest[2], model **out);
 void model_close(model *m); /* NULL is fine */

@@ -164,6 +164,11 @@ static status load_weights(model *m, weights *files, uint64_t digest[2]) {
 
 status model_open(const model_config *config, slice s, int max_rows, weights *files, device *dev, trace *t,
                   uint64_t digest[2], model **out) {
+    const int most_head_dim = dev->ops->most_head_dim;
+    if (most_head_dim > 0 && config->head_dim > most_head_dim)
+        return status_refuse("--device %s: it takes heads of %d numbers at most, and this model's have %d: "
+                             "give --device cpu",
+                             dev->ops->name, most_head_dim, config->head_dim);
     model *m = mem_new(1, sizeof *m);
     *m = (model){.config = *config, .slice = s, .max_rows = max_rows, .dev = dev, .trace = t};
     m->layers = mem_new((size_t)(s.last_layer - s.first_layer), sizeof *m->layers);

@@ -387,6 +387,47 @@ static void refusals(void) {
     run_variant(&v);
 }
 
+/* A model of heads of this width, on all ranks. */
+static status open_wide(int head_dim) {
+    synthetic_model made;
+    model_config wide;
+    text_buffer json = {0};
+    engine *e = NULL;
+    CHECK_OK(synthetic_find("tiny", &made));
+    made.head_dim = head_dim;
+    synthetic_append_config(&made, &json);
+    CHECK_OK(model_config_parse(json.data, json.n, "config.json", &wide));
+    free(json.data);
+    const engine_options o = {
+        .made = made,
+        .device = kind,
+        .n_threads = 1,
+        .sizing = {.precision = in,
+                   .chunk_tokens = 8,
+                   .page_tokens = 16,
+                   .n_sequences = 1,
+                   .longest_tokens = 16,
+                   .wanted_pages = 1,
+                   .head_share = 1},
+    };
+    const status st = engine_open(ranks, &wide, &o, &e);
+    if (st != STATUS_OK) return st;
+    if (comm_rank(ranks) == 0)
+        engine_stop(e);
+    else
+        engine_serve(e);
+    engine_close(e);
+    return STATUS_OK;
+}
+
+static void heads_too_wide(void) {
+    CHECK_OK(open_wide(256));
+    if (kind == DEVICE_CPU)
+        CHECK_OK(open_wide(258));
+    else
+        CHECK_REFUSED(open_wide(258), "256 numbers at most, and this model's have 258");
+}
+
 static void open_ranks(int *argc, char ***argv) {
     snprintf(model_dir, sizeof model_dir, "%s/%s", harness_source_dir(), model_of_test());
     if (comm_open(argc, argv, &ranks) != STATUS_OK || model_config_load(model_dir, &config) != STATUS_OK)
@@ -419,6 +460,7 @@ int main(int argc, char **argv) {
         {"same tokens whatever the shape", same_tokens_whatever_the_shape},
         {"demo model matches the reference", demo_model_matches_reference},
         {"refusals", refusals},
+        {"heads too wide", heads_too_wide},
         {"same tokens with int8 weights", same_tokens_with_int8_weights},
         CU_TEST_INFO_NULL,
     };

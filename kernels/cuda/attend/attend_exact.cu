@@ -1,4 +1,4 @@
-/* Attention for any head width up to MAX_HEAD_DIM in both precisions: the reference on the GPU, and what
+/* Attention for any head width in both precisions: the reference on the GPU, and what
  * serves where nothing faster can.
  *
  * First, every row, head and block of ATTEND_BLOCK positions gives a partial result, then these merge. A
@@ -14,7 +14,6 @@
 namespace {
 
 enum {
-    MAX_HEAD_DIM = 256,
     THREADS = 128,
     OCTET = 8, /* lanes that share a key */
     N_OCTETS = THREADS / OCTET,
@@ -129,7 +128,7 @@ __device__ __forceinline__ void sum_values(const attend_job &job, const E *pages
 
 template <bool VECTOR, typename E>
 __global__ void attend_block(const attend_job job, const E *pages, const E *q) {
-    __shared__ float query[MAX_HEAD_DIM + 4], scores[ATTEND_BLOCK], weights[ATTEND_BLOCK];
+    __shared__ float query[CUDA_MOST_HEAD_DIM + 4], scores[ATTEND_BLOCK], weights[ATTEND_BLOCK];
     __shared__ __align__(16) float sums[4 * THREADS];
     int head = static_cast<int>(blockIdx.y), K = job.head_dim;
     int64_t row = job.layout.first_row + static_cast<int64_t>(blockIdx.z);
@@ -183,7 +182,7 @@ int64_t most_seen(attend_nodes blocks, int64_t window) {
 
 void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_layer *kv,
                        const attend_extent *extent, const void *q, float *partials, void *y) {
-    assert(shape->head_dim <= MAX_HEAD_DIM && dev->base.act == dev->base.kv);
+    assert(shape->head_dim <= CUDA_MOST_HEAD_DIM && dev->base.act == dev->base.kv);
     if (extent->first_span >= extent->last_span) return;
     attend_merging merging = attend_merging_of(dev, shape, extent, partials, y);
     attend_nodes blocks = {0, attend_rounded_blocks(attend_last_pos(dev, extent))};

@@ -116,7 +116,7 @@ template <int N, bool EXACT, typename E> static void launch(cuda_device *dev, co
 
 void attend_launch_merge(cuda_device *dev, const attend_merging *of) {
     if (of->nodes.first >= of->nodes.last || of->n_rows < 1) return;
-    const int most = attend_per_lane(256);
+    const int most = attend_per_lane(CUDA_MOST_HEAD_DIM);
     if (of->exact)
         return dev->base.act == DTYPE_F32 ? launch<most, true, float>(dev, of)
                                           : launch<most, true, __nv_bfloat16>(dev, of);

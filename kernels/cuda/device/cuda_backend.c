@@ -204,6 +204,7 @@ static const char *cuda_bus_id(const device *base) {
 
 static const device_ops cuda_ops = {
     .name = "cuda",
+    .most_head_dim = CUDA_MOST_HEAD_DIM,
     .close = cuda_close,
     .processor = cuda_processor,
     .bus_id = cuda_bus_id,

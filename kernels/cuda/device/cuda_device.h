@@ -20,6 +20,8 @@ extern "C" {
 
 #include "kernels/device.h"
 
+enum { CUDA_MOST_HEAD_DIM = 256 }; /* K: kernels have room for as much */
+
 /* What kernels know of a step's rows and spans: arrays in device memory that begin_step filled. Passed by
  * value. */
 typedef struct step_tables {

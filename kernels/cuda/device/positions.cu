@@ -9,7 +9,7 @@
 
 namespace {
 
-enum { MAX_HEAD_DIM = 256, MAX_HALF = MAX_HEAD_DIM / 2, WARPS = 8 };
+enum { MAX_HALF = CUDA_MOST_HEAD_DIM / 2, WARPS = 8 };
 
 /* ---- rope_table ---- */
 
@@ -163,7 +163,7 @@ template <typename E> void launch_append(cuda_device *dev, const append_job &job
 void cuda_rope_table(device *base, const float *host_inv_freq, float factor, int head_dim, float *cos_sin) {
     const int threads = 128;
     cuda_device *dev = cuda_device_of(base);
-    assert(head_dim <= MAX_HEAD_DIM);
+    assert(head_dim <= CUDA_MOST_HEAD_DIM);
     if (dev->step.n_rows == 0) return;
     int half = head_dim / 2;
     rope_frequencies inv_freq = {};
@@ -176,7 +176,7 @@ void cuda_rope_table(device *base, const float *host_inv_freq, float factor, int
 void cuda_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
                     const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
     cuda_device *dev = cuda_device_of(base);
-    assert(shape->head_dim <= MAX_HEAD_DIM && base->act == base->kv);
+    assert(shape->head_dim <= CUDA_MOST_HEAD_DIM && base->act == base->kv);
     if (dev->step.n_rows == 0) return;
     append_job job = {dev->step, shape->n_heads, shape->n_kv_heads, shape->head_dim, *weights, *kv, cos_sin,
                       qkv};
