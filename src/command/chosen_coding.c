@@ -6,18 +6,6 @@
 #include "io/files.h"
 #include "src/base/notice.h"
 
-status chosen_coding_read(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
-                          int head_dim, chosen_coding *out) {
-    *out = (chosen_coding){.coding = *coding};
-    if (kv_codec_is_exact(coding->codec)) return STATUS_OK;
-    char *bytes = NULL;
-    size_t n_bytes = 0;
-    status st = file_read_all(o->tables, kv_tables_most_bytes, &bytes, &n_bytes);
-    if (st == STATUS_OK) st = chosen_coding_take(coding, bytes, n_bytes, out);
-    if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
-    return status_at(st, "--tables %s", o->tables);
-}
-
 status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, chosen_coding *out) {
     *out = (chosen_coding){.coding = *coding, .bytes = bytes, .n_bytes = n_bytes};
     status st = kv_tables_parse(bytes, n_bytes, &out->tables);
@@ -25,22 +13,18 @@ status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, 
     return st;
 }
 
-status chosen_coding_find(const options *o, const kv_coding *coding, const char *dir, const manifest *m,
-                          chosen_coding *out) {
-    const segment_info *coded = manifest_find_coded(m);
+status chosen_coding_find(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
+                          int head_dim, const char *dir, const segment_info *coded, chosen_coding *out) {
     char name[KV_TABLES_NAME_BYTES], *bytes = NULL;
     size_t n_bytes = 0;
     *out = (chosen_coding){.coding = *coding};
-    if (kv_codec_is_exact(coding->codec) || o->tables)
-        return chosen_coding_read(o, coding, m->n_layers, m->n_kv_heads, m->head_dim, out);
-    if (!coded) return STATUS_OK;
-    kv_tables_name(coded->tables_digest, name);
-    char *path = file_path(dir, name);
+    if (kv_codec_is_exact(coding->codec) || (!o->tables && !coded)) return STATUS_OK;
+    if (coded) kv_tables_name(coded->tables_digest, name);
+    char *path = o->tables ? mem_copy_text(o->tables, strlen(o->tables)) : file_path(dir, name);
     status st = file_read_all(path, kv_tables_most_bytes, &bytes, &n_bytes);
-    if (st == STATUS_OK) st = status_at(chosen_coding_take(coding, bytes, n_bytes, out), "%s", path);
-    if (st == STATUS_OK)
-        st = status_at(kv_tables_check_shape(out->tables, m->n_layers, m->n_kv_heads, m->head_dim), "%s",
-                       path);
+    if (st == STATUS_OK) st = chosen_coding_take(coding, bytes, n_bytes, out);
+    if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
+    st = status_at(st, "%s%s", o->tables ? "--tables " : "", path);
     free(path);
     return st;
 }

@@ -13,18 +13,14 @@ typedef struct chosen_coding {
     size_t n_bytes;
 } chosen_coding;
 
-/* Read --tables, if the coding needs them, for a model of this shape. Rank 0, before chosen_coding_share.
- * Local. */
-status chosen_coding_read(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
-                          int head_dim, chosen_coding *out);
+/* With the tables that the coding needs, for a model of this shape: those of --tables or, where it is not
+ * given, those that segments of the snapshot `dir` need, such as this one (NULL: no segment does). Neither,
+ * or the coding is exact: without. Rank 0, before chosen_coding_share. Local. */
+status chosen_coding_find(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
+                          int head_dim, const char *dir, const segment_info *coded, chosen_coding *out);
 
-/* The same with the bytes of a file of tables, which are owned from now on. Local. */
+/* With those of a file of these bytes, which are owned from now on. Local. */
 status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, chosen_coding *out);
-
-/* The same with the tables of --tables or, where it is not given, those that the snapshot `dir` of this
- * manifest has. Neither: without tables. Local. */
-status chosen_coding_find(const options *o, const kv_coding *coding, const char *dir, const manifest *m,
-                          chosen_coding *out);
 
 /* What rank 0 has read, on all. Collective. */
 status chosen_coding_share(comm *c, chosen_coding *k);

@@ -12,10 +12,10 @@
 status generate_choose_coding(generation *g) {
     const options *o = g->options;
     const model_config *m = &g->config;
-    const manifest nothing = {.n_layers = m->n_layers, .n_kv_heads = m->n_kv_heads, .head_dim = m->head_dim};
     const linear *l;
     if (!o->save) return STATUS_OK;
-    status st = chosen_coding_find(o, &o->codec, o->resume, g->past_bytes ? &g->past : &nothing, &g->chosen);
+    status st = chosen_coding_find(o, &o->codec, m->n_layers, m->n_kv_heads, m->head_dim, o->resume,
+                                   manifest_find_coded(&g->past), &g->chosen);
     if (st != STATUS_OK || kv_codec_is_exact(o->codec.codec) || g->chosen.tables) return st;
     g->chosen.coding = (kv_coding){.codec = KV_CODEC_LOSSLESS};
     return linear_load(&l); /* what is missing then is missing now */

@@ -225,7 +225,9 @@ static status read_coding(compaction *k, const options *o, int n_threads) {
     char *bytes = NULL;
     size_t n_bytes = 0;
     status st = kv_coding_parse(o->recode, &given);
-    if (st == STATUS_OK) st = chosen_coding_find(o, &given, o->dir, m, &k->chosen);
+    if (st == STATUS_OK)
+        st = chosen_coding_find(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, o->dir,
+                                manifest_find_coded(m), &k->chosen);
     if (st != STATUS_OK || kv_codec_is_exact(given.codec) || k->chosen.tables) return st;
     st = own_tables_make(o->dir, m, n_threads, &bytes, &n_bytes);
     return st == STATUS_OK ? chosen_coding_take(&given, bytes, n_bytes, &k->chosen) : st;

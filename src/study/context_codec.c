@@ -45,7 +45,7 @@ static status read_coding(study *s) {
     if (!kv_codec_is_exact(coding.codec) && !o->tables)
         return status_refuse("--context-codec %s needs --tables FILE, which kvarve calibrate makes",
                              o->context_codec);
-    return chosen_coding_read(o, &coding, m->n_layers, m->n_kv_heads, m->head_dim, &s->chosen);
+    return chosen_coding_find(o, &coding, m->n_layers, m->n_kv_heads, m->head_dim, NULL, NULL, &s->chosen);
 }
 
 /* Two sessions of a window's context and n tokens behind it, scored but for the first n_given: with the

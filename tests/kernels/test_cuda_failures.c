@@ -93,24 +93,24 @@ static void test_launch(void) {
 static void test_decode(void) {
     const kv_format format = kv_format_of(dev->kv, 1, 2, 16);
     const varve_image image = {.n_heads = 1, .width = 2, .n_blocks = 1, .block_heads = 1};
-    const varve_job job = {.n_tokens = 1, .n_layers = 1};
+    const varve_job job = {.image = image, .n_tokens = 1, .n_layers = 1};
     device_copy *copy = NULL;
     bool over = false;
     CHECK_OK(dev->ops->copy_open(dev, &copy));
     emulation_fail_call(EMULATION_LAUNCH, 1);
-    const status st = dev->ops->decode_chunk(dev, copy, &format, &image, &job);
-    harness_check(__FILE__, __LINE__, st, STATUS_FAILED, "decoding of a chunk: too many resources");
+    const status st = dev->ops->decode_chunks(dev, copy, &format, &job, &job, 1);
+    harness_check(__FILE__, __LINE__, st, STATUS_FAILED, "decoding of chunks: too many resources");
     CHECK_OK(dev->ops->copy_test(dev, copy, &over));
     CU_ASSERT(over);
     dev->ops->copy_close(dev, copy);
-    CHECK_FAILED(st, "decoding of a chunk");
+    CHECK_FAILED(st, "decoding of chunks");
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"memory", test_memory},       {"scratch", test_scratch},
-                           {"copy_open", test_copy_open}, {"open", test_open},
-                           {"measure", test_measure},     {"launch", test_launch},
-                           {"decode_chunk", test_decode}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"memory", test_memory},        {"scratch", test_scratch},
+                           {"copy_open", test_copy_open},  {"open", test_open},
+                           {"measure", test_measure},      {"launch", test_launch},
+                           {"decode_chunks", test_decode}, CU_TEST_INFO_NULL};
     if (cuda_device_open(PRECISION_BF16, 0, &dev) != STATUS_OK) return 1;
     free_bytes = cuda_device_free_bytes(0);
     const int code = harness_run(&argc, &argv, "cuda failures", tests);
