@@ -30,6 +30,7 @@ static const char *const sites[] = {
     "save-clean",
     "load-see",
     "load",
+    "decoder-room",
     "begin",
     "weights",
     "end",

@@ -7,6 +7,7 @@
 
 #include "io/codec/varve_device.h"
 #include "src/base/alive.h"
+#include "src/base/fault.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 
@@ -177,7 +178,8 @@ static status reserve(chunk_decoder *d, decoder_room *r, size_t n_bytes, size_t 
         ops->release(d->dev, r->there);
         r->here = r->there = NULL;
         r->n_bytes = 0;
-        st = ops->alloc_host(d->dev, n_bytes, &r->here);
+        st = fault_at("decoder-room");
+        if (st == STATUS_OK) st = ops->alloc_host(d->dev, n_bytes, &r->here);
         if (st == STATUS_OK) st = ops->alloc(d->dev, n_bytes, &r->there);
         if (st == STATUS_OK) r->n_bytes = n_bytes;
     }

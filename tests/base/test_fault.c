@@ -31,6 +31,7 @@ static const char *const sites[] = {"segment-create",
                                     "save-clean",
                                     "load-see",
                                     "load",
+                                    "decoder-room",
                                     "begin",
                                     "weights",
                                     "end"};

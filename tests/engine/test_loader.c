@@ -10,6 +10,8 @@
 #include "io/snapshot/snapshot_tables.h"
 #include "kernels/device.h"
 #include "src/base/clock.h"
+#include "src/base/fault.h"
+#include "src/base/notice.h"
 #include "src/engine/loader.h"
 #include "src/engine/notes.h"
 #include "tests/fixtures/coded_rows.h"
@@ -232,6 +234,32 @@ static void all_at_once(void) {
     }
 }
 
+/* Where a GPU has no more memory, what it has serves all, one chunk after the other; where it has none, the
+ * host decodes. A NOTE says so. */
+static void little_memory(void) {
+    static const char *const faults[] = {"decoder-room::always", "decoder-room::3always",
+                                         "decoder-room::2fail"};
+    for (int i = 0; place == DEVICE_CUDA && i < 3; i++) {
+        snapshot s = make_snapshot(&fast);
+        const load_options options = {.n_threads = 4, .loads_base = LOADS_NO_BASE};
+        rank r = open_rank(&s, &options);
+        bool is_told = false;
+        CHECK_OK(fault_arm(faults[i], 0));
+        begin(&r);
+        const note loaded = wait_for(&r, NOTE_LOADED);
+        CHECK_OK(fault_arm(NULL, 0));
+        CU_ASSERT(loaded.st == STATUS_OK);
+        const found f = look(&r);
+        CU_ASSERT(f.n_whole == FAST_PIECES && f.n_base + f.n_other == 0);
+        for (int k = 0; k < notice_count(); k++)
+            is_told |= strstr(notice_text(k), "little memory to decode what is cached") != NULL;
+        CU_ASSERT(is_told);
+        loader_settle(r.loader, SLOT);
+        close_rank(&r);
+        free(s.bytes);
+    }
+}
+
 static void base_first(void) {
     const kv_coding *codings[] = {&fast, &small};
     for (int i = 0; i < 2; i++) {
@@ -439,11 +467,17 @@ static void distortions(void) {
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"tables", test_tables},        {"all at once", all_at_once},
-        {"base first", base_first},     {"damaged", damaged},
-        {"damaged rest", damaged_rest}, {"left out", left_out},
-        {"given up", given_up},         {"late", late},
-        {"distortions", distortions},   CU_TEST_INFO_NULL,
+        {"tables", test_tables},
+        {"all at once", all_at_once},
+        {"little memory", little_memory},
+        {"base first", base_first},
+        {"damaged", damaged},
+        {"damaged rest", damaged_rest},
+        {"left out", left_out},
+        {"given up", given_up},
+        {"late", late},
+        {"distortions", distortions},
+        CU_TEST_INFO_NULL,
     };
     if (comm_open(&argc, &argv, &ranks) != STATUS_OK) return 1;
     if (argc > 1 && strcmp(argv[1], "cuda") == 0) place = DEVICE_CUDA;
