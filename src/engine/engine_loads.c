@@ -1,4 +1,5 @@
 /* What rank 0 knows of loads: how far each rank is, and how much of what is cached is computed meanwhile. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,13 +25,17 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
     e->n_loading++;
 }
 
-/* What would have been best: as much loaded, at the pace that was seen, as the rest takes to be computed. */
+/* What would have been best: so many of the blocks loaded, at the pace that was seen, that the rest is
+ * computed in about that time. */
 static double best_seconds(const load_race *r, double seconds, double seconds_per_row) {
-    const int64_t n_loaded = r->n_tokens - r->edge;
-    const double load = n_loaded > 0 ? (r->moved_at - r->begin) / (double)n_loaded : 0;
-    const double compute_all = (double)r->n_tokens * seconds_per_row;
+    const double n = (double)r->n_tokens, n_loaded = (double)(r->n_tokens - r->edge);
+    const double load = n_loaded > 0 ? (r->moved_at - r->begin) / n_loaded : 0;
+    const double block = r->block_tokens > 0 ? r->block_tokens : n;
+    double best = n * seconds_per_row;
     if (r->n_computed == 0 || !(seconds_per_row > 0)) return seconds;
-    return load > 0 ? compute_all * load / (load + seconds_per_row) : compute_all;
+    for (double loaded = block; load > 0 && loaded < n + block; loaded += block)
+        best = fmin(best, fmax(fmin(loaded, n) * load, (n - fmin(loaded, n)) * seconds_per_row));
+    return fmin(best, seconds);
 }
 
 /* How many positions came from their base, once it is known how many are computed, and what each rank has. */

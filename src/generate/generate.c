@@ -224,9 +224,9 @@ static void print_loads(const generation *g, const engine *e) {
     if (g->options->load != LOAD_AUTO || l.n_loads == 0) return;
     fprintf(stderr,
             "kvarve: of what was cached, %lld positions were loaded and %lld computed, in %.3f s; at the "
-            "speeds seen, "
-            "the best would have taken %.3f s\n",
-            (long long)l.n_loaded, (long long)l.n_computed, l.seconds, l.best_seconds);
+            "speeds seen, the best would have taken %.3f s (regret %.0f%%)\n",
+            (long long)l.n_loaded, (long long)l.n_computed, l.seconds, l.best_seconds,
+            l.best_seconds > 0 ? 100 * (l.seconds / l.best_seconds - 1) : 0);
 }
 
 static void print_reuse(const generation *g) {
