@@ -7,6 +7,7 @@
 
 #include "io/codec/varve_device.h"
 #include "src/base/alive.h"
+#include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
@@ -169,11 +170,13 @@ status chunk_decoder_order(chunk_decoder *d, chunk_lane lane) {
 
 /* ---- room ---- */
 
-/* At least as much as that; what was there is gone. */
+/* At least as much as that, and some for the next, as taking and releasing waits for the device; what was
+ * there is gone. */
 static status reserve(chunk_decoder *d, decoder_room *r, size_t n_bytes, size_t n_room) {
     const device_ops *ops = d->dev->ops;
     status st = STATUS_OK;
     if (n_bytes > r->n_bytes) {
+        n_bytes += n_bytes / 4;
         ops->release_host(d->dev, r->here);
         ops->release(d->dev, r->there);
         r->here = r->there = NULL;
@@ -184,6 +187,7 @@ static status reserve(chunk_decoder *d, decoder_room *r, size_t n_bytes, size_t 
         if (st == STATUS_OK) r->n_bytes = n_bytes;
     }
     if (st == STATUS_OK && n_room > r->n_room) {
+        n_room += n_room / 16;
         ops->release(d->dev, r->room);
         r->room = NULL;
         r->n_room = 0;
@@ -229,6 +233,7 @@ static decoder_room *find_room(chunk_decoder *d, decoder_lane *l, size_t n_bytes
         const status st = reserve(d, r, n_bytes, n_room);
         pthread_mutex_lock(&l->lock);
         l->bytes += r->n_bytes + r->n_room - before;
+        const bool is_news = st != STATUS_OK && !l->is_full;
         if (st != STATUS_OK) {
             l->is_full = true;
             l->n_rooms--;
@@ -237,9 +242,10 @@ static decoder_room *find_room(chunk_decoder *d, decoder_lane *l, size_t n_bytes
         }
         pthread_mutex_unlock(&l->lock);
         if (st == STATUS_OK) return r;
-        notice_add("the GPU has little memory to decode what is cached (%s): it decodes less at a time, or "
-                   "processors do",
-                   status_text());
+        if (is_news)
+            notice_add("the GPU has little memory to decode what is cached (%s): it decodes less at a time, "
+                       "or processors do",
+                       status_text());
         room_free(d, r);
     }
     return NULL;
@@ -302,7 +308,7 @@ static status decode_all(chunk_decoder *d, decoder_lane *l, decoder_room *first,
     varve_job *jobs = (varve_job *)l->here;
     status st = STATUS_OK;
     int i = 0;
-    for (decoder_room *r = first; st == STATUS_OK && i < n; r = r->next, i++) {
+    for (decoder_room *r = first; st == STATUS_OK && r; r = r->next, i++) {
         assert(r->bytes.n <= r->n_bytes);
         memcpy(r->here, r->bytes.data, r->bytes.n);
         r->job.is_bad = verdicts(l->there) + i;
@@ -327,24 +333,29 @@ static status decode_all(chunk_decoder *d, decoder_lane *l, decoder_room *first,
 /* All of one user. Their rooms are idle then. */
 static void decode_batch(chunk_decoder *d, decoder_lane *l, decoder_room *first, int n) {
     const chunk_user *user = first->user;
-    const int64_t begin = user->begin(user->self);
-    decoder_room *r = first, *next;
-    for (int i = 0; i < n; r = r->next, i++) {
-        assert(r->user->self == user->self);
-        put_places(d, r, begin);
+    const double begin = clock_seconds();
+    int64_t first_pos = INT64_MAX;
+    for (const decoder_room *r = first; r; r = r->next) {
+        assert(r->user == user);
+        if (r->rows.pos0 < first_pos) first_pos = r->rows.pos0;
     }
+    const int64_t wanted = user->begin(user->self, first_pos);
+    for (decoder_room *r = first; r; r = r->next)
+        put_places(d, r, wanted);
     const status st = decode_all(d, l, first, n);
     user->end(user->self);
+    const double seconds = (clock_seconds() - begin) / n;
     char text[STATUS_TEXT_BYTES];
     if (st != STATUS_OK) memcpy(text, status_text(), sizeof text);
-    r = first;
+    decoder_room *r = first, *next;
     for (int i = 0; i < n; r = next, i++) {
         next = r->next;
         const bool is_bad = st == STATUS_OK && verdicts(l->here)[i];
         user->done(user->self, r->piece,
                    is_bad            ? status_refuse("a chunk of kvarve that is damaged")
                    : st != STATUS_OK ? status_adopt(st, text)
-                                     : STATUS_OK);
+                                     : STATUS_OK,
+                   seconds);
         give_room(l, r);
     }
 }

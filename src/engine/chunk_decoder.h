@@ -21,12 +21,12 @@ typedef enum chunk_lane { CHUNKS_LOADED, CHUNKS_REFINED, N_CHUNK_LANES } chunk_l
 /* Whose chunks they are. In any of the threads that put some. */
 typedef struct chunk_user {
     void *self;
-    /* From which position on rows are wanted: what is below, or is no longer kept, changes only behind `end`.
-     */
-    int64_t (*begin)(void *self);
+    /* Rows from position `first` on are to be written: from which position on are they wanted? That may grow
+     * until `end`, but whoever has it grow beyond `first` waits for `end`. */
+    int64_t (*begin)(void *self, int64_t first);
     void (*end)(void *self);
-    /* What became of a chunk: decoded, or damaged, and no row has changed. */
-    void (*done)(void *self, void *piece, status st);
+    /* What became of a chunk: decoded, in its share of these seconds, or damaged, and no row has changed. */
+    void (*done)(void *self, void *piece, status st, double seconds);
 } chunk_user;
 
 /* Borrows all. NULL: the host decodes. */

@@ -30,6 +30,7 @@ static void keep_failure(loading *w, status st) {
 loading *loading_new(load_source *from, int slot, int64_t number, int64_t source, int64_t n_tokens) {
     loading *w = mem_new(1, sizeof *w);
     *w = (loading){.from = from, .slot = slot, .number = number, .source = source, .n_tokens = n_tokens};
+    w->device_begin = INT64_MAX;
     w->segments = mem_new((size_t)from->manifest.n_segments, sizeof(segment *));
     pthread_rwlockattr_t kind;
     pthread_rwlockattr_init(&kind);
@@ -52,9 +53,14 @@ void loading_free(loading *w) {
 }
 
 void loading_leave(loading *w, int64_t pos) {
-    pthread_rwlock_wrlock(&w->writing);
-    if (pos > w->left_out) w->left_out = pos;
-    pthread_rwlock_unlock(&w->writing);
+    enum { PAUSE_US = 50 };
+    for (bool waits = true; waits;) {
+        pthread_rwlock_wrlock(&w->writing);
+        if (pos > w->left_out) w->left_out = pos;
+        waits = w->device_begin < pos;
+        pthread_rwlock_unlock(&w->writing);
+        if (waits) usleep(PAUSE_US);
+    }
 }
 
 static bool is_given_up(const loading *w) {
@@ -247,15 +253,18 @@ static status decode_frame(loading *w, const load_piece *p, const void *frame, s
     return st;
 }
 
-static int64_t begin_writing(void *self) {
+/* A device writes rows from this position on; how far others are then. */
+static int64_t begin_writing(void *self, int64_t first) {
     loading *w = self;
-    pthread_rwlock_rdlock(&w->writing);
-    return w->left_out;
+    pthread_rwlock_wrlock(&w->writing);
+    w->device_begin = first;
+    const int64_t left_out = w->left_out;
+    pthread_rwlock_unlock(&w->writing);
+    return left_out;
 }
 
 static void end_writing(void *self) {
-    loading *w = self;
-    pthread_rwlock_unlock(&w->writing);
+    (void)begin_writing(self, INT64_MAX);
 }
 
 /* The rows of a frame, or of its base, go to their pages: by this thread, over `elements`, or by the device,
@@ -328,8 +337,8 @@ static void tell_edge(loading *w) {
     w->told_at = now;
 }
 
-/* Of all threads one at a time. What has failed is never behind the edge. */
-static void end_piece(loading *w, load_piece *p, status st) {
+/* Of all threads one at a time. seconds: of decoding. What has failed is never behind the edge. */
+static void end_piece(loading *w, load_piece *p, status st, double seconds) {
     if (st != STATUS_OK) {
         p->way = LOAD_FAILED;
         free(p->frame);
@@ -339,7 +348,7 @@ static void end_piece(loading *w, load_piece *p, status st) {
     {
         keep_failure(w, st);
         p->is_done = st == STATUS_OK;
-        p->seconds = clock_seconds() - w->begin - p->begin;
+        p->seconds = p->read_seconds + seconds;
         w->read_seconds += p->read_seconds;
         w->seconds += p->seconds;
         atomic_fetch_sub(&w->bytes_left, (int64_t)file_bytes(w, p, KV_ALL_PLANES));
@@ -347,10 +356,10 @@ static void end_piece(loading *w, load_piece *p, status st) {
     }
 }
 
-static void end_decoded(void *self, void *piece, status st) {
+static void end_decoded(void *self, void *piece, status st, double seconds) {
     loading *w = self;
     load_piece *p = piece;
-    end_piece(w, p, segment_at_chunk(st, w->segments[p->segment], p->chunk));
+    end_piece(w, p, segment_at_chunk(st, w->segments[p->segment], p->chunk), seconds);
 }
 
 /* In parallel: each is read by one thread, which decodes it too, straight before its rows go to their pages,
@@ -368,7 +377,8 @@ static void move_pieces(loading *w) {
             bool is_under_way;
             p->begin = clock_seconds() - w->begin;
             status st = move_piece(w, p, elements, &is_under_way);
-            if (!is_under_way) end_piece(w, p, st);
+            const double seconds = clock_seconds() - w->begin - p->begin - p->read_seconds;
+            if (!is_under_way) end_piece(w, p, st, seconds);
         }
         free(elements);
     }
@@ -466,7 +476,8 @@ status loading_fetch_rest(loading *w) {
     return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
 }
 
-static void end_refined(void *self, void *piece, status st) {
+static void end_refined(void *self, void *piece, status st, double seconds) {
+    (void)seconds;
     loading *w = self;
     const load_piece *p = piece;
 #pragma omp critical(loading_end)
@@ -478,6 +489,7 @@ status loading_refine(loading *w) {
     w->st = STATUS_OK; /* what could not be fetched was told */
     w->user = (chunk_user){w, begin_writing, end_writing, end_refined};
     if (w->from->decoder) keep_failure(w, chunk_decoder_order(w->from->decoder, CHUNKS_REFINED));
+    if (w->st != STATUS_OK) return status_adopt(w->st, w->text);
 #pragma omp parallel num_threads(w->from->options.n_threads)
     {
         void *elements = mem_resize(NULL, room, 1);

@@ -10,7 +10,7 @@
 #include <vector>
 
 struct emulation_stream {
-    bool capturing;
+    std::atomic<bool> capturing;
 };
 struct emulation_event {
     std::chrono::steady_clock::time_point at;
@@ -232,7 +232,9 @@ cudaError_t cudaFreeHost(void *memory) {
     return cudaFree(memory);
 }
 
-cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t) {
+/* A copy that another thread has captured was hardly meant to be: CUDA would take it into the graph. */
+cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
+    if (stream && stream->capturing && !captured) return result(cudaErrorStreamCaptureUnsupported);
     emulation_enqueue([=] { memmove(to, from, bytes); });
     return cudaSuccess;
 }

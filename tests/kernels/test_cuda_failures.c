@@ -1,5 +1,9 @@
 /* What the CUDA device does where calls of the runtime fail, as those of the emulated one do on demand: each
  * failure is told once, in words, nothing stays taken, and the next operation is none the worse. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <unistd.h>
+
 #include "kernels/cuda/device/cuda_ops.h"
 #include "tests/fixtures/device_fixture.h"
 
@@ -89,6 +93,39 @@ static void test_launch(void) {
     CHECK_FAILED(dev->ops->sync(dev), "GPU 0 (emulated): add_bias: too many resources requested for launch");
 }
 
+typedef struct late_copy {
+    float *to;
+    atomic_bool is_done;
+} late_copy;
+
+static void *copy_late(void *context) {
+    late_copy *c = context;
+    const float one = 1;
+    dev->ops->copy_in(dev, c->to, &one, sizeof one);
+    atomic_store(&c->is_done, true);
+    return NULL;
+}
+
+/* What another thread copies while a step is recorded waits, and is no part of the recording. */
+static void test_recording(void) {
+    void *to;
+    const float zero = 0;
+    pthread_t thread;
+    CHECK_OK(dev->ops->alloc(dev, sizeof zero, &to));
+    late_copy c = {.to = to};
+    CU_ASSERT(!dev->ops->replay(dev, to));
+    dev->ops->copy_in(dev, to, &zero, sizeof zero);
+    CU_ASSERT(!dev->ops->replay(dev, to)); /* is recorded from here on */
+    pthread_create(&thread, NULL, copy_late, &c);
+    usleep(50000);
+    CU_ASSERT(!atomic_load(&c.is_done) && *c.to == 0);
+    dev->ops->record_end(dev);
+    pthread_join(thread, NULL);
+    CU_ASSERT(*c.to == 1);
+    CHECK_OK(dev->ops->sync(dev));
+    dev->ops->release(dev, to);
+}
+
 /* Of what runs beside the operations, the operations do not hear. */
 static void test_decode(void) {
     const kv_format format = kv_format_of(dev->kv, 1, 2, 16);
@@ -107,10 +144,15 @@ static void test_decode(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"memory", test_memory},        {"scratch", test_scratch},
-                           {"copy_open", test_copy_open},  {"open", test_open},
-                           {"measure", test_measure},      {"launch", test_launch},
-                           {"decode_chunks", test_decode}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"memory", test_memory},
+                           {"scratch", test_scratch},
+                           {"copy_open", test_copy_open},
+                           {"open", test_open},
+                           {"measure", test_measure},
+                           {"launch", test_launch},
+                           {"decode_chunks", test_decode},
+                           {"recording", test_recording},
+                           CU_TEST_INFO_NULL};
     if (cuda_device_open(PRECISION_BF16, 0, &dev) != STATUS_OK) return 1;
     free_bytes = cuda_device_free_bytes(0);
     const int code = harness_run(&argc, &argv, "cuda failures", tests);

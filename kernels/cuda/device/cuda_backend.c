@@ -26,13 +26,16 @@ static void cuda_release(device *base, void *ptr) {
     cuda_device_check(cuda_device_of(base), cudaFree(ptr), "free");
 }
 
-/* Host memory that is not pinned is copied to such before this returns. */
+/* Host memory that is not pinned is copied to such before this returns. Threads that load a cache come here
+ * while steps are recorded. */
 static void cuda_copy_in(device *base, void *dst, const void *host_src, size_t bytes) {
     cuda_device *dev = cuda_device_of(base);
     if (!bytes) return;
     cuda_device_check(dev, cudaSetDevice(dev->index), "choice of the GPU"); /* in this thread */
-    cuda_device_check(dev, cudaMemcpyAsync(dst, host_src, bytes, cudaMemcpyHostToDevice, dev->stream),
-                      "copy to the GPU");
+    pthread_mutex_lock(&dev->recording);
+    const cudaError_t code = cudaMemcpyAsync(dst, host_src, bytes, cudaMemcpyHostToDevice, dev->stream);
+    pthread_mutex_unlock(&dev->recording);
+    cuda_device_check(dev, code, "copy to the GPU");
 }
 
 static void cuda_copy_out(device *base, void *host_dst, const void *src, size_t bytes) {
@@ -191,6 +194,7 @@ static void cuda_close(device *base) {
     cudaFree(dev->answers);
     if (dev->stream) cudaStreamDestroy(dev->stream);
     pthread_mutex_destroy(&dev->lock);
+    pthread_mutex_destroy(&dev->recording);
     free(dev);
 }
 
@@ -311,6 +315,7 @@ status cuda_device_open(precision p, int index, device **out) {
     *dev =
         (cuda_device){.base = {&cuda_ops, precision_act(p), precision_kv(p)}, .precision = p, .index = index};
     pthread_mutex_init(&dev->lock, NULL);
+    pthread_mutex_init(&dev->recording, NULL);
     status st = describe(dev);
     if (st == STATUS_OK) st = open_parts(dev);
     if (st != STATUS_OK) {

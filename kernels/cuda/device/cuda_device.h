@@ -53,6 +53,7 @@ typedef struct cuda_device {
     void *scratch; /* device memory, of one operation at a time */
     size_t scratch_bytes;
     struct cublas_state *cublas; /* matmul_many.c */
+    pthread_mutex_t recording;   /* held while the stream is recorded: a copy of any thread would be too */
     pthread_mutex_t lock;        /* of the failure */
     status failed;               /* the first failure since the last sync, and its text */
     char failed_text[STATUS_TEXT_BYTES];

@@ -70,8 +70,14 @@ bool cuda_replay(device *base, const void *x) {
         return true;
     }
     /* The first visit is made as it is: it takes what memory it needs, which a recording must not. */
-    if (is_known && cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess)
+    if (!is_known) return false;
+    pthread_mutex_lock(&dev->recording);
+    if (cudaStreamBeginCapture(dev->stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess) {
         all->recording = g;
+    } else {
+        cudaGetLastError(); /* or the next launch would tell of it */
+        pthread_mutex_unlock(&dev->recording);
+    }
     return false;
 }
 
@@ -83,6 +89,7 @@ void cuda_record_end(device *base) {
     assert(dev->graphs->n_moved == dev->n_moved);
     dev->graphs->recording = NULL;
     cudaError_t code = cudaStreamEndCapture(dev->stream, &graph);
+    pthread_mutex_unlock(&dev->recording);
     if (code == cudaSuccess) code = cudaGraphInstantiate(&g->exec, graph, 0);
     if (graph) cudaGraphDestroy(graph);
     if (code == cudaSuccess) code = cudaGraphLaunch(g->exec, dev->stream);
