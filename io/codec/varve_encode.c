@@ -28,9 +28,14 @@ typedef struct encoder {
     text_buffer marks, kept, escapes;
     rans_range *ranges[VARVE_PLANES]; /* [n_ranges] */
     size_t n_ranges;
-    float *values, *rest, *found; /* [numbers, TILE] of the tile: wanted; less the prediction; components */
-    int16_t *symbols;             /* [numbers, TILE] */
-    uint32_t coded;               /* lanes */
+    int16_t **columns;   /* [n_layers]: the bases of each, by components (transpose), one behind the other */
+    uint16_t *all_pairs; /* [numbers / 2]: 0, 1, ... */
+    float *values;       /* [numbers, TILE] of the tile: wanted; */
+    int16_t *rest;       /* [numbers / 2, TILE, 2]: less the prediction (scale of varve_loops); */
+    float *steps;        /* [numbers, TILE]: components in steps of the tile's grade, and */
+    uint8_t *classes;    /* [numbers] of them */
+    int16_t *symbols, *bases; /* [numbers, TILE], and of two planes the first */
+    uint32_t coded;           /* lanes */
     double *squares,
         *n_squares; /* of components in steps [n_layers, numbers], and of how many tokens [n_layers] */
     int8_t *own;    /* [n_layers, numbers]: what is added to the tables' levels; NULL: nothing */
@@ -100,147 +105,158 @@ static void read_values(encoder *e, const void *elements, int tile, int layer) {
                           elements_of(e, elements, layer, part, tile * VARVE_TILE), e->values);
 }
 
+/* A basis as sums over its numbers want it: what varve_basis has for two numbers and two components, for
+ * those components and those numbers. */
+static void transpose(const varve_basis *b, int16_t *out) {
+    const size_t n_pairs = (size_t)b->n / 2;
+    for (size_t c = 0; c < n_pairs; c++)
+        for (size_t j = 0; j < n_pairs; j++) {
+            const int16_t *from = b->pairs + (j * n_pairs + c) * 4;
+            const int16_t square[4] = {from[0], from[2], from[1], from[3]};
+            memcpy(out + (c * n_pairs + j) * 4, square, sizeof square);
+        }
+}
+
+static int16_t *transpose_all(const varve_basis *bases, int n_bases) {
+    size_t n = 0;
+    for (const varve_basis *b = bases; b < bases + n_bases; b++)
+        n += (size_t)b->n * (size_t)b->n;
+    int16_t *columns = mem_resize(NULL, n, sizeof *columns), *at = columns;
+    for (const varve_basis *b = bases; b < bases + n_bases; at += b->n * b->n, b++)
+        transpose(b, at);
+    return columns;
+}
+
 /* Symbols of all components; the lanes in which one is too large, and in *poor those whose tokens are unlike
  * all that the tables were made from: too much of them is lost. */
 static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, int layer, int grade,
                              uint32_t *poor) {
+    const varve_tile *tile = e->tile;
+    const float step = varve_grade_step(e->step, grade) * (1 << VARVE_BASIS_BITS);
     int16_t largest[VARVE_TILE] = {0};
     float errors[VARVE_TILE] = {0}; /* squares, in those of the step */
-    uint32_t bad = 0;
-    const float unit = varve_grade_step(e->step, grade) * (1 << VARVE_BASIS_BITS);
-    for (const varve_basis *b = bases; b < bases + n_bases; b++) {
-        const size_t begin = (size_t)b->first * VARVE_TILE;
-        e->tile->loops->project(b->pairs, b->n, e->rest + begin, e->found + begin);
-        for (int c = 0; c < b->n; c++) {
-            const int at = varve_component_class(b, c, own_levels(e, layer), grade, e->step_level);
-            const varve_rounding rounding = e->rounding[at];
-            const float *found = e->found + begin + (size_t)c * VARVE_TILE;
-            int16_t *symbols = e->symbols + begin + (size_t)c * VARVE_TILE;
-            for (int lane = 0; lane < VARVE_TILE; lane++)
-                symbols[lane] = (int16_t)varve_round(&rounding, found[lane] / unit);
-            for (int lane = 0; lane < VARVE_TILE; lane++)
-                largest[lane] =
-                    abs(symbols[lane]) > largest[lane] ? (int16_t)abs(symbols[lane]) : largest[lane];
-            for (int lane = 0; lane < VARVE_TILE; lane++) {
-                const float error = found[lane] / unit - symbols[lane];
-                errors[lane] += error * error;
-            }
+    const int16_t *columns = e->columns[layer];
+    for (const varve_basis *b = bases; b < bases + n_bases; columns += b->n * b->n, b++) {
+        float units[VARVE_TILE];
+        tile->loops->scale(e->values + b->first * VARVE_TILE, tile->predicted + b->first * VARVE_TILE, b->n,
+                           e->rest, units);
+        for (int lane = 0; lane < VARVE_TILE; lane++)
+            units[lane] /= step;
+        for (int c = 0; c < b->n; c += VARVE_BLOCK) {
+            const int n = b->n - c < VARVE_BLOCK ? b->n - c : VARVE_BLOCK, first = b->first + c;
+            for (int i = 0; i < n; i++)
+                e->classes[first + i] =
+                    (uint8_t)varve_component_class(b, c + i, own_levels(e, layer), grade, e->step_level);
+            tile->loops->sum_pairs(columns + c * b->n, n, b->n / 2, e->rest, e->all_pairs, b->n / 2,
+                                   tile->sums);
+            tile->loops->quantise(tile->sums, n, units, e->classes + first, e->rounding,
+                                  e->steps + first * VARVE_TILE, e->symbols + first * VARVE_TILE, largest,
+                                  errors);
         }
     }
+    uint32_t bad = 0;
     *poor = 0;
     for (int lane = 0; lane < VARVE_TILE; lane++) {
         bad |= (uint32_t)(largest[lane] > VARVE_LARGEST_SYMBOL) << lane;
-        *poor |= (uint32_t)(errors[lane] > poor_error * (float)e->tile->n_numbers) << lane;
+        *poor |= (uint32_t)(errors[lane] > poor_error * (float)tile->n_numbers) << lane;
     }
     return bad;
 }
 
-/* The numbers of a symbol in the first plane, or of one that escapes. */
-static rans_range append_symbol(encoder *e, const varve_class *c, int symbol, bool *escapes) {
-    const int16_t bytes = (int16_t)symbol;
-    *escapes = abs(symbol) > c->most;
-    if (*escapes) text_append(&e->escapes, (const char *)&bytes, sizeof bytes);
-    const uint16_t *start = c->starts + (*escapes ? c->most + 1 : symbol) + c->most;
-    return (rans_range){start[0], (uint16_t)(start[1] - start[0])};
+/* The ranges of a component's symbols [TILE], or of its bases, in the first plane; what escapes is appended
+ * itself. */
+static void append_symbols(encoder *e, const varve_class *c, const int16_t *symbols) {
+    const uint16_t *starts = c->starts + c->most;
+    const int most = c->most;
+    rans_range *out = e->ranges[0] + e->n_ranges;
+    int16_t shown[VARVE_TILE];
+    bool any = false;
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
+        shown[lane] = (int16_t)(abs(symbols[lane]) > most ? most + 1 : symbols[lane]);
+        any |= shown[lane] > most;
+    }
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
+        const uint16_t *start = starts + shown[lane];
+        out[lane] = (rans_range){start[0], (uint16_t)(start[1] - start[0])};
+    }
+    for (int lane = 0; any && lane < VARVE_TILE; lane++)
+        if (abs(symbols[lane]) > most)
+            text_append(&e->escapes, (const char *)&symbols[lane], sizeof *symbols);
 }
 
-/* The symbols of a component of the coded lanes go to the streams. To decoders, what escapes looks like a
- * base of one more than `most` until its digit was taken. */
-static void append_component(encoder *e, int class, const int16_t *symbols) {
-    const varve_tables *t = e->tile->tables;
-    const rans_range none = {0, RANS_TOTAL};
-    bool escapes = false;
-    for (int lane = 0; lane < VARVE_TILE; lane++, e->n_ranges++) {
-        const int symbol = symbols[lane], base = varve_base_of(symbol);
-        const bool is_coded = e->coded >> lane & 1;
-        for (int i = 0; i < e->n_planes; i++)
-            e->ranges[i][e->n_ranges] = none;
-        if (!is_coded) continue;
-        e->ranges[0][e->n_ranges] = e->n_planes == 1 ? append_symbol(e, &t->classes[class], symbol, &escapes)
-                                                     : append_symbol(e, &t->coarse[class], base, &escapes);
-        if (e->n_planes == 1) continue;
-        const int digit = symbol - VARVE_PLANE_RATIO * base;
-        const int row = varve_digits_row(escapes ? t->coarse[class].most + 1 : base);
-        e->ranges[1][e->n_ranges] =
-            varve_digit_range(t->digits[class].starts[row], base < 0 && !escapes ? -digit : digit);
+/* The ranges of the digits that refine a component's bases. To decoders, what escapes looks like a base of
+ * one more than `most` until its digit was taken. */
+static void append_digits(encoder *e, int class, const int16_t *symbols, const int16_t *bases) {
+    const varve_digits *digits = &e->tile->tables->digits[class];
+    const int most = e->tile->tables->coarse[class].most;
+    rans_range *out = e->ranges[1] + e->n_ranges;
+    rans_range ranges[VARVE_DIGIT_ROWS][VARVE_PLANE_RATIO];
+    for (int row = 0; row < VARVE_DIGIT_ROWS; row++)
+        for (int i = 0; i < VARVE_PLANE_RATIO; i++)
+            ranges[row][i] = varve_digit_range(digits->starts[row], i - 1);
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
+        const int base = bases[lane], digit = symbols[lane] - VARVE_PLANE_RATIO * base;
+        const bool is_turned = base < 0 && base >= -most;
+        out[lane] = ranges[varve_digits_row(base)][1 + (is_turned ? -digit : digit)];
     }
 }
 
-/* What is decoded from the symbols of a component, which are 0 in lanes that are not coded. */
-static void set_components(encoder *e, int class, int component, const int16_t *symbols) {
+/* The symbols of the coded lanes go to the streams; others have none, and become 0. */
+static void append_layer(encoder *e) {
     const varve_tables *t = e->tile->tables;
-    int8_t shifts[2][3];
-    memcpy(shifts[0], t->classes[class].shifts, sizeof shifts[0]);
-    memcpy(shifts[1], t->coarse[class].shifts, sizeof shifts[1]);
-    int16_t *whole = varve_pair(e->tile->components, component, 0);
-    for (int lane = 0; lane < VARVE_TILE; lane++)
-        whole[2 * lane] = varve_component(shifts[0], symbols[lane]);
-    int16_t *coarse = e->coarse ? varve_pair(e->coarse->components, component, 0) : NULL;
-    for (int lane = 0; coarse && lane < VARVE_TILE; lane++)
-        coarse[2 * lane] = varve_component(shifts[1], varve_base_of(symbols[lane]));
-}
-
-/* The symbols of coded lanes go to the streams; components become what is decoded from them. */
-static void append_symbols(encoder *e, const varve_basis *bases, int n_bases, int layer, int grade) {
+    const rans_range none = {0, RANS_TOTAL};
     int16_t coded[VARVE_TILE];
     for (int lane = 0; lane < VARVE_TILE; lane++)
         coded[lane] = (e->coded >> lane & 1) ? -1 : 0;
-    for (const varve_basis *b = bases; b < bases + n_bases; b++)
-        for (int c = 0; c < b->n; c++) {
-            const int at = varve_component_class(b, c, own_levels(e, layer), grade, e->step_level);
-            int16_t *symbols = e->symbols + (size_t)(b->first + c) * VARVE_TILE;
-            for (int lane = 0; lane < VARVE_TILE; lane++)
-                symbols[lane] &= coded[lane];
-            set_components(e, at, b->first + c, symbols);
-            if (!e->tile->tables->classes[at].is_silent) append_component(e, at, symbols);
-        }
+    for (int i = 0; i < e->tile->n_numbers; i++) {
+        const int class = e->classes[i];
+        int16_t *symbols = e->symbols + i * VARVE_TILE, *bases = e->bases + i * VARVE_TILE;
+        for (int lane = 0; lane < VARVE_TILE; lane++)
+            symbols[lane] &= coded[lane];
+        for (int lane = 0; e->coarse && lane < VARVE_TILE; lane++)
+            bases[lane] = (int16_t)varve_base_of(symbols[lane]);
+        if (t->classes[class].is_silent) continue;
+        append_symbols(e, e->coarse ? &t->coarse[class] : &t->classes[class], e->coarse ? bases : symbols);
+        if (e->coarse) append_digits(e, class, symbols, bases);
+        for (int lane = 0; e->coded != UINT32_MAX && lane < VARVE_TILE; lane++)
+            for (int plane = 0; plane < e->n_planes && !coded[lane]; plane++)
+                e->ranges[plane][e->n_ranges + (size_t)lane] = none;
+        e->n_ranges += VARVE_TILE;
+    }
 }
 
 static void count_errors(const encoder *e, const varve_tile *tile, varve_report *report) {
-    double squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
-    for (int j = 0; j < tile->n_numbers; j++) {
-        const float *values = e->values + j * VARVE_TILE;
-        const int16_t *numbers = varve_pair(tile->numbers, j, 0);
-        for (int lane = 0; lane < VARVE_TILE; lane++) {
-            const double x = (double)values[lane], d = numbers[2 * lane] / (double)VARVE_NUMBER_UNIT - x;
-            squares[lane] += x * x;
-            errors[lane] += d * d;
-        }
-    }
+    float squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
+    tile->loops->compare(e->values, tile->numbers, tile->n_numbers, squares, errors);
     for (int lane = 0; lane < VARVE_TILE; lane++) {
         if (!(e->coded >> lane & 1)) continue;
         report->n_numbers += tile->n_numbers;
-        report->squares += squares[lane];
-        report->errors += errors[lane];
+        report->squares += (double)squares[lane];
+        report->errors += (double)errors[lane];
     }
 }
 
-/* How large components of coded tokens are. */
-static void count_squares(encoder *e, int layer) {
+/* How large components of coded tokens are, in steps of the chunk. */
+static void count_squares(encoder *e, int layer, int grade) {
     double *squares = e->squares + (size_t)layer * (size_t)e->tile->n_numbers;
-    const float unit = e->step * (1 << VARVE_BASIS_BITS);
+    const float share = varve_grade_step(1, grade);
+    float shares[VARVE_TILE];
+    for (int lane = 0; lane < VARVE_TILE; lane++)
+        shares[lane] = (e->coded >> lane & 1) ? share : 0;
     e->n_squares[layer] += __builtin_popcount(e->coded);
-    for (int i = 0; i < e->tile->n_numbers; i++) {
-        float sum = 0;
-        for (int lane = 0; lane < VARVE_TILE; lane++) {
-            const float x = (e->coded >> lane & 1) ? e->found[i * VARVE_TILE + lane] / unit : 0;
-            sum += x * x;
-        }
-        squares[i] += (double)sum;
-    }
+    e->tile->loops->add_squares(e->steps, shares, e->tile->n_numbers, squares);
 }
 
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
+    const varve_tables *t = e->tile->tables;
     const int model_layer = e->chunk->first_layer + layer;
-    const float norm = e->tile->tables->layers[model_layer].sink_norm;
+    const float norm = t->layers[model_layer].sink_norm;
     const size_t n_channels = token_bytes(e) / dtype_bytes(e->chunk->type);
     uint32_t sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile->n_tokens) - 1);
     int n_bases = 0;
     const varve_basis *bases = varve_tile_bases(e->tile, model_layer, layer == 0, &n_bases);
     read_values(e, elements, tile, layer);
     varve_tile_predict(e->tile, model_layer, layer == 0);
-    for (int i = 0; i < e->tile->n_numbers * VARVE_TILE; i++)
-        e->rest[i] = e->values[i] - e->tile->predicted[i] / VARVE_NUMBER_UNIT;
     uint32_t exact = find_symbols(e, bases, n_bases, layer, grade, &sinks) & all;
     for (int lane = 0; lane < e->tile->n_tokens; lane++) {
         const int token = tile * VARVE_TILE + lane;
@@ -249,12 +265,15 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
         if (varve_norm(e->chunk->type, v, n_channels) < (double)norm) sinks |= 1u << lane;
     }
     e->coded = all & ~exact & ~sinks;
-    append_symbols(e, bases, n_bases, layer, grade);
-    count_squares(e, layer);
+    append_layer(e);
+    count_squares(e, layer, grade);
     if (e->coarse) varve_tile_predict(e->coarse, model_layer, layer == 0);
     for (int i = 0; i < e->n_planes; i++) {
         varve_tile *decoded = &e->tiles[i];
-        const float step = decoded == e->coarse ? VARVE_PLANE_RATIO * e->step : e->step;
+        const bool is_coarse = decoded == e->coarse;
+        const float step = is_coarse ? VARVE_PLANE_RATIO * e->step : e->step;
+        decoded->loops->rebuild(is_coarse ? t->coarse : t->classes, e->classes, decoded->n_numbers,
+                                is_coarse ? e->bases : e->symbols, decoded->components);
         varve_tile_rebuild(decoded, model_layer, layer == 0, varve_grade_step(step, grade));
         count_errors(e, decoded, &e->reports[i]);
     }
@@ -312,8 +331,20 @@ static void open_encoder(encoder *e, const varve_tables *t, varve_kind kind, int
     e->n_squares = mem_new(n_layers, sizeof *e->n_squares);
     e->values = mem_new(n, sizeof *e->values);
     e->rest = mem_new(n, sizeof *e->rest);
-    e->found = mem_new(n, sizeof *e->found);
+    e->steps = mem_new(n, sizeof *e->steps);
+    e->classes = mem_new((size_t)e->tile->n_numbers, sizeof *e->classes);
     e->symbols = mem_new(n, sizeof *e->symbols);
+    e->bases = mem_new(n, sizeof *e->bases);
+    e->all_pairs = mem_new((size_t)e->tile->n_numbers / 2, sizeof *e->all_pairs);
+    for (int i = 0; i < e->tile->n_numbers / 2; i++)
+        e->all_pairs[i] = (uint16_t)i;
+    e->columns = mem_new(n_layers, sizeof *e->columns);
+    for (int layer = 0; layer < e->chunk->n_layers; layer++) {
+        int n_bases = 0;
+        const varve_basis *bases =
+            varve_tile_bases(e->tile, e->chunk->first_layer + layer, layer == 0, &n_bases);
+        e->columns[layer] = transpose_all(bases, n_bases);
+    }
     for (int i = 0; i < VARVE_CLASSES; i++)
         e->rounding[i] =
             e->tile->tables->classes[i].is_silent ? (varve_rounding){INFINITY, 0} : varve_rounding_of(i);
@@ -324,6 +355,10 @@ static void close_encoder(encoder *e) {
         varve_tile_close(&e->tiles[i]);
         free(e->ranges[i]);
     }
+    for (int layer = 0; layer < e->chunk->n_layers; layer++)
+        free(e->columns[layer]);
+    free(e->columns);
+    free(e->all_pairs);
     free(e->marks.data);
     free(e->kept.data);
     free(e->escapes.data);
@@ -332,8 +367,10 @@ static void close_encoder(encoder *e) {
     free(e->own);
     free(e->values);
     free(e->rest);
-    free(e->found);
+    free(e->steps);
+    free(e->classes);
     free(e->symbols);
+    free(e->bases);
 }
 
 /* Empty ones have no data. */

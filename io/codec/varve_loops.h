@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "io/codec/rans.h"
+#include "io/codec/varve_round.h"
 #include "io/codec/varve_tables.h"
 #include "kernels/convert.h"
 
@@ -32,10 +33,6 @@ typedef struct varve_loops {
     void (*sum_pairs)(const int16_t *matrix, int n_out, int n_pairs, const int16_t *in, const uint16_t *list,
                       int n_listed, int32_t *out);
 
-    /* out[n, TILE] = components of in[n, TILE], by the pairs of a basis (io/codec/varve_tables.h), in units
-     * of 2^VARVE_BASIS_BITS. For encoding: other instruction sets give other last bits. */
-    void (*project)(const int16_t *pairs, int n, const float *in, float *out);
-
     /* symbols[n, TILE] = the next ones of each lane that the mask has, of these classes; 0 in others. */
     void (*take)(rans_decoder *d, const varve_class *const *classes, int n, uint32_t mask, int8_t *symbols);
 
@@ -56,6 +53,30 @@ typedef struct varve_loops {
     /* Elements from numbers[width / 2, TILE, 2], and values[width, TILE] (in units) from elements. */
     void (*store)(const varve_rows *rows, const int16_t *numbers, void *elements);
     void (*load)(const varve_rows *rows, const void *elements, float *values);
+
+    /* What is only for encoding: other instruction sets give other last bits. */
+
+    /* numbers[n / 2, TILE, 2] = values[n, TILE] less predicted[n, TILE], which are VARVE_NUMBER_UNITths, as
+     * multiples of a unit of each token, by which sums over an orthonormal basis do not overflow; the units
+     * are not finite where a value is not. */
+    void (*scale)(const float *values, const float *predicted, int n, int16_t *numbers, float *units);
+
+    /* Of components sums[n, TILE] in these units: steps[n, TILE], symbols[n, TILE] by the rounding of each
+     * one's class, the largest[TILE] of them so far, and to errors[TILE] what is lost. */
+    void (*quantise)(const int32_t *sums, int n, const float *units, const uint8_t *classes,
+                     const varve_rounding *roundings, float *steps, int16_t *symbols, int16_t *largest,
+                     float *errors);
+
+    /* components[n / 2, TILE, 2] of symbols[n, TILE] up to VARVE_LARGEST_SYMBOL of these of all classes. */
+    void (*rebuild)(const varve_class *all, const uint8_t *classes, int n, const int16_t *symbols,
+                    int16_t *components);
+
+    /* Add to squares[n] those of steps[n, TILE], each times the share[TILE] of its token. */
+    void (*add_squares)(const float *steps, const float *shares, int n, double *squares);
+
+    /* To squares[TILE] those of values[n, TILE], and to errors[TILE] those of what numbers [n / 2, TILE, 2]
+     * differ from them. */
+    void (*compare)(const float *values, const int16_t *numbers, int n, float *squares, float *errors);
 } varve_loops;
 
 /* Best first; NULL at the end. */

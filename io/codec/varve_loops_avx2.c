@@ -36,24 +36,6 @@ static void sum_pairs(const int16_t *matrix, int n_out, int n_pairs, const int16
     }
 }
 
-static void project(const int16_t *pairs, int n, const float *in, float *out) {
-    for (int c = 0; c < n; c += 2) {
-        __m256 sums[2][VECTORS] = {0};
-        for (int j = 0; j < n; j++) {
-            const __m256i both = broadcast(pairs + ((size_t)(j / 2) * (size_t)n + (size_t)(c + j % 2)) * 2);
-            const __m256 first = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(both, 16), 16)),
-                         second = _mm256_cvtepi32_ps(_mm256_srai_epi32(both, 16));
-            for (int v = 0; v < VECTORS; v++) {
-                const __m256 x = _mm256_loadu_ps(in + (size_t)j * VARVE_TILE + LANES * v);
-                sums[0][v] = _mm256_fmadd_ps(x, first, sums[0][v]);
-                sums[1][v] = _mm256_fmadd_ps(x, second, sums[1][v]);
-            }
-        }
-        for (int v = 0; v < 2 * VECTORS; v++)
-            _mm256_storeu_ps(out + (size_t)c * VARVE_TILE + LANES * v, sums[v / VECTORS][v % VECTORS]);
-    }
-}
-
 /* All ones in the lanes of the mask's lowest bits. */
 static inline __m256i spread(uint32_t mask) {
     const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
@@ -194,5 +176,6 @@ static bool is_available(void) {
            __builtin_cpu_supports("popcnt");
 }
 
-const varve_loops varve_loops_avx2 = {"avx2",     is_available, sum_pairs, project, take,     refine,
-                                      dequantise, round_sums,   turns_of,  store,   load_rows};
+const varve_loops varve_loops_avx2 = {"avx2",     is_available, sum_pairs, take,        refine,
+                                      dequantise, round_sums,   turns_of,  store,       load_rows,
+                                      scale,      quantise,     rebuild,   add_squares, compare};

@@ -41,29 +41,6 @@ static void sum_pairs(const int16_t *matrix, int n_out, int n_pairs, const int16
     }
 }
 
-/* Of even and of odd numbers by themselves, for the same reason. */
-static void project(const int16_t *pairs, int n, const float *in, float *out) {
-    for (int c = 0; c < n; c += 2) {
-        __m512 sums[2][2][VECTORS];
-        for (int k = 0; k < 8; k++)
-            sums[k / 4][k / 2 % 2][k % 2] = _mm512_setzero_ps();
-        for (int j = 0; j < n; j += 2)
-            for (int odd = 0; odd < 2; odd++) {
-                const __m512i both = broadcast(pairs + ((size_t)(j / 2) * (size_t)n + (size_t)(c + odd)) * 2);
-                const __m512 first = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(both, 16), 16)),
-                             second = _mm512_cvtepi32_ps(_mm512_srai_epi32(both, 16));
-                for (int v = 0; v < VECTORS; v++) {
-                    const __m512 x = _mm512_loadu_ps(in + (size_t)(j + odd) * VARVE_TILE + LANES * v);
-                    sums[0][odd][v] = _mm512_fmadd_ps(x, first, sums[0][odd][v]);
-                    sums[1][odd][v] = _mm512_fmadd_ps(x, second, sums[1][odd][v]);
-                }
-            }
-        for (int k = 0; k < 2 * VECTORS; k++)
-            _mm512_storeu_ps(out + (size_t)c * VARVE_TILE + LANES * k,
-                             _mm512_add_ps(sums[k / 2][0][k % 2], sums[k / 2][1][k % 2]));
-    }
-}
-
 static inline void load_states(const rans_decoder *d, __m512i *states) {
     for (int v = 0; v < VECTORS; v++)
         states[v] = _mm512_loadu_si512(d->states + LANES * v);

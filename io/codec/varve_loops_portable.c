@@ -22,17 +22,6 @@ static void sum_pairs(const int16_t *matrix, int n_out, int n_pairs, const int16
     }
 }
 
-static void project(const int16_t *pairs, int n, const float *in, float *out) {
-    memset(out, 0, (size_t)n * VARVE_TILE * sizeof *out);
-    for (int j = 0; j < n; j++)
-        for (int c = 0; c < n; c++) {
-            const int16_t *pair = pairs + ((size_t)(j / 2) * (size_t)n + (size_t)(c / 2 * 2 + j % 2)) * 2;
-            const float share = pair[c % 2];
-            for (int t = 0; t < VARVE_TILE; t++)
-                out[c * VARVE_TILE + t] += share * in[j * VARVE_TILE + t];
-        }
-}
-
 static void take(rans_decoder *d, const varve_class *const *classes, int n, uint32_t mask, int8_t *symbols) {
     memset(symbols, 0, (size_t)n * VARVE_TILE);
     for (int c = 0; c < n; c++)
@@ -59,5 +48,6 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
         }
 }
 
-const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, project, take,     refine,
-                                          dequantise, round_sums,   turns_of,  store,   load_rows};
+const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, take,        refine,
+                                          dequantise, round_sums,   turns_of,  store,       load_rows,
+                                          scale,      quantise,     rebuild,   add_squares, compare};

@@ -18,6 +18,8 @@ static inline int varve_grade(int32_t age) {
     return age < 32 ? 2 : age < 128 ? 1 : 0;
 }
 
+enum { VARVE_BLOCK = 64 }; /* numbers at a time, whose sums stay in the first cache */
+
 /* 32 tokens, or fewer at the end of a chunk. Numbers are multiples of a unit's 256th, components of a step's
  * 64th; both lie in pairs: [n / 2, TILE, 2]. */
 typedef struct varve_tile {
@@ -33,7 +35,7 @@ typedef struct varve_tile {
     int16_t *numbers;    /* of this one */
     int16_t *components;
     float *predicted; /* [numbers, TILE] */
-    int32_t *sums;    /* sums of some numbers */
+    int32_t *sums;    /* [VARVE_BLOCK, TILE] of some numbers */
     uint16_t *list;   /* [numbers / 2] */
     float *row;       /* [2, width]: a token's, and its turns */
     float *room;      /* [width, TILE] */

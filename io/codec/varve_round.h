@@ -4,7 +4,7 @@
 
 #include <math.h>
 
-#include "io/codec/varve.h"
+#include "kernels/varve_code.h"
 
 /* By how much the density of a Laplacian distribution with the deviation of the class falls, in nats a step.
  */

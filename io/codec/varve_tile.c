@@ -6,8 +6,6 @@
 #include "io/codec/varve_private.h"
 #include "kernels/convert.h"
 
-enum { VARVE_BLOCK = 64 }; /* numbers at a time, whose sums stay in the first cache */
-
 void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out) {
     const size_t n = (size_t)varve_n_numbers(&t->shape), width = (size_t)t->shape.width;
     *out = (varve_tile){.tables = t, .loops = varve_loops_best(), .kind = kind, .n_numbers = (int)n};

@@ -3,6 +3,8 @@
  * are one word. */
 #pragma once
 
+#include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "io/codec/varve_loops.h"
@@ -106,4 +108,109 @@ static void load_rows(const varve_rows *r, const void *elements, float *values) 
     for (int i = 0; i < r->width; i++)
         for (int t = 0; t < VARVE_TILE; t++)
             values[i * VARVE_TILE + t] = (values[i * VARVE_TILE + t] - r->means[i]) / r->unit;
+}
+
+/* ---- encoding ---- */
+
+/* A basis keeps a token's length, so that no component is longer than 16 bits either, and its sum fits in 32
+ * with the bits of the basis. */
+static void scale(const float *values, const float *predicted, int n, int16_t *numbers, float *units) {
+    const float least = 1e-15f; /* so that a token of zeros has a unit */
+    float squares[VARVE_TILE] = {0}, shares[VARVE_TILE];
+    for (int i = 0; i < n * VARVE_TILE; i += VARVE_TILE)
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const float x = values[i + t] - predicted[i + t] / VARVE_NUMBER_UNIT;
+            squares[t] += x * x;
+        }
+    for (int t = 0; t < VARVE_TILE; t++) {
+        units[t] = (sqrtf(squares[t]) + least) / INT16_MAX;
+        shares[t] = 1 / units[t];
+    }
+    for (int i = 0; i < n * VARVE_TILE; i += 2 * VARVE_TILE)
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const int a = i + t, b = a + VARVE_TILE;
+            const float x = values[a] - predicted[a] / VARVE_NUMBER_UNIT,
+                        y = values[b] - predicted[b] / VARVE_NUMBER_UNIT;
+            put_word(numbers + i, t,
+                     join(varve_round_number(x * shares[t]), varve_round_number(y * shares[t])));
+        }
+}
+
+static void quantise(const int32_t *sums, int n, const float *units, const uint8_t *classes,
+                     const varve_rounding *roundings, float *steps, int16_t *symbols, int16_t *largest,
+                     float *errors) {
+    float unit[VARVE_TILE], lost[VARVE_TILE];
+    int16_t most[VARVE_TILE];
+    memcpy(unit, units, sizeof unit);
+    memcpy(lost, errors, sizeof lost);
+    memcpy(most, largest, sizeof most);
+    for (int c = 0; c < n; c++) {
+        const varve_rounding rounding = roundings[classes[c]];
+        const int at = c * VARVE_TILE;
+        float x[VARVE_TILE];
+        int16_t symbol[VARVE_TILE];
+        for (int t = 0; t < VARVE_TILE; t++)
+            x[t] = (float)sums[at + t] * unit[t];
+        for (int t = 0; t < VARVE_TILE; t++)
+            symbol[t] = (int16_t)varve_round(&rounding, x[t]);
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const int16_t size = (int16_t)abs(symbol[t]);
+            most[t] = size > most[t] ? size : most[t];
+        }
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const float error = x[t] - symbol[t];
+            lost[t] += error * error;
+        }
+        memcpy(steps + at, x, sizeof x);
+        memcpy(symbols + at, symbol, sizeof symbol);
+    }
+    memcpy(errors, lost, sizeof lost);
+    memcpy(largest, most, sizeof most);
+}
+
+static void rebuild(const varve_class *all, const uint8_t *classes, int n, const int16_t *symbols,
+                    int16_t *components) {
+    for (int c = 0; c < n; c += 2) {
+        int16_t both[2][VARVE_TILE];
+        for (int i = 0; i < 2; i++) {
+            int8_t shifts[3];
+            memcpy(shifts, all[classes[c + i]].shifts, sizeof shifts);
+            for (int t = 0; t < VARVE_TILE; t++)
+                both[i][t] = varve_component(shifts, symbols[(c + i) * VARVE_TILE + t]);
+        }
+        for (int t = 0; t < VARVE_TILE; t++)
+            put_word(components + c * VARVE_TILE, t, join(both[0][t], both[1][t]));
+    }
+}
+
+static void add_squares(const float *steps, const float *shares, int n, double *squares) {
+    float share[VARVE_TILE];
+    memcpy(share, shares, sizeof share);
+    for (int c = 0; c < n; c++) {
+        float sums[VARVE_TILE / 4] = {0};
+        for (int i = 0; i < VARVE_TILE; i += VARVE_TILE / 4)
+            for (int k = 0; k < VARVE_TILE / 4; k++) {
+                const float x = share[i + k] > 0 ? steps[c * VARVE_TILE + i + k] * share[i + k] : 0;
+                sums[k] += x * x;
+            }
+        squares[c] +=
+            (double)((sums[0] + sums[4] + (sums[1] + sums[5])) + (sums[2] + sums[6] + (sums[3] + sums[7])));
+    }
+}
+
+static void compare(const float *values, const int16_t *numbers, int n, float *squares, float *errors) {
+    float all[VARVE_TILE] = {0}, lost[VARVE_TILE] = {0};
+    for (int i = 0; i < n * VARVE_TILE; i += 2 * VARVE_TILE)
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const uint32_t word = word_at(numbers + i, t);
+            const float x = values[i + t], y = values[i + VARVE_TILE + t];
+            const float dx = (float)(int16_t)word / VARVE_NUMBER_UNIT - x,
+                        dy = (float)((int32_t)word >> 16) / VARVE_NUMBER_UNIT - y;
+            all[t] += x * x + y * y;
+            lost[t] += dx * dx + dy * dy;
+        }
+    for (int t = 0; t < VARVE_TILE; t++) {
+        squares[t] += all[t];
+        errors[t] += lost[t];
+    }
 }

@@ -18,7 +18,7 @@ static int16_t draw_number(uint64_t *state, bool is_extreme) {
     return is_extreme ? (x & 1 ? INT16_MIN : INT16_MAX) : (int16_t)(x >> 8);
 }
 
-/* ---- sums and components ---- */
+/* ---- sums ---- */
 
 static void sums(void) {
     static const int sizes[][2] = {{2, 1}, {2, 96}, {6, 3}, {64, 96}, {18, 128}, {64, 192}};
@@ -67,36 +67,6 @@ static void sum_of_one(void) {
         CU_ASSERT_EQUAL(out[7], 2 * 32768);
         CU_ASSERT_EQUAL(out[VARVE_TILE + 7], INT32_MIN);
         CU_ASSERT_EQUAL(out[8], 0);
-    }
-}
-
-static void projections(void) {
-    static const int sizes[] = {2, 18, 192, 384};
-    uint64_t state = 2;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
-        const size_t n = (size_t)sizes[i];
-        int16_t *pairs = mem_new(n * n, sizeof *pairs);
-        float *in = mem_new(n * VARVE_TILE, sizeof *in), *out = mem_new(n * VARVE_TILE, sizeof *out);
-        double *expected = mem_new(n * VARVE_TILE, sizeof *expected);
-        for (size_t k = 0; k < n * n; k++)
-            pairs[k] = draw_number(&state, false);
-        for (size_t k = 0; k < n * VARVE_TILE; k++)
-            in[k] = harness_random_normal(&state);
-        for (size_t c = 0; c < n; c++) /* in the order of io/codec/varve_tables.h */
-            for (size_t j = 0; j < n; j++)
-                for (size_t t = 0; t < VARVE_TILE; t++)
-                    expected[c * VARVE_TILE + t] +=
-                        (double)in[j * VARVE_TILE + t] *
-                        (double)pairs[(j / 2 * n + c / 2 * 2 + j % 2) * 2 + c % 2];
-        for (int isa = 0; varve_loops_all[isa]; isa++) {
-            if (!varve_loops_all[isa]->is_available()) continue;
-            varve_loops_all[isa]->project(pairs, sizes[i], in, out);
-            CU_ASSERT(harness_nmse(out, expected, n * VARVE_TILE) < 1e-12);
-        }
-        free(pairs);
-        free(in);
-        free(expected);
-        free(out);
     }
 }
 
@@ -362,11 +332,148 @@ static void turns(void) {
     }
 }
 
+/* ---- encoding ---- */
+
+/* Tokens of every length, one of zeros, one with a NaN, and one too long for float32. */
+static void scaling(void) {
+    enum { N = 18, ZERO = 3, WRONG = 5, LONG = 7 };
+    uint64_t state = 8;
+    float values[N * VARVE_TILE], predicted[N * VARVE_TILE], units[VARVE_TILE];
+    int16_t numbers[N * VARVE_TILE];
+    for (int i = 0; i < N * VARVE_TILE; i++) {
+        const int t = i % VARVE_TILE;
+        const float size = t == ZERO ? 0 : t == LONG ? 1e30f : ldexpf(1, t - 16);
+        values[i] = size * harness_random_normal(&state);
+        predicted[i] = size * VARVE_NUMBER_UNIT * harness_random_normal(&state);
+    }
+    values[WRONG] = NAN;
+    for (const varve_loops *const *l = varve_loops_all; *l; l++) {
+        if (!(*l)->is_available()) continue;
+        bool good = true;
+        (*l)->scale(values, predicted, N, numbers, units);
+        for (int t = 0; t < VARVE_TILE; t++) {
+            double squares = 0;
+            for (int j = 0; j < N; j++) {
+                const int number = numbers[(j / 2 * VARVE_TILE + t) * 2 + j % 2], i = j * VARVE_TILE + t;
+                const float wanted = values[i] - predicted[i] / VARVE_NUMBER_UNIT;
+                good &=
+                    t == WRONG || t == LONG || fabsf((float)number * units[t] - wanted) <= 0.51f * units[t];
+                squares += (double)number * number;
+            }
+            good &= t == WRONG || t == LONG ? !isfinite(units[t]) : isfinite(units[t]);
+            good &= t == WRONG || sqrt(squares) < INT16_MAX + 10;
+        }
+        CU_ASSERT(good);
+    }
+}
+
+static bool is_near(float x, double expected) {
+    return fabs((double)x - expected) <= 1e-5 * fabs(expected);
+}
+
+/* From sums to symbols, and what they stand for. */
+static void quantising(void) {
+    enum { N = 6 };
+    uint64_t state = 9;
+    varve_class *all = make_classes();
+    varve_rounding roundings[N_CLASSES];
+    uint8_t classes[N];
+    int32_t given[N * VARVE_TILE];
+    float units[VARVE_TILE], steps[N * VARVE_TILE];
+    int16_t symbols[N * VARVE_TILE], components[N * VARVE_TILE];
+    for (int i = 0; i < N_CLASSES; i++)
+        roundings[i] =
+            all[i].is_silent ? (varve_rounding){INFINITY, 0} : varve_rounding_of(VARVE_UNIT_CLASS + i);
+    for (int i = 0; i < N; i++)
+        classes[i] = (uint8_t)(i % N_CLASSES);
+    for (int i = 0; i < N * VARVE_TILE; i++)
+        given[i] = (int32_t)harness_random(&state) >> (i % 24);
+    for (int t = 0; t < VARVE_TILE; t++)
+        units[t] = t == 5 ? NAN : ldexpf(1 + (float)t, t % 9 - 24);
+    for (const varve_loops *const *l = varve_loops_all; *l; l++) {
+        if (!(*l)->is_available()) continue;
+        int16_t largest[VARVE_TILE] = {0};
+        float errors[VARVE_TILE] = {0};
+        bool good = true;
+        (*l)->quantise(given, N, units, classes, roundings, steps, symbols, largest, errors);
+        for (int t = 0; t < VARVE_TILE; t++) {
+            double lost = 0;
+            int most = 0;
+            for (int c = 0; c < N; c++) {
+                const int i = c * VARVE_TILE + t;
+                const double error = (double)steps[i] - symbols[i];
+                good &= t == 5 || is_near(steps[i], (double)given[i] * (double)units[t]);
+                good &= symbols[i] == varve_round(&roundings[classes[c]], steps[i]);
+                lost += error * error;
+                most = abs(symbols[i]) > most ? abs(symbols[i]) : most;
+            }
+            good &= largest[t] == most && (t == 5 ? most > VARVE_LARGEST_SYMBOL : is_near(errors[t], lost));
+        }
+        (*l)->rebuild(all, classes, N, symbols, components);
+        for (int i = 0; i < N * VARVE_TILE; i++) {
+            const int c = i / VARVE_TILE, t = i % VARVE_TILE;
+            good &= components[(c / 2 * VARVE_TILE + t) * 2 + c % 2] ==
+                    varve_component(all[classes[c]].shifts, symbols[i]);
+        }
+        CU_ASSERT(good);
+    }
+    free(all);
+}
+
+static void measuring(void) {
+    enum { N = 6 };
+    uint64_t state = 10;
+    float values[N * VARVE_TILE], shares[VARVE_TILE];
+    int16_t numbers[N * VARVE_TILE];
+    for (int i = 0; i < N * VARVE_TILE; i++) {
+        values[i] = i % VARVE_TILE == 5 ? NAN : 10 * harness_random_normal(&state);
+        numbers[i] = draw_number(&state, false);
+    }
+    for (int t = 0; t < VARVE_TILE; t++)
+        shares[t] = t % 5 ? 0.5f : 0; /* what is not wanted may be no number */
+    for (const varve_loops *const *l = varve_loops_all; *l; l++) {
+        if (!(*l)->is_available()) continue;
+        float squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
+        double sums[N] = {0};
+        bool good = true;
+        (*l)->add_squares(values, shares, N, sums);
+        for (int j = 0; j < N; j++) {
+            double expected = 0;
+            for (int t = 0; t < VARVE_TILE; t++)
+                if (t % 5)
+                    expected +=
+                        0.25 * (double)values[j * VARVE_TILE + t] * (double)values[j * VARVE_TILE + t];
+            good &= is_near((float)sums[j], expected);
+        }
+        (*l)->compare(values, numbers, N, squares, errors);
+        for (int t = 0; t < VARVE_TILE; t++) {
+            double all = 0, lost = 0;
+            for (int j = 0; j < N; j++) {
+                const double x = (double)values[j * VARVE_TILE + t];
+                const double d =
+                    numbers[(j / 2 * VARVE_TILE + t) * 2 + j % 2] / (double)VARVE_NUMBER_UNIT - x;
+                all += x * x;
+                lost += d * d;
+            }
+            good &= t == 5 || (is_near(squares[t], all) && is_near(errors[t], lost));
+        }
+        CU_ASSERT(good);
+    }
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"sums", sums},         {"sum_of_one", sum_of_one}, {"projections", projections},
-        {"taking", taking},     {"refining", refining},     {"dequantising", dequantising},
-        {"rounding", rounding}, {"elements", elements},     {"turns", turns},
+        {"sums", sums},
+        {"sum_of_one", sum_of_one},
+        {"taking", taking},
+        {"refining", refining},
+        {"dequantising", dequantising},
+        {"rounding", rounding},
+        {"elements", elements},
+        {"turns", turns},
+        {"scaling", scaling},
+        {"quantising", quantising},
+        {"measuring", measuring},
         CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "varve_loops", tests);
