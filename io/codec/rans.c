@@ -4,9 +4,6 @@
 
 #include "src/base/memory.h"
 
-/* A state is at least this between symbols. */
-static const uint32_t least = 1u << 16;
-
 void rans_share_out(const int64_t *counts, int n, uint16_t *sizes) {
     int64_t all = 0, left = RANS_TOTAL;
     int most = 0;
@@ -31,7 +28,7 @@ size_t rans_encode(const rans_range *symbols, size_t n, uint8_t *out) {
     uint16_t *words = mem_new(n, sizeof *words);
     size_t n_words = 0;
     for (int lane = 0; lane < RANS_LANES; lane++)
-        states[lane] = least;
+        states[lane] = RANS_LEAST;
     for (size_t i = n; i-- > 0;) {
         uint32_t x = states[i % RANS_LANES];
         const uint32_t size = symbols[i].size;
@@ -59,6 +56,6 @@ bool rans_decoder_begin(rans_decoder *d, const uint8_t *stream, size_t n_bytes) 
 
 bool rans_is_over(const rans_decoder *d) {
     for (int lane = 0; lane < RANS_LANES; lane++)
-        if (d->states[lane] != least) return false;
+        if (d->states[lane] != RANS_LEAST) return false;
     return d->next == d->end && !d->is_short;
 }

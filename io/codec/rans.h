@@ -14,6 +14,9 @@
 
 #include "kernels/varve_code.h"
 
+/* A state is at least this between symbols. */
+enum { RANS_LEAST = 1 << 16 };
+
 /* A symbol's numbers [start, start + size), size > 0. */
 typedef struct rans_range {
     uint16_t start, size;
@@ -54,7 +57,7 @@ static inline uint32_t rans_peek(const rans_decoder *d, size_t lane) {
 static inline void rans_advance(rans_decoder *d, size_t lane, rans_range symbol) {
     uint32_t x = d->states[lane];
     x = symbol.size * (x >> RANS_BITS) + (x & (RANS_TOTAL - 1)) - symbol.start;
-    if (x < 1u << 16) {
+    if (x < RANS_LEAST) {
         uint16_t word = 0;
         if (d->end - d->next >= 2) {
             memcpy(&word, d->next, sizeof word);

@@ -167,21 +167,22 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
  * itself. */
 static void append_symbols(encoder *e, const varve_class *c, const int16_t *symbols) {
     const uint16_t *starts = c->starts + c->most;
-    const int most = c->most;
+    const int16_t most = (int16_t)c->most, least = (int16_t)-most, escape = (int16_t)(most + 1);
     rans_range *out = e->ranges[0] + e->n_ranges;
-    int16_t shown[VARVE_TILE];
-    bool any = false;
+    int16_t shown[VARVE_TILE], any = 0;
     for (int lane = 0; lane < VARVE_TILE; lane++) {
-        shown[lane] = (int16_t)(abs(symbols[lane]) > most ? most + 1 : symbols[lane]);
-        any |= shown[lane] > most;
+        const int16_t escapes = -((symbols[lane] > most) | (symbols[lane] < least));
+        shown[lane] = (int16_t)((symbols[lane] & ~escapes) | (escape & escapes));
+        any |= escapes;
     }
     for (int lane = 0; lane < VARVE_TILE; lane++) {
-        const uint16_t *start = starts + shown[lane];
-        out[lane] = (rans_range){start[0], (uint16_t)(start[1] - start[0])};
+        uint32_t both; /* where it begins, and above that where the next one does */
+        memcpy(&both, starts + shown[lane], sizeof both);
+        both -= both << 16;
+        memcpy(&out[lane], &both, sizeof both);
     }
     for (int lane = 0; any && lane < VARVE_TILE; lane++)
-        if (abs(symbols[lane]) > most)
-            text_append(&e->escapes, (const char *)&symbols[lane], sizeof *symbols);
+        if (shown[lane] == escape) text_append(&e->escapes, (const char *)&symbols[lane], sizeof *symbols);
 }
 
 /* The ranges of the digits that refine a component's bases. To decoders, what escapes looks like a base of
@@ -225,15 +226,41 @@ static void append_layer(encoder *e) {
     }
 }
 
-static void count_errors(const encoder *e, const varve_tile *tile, varve_report *report) {
-    float squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
-    tile->loops->compare(e->values, tile->numbers, tile->n_numbers, squares, errors);
+/* What `unit` has of these squares, and errors, of coded tokens. */
+static void add_errors(const encoder *e, const float *squares, const float *errors, double unit,
+                       varve_report *report) {
     for (int lane = 0; lane < VARVE_TILE; lane++) {
         if (!(e->coded >> lane & 1)) continue;
-        report->n_numbers += tile->n_numbers;
-        report->squares += (double)squares[lane];
-        report->errors += (double)errors[lane];
+        report->n_numbers += e->tile->n_numbers;
+        report->squares += unit * (double)squares[lane];
+        report->errors += unit * (double)errors[lane];
     }
+}
+
+/* What is decoded of a plane beside what was wanted. Where no layer is predicted from the one before,
+ * components are enough: a basis keeps lengths, and the numbers are only rounded once more. */
+static void count_errors(encoder *e, int plane, int layer, int grade) {
+    const varve_tables *t = e->tile->tables;
+    varve_tile *decoded = &e->tiles[plane];
+    varve_report *report = &e->reports[plane];
+    const bool is_coarse = decoded == e->coarse;
+    const float step = varve_grade_step(e->step, grade), steps = is_coarse ? VARVE_PLANE_RATIO : 1;
+    float squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
+    decoded->loops->rebuild(is_coarse ? t->coarse : t->classes, e->classes, decoded->n_numbers,
+                            is_coarse ? e->bases : e->symbols, decoded->components);
+    if (decoded->kind == VARVE_FAST) {
+        decoded->loops->compare(e->steps, decoded->components, steps / VARVE_SYMBOL_UNIT, decoded->n_numbers,
+                                squares, errors);
+        add_errors(e, squares, errors, (double)step * (double)step, report);
+        report->errors += (double)__builtin_popcount(e->coded) * decoded->n_numbers /
+                          (12.0 * VARVE_NUMBER_UNIT * VARVE_NUMBER_UNIT);
+        return;
+    }
+    if (is_coarse) varve_tile_predict(decoded, e->chunk->first_layer + layer, layer == 0);
+    varve_tile_rebuild(decoded, e->chunk->first_layer + layer, layer == 0, steps * step);
+    decoded->loops->compare(e->values, decoded->numbers, 1.0f / VARVE_NUMBER_UNIT, decoded->n_numbers,
+                            squares, errors);
+    add_errors(e, squares, errors, 1, report);
 }
 
 /* How large components of coded tokens are, in steps of the chunk. */
@@ -248,9 +275,8 @@ static void count_squares(encoder *e, int layer, int grade) {
 }
 
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
-    const varve_tables *t = e->tile->tables;
     const int model_layer = e->chunk->first_layer + layer;
-    const float norm = t->layers[model_layer].sink_norm;
+    const float norm = e->tile->tables->layers[model_layer].sink_norm;
     const size_t n_channels = token_bytes(e) / dtype_bytes(e->chunk->type);
     uint32_t sinks = 0, all = (uint32_t)((UINT64_C(1) << e->tile->n_tokens) - 1);
     int n_bases = 0;
@@ -267,16 +293,8 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
     e->coded = all & ~exact & ~sinks;
     append_layer(e);
     count_squares(e, layer, grade);
-    if (e->coarse) varve_tile_predict(e->coarse, model_layer, layer == 0);
-    for (int i = 0; i < e->n_planes; i++) {
-        varve_tile *decoded = &e->tiles[i];
-        const bool is_coarse = decoded == e->coarse;
-        const float step = is_coarse ? VARVE_PLANE_RATIO * e->step : e->step;
-        decoded->loops->rebuild(is_coarse ? t->coarse : t->classes, e->classes, decoded->n_numbers,
-                                is_coarse ? e->bases : e->symbols, decoded->components);
-        varve_tile_rebuild(decoded, model_layer, layer == 0, varve_grade_step(step, grade));
-        count_errors(e, decoded, &e->reports[i]);
-    }
+    for (int i = 0; i < e->n_planes; i++)
+        count_errors(e, i, layer, grade);
     for (int lane = 0; lane < e->tile->n_tokens; lane++)
         if (!(e->coded >> lane & 1)) keep_token(e, elements, tile, layer, lane, exact >> lane & 1);
     for (int i = 0; i < e->n_planes; i++)
@@ -380,7 +398,7 @@ static void append_text(text_buffer *out, const text_buffer *text) {
 
 static void append_stream(const encoder *e, int plane, text_buffer *out) {
     uint8_t *stream = mem_resize(NULL, rans_max_bytes(e->n_ranges), 1);
-    text_append(out, (const char *)stream, rans_encode(e->ranges[plane], e->n_ranges, stream));
+    text_append(out, (const char *)stream, e->tile->loops->encode(e->ranges[plane], e->n_ranges, stream));
     free(stream);
 }
 

@@ -54,7 +54,10 @@ typedef struct varve_loops {
     void (*store)(const varve_rows *rows, const int16_t *numbers, void *elements);
     void (*load)(const varve_rows *rows, const void *elements, float *values);
 
-    /* What is only for encoding: other instruction sets give other last bits. */
+    /* The same bytes as rans_encode, of the symbols of whole rows: n is a multiple of TILE. */
+    size_t (*encode)(const rans_range *symbols, size_t n, uint8_t *out);
+
+    /* What is only for encoding, too: other instruction sets give other last bits. */
 
     /* numbers[n / 2, TILE, 2] = values[n, TILE] less predicted[n, TILE], which are VARVE_NUMBER_UNITths, as
      * multiples of a unit of each token, by which sums over an orthonormal basis do not overflow; the units
@@ -74,9 +77,10 @@ typedef struct varve_loops {
     /* Add to squares[n] those of steps[n, TILE], each times the share[TILE] of its token. */
     void (*add_squares)(const float *steps, const float *shares, int n, double *squares);
 
-    /* To squares[TILE] those of values[n, TILE], and to errors[TILE] those of what numbers [n / 2, TILE, 2]
-     * differ from them. */
-    void (*compare)(const float *values, const int16_t *numbers, int n, float *squares, float *errors);
+    /* Add to squares[TILE] those of values[n, TILE], and to errors[TILE] those of what numbers [n / 2, TILE,
+     * 2] of this unit differ from them. */
+    void (*compare)(const float *values, const int16_t *numbers, float unit, int n, float *squares,
+                    float *errors);
 } varve_loops;
 
 /* Best first; NULL at the end. */

@@ -176,6 +176,6 @@ static bool is_available(void) {
            __builtin_cpu_supports("popcnt");
 }
 
-const varve_loops varve_loops_avx2 = {"avx2",     is_available, sum_pairs, take,        refine,
-                                      dequantise, round_sums,   turns_of,  store,       load_rows,
-                                      scale,      quantise,     rebuild,   add_squares, compare};
+const varve_loops varve_loops_avx2 = {"avx2",     is_available, sum_pairs,   take,      refine, dequantise,
+                                      round_sums, turns_of,     store,       load_rows, encode, scale,
+                                      quantise,   rebuild,      add_squares, compare};

@@ -10,6 +10,6 @@ static bool is_available(void) {
     return has_avx512() && __builtin_cpu_supports("avx512vnni");
 }
 
-const varve_loops varve_loops_avx512vnni = {"avx512vnni", is_available, sum_pairs, take,        refine,
-                                            dequantise,   round_sums,   turns_of,  store,       load_rows,
-                                            scale,        quantise,     rebuild,   add_squares, compare};
+const varve_loops varve_loops_avx512vnni = {
+    "avx512vnni", is_available, sum_pairs, take,  refine,   dequantise, round_sums,  turns_of,
+    store,        load_rows,    encode,    scale, quantise, rebuild,    add_squares, compare};

@@ -48,6 +48,6 @@ static void refine(rans_decoder *d, const varve_digits *const *tables, int n, ui
         }
 }
 
-const varve_loops varve_loops_portable = {"portable", is_available, sum_pairs, take,        refine,
-                                          dequantise, round_sums,   turns_of,  store,       load_rows,
-                                          scale,      quantise,     rebuild,   add_squares, compare};
+const varve_loops varve_loops_portable = {
+    "portable", is_available, sum_pairs, take,  refine,   dequantise, round_sums,  turns_of,
+    store,      load_rows,    encode,    scale, quantise, rebuild,    add_squares, compare};

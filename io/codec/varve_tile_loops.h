@@ -112,6 +112,41 @@ static void load_rows(const varve_rows *r, const void *elements, float *values) 
 
 /* ---- encoding ---- */
 
+/* The symbols of a row, the last lane's first: their words go before `end`, and where those begin is
+ * returned. A state has at most 20 bits more than a size, so that their quotient in float32 is at most one
+ * off. */
+static inline uint8_t *encode_row(const rans_range *symbols, uint32_t *states, uint8_t *end) {
+    uint32_t is_full[RANS_LANES];
+    for (int lane = 0; lane < RANS_LANES; lane++)
+        is_full[lane] = states[lane] >> (32 - RANS_BITS) >= symbols[lane].size;
+    for (int lane = RANS_LANES; lane-- > 0; end -= 2 * is_full[lane])
+        memcpy(end - 2, &states[lane], 2);
+    for (int lane = 0; lane < RANS_LANES; lane++) {
+        const uint32_t size = symbols[lane].size, x = states[lane] >> (is_full[lane] ? 16 : 0);
+        const uint32_t quotient = (uint32_t)(int32_t)((float)x / (float)size);
+        const int32_t rest = (int32_t)(x - quotient * size);
+        const uint32_t off = RANS_TOTAL - size;
+        states[lane] = (quotient << RANS_BITS) + (uint32_t)rest + symbols[lane].start +
+                       (rest < 0                ? 0 - off
+                        : rest >= (int32_t)size ? off
+                                                : 0);
+    }
+    return end;
+}
+
+/* Words that are not kept are written over by the next, at last by the head. */
+static size_t encode(const rans_range *symbols, size_t n, uint8_t *out) {
+    uint32_t states[RANS_LANES];
+    uint8_t *const end = out + rans_max_bytes(n), *words = end;
+    for (int lane = 0; lane < RANS_LANES; lane++)
+        states[lane] = RANS_LEAST;
+    for (size_t i = n; i > 0; i -= RANS_LANES)
+        words = encode_row(symbols + i - RANS_LANES, states, words);
+    memcpy(out, states, sizeof states);
+    memmove(out + RANS_HEAD_BYTES, words, (size_t)(end - words));
+    return RANS_HEAD_BYTES + (size_t)(end - words);
+}
+
 /* A basis keeps a token's length, so that no component is longer than 16 bits either, and its sum fits in 32
  * with the bits of the basis. */
 static void scale(const float *values, const float *predicted, int n, int16_t *numbers, float *units) {
@@ -187,25 +222,27 @@ static void add_squares(const float *steps, const float *shares, int n, double *
     float share[VARVE_TILE];
     memcpy(share, shares, sizeof share);
     for (int c = 0; c < n; c++) {
-        float sums[VARVE_TILE / 4] = {0};
-        for (int i = 0; i < VARVE_TILE; i += VARVE_TILE / 4)
-            for (int k = 0; k < VARVE_TILE / 4; k++) {
-                const float x = share[i + k] > 0 ? steps[c * VARVE_TILE + i + k] * share[i + k] : 0;
-                sums[k] += x * x;
-            }
+        float sums[VARVE_TILE];
+        for (int t = 0; t < VARVE_TILE; t++) {
+            const float step = steps[c * VARVE_TILE + t], x = share[t] > 0 ? step : 0;
+            sums[t] = x * share[t] * x * share[t];
+        }
+        for (int half = VARVE_TILE / 2; half >= 8; half /= 2)
+            for (int t = 0; t < half; t++)
+                sums[t] += sums[half + t];
         squares[c] +=
-            (double)((sums[0] + sums[4] + (sums[1] + sums[5])) + (sums[2] + sums[6] + (sums[3] + sums[7])));
+            (double)((sums[0] + sums[4]) + (sums[1] + sums[5]) + ((sums[2] + sums[6]) + (sums[3] + sums[7])));
     }
 }
 
-static void compare(const float *values, const int16_t *numbers, int n, float *squares, float *errors) {
+static void compare(const float *values, const int16_t *numbers, float unit, int n, float *squares,
+                    float *errors) {
     float all[VARVE_TILE] = {0}, lost[VARVE_TILE] = {0};
     for (int i = 0; i < n * VARVE_TILE; i += 2 * VARVE_TILE)
         for (int t = 0; t < VARVE_TILE; t++) {
             const uint32_t word = word_at(numbers + i, t);
             const float x = values[i + t], y = values[i + VARVE_TILE + t];
-            const float dx = (float)(int16_t)word / VARVE_NUMBER_UNIT - x,
-                        dy = (float)((int32_t)word >> 16) / VARVE_NUMBER_UNIT - y;
+            const float dx = (float)(int16_t)word * unit - x, dy = (float)((int32_t)word >> 16) * unit - y;
             all[t] += x * x + y * y;
             lost[t] += dx * dx + dy * dy;
         }

@@ -334,6 +334,31 @@ static void turns(void) {
 
 /* ---- encoding ---- */
 
+/* Symbols of all sizes, and none. */
+static void encoding(void) {
+    enum { N = 500 * VARVE_TILE };
+    uint64_t state = 11;
+    rans_range *symbols = mem_new(N, sizeof *symbols);
+    uint8_t *expected = mem_new(1, rans_max_bytes(N)), *bytes = mem_new(1, rans_max_bytes(N));
+    for (size_t n = 0; n <= N; n += N / 4) {
+        for (size_t i = 0; i < n; i++) {
+            const uint64_t x = harness_random(&state);
+            const uint16_t size = (uint16_t)((1 + (x >> 8) % RANS_TOTAL) >> x % (RANS_BITS + 1));
+            symbols[i].size = size ? size : 1;
+            symbols[i].start = (uint16_t)((x >> 32) % (RANS_TOTAL + 1 - symbols[i].size));
+        }
+        const size_t n_bytes = rans_encode(symbols, n, expected);
+        for (const varve_loops *const *l = varve_loops_all; *l; l++) {
+            if (!(*l)->is_available()) continue;
+            CU_ASSERT_EQUAL((*l)->encode(symbols, n, bytes), n_bytes);
+            CU_ASSERT(is_same(bytes, expected, n_bytes));
+        }
+    }
+    free(symbols);
+    free(expected);
+    free(bytes);
+}
+
 /* Tokens of every length, one of zeros, one with a NaN, and one too long for float32. */
 static void scaling(void) {
     enum { N = 18, ZERO = 3, WRONG = 5, LONG = 7 };
@@ -445,7 +470,7 @@ static void measuring(void) {
                         0.25 * (double)values[j * VARVE_TILE + t] * (double)values[j * VARVE_TILE + t];
             good &= is_near((float)sums[j], expected);
         }
-        (*l)->compare(values, numbers, N, squares, errors);
+        (*l)->compare(values, numbers, 1.0f / VARVE_NUMBER_UNIT, N, squares, errors);
         for (int t = 0; t < VARVE_TILE; t++) {
             double all = 0, lost = 0;
             for (int j = 0; j < N; j++) {
@@ -471,6 +496,7 @@ int main(int argc, char **argv) {
         {"rounding", rounding},
         {"elements", elements},
         {"turns", turns},
+        {"encoding", encoding},
         {"scaling", scaling},
         {"quantising", quantising},
         {"measuring", measuring},
