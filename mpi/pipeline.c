@@ -204,6 +204,21 @@ static bool take_message(pipeline *p) {
     return true;
 }
 
+/* What may end the wait for a message, besides one. */
+typedef struct distraction {
+    pipeline *p;
+    bool (*looks_away)(const void *context);
+    const void *context;
+    bool has_message;
+} distraction;
+
+static bool take_message_or_look(void *context) {
+    distraction *d = context;
+    pump(d->p);
+    d->has_message = take_message(d->p);
+    return d->has_message || d->looks_away(d->context);
+}
+
 static bool reply_is_done(pipeline *p) {
     int done;
     MPI_Test(&p->replies[p->next_reply].request, &done, MPI_STATUS_IGNORE);
@@ -222,10 +237,22 @@ pipeline_slot *pipeline_begin(pipeline *p) {
     return use_next(p);
 }
 
-pipeline_slot *pipeline_receive(pipeline *p) {
+pipeline_slot *pipeline_receive_or(pipeline *p, bool (*looks_away)(const void *context),
+                                   const void *context) {
     assert(p->stage > 0);
-    wait_until(p, take_message, &p->stats.receive_wait, "a message from the stage before");
-    return use_next(p);
+    distraction d = {p, looks_away, context, false};
+    p->stats.receive_wait +=
+        comm_wait_until(p->comm, take_message_or_look, &d, "a message from the stage before");
+    return d.has_message ? use_next(p) : NULL;
+}
+
+static bool never(const void *context) {
+    (void)context;
+    return false;
+}
+
+pipeline_slot *pipeline_receive(pipeline *p) {
+    return pipeline_receive_or(p, never, NULL);
 }
 
 void pipeline_forward(pipeline *p, pipeline_slot *slot) {

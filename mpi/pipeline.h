@@ -57,6 +57,10 @@ pipeline_slot *pipeline_begin(pipeline *p);
 /* Stages > 0: the next message; waits for it. */
 pipeline_slot *pipeline_receive(pipeline *p);
 
+/* The same, but NULL as soon as there is something else to do, where no message has come. `looks_away` is
+ * called again and again, under the comm's lock: it sends nothing. */
+pipeline_slot *pipeline_receive_or(pipeline *p, bool (*looks_away)(const void *context), const void *context);
+
 /* Send the slot's message to the next stage and give the slot back; the last stage just gives it back. All
  * operations that use its x are queued; they need not be over. */
 void pipeline_forward(pipeline *p, pipeline_slot *slot);

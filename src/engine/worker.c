@@ -72,8 +72,13 @@ bool worker_run_step(worker *w, pipeline_slot *slot) {
     return w->step.kind != STEP_STOP;
 }
 
+static bool has_signal_to_tell(const void *self) {
+    const worker *w = self;
+    return !w->has_sent_stop && stop_was_signalled();
+}
+
 static void tell_signal(worker *w) {
-    if (w->has_sent_stop || !stop_was_signalled()) return;
+    if (!has_signal_to_tell(w)) return;
     note report = {.kind = NOTE_STOP};
     mailbox_send(w->notes, &report, sizeof report);
     w->has_sent_stop = true;
@@ -83,10 +88,13 @@ void worker_serve(worker *w) {
     for (bool more = true; more;) {
         bool is_loading = w->loader && loader_is_busy(w->loader);
         trace_enter(&w->trace, is_loading ? REGION_LOAD : REGION_RECEIVE_WAIT);
-        pipeline_slot *slot = pipeline_receive(w->pipe);
+        /* A signal is told at once: while what is cached is loaded, no step comes. */
+        pipeline_slot *slot = pipeline_receive_or(w->pipe, has_signal_to_tell, w);
         trace_enter(&w->trace, REGION_REST);
-        step_read(slot->header, slot->n_header_bytes, &w->step);
-        more = worker_run_step(w, slot);
+        if (slot) {
+            step_read(slot->header, slot->n_header_bytes, &w->step);
+            more = worker_run_step(w, slot);
+        }
         if (more) tell_signal(w);
     }
 }

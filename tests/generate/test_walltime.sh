@@ -130,6 +130,7 @@ stops_in_batch() {
 stop_in_load() { # stop_in_load HOW NP NP-OF-RESUME
     title="$1 in a load, $2 ranks" how=$1 n_ranks=$2 why=SIG$1
     dir=$temp/walltime.kvs
+    if [ "$how" = USR1-to-one ]; then why='a signal to another rank'; fi
     rm -rf "$dir"
     cp -r "$temp/read.kvs" "$dir"
     begin=$(date +%s)
@@ -144,7 +145,9 @@ stop_in_load() { # stop_in_load HOW NP NP-OF-RESUME
             why="the stop file $temp/stop is there"
             : >"$temp/stop"
         else
-            kill "-$how" "$rank_0"
+            victim=$rank_0
+            if [ "$how" = USR1-to-one ]; then victim=$other_rank; fi
+            kill "-${how%%-*}" "$victim"
         fi
         wait_job
         rm -f "$temp/stop"
@@ -169,6 +172,7 @@ stops_in_load() {
     generate 2 --prompt-file "$all/long" --max-tokens 0 --save "$temp/read.kvs"
     expect 'a prompt that is read' 0 || return
     stop_in_load USR1 1 2
+    stop_in_load USR1-to-one 3 1
     stop_in_load stop-file 2 1
     stop_in_load max-time 2 2
     dir=$temp/other.kvs
