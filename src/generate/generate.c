@@ -148,6 +148,15 @@ static void show_progress(progress *bar, const generation *g, const engine *e) {
                     (long long)to_read, (long long)g->decode_done, (long long)g->max_new_tokens);
 }
 
+/* However short the time is, a chunk is computed: the next run begins further on. But what is cached before
+ * it is not waited for longer than this: the time may be all that is left before the job is killed. */
+static const double late_load_seconds = 1;
+
+static bool waits_late(const generation *g, engine *e, const event *ev) {
+    return ev->kind == EVENT_LOADING && g->began_late && !engine_stop_wanted(e) &&
+           clock_seconds() - g->begin < late_load_seconds;
+}
+
 /* Events until nothing is left, or the run must end early; a failure is one to read what is cached. */
 static status run_events(generation *g, engine *e) {
     status st = STATUS_OK;
@@ -167,8 +176,7 @@ static status run_events(generation *g, engine *e) {
         trace_enter(engine_trace(e), before);
         if (!engine_is_between_steps(e)) continue;
         generate_poll_saves(g, e);
-        /* However short the time is, a chunk is computed: the next run begins further on. */
-        if (ev.kind == EVENT_LOADING && g->began_late && !engine_stop_wanted(e)) continue;
+        if (waits_late(g, e, &ev)) continue;
         if (!g->stop_reason && (g->stop_reason = generate_stop_reason(g, e))) engine_pause(e);
     }
     progress_end(&bar);

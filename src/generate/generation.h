@@ -57,7 +57,7 @@ typedef struct generation {
     int64_t saved_at_tokens; /* tokens done when the last save began */
     stop_limits limits;
     const char *stop_reason; /* NULL: the run goes, or went, to its end */
-    bool began_late;         /* --max-time was over before the first event */
+    bool began_late;         /* there was a reason to stop before the first event */
     double longest_step_seconds, last_event;
     int64_t done_at_last_event;
 } generation;

@@ -137,6 +137,9 @@ stop_in_load() { # stop_in_load HOW NP NP-OF-RESUME
     if [ "$how" = max-time ]; then
         why='--max-time 00:00:06 is '
         run_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --max-time 6s
+    elif [ "$how" = no-time ]; then # over before the first event
+        why='--max-time 0.01s is reached'
+        run_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --max-time 0.01s
     else
         start_mode "$n_ranks" prefill --save "$dir" --resume "$dir" --io-bandwidth 20K --stop-file "$temp/stop"
         find_ranks
@@ -175,6 +178,7 @@ stops_in_load() {
     stop_in_load USR1-to-one 3 1
     stop_in_load stop-file 2 1
     stop_in_load max-time 2 2
+    stop_in_load no-time 1 2
     dir=$temp/other.kvs
     start_and_stop prefill --resume "$temp/read.kvs" --io-bandwidth 20K --save "$dir"
     expect 'a stop in a load, into another snapshot' 75
