@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -63,21 +64,46 @@ static int64_t first_in(const segment_info *s, const manifest_extent *e) {
     return e->pos0 + (begin - e->row0);
 }
 
+/* What is not exact of some positions: the earliest is named, and whether there is any other. */
+typedef struct inexact_part {
+    char name[MANIFEST_INEXACT_BYTES]; /* "": none yet */
+    int64_t first;
+    bool has_others;
+} inexact_part;
+
+/* Is this codec in the name, in which more may follow it? */
+static bool has_codec(const char *name, const char *codec) {
+    const size_t n = strlen(codec);
+    return strncmp(name, codec, n) == 0 && (name[n] == '\0' || name[n] == ',' || name[n] == ' ');
+}
+
+static void add_inexact(inexact_part *p, const char *name, int64_t first) {
+    if (p->name[0] && !has_codec(p->name, name)) p->has_others = true;
+    if (p->name[0] && first >= p->first) return;
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->first = first;
+}
+
 char *manifest_inexact_of(const manifest *m, const manifest_sequence *q, int64_t n_tokens, int64_t *n_exact) {
-    char text[KV_CODING_TEXT_BYTES] = "";
-    const char *found = q->inexact;
-    *n_exact = q->inexact ? q->n_exact : INT64_MAX;
+    const int most = (int)(MANIFEST_INEXACT_BYTES - sizeof MANIFEST_AND_OTHERS);
+    inexact_part found = {.first = INT64_MAX};
+    if (q->inexact && q->n_exact < n_tokens) add_inexact(&found, q->inexact, q->n_exact);
     for (const segment_info *s = m->segments; s < m->segments + m->n_segments; s++) {
         const kv_coding how = segment_coding(s);
+        char text[KV_CODING_TEXT_BYTES];
+        kv_coding_text(&how, text);
         for (const manifest_extent *e = q->extents; e < q->extents + q->n_extents; e++) {
             const int64_t first = first_in(s, e);
-            if (kv_codec_is_exact(s->codec) || first < 0 || first >= *n_exact) continue;
-            kv_coding_text(&how, text);
-            found = text;
-            *n_exact = first;
+            if (!kv_codec_is_exact(s->codec) && first >= 0 && first < n_tokens)
+                add_inexact(&found, text, first);
         }
     }
-    return *n_exact < n_tokens ? mem_copy_text(found, strlen(found)) : NULL;
+    *n_exact = found.first;
+    if (!found.name[0]) return NULL;
+    char *all = mem_new(MANIFEST_INEXACT_BYTES, 1);
+    snprintf(all, MANIFEST_INEXACT_BYTES, "%.*s%s", most, found.name,
+             found.has_others && !strstr(found.name, MANIFEST_AND_OTHERS) ? MANIFEST_AND_OTHERS : "");
+    return all;
 }
 
 int64_t manifest_kv_tokens(const manifest_sequence *s) {

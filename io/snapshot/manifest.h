@@ -24,6 +24,9 @@ enum {
     MANIFEST_INEXACT_BYTES = 64
 };
 
+/* Behind the name of what is not exact, where other codecs had a part in it. */
+#define MANIFEST_AND_OTHERS " and others"
+
 /* Positions [pos0, pos0 + n_tokens) of a sequence are rows [row0, row0 + n_tokens) of the snapshot. */
 typedef struct manifest_extent {
     int64_t pos0, n_tokens, row0;
@@ -50,7 +53,8 @@ typedef struct manifest_sequence {
     int32_t *stop_tokens; /* [n_stop_tokens] */
     int64_t n_stop_tokens;
     char *inexact; /* "kvarve:small:3": positions from n_exact on came through that codec, or were computed
-                      over such; NULL: as a model computed them. Printable, below MANIFEST_INEXACT_BYTES */
+                      over such; with MANIFEST_AND_OTHERS, some through others, too. NULL: as a
+                      model computed them. Printable, below MANIFEST_INEXACT_BYTES */
     int64_t n_exact;
     bool is_over; /* its end was reached: `finish` says how */
     finish_reason finish;

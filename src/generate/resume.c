@@ -343,16 +343,18 @@ static bool continues_batch(const generation *g) {
 /* What comes back from a codec that is not exact is not what was saved, nor is what was computed over it. */
 static void note_inexact(const generation *g) {
     const char *first = NULL;
+    bool has_others = false;
     int64_t n = 0;
     for (int64_t i = 0; i < g->n_jobs; i++) {
         if (!g->jobs[i].inexact) continue;
         if (n++ == 0) first = g->jobs[i].inexact;
+        has_others |= strcmp(first, g->jobs[i].inexact) != 0 && !strstr(first, MANIFEST_AND_OTHERS);
     }
     if (n > 0)
-        notice_add(
-            "--resume %s: what %lld prompt%s take%s from it came through %s, or was computed over that: what "
-            "follows may differ from what the exact cache would have given",
-            g->options->resume, (long long)n, n == 1 ? "" : "s", n == 1 ? "s" : "", first);
+        notice_add("--resume %s: what %lld prompt%s take%s from it came through %s%s, or was computed over "
+                   "that: what follows may differ from what the exact cache would have given",
+                   g->options->resume, (long long)n, n == 1 ? "" : "s", n == 1 ? "s" : "", first,
+                   has_others ? MANIFEST_AND_OTHERS : "");
 }
 
 void generate_match_past(generation *g) {

@@ -44,12 +44,14 @@ static void describe_logprobs(const job *j, manifest_sequence *out) {
 /* What this run computed instead of loading it is exact, unless what was there is kept. */
 static void describe_inexact(const generation *g, const job *j, manifest_sequence *out) {
     static const char base[] = ", base";
+    const int most = (int)(MANIFEST_INEXACT_BYTES - sizeof base);
     const session *s = &j->session;
     char text[MANIFEST_INEXACT_BYTES];
     if (!j->inexact) return;
     out->n_exact = !g->save_goes_on && s->n_recomputed > j->n_exact ? s->n_recomputed : j->n_exact;
     if (!g->save_goes_on && out->n_exact >= s->n_cached) return;
-    snprintf(text, sizeof text, "%.40s%s", j->inexact, s->had_base && !strstr(j->inexact, base) ? base : "");
+    snprintf(text, sizeof text, "%.*s%s", most, j->inexact,
+             s->had_base && !strstr(j->inexact, base) ? base : "");
     out->inexact = mem_copy_text(text, strlen(text));
 }
 

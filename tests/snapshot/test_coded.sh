@@ -447,6 +447,16 @@ mixed() {
     run 2 snapshot compact "$dir"
     refused 'mixed: compact' 2 'coded in different ways' '--codec'
     kept=
+    pages 4 >"$temp/pages"
+    generate 1 --prompt-file "$temp/pages" --max-tokens 0 --resume "$dir" --save "$dir" --codec kvarve:small:2 \
+        --tables "$tables"
+    expect 'mixed: kvarve:small:2' 0
+    generate 1 --prompt-file "$temp/pages" --max-tokens 1 --resume "$dir" --save "$temp/after-mixed.kvs"
+    expect 'mixed: what goes on from two codecs' 0
+    check 'mixed: what goes on from two codecs: says so' 'it does not' \
+        has_state "$temp/after-mixed.kvs" 'computed over kvarve:fast:2 and others'
+    check 'mixed: what goes on from two codecs: a NOTE' 'there is none' \
+        grep -q 'NOTE: --resume .* came through kvarve:fast:2 and others, or was' "$temp/err"
 }
 
 options() {
