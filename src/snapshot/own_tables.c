@@ -101,7 +101,9 @@ static status append_tables(const linear *l, const manifest *m, const table_samp
     const table_model model = {m->n_layers, m->n_kv_heads, m->head_dim, importance, frequencies};
     varve_counts *counts = mem_new(1, sizeof *counts);
     text_buffer layers = {0};
-    status st = tables_append_layers(l, &model, s, n_threads, counts, &layers);
+    progress bar = progress_begin("layers");
+    status st = tables_append_layers(l, &model, s, n_threads, &bar, counts, &layers);
+    progress_end(&bar);
     if (st == STATUS_OK) varve_append_classes(counts, &layers);
     if (st == STATUS_OK) kv_tables_append(&shape, layers.data, layers.n, out);
     free(layers.data);

@@ -124,14 +124,15 @@ static char *fetch_layer_before(const calibration *c, comm *ranks) {
 
 /* The layers of the slice as they stand in the file. before: the last layer of the rank before. */
 static status append_layers(const calibration *c, const model_config *m, const char *before,
-                            const double *importance, int n_threads, varve_counts *counts, text_buffer *out) {
+                            const double *importance, int n_threads, progress *bar, varve_counts *counts,
+                            text_buffer *out) {
     float *frequencies = mem_new((size_t)m->head_dim / 2, sizeof *frequencies), factor;
     rope_inverse_frequencies(m, frequencies, &factor);
     const table_model shape = {m->n_layers, m->n_kv_heads, m->head_dim, importance, frequencies};
     const table_samples samples = {
         c->type, c->slice.first_layer, c->slice.last_layer, c->n_tokens, c->context, c->samples, before};
     assert(c->n_tokens == c->n_all);
-    status st = tables_append_layers(c->linear, &shape, &samples, n_threads, counts, out);
+    status st = tables_append_layers(c->linear, &shape, &samples, n_threads, bar, counts, out);
     free(frequencies);
     return status_at(st, "--sample");
 }
@@ -229,7 +230,10 @@ int command_calibrate(comm *c, const options *o) {
         char *before = fetch_layer_before(&k, c);
         double *importance = mem_new((size_t)engine_config(e)->n_layers * N_KV_PARTS, sizeof *importance);
         sensitivity_importance(k.sensitivity, c, importance);
-        st = append_layers(&k, engine_config(e), before, importance, run_threads(c, o), counts, &mine);
+        progress bar = progress_begin("layers"); /* rank 0 has as many as others, about */
+        st = append_layers(&k, engine_config(e), before, importance, run_threads(c, o),
+                           is_first ? &bar : NULL, counts, &mine);
+        progress_end(&bar);
         free(importance);
         free(before);
         if (!comm_any_failed(c, &st)) {

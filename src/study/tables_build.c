@@ -58,16 +58,22 @@ size_t tables_layer_memory(size_t n_elements) {
 }
 
 status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
-                            varve_counts *counts, text_buffer *out) {
+                            progress *bar, varve_counts *counts, text_buffer *out) {
     const int n = s->last_layer - s->first_layer;
     status st = check_samples(m, s);
     if (st != STATUS_OK) return st;
     text_buffer *layers = mem_new((size_t)n, sizeof *layers);
     varve_counts *each = mem_new((size_t)n, sizeof *each);
+    int n_made = 0;
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
     for (int i = 0; i < n; i++) {
         append_layer(l, m, s, s->first_layer + i, &each[i], &layers[i]);
         alive_say();
+#pragma omp critical(tables_progress)
+        {
+            n_made++;
+            if (bar) progress_update(bar, n_made, n, "made tables of %d of %d layers", n_made, n);
+        }
     }
     for (int i = 0; i < n; i++) {
         varve_counts_add(&each[i], counts);

@@ -333,11 +333,14 @@ static void not_finite(void) {
         varve_counts *counts = mem_new(1, sizeof *counts);
         text_buffer out = {0};
         if (i < 2) elements[(2 * N_KV_PARTS + 1) * TOKENS * 16 + 5] = bad[i];
-        status st = tables_append_layers(l, &m, &samples, 2, counts, &out);
+        progress bar = progress_begin("layers");
+        bar.last -= 60; /* it is time for a line */
+        status st = tables_append_layers(l, &m, &samples, 2, &bar, counts, &out);
         if (i < 2)
             CHECK_REFUSED(st, "layer 2 are not finite");
         else
             CHECK_OK(st);
+        CU_ASSERT_EQUAL(bar.shown, i == 2);
         free(elements);
         free(counts);
         free(out.data);
