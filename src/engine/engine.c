@@ -277,8 +277,7 @@ static bool take_notes(engine *e) {
             continue;
         }
         e->stop_wanted = e->stop_wanted || n->kind == NOTE_STOP;
-        if (n->kind == NOTE_LOADED || n->kind == NOTE_LOADING || n->kind == NOTE_FETCHED)
-            engine_take_load(e, n, rank);
+        if (n->kind != NOTE_STOP) engine_take_load(e, n, rank);
         free(n);
     }
     return any;
@@ -346,11 +345,20 @@ static void await_last_notes(engine *e) {
         if (!take_notes(e)) engine_wait(e, begin, "the end of loads");
 }
 
+/* Of loads that the ranks gave up when they were stopped. Nobody but the log wants to know. */
+static void await_log(engine *e) {
+    const double begin = clock_seconds();
+    while (e->options.keeps_load_log && e->n_loads_told < e->n_loads * comm_size(e->worker.comm))
+        if (!take_notes(e)) engine_wait(e, begin, "what became of loads");
+}
+
 void engine_stop(engine *e) {
     assert(e->n_issued == 0);
     await_last_notes(e);
     begin_step(e, STEP_STOP);
+    e->has_stopped = true;
     send_step(e);
+    await_log(e);
 }
 
 /* ---- saving ---- */

@@ -154,7 +154,8 @@ typedef struct engine_loads {
 
 engine_loads engine_get_loads(const engine *e);
 
-/* Where options.keeps_load_log: the loads that ended. Rank 0. Local. */
+/* Where options.keeps_load_log: the loads that ended, and, after engine_stop, those that it gave up. Rank 0.
+ * Local. */
 const load_log *engine_log_of_loads(const engine *e);
 
 /* Sessions with cached tokens that are not loaded yet. Local. */

@@ -12,7 +12,8 @@ void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens) {
     slot_load *load = &e->loads[slot];
     const int n_ranks = comm_size(e->worker.comm);
     load->session = s;
-    load->prompt = s->id;
+    e->load_prompts = mem_grow(e->load_prompts, (size_t)e->n_loads, sizeof *e->load_prompts);
+    e->load_prompts[e->n_loads] = s->id;
     load->number = ++e->n_loads;
     load->is_over = false;
     load->n_loaded = load->n_coarse = load->n_awaited = 0;
@@ -83,18 +84,24 @@ static void move_edge(engine *e, slot_load *load, int rank, int64_t edge, double
     end_load(e, load);
 }
 
+/* What a rank could not do, as status_text(). */
+static const char *text_of_failure(const engine *e, const note *n, int rank) {
+    status_adopt(n->st, n->text);
+    if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+    return status_text();
+}
+
 /* A rank could not load its part. It is computed, where that may be, and perhaps was before this was known;
  * else the first failure of a run is kept for engine_next. */
 static void fail_load(engine *e, slot_load *load, const note *n, int rank) {
     if (!load->session && !e->options.races_loads) return; /* told by another rank */
-    status_adopt(n->st, n->text);
-    if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+    const char *text = text_of_failure(e, n, rank);
     if (e->options.races_loads) {
-        notice_add("%s: what is cached behind it is computed again", status_text());
+        notice_add("%s: what is cached behind it is computed again", text);
         load->race.is_stuck = true;
         return;
     }
-    if (!e->load_failure) e->load_failure = mem_copy_text(status_text(), strlen(status_text()));
+    if (!e->load_failure) e->load_failure = mem_copy_text(text, strlen(text));
     e->failed_load = load->session;
     load->session = NULL;
     e->n_loading--;
@@ -116,15 +123,18 @@ static void count_coarse(engine *e, slot_load *load, const note *n, int rank) {
     if (load->n_awaited > 0) load->n_awaited--;
     if (n->st == STATUS_OK) return;
     load->has_failed = true;
-    status_adopt(n->st, n->text);
-    if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
-    notice_add("%s: of what could not be refined, the base stays", status_text());
+    notice_add("%s: of what could not be refined, the base stays", text_of_failure(e, n, rank));
 }
 
 void engine_take_load(engine *e, const note *n, int rank) {
     slot_load *load = &e->loads[n->number];
-    if (n->load != load->number) return;
-    load_log_add(&e->log_of_loads, (const load_record *)(n + 1), n->n_records, rank, load->prompt);
+    const int64_t prompt = e->load_prompts[n->load - 1];
+    const bool is_wanted = n->load == load->number && n->kind != NOTE_DROPPED && !e->has_stopped;
+    e->n_loads_told += n->kind == NOTE_LOADED || n->kind == NOTE_DROPPED;
+    load_log_add(&e->log_of_loads, (const load_record *)(n + 1), n->n_records, rank, prompt);
+    if (!is_wanted && n->st != STATUS_OK && !e->load_failure)
+        notice_add("%s: what is cached behind it was no longer needed", text_of_failure(e, n, rank));
+    if (!is_wanted) return;
     count_coarse(e, load, n, rank);
     if (n->kind == NOTE_FETCHED) return;
     if (n->st != STATUS_OK) fail_load(e, load, n, rank);

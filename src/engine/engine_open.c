@@ -353,6 +353,7 @@ void engine_close(engine *e) {
     free(e->waiting_notes);
     free(e->load_failure);
     free(e->log_of_loads.records);
+    free(e->load_prompts);
     free(e->issued);
     free(e->places);
     free(e->planned);

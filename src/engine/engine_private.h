@@ -10,7 +10,6 @@
 /* A slot that is being loaded, and how far each rank is; and then what refines it, where only bases were. */
 typedef struct slot_load {
     session *session; /* NULL: it is not being loaded */
-    int64_t prompt;   /* its id */
     int64_t number;   /* of this load, counted by all ranks alike */
     int64_t *edges;   /* [ranks] */
     load_race race;
@@ -60,7 +59,9 @@ struct engine {
     session *to_continue;         /* of the event just reported, where it goes on; NULL: none */
     slot_load *loads;             /* by slot */
     int n_loading;                /* slots */
-    int64_t n_loads;              /* begun so far */
+    int64_t n_loads;              /* begun so far, */
+    int64_t *load_prompts;        /* [n_loads] for whom, a session's id; */
+    int64_t n_loads_told;         /* and of which a rank told the end, counted for each rank */
     int64_t n_unloaded;           /* sessions */
     double seconds_per_row;       /* of the last step of many rows; 0: there was none */
     double last_reply;            /* by the clock */
@@ -72,7 +73,7 @@ struct engine {
     bool reported_load_failure;
     note **waiting_notes;
     int n_waiting_notes;
-    bool is_paused, stop_wanted;
+    bool is_paused, stop_wanted, has_stopped;
     uint64_t model_digest[2];
     int prompt_steps_in_flight;
     double phase_begin;
@@ -84,7 +85,7 @@ struct engine {
 /* All ranks are told to load the first n_tokens of the session into its slot. */
 void engine_begin_load(engine *e, int slot, session *s, int64_t n_tokens);
 
-/* A note of the kinds NOTE_LOADING, NOTE_LOADED and NOTE_FETCHED. */
+/* A note of the kinds NOTE_LOADING, NOTE_LOADED, NOTE_DROPPED and NOTE_FETCHED. */
 void engine_take_load(engine *e, const note *n, int rank);
 
 /* So many rows of the slot's sequence are in a step now: perhaps of one that is being loaded. */

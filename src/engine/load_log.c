@@ -12,7 +12,8 @@
 static const char *const ways[] = {[LOAD_COMPUTED] = "computed",
                                    [LOAD_WHOLE] = "loaded",
                                    [LOAD_ITS_BASE] = "base",
-                                   [LOAD_FAILED] = "failed"};
+                                   [LOAD_FAILED] = "failed",
+                                   [LOAD_DROPPED] = "dropped"};
 
 void load_log_add(load_log *log, const load_record *records, int64_t n, int rank, int64_t prompt) {
     if (n == 0) return;

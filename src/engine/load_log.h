@@ -11,6 +11,7 @@ typedef enum load_way {
     LOAD_WHOLE,
     LOAD_ITS_BASE, /* and then, perhaps, the rest of it */
     LOAD_FAILED,   /* damaged, or beyond --max-distortion */
+    LOAD_DROPPED,  /* not read, as the run ended first, or as layers' windows are behind it */
 } load_way;
 
 /* Plain data: ranks send its bytes to rank 0. */

@@ -76,8 +76,9 @@ const int32_t *loader_tokens(const loader *l, int64_t source) {
 
 /* ---- one after the other, beside the run ---- */
 
-static void tell(const loading *w, note_kind kind, status st, double begin) {
-    const size_t n_records = kind == NOTE_LOADED && w->from->options.keeps_log ? w->n_pieces : 0;
+static void tell(loading *w, note_kind kind, status st, double begin) {
+    const bool is_end = kind == NOTE_LOADED || kind == NOTE_DROPPED;
+    const size_t n_records = is_end && w->from->options.keeps_log ? w->n_pieces : 0;
     const size_t n_bytes = sizeof(note) + n_records * sizeof(load_record);
     note *n = mem_new(n_bytes, 1);
     *n =
@@ -112,7 +113,7 @@ static void fill_slot(loader *l) {
     pthread_mutex_unlock(&l->lock);
     const double begin = clock_seconds();
     const status st = loader_advise(loading_run(w));
-    tell(w, NOTE_LOADED, st, begin);
+    tell(w, atomic_load(&l->source.is_closing) ? NOTE_DROPPED : NOTE_LOADED, st, begin);
     pthread_mutex_lock(&l->lock);
     l->first = w->next;
     atomic_fetch_sub(&l->source.n_waiting, 1);
@@ -155,6 +156,8 @@ static void *load_beside(void *arg) {
         else
             pthread_cond_wait(&l->changed, &l->lock);
     }
+    while (l->source.options.keeps_log && l->first) /* what of it nobody will read */
+        fill_slot(l);
     pthread_mutex_unlock(&l->lock);
     return NULL;
 }
@@ -240,13 +243,18 @@ static void free_all(loading *list) {
     }
 }
 
-void loader_close(loader *l) {
-    if (!l) return;
+void loader_stop(loader *l) {
     pthread_mutex_lock(&l->lock);
     atomic_store(&l->source.is_closing, true);
     pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->lock);
     if (l->has_thread) pthread_join(l->thread, NULL);
+    l->has_thread = false;
+}
+
+void loader_close(loader *l) {
+    if (!l) return;
+    loader_stop(l);
     free_all(l->first);
     free_all(l->coarse);
     free_all(l->fetched);

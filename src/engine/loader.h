@@ -18,7 +18,11 @@ typedef struct loader loader;
 status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, slice s,
                    const load_options *options, kv_cache *kv, mailbox *notes, loader **out);
 
-/* What is being loaded is given up. NULL is fine. Local. */
+/* What is being loaded is given up, and told by NOTE_DROPPED: with keeps_log, of what was not begun, too.
+ * Nothing is begun any more. Local. */
+void loader_stop(loader *l);
+
+/* The same, if it was not stopped. NULL is fine. Local. */
 void loader_close(loader *l);
 
 /* Take the order of a STEP_LOAD: fill each extent's slot from position 0 on, from the manifest's sequence

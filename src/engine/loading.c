@@ -407,7 +407,10 @@ status loading_run(loading *w) {
     return w->st == STATUS_OK ? STATUS_OK : status_adopt(w->st, w->text);
 }
 
-void loading_describe(const loading *w, load_record *out) {
+void loading_describe(loading *w, load_record *out) {
+    pthread_rwlock_rdlock(&w->writing);
+    const int64_t left_out = w->left_out;
+    pthread_rwlock_unlock(&w->writing);
     for (size_t i = 0; i < w->n_pieces; i++) {
         const load_piece *p = &w->pieces[i];
         const kv_chunk c = chunk_of(w, p).chunk;
@@ -417,7 +420,7 @@ void loading_describe(const loading *w, load_record *out) {
             .last_layer = c.first_layer + c.n_layers - 1,
             .first_part = (int32_t)c.part,
             .last_part = (int32_t)c.part + c.n_parts - 1,
-            .way = p->way,
+            .way = p->way == LOAD_COMPUTED && p->pos0 + p->n_rows > left_out ? LOAD_DROPPED : p->way,
             .first_pos = p->pos0,
             .last_pos = p->pos0 + p->n_rows - 1,
             .bytes = is_read

@@ -87,7 +87,7 @@ void loading_free(loading *w);
 status loading_run(loading *w);
 
 /* What became of each of its n_pieces: [n_pieces]. */
-void loading_describe(const loading *w, load_record *out);
+void loading_describe(loading *w, load_record *out);
 
 /* Fetch what refines the coarse pieces, until another load waits. What is damaged stays coarse: the failure
  * tells the first of it. */

@@ -10,6 +10,7 @@
 typedef enum note_kind {
     NOTE_LOADING, /* those of the slot `number` from `edge` on are in this rank's pages */
     NOTE_LOADED,  /* all cached positions of the slot are, but for those that were left out */
+    NOTE_DROPPED, /* instead, as the run ends: the load is given up, whatever there was of it */
     NOTE_FETCHED, /* what refines the slot is there, and waits for STEP_REFINE */
     NOTE_SEGMENT, /* this rank's segment of save `number` is on the disk */
     NOTE_LOGITS,  /* of one sequence of save `number`: float32 [vocab_size] follow the note */
@@ -21,13 +22,13 @@ typedef struct note {
     status st; /* not STATUS_OK: `text` says why it could not be done */
     char text[STATUS_TEXT_BYTES];
     int64_t number;
-    int64_t load, edge; /* NOTE_LOADING, NOTE_LOADED, NOTE_FETCHED: which load, from 1; and NOTE_LOADING */
+    int64_t load, edge; /* of notes of loads: which one, from 1; and NOTE_LOADING */
     int64_t
         n_coarse; /* NOTE_LOADED: chunks of which only the base was loaded, so that NOTE_FETCHED follows, */
     int64_t coarse_end, coarse_tokens; /* the last of their positions, and how many there are */
-    int64_t n_records;                 /* NOTE_LOADED: of load_log.h, which follow the note; 0: nobody asks */
-    double idle_share;                 /* NOTE_LOADING: of its time in which processors were free */
-    int32_t extent;                    /* NOTE_LOGITS: of the save's extents */
-    segment_info segment;              /* NOTE_SEGMENT */
-    double seconds;                    /* that it took, without rests */
+    int64_t n_records; /* NOTE_LOADED, NOTE_DROPPED: of load_log.h, which follow the note; 0: nobody asks */
+    double idle_share; /* NOTE_LOADING: of its time in which processors were free */
+    int32_t extent;    /* NOTE_LOGITS: of the save's extents */
+    segment_info segment; /* NOTE_SEGMENT */
+    double seconds;       /* that it took, without rests */
 } note;

@@ -61,6 +61,7 @@ bool worker_run_step(worker *w, pipeline_slot *slot) {
     pipeline_forward(w->pipe, slot);
     if (w->step.kind == STEP_LOAD) begin_loads(w);
     if (w->step.kind == STEP_REFINE) refine(w);
+    if (w->step.kind == STEP_STOP && w->loader) loader_stop(w->loader);
     if (w->step.kind == STEP_HURRY) saver_hurry(w->saver);
     if (w->step.kind == STEP_SAVE) {
         region before = trace_enter(&w->trace, REGION_SAVE);

@@ -26,6 +26,10 @@ save() {
     check 'a snapshot: segments' "$(n_segments_of "$saved")" [ "$(n_segments_of "$saved")" -ge 12 ]
     generate 1 --prompt-file "$all/text" --max-tokens 40 --ignore-eos --temperature 0
     expect 'never stopped' 0 && cp "$temp/out" "$all/whole"
+    awk 'BEGIN { ORS = "\\n" } { gsub(/["\\]/, "\\\\&"); print }' "$all/text" >"$all/escaped"
+    for n in 1 2; do
+        printf '{"id": %d, "prompt": "%s", "max_tokens": 40}\n' $n "$(cat "$all/escaped")"
+    done >"$all/twice.jsonl"
 }
 
 resume() { # resume NP DIR OPTIONS...
@@ -105,6 +109,7 @@ log() {
     for np in $some; do
         check_log $np 4000 loaded
         check_log $np 30 computed
+        check_stopped_log $np
     done
     generate 1 --prompt x --load-log "$temp/log.csv"
     refused '--load-log alone' 2 '--load-log is for --resume'
@@ -114,7 +119,22 @@ check_log() { # check_log NP KBYTES WAY: over a link of that speed, so that some
     np=$1 title="a log, $1 ranks, $3"
     resume $np "$saved" --load auto --io-bandwidth $(($2 / np))K --load-log "$temp/log.csv"
     ends_as "$title" 0 "$all/whole"
-    awk -F, -v n="$(cached)" -v computed="$(computed)" -v way="$3" '
+    check_chunks "$title" "$3"
+}
+
+# Of a run that ends before all is there, two lines that are loaded one after the other: what of them was dropped.
+check_stopped_log() { # check_stopped_log NP
+    title="a log, $1 ranks, stopped"
+    rm -rf "$temp/stopped.kvs" "$temp/o"
+    generate $1 --input "$all/twice.jsonl" --output "$temp/o" --sequences 2 --resume "$saved" --load full \
+        --io-bandwidth 50K --max-time 0.01s --save "$temp/stopped.kvs" --load-log "$temp/log.csv"
+    expect "$title" 75 || return
+    check_chunks "$title" dropped
+}
+
+check_chunks() { # check_chunks NAME WAY: of all that is cached, by each rank its own layers, some in this way
+    title=$1
+    awk -F, -v n="$(cached)" -v computed="$(computed)" -v way="$2" '
         NR == 1 { for (i = 1; i <= NF; i++) of[$i] = i; next }
         {
             for (l = $of["first_layer"]; l <= $of["last_layer"]; l++) {
