@@ -52,6 +52,10 @@ double load_race_seconds_left(const load_race *r, double now) {
     return silent > r->block_seconds ? n_blocks * block : n_blocks * block - silent;
 }
 
+double load_race_seconds_to_meet(double load_seconds, double n_positions, double computed_per_second) {
+    return load_seconds * n_positions / (n_positions + load_seconds * computed_per_second);
+}
+
 int load_race_rows(const load_race *r, double now, double seconds_per_row, int n_in_flight, int most) {
     const double left = (double)(r->edge - r->n_computed), load = load_race_seconds_left(r, now);
     const double spare = load * r->idle_share - n_in_flight * seconds_per_row; /* for what is begun now */

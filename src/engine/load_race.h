@@ -29,6 +29,10 @@ void load_race_move(load_race *r, int64_t edge, double now);
  * than before, it takes as long again, at least. */
 double load_race_seconds_left(const load_race *r, double now);
 
+/* Until they meet, where loading the positions between them would take so many seconds, and computing goes on
+ * with so many a second. */
+double load_race_seconds_to_meet(double load_seconds, double n_positions, double computed_per_second);
+
 /* How many rows to compute next, `most` at most, so that they are ready about when what is behind them is
  * loaded. 0: loading will be there sooner. seconds_per_row: of computing, 0 where it is not known, and a few
  * rows tell; n_in_flight: rows that are being computed. */

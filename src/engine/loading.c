@@ -9,6 +9,7 @@
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
+#include "src/engine/load_race.h"
 #include "src/engine/notes.h"
 
 /* What a chunk of a segment holds of a loading: rows [row0, row0 + n_rows) are positions from pos0 on. */
@@ -61,6 +62,14 @@ void loading_leave(loading *w, int64_t pos) {
         pthread_rwlock_unlock(&w->writing);
         if (waits) usleep(PAUSE_US);
     }
+}
+
+/* Positions below are, or will be, computed. */
+static int64_t first_left(loading *w) {
+    pthread_rwlock_rdlock(&w->writing);
+    const int64_t pos = w->left_out;
+    pthread_rwlock_unlock(&w->writing);
+    return pos;
 }
 
 static bool is_given_up(const loading *w) {
@@ -223,21 +232,31 @@ static status check_distortion(const loading *w, segment *from, int64_t chunk, k
         from, chunk);
 }
 
-/* How much of the next piece is loaded: all, unless at the pace of what was read so far, all of what is left
- * would come too late, and its base is not beyond what is allowed. What is computed meanwhile is not counted
- * on. */
-static kv_planes choose_planes(const loading *w, const load_piece *p) {
+/* Until all is there, as it looks when `now` seconds are over: of what is left, which has about as many bytes
+ * for each position, nothing is read that is computed, and computing and reading meet at the pace of both so
+ * far. */
+static double seconds_left(loading *w, const load_piece *p, double now) {
+    const load_options *o = &w->from->options;
+    const double n_read = (double)atomic_load(&w->bytes_read);
+    const double known = o->bytes_per_second > 0 ? 1 / o->bytes_per_second : 0;
+    const double pace = n_read > 0 ? now / n_read : known; /* seconds a byte */
+    const int64_t end = p->pos0 + p->n_rows, computed = first_left(w), between = end - computed;
+    const double load = pace * (double)atomic_load(&w->bytes_left) * (double)between / (double)end;
+    const double speed = now > 0 ? (double)(computed - w->left_out_before) / now : 0;
+    return between > 0 ? load_race_seconds_to_meet(load, (double)between, speed) : 0;
+}
+
+/* How much of the next piece is loaded: all, unless all of what is left would come too late, and its base is
+ * not beyond what is allowed. */
+static kv_planes choose_planes(loading *w, const load_piece *p) {
     const load_options *o = &w->from->options;
     segment *from = w->segments[p->segment];
     if (o->loads_base == LOADS_NO_BASE || file_bytes(w, p, KV_BASE_ONLY) == file_bytes(w, p, KV_ALL_PLANES))
         return KV_ALL_PLANES;
     if (check_distortion(w, from, p->chunk, KV_BASE_ONLY) != STATUS_OK) return KV_ALL_PLANES;
     if (o->loads_base == LOADS_BASE) return KV_BASE_ONLY;
-    const double now = clock_seconds() - w->begin, n_read = (double)atomic_load(&w->bytes_read);
-    const double known = o->bytes_per_second > 0 ? 1 / o->bytes_per_second : 0;
-    const double pace = n_read > 0 ? now / n_read : known; /* seconds a byte */
-    return pace * (double)atomic_load(&w->bytes_left) > o->deadline_seconds - now ? KV_BASE_ONLY
-                                                                                  : KV_ALL_PLANES;
+    const double now = clock_seconds() - w->begin;
+    return seconds_left(w, p, now) > o->deadline_seconds - now ? KV_BASE_ONLY : KV_ALL_PLANES;
 }
 
 /* By this thread, straight into pages, or over `elements`: codecs other than kvarve's, and what refines a
@@ -399,6 +418,7 @@ static void find_coarse(loading *w) {
 
 status loading_run(loading *w) {
     w->begin = w->told_at = clock_seconds();
+    w->left_out_before = first_left(w);
     keep_failure(w, find_pieces(w));
     if (w->st == STATUS_OK && w->n_pieces) move_pieces(w);
     find_coarse(w);
@@ -408,9 +428,7 @@ status loading_run(loading *w) {
 }
 
 void loading_describe(loading *w, load_record *out) {
-    pthread_rwlock_rdlock(&w->writing);
-    const int64_t left_out = w->left_out;
-    pthread_rwlock_unlock(&w->writing);
+    const int64_t left_out = first_left(w);
     for (size_t i = 0; i < w->n_pieces; i++) {
         const load_piece *p = &w->pieces[i];
         const kv_chunk c = chunk_of(w, p).chunk;

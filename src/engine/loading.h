@@ -62,7 +62,8 @@ typedef struct loading {
     int64_t source, n_tokens;
     double begin;                          /* by the clock */
     pthread_rwlock_t writing;              /* to the slot's pages, many at once; alone: of what follows */
-    int64_t left_out;                      /* positions below come from elsewhere */
+    int64_t left_out;                      /* positions below come from elsewhere, */
+    int64_t left_out_before;               /* as it was when this began */
     int64_t device_begin;                  /* a device writes rows from there on; INT64_MAX: it does not */
     atomic_bool is_dropped;                /* nobody wants what is not loaded yet */
     chunk_user user;                       /* of the decoder */

@@ -177,11 +177,22 @@ static void test_stuck(void) {
     CU_ASSERT_EQUAL(load_race_rows(&r, 1.001, 0, 0, CHUNK), 0);
 }
 
+static void test_meeting(void) {
+    CU_ASSERT_DOUBLE_EQUAL(load_race_seconds_to_meet(10, 1000, 0), 10, 1e-9);
+    CU_ASSERT_DOUBLE_EQUAL(load_race_seconds_to_meet(10, 1000, 100), 5, 1e-9); /* as fast as loading */
+    CU_ASSERT_DOUBLE_EQUAL(load_race_seconds_to_meet(10, 1000, 300), 2.5, 1e-9);
+    CU_ASSERT_DOUBLE_EQUAL(load_race_seconds_to_meet(0, 1000, 300), 0, 1e-9);
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"traces of a link", test_traces},       {"a quick link", test_quick},
-        {"slow computing", test_slow_computing}, {"a short load", test_short},
-        {"a load that fails", test_stuck},       CU_TEST_INFO_NULL,
+        {"traces of a link", test_traces},
+        {"a quick link", test_quick},
+        {"slow computing", test_slow_computing},
+        {"a short load", test_short},
+        {"a load that fails", test_stuck},
+        {"where they meet", test_meeting},
+        CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "load_race", tests);
 }

@@ -373,8 +373,8 @@ static void left_out(void) {
     free(s.bytes);
 }
 
-/* What refines all chunks of this rank, in the files. */
-static double rest_bytes(const snapshot *s) {
+/* All chunks of this rank in the files, or what refines them. */
+static double file_bytes(const snapshot *s, bool is_all) {
     double n = 0;
     for (int i = 0; i < 2; i++) {
         segment *opened = NULL;
@@ -383,7 +383,7 @@ static double rest_bytes(const snapshot *s) {
             const int layer = segment_chunk_at(&s->segments[i], e).chunk.first_layer;
             if (layer >= 2 && layer < 9)
                 n += (double)segment_chunk_file_bytes(opened, e, KV_ALL_PLANES) -
-                     (double)segment_chunk_file_bytes(opened, e, KV_BASE_ONLY);
+                     (is_all ? 0 : (double)segment_chunk_file_bytes(opened, e, KV_BASE_ONLY));
         }
         segment_close(opened);
     }
@@ -395,7 +395,7 @@ static void given_up(void) {
     snapshot s = make_snapshot(&fast);
     for (int how = 0; how < 2; how++) {
         const load_options options = {.n_threads = 2, .loads_base = LOADS_BASE, .bytes_per_second = 2e4};
-        const double rest_seconds = rest_bytes(&s) / options.bytes_per_second;
+        const double rest_seconds = file_bytes(&s, false) / options.bytes_per_second;
         rank r = open_rank(&s, &options);
         begin(&r);
         wait_for(&r, NOTE_LOADED);
@@ -429,6 +429,24 @@ static void late(void) {
         CU_ASSERT_EQUAL(look(&r).n_whole, FAST_PIECES);
         close_rank(&r);
     }
+    free(s.bytes);
+}
+
+/* What is computed need not come: all of it would be late, but not the last chunks. The first piece may be
+ * begun before that is told. */
+static void late_but_computed(void) {
+    enum { SECONDS = 3 };
+    snapshot s = make_snapshot(&fast);
+    const load_options options = {.n_threads = 1,
+                                  .loads_base = LOADS_BASE_IF_LATE,
+                                  .bytes_per_second = file_bytes(&s, true) / SECONDS,
+                                  .deadline_seconds = 0.6 * SECONDS};
+    rank r = open_rank(&s, &options);
+    begin(&r);
+    loader_leave(r.loader, SLOT, (N_CHUNKS - 1) * CHUNK);
+    const note loaded = wait_for(&r, NOTE_LOADED);
+    CU_ASSERT(loaded.st == STATUS_OK && loaded.n_coarse <= 1);
+    close_rank(&r);
     free(s.bytes);
 }
 
@@ -476,6 +494,7 @@ int main(int argc, char **argv) {
         {"left out", left_out},
         {"given up", given_up},
         {"late", late},
+        {"late, but computed", late_but_computed},
         {"distortions", distortions},
         CU_TEST_INFO_NULL,
     };
