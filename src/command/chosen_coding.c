@@ -22,9 +22,12 @@ status chosen_coding_find(const options *o, const kv_coding *coding, int n_layer
     if (coded) kv_tables_name(coded->tables_digest, name);
     char *path = o->tables ? mem_copy_text(o->tables, strlen(o->tables)) : file_path(dir, name);
     status st = file_read_all(path, kv_tables_most_bytes, &bytes, &n_bytes);
-    if (st == STATUS_OK) st = chosen_coding_take(coding, bytes, n_bytes, out);
-    if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
-    st = status_at(st, "%s%s", o->tables ? "--tables " : "", path);
+    if (st == STATUS_OK) {
+        st = chosen_coding_take(coding, bytes, n_bytes, out);
+        if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
+        st = status_at(st, "%s", path);
+    }
+    if (o->tables) st = status_at(st, "--tables");
     free(path);
     return st;
 }

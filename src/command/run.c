@@ -1,6 +1,7 @@
 #include "src/command/run.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +17,10 @@
 #include "src/timing/step_costs.h"
 #include "src/tokenizer/config.h"
 #include "src/tokenizer/synth_tokenizer.h"
+
+stop_limits run_stop_limits(const options *o) {
+    return (stop_limits){isnan(o->max_time_seconds) ? INFINITY : o->max_time_seconds, o->stop_file};
+}
 
 int run_say_failure(const comm *c, status st) {
     if (comm_rank(c) == 0) {

@@ -5,6 +5,7 @@
 #include "mpi/comm.h"
 #include "src/command/options.h"
 #include "src/engine/engine.h"
+#include "src/engine/stop.h"
 #include "src/tokenizer/tokenizer.h"
 
 enum { DEFAULT_MAX_TOKENS = 256 }; /* of --max-tokens */
@@ -19,6 +20,9 @@ int command_bench(comm *c, const options *o);
 int command_calibrate(comm *c, const options *o);
 int command_synth(comm *c, const options *o);
 int command_snapshot(comm *c, const options *o);
+
+/* What --max-time and --stop-file say. Local. */
+stop_limits run_stop_limits(const options *o);
 
 /* Print a failure (on rank 0 only) and return its exit code. Local. */
 int run_say_failure(const comm *c, status st);

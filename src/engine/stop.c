@@ -1,5 +1,6 @@
 #include "src/engine/stop.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -114,4 +115,13 @@ const char *stop_reason(const stop_limits *limits, double reserve_seconds) {
         return text;
     }
     return NULL;
+}
+
+status stop_ask(const stop_limits *limits) {
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    pthread_mutex_lock(&lock);
+    const char *why = stop_reason(limits, 0);
+    status st = why ? status_refuse("the run was told to end (%s)", why) : STATUS_OK;
+    pthread_mutex_unlock(&lock);
+    return st;
 }

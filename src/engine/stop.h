@@ -28,5 +28,10 @@ status stop_check(const stop_limits *limits);
  * module's, until the next call. Rank 0. Local. */
 const char *stop_reason(const stop_limits *limits, double reserve_seconds);
 
+/* Refuses, with such a reason, once the run must end. From any thread, on any rank: of signals, this rank's.
+ * Local.
+ */
+status stop_ask(const stop_limits *limits);
+
 /* Seconds since the process started; where the system does not tell, since the first call. Local. */
 double stop_process_seconds(void);

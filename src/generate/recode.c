@@ -44,18 +44,22 @@ void generate_note_lossless(const generation *g, const char *why) {
                dir, text);
 }
 
-/* Rank 0. */
-static bool may_recode(const generation *g, status st) {
-    const manifest *m = checkpoint_committed(g->save);
+static void note_end(generation *g) {
     char why[NOTICE_BYTES];
-    if (m->save_number == 0) return false; /* that nothing is saved is said */
+    snprintf(why, sizeof why, "the run was told to end (%s)", g->stop_reason);
+    generate_note_lossless(g, why);
+}
+
+/* Rank 0. */
+static bool may_recode(generation *g, status st) {
+    const manifest *m = checkpoint_committed(g->save);
+    if (m->save_number == 0 || m->n_rows == 0) return false; /* that nothing is saved is said */
     if (st != STATUS_OK)
-        generate_note_lossless(g, "the run did not come to its end");
-    else if (g->stop_reason) {
-        snprintf(why, sizeof why, "the run was told to end (%s)", g->stop_reason);
-        generate_note_lossless(g, why);
-    } else if (own_tables_check(m) != STATUS_OK)
-        generate_note_lossless(g, status_text());
+        generate_note_lossless(g, "the run failed");
+    else if (g->stop_reason)
+        note_end(g);
+    else if (own_tables_check(m) != STATUS_OK)
+        notice_add("%s stays lossless: %s", g->options->save, status_text());
     else
         return true;
     return false;
@@ -63,8 +67,9 @@ static bool may_recode(const generation *g, status st) {
 
 /* Rank 0. */
 static void tell(generation *g, const compact_figures *f, const char *coding) {
-    notice_add("%s: coded anew by %s: its files had %.1f MiB and have %.1f MiB", g->options->save, coding,
-               mem_mib((uint64_t)f->before.file_bytes), mem_mib((uint64_t)f->now.file_bytes));
+    notice_add("%s: coded anew by %s: its files had %.1f MiB and have %.1f MiB, %.1f of them tables",
+               g->options->save, coding, mem_mib((uint64_t)f->before.file_bytes),
+               mem_mib((uint64_t)f->now.file_bytes), mem_mib((uint64_t)f->now.tables_bytes));
     snprintf(g->summary.saved_codec, sizeof g->summary.saved_codec, "%s", coding);
     g->summary.recoded_bytes = f->now.file_bytes;
 }
@@ -88,6 +93,11 @@ status generate_recode(generation *g, comm *c, engine *e, status st) {
     st = snapshot_compact(c, &as, run_threads(c, &as), &figures);
     trace_enter(t, before);
     g->summary.end_save_seconds += t->seconds[REGION_SAVE] - seconds;
+    if (st != STATUS_OK && comm_rank(c) == 0) g->stop_reason = stop_reason(&g->limits, 0);
+    bool is_told = st != STATUS_OK && g->stop_reason;
+    comm_broadcast(c, &is_told, sizeof is_told, 0);
+    if (is_told && comm_rank(c) == 0) note_end(g);
+    if (is_told) return STATUS_OK;
     if (st != STATUS_OK)
         return status_fail(
             "%s stays lossless, as coding it anew failed (%s): kvarve snapshot recode %s --codec %s "

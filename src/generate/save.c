@@ -112,7 +112,7 @@ static status flush_results(void *context) {
 
 status generate_open_save(generation *g) {
     const options *o = g->options;
-    g->limits = (stop_limits){isnan(o->max_time_seconds) ? INFINITY : o->max_time_seconds, o->stop_file};
+    g->limits = run_stop_limits(o);
     status st = stop_check(&g->limits);
     if (st != STATUS_OK || !o->save) return st;
     const checkpoint_run run = {

@@ -277,11 +277,14 @@ static status compact(comm *c, const options *o) {
     const double begin = clock_seconds();
     compact_figures f;
     status st = snapshot_compact(c, o, run_threads(c, o), &f);
-    if (st == STATUS_OK && comm_rank(c) == 0)
-        printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB; %lld of %lld rows kept; %.3f s\n",
-               o->dir, (long long)f.before.n_segments, (double)f.before.file_bytes / mib,
-               (long long)f.now.n_segments, (double)f.now.file_bytes / mib, (long long)f.now.n_rows,
-               (long long)f.before.n_rows, clock_seconds() - begin);
+    if (st != STATUS_OK || comm_rank(c) != 0) return st;
+    char tables[64] = "";
+    if (f.now.tables_bytes)
+        snprintf(tables, sizeof tables, ", %.1f of them tables", (double)f.now.tables_bytes / mib);
+    printf("%s: %lld segments of %.1f MiB are now %lld of %.1f MiB%s; %lld of %lld rows kept; %.3f s\n",
+           o->dir, (long long)f.before.n_segments, (double)f.before.file_bytes / mib,
+           (long long)f.now.n_segments, (double)f.now.file_bytes / mib, tables, (long long)f.now.n_rows,
+           (long long)f.before.n_rows, clock_seconds() - begin);
     return st;
 }
 

@@ -5,13 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <time.h>
 
+#include "io/files.h"
 #include "io/snapshot/snapshot_lock.h"
 #include "io/snapshot/snapshot_tables.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
 #include "src/command/chosen_coding.h"
+#include "src/command/run.h"
 #include "src/snapshot/own_tables.h"
 
 /* Rows [row0, row0 + n_rows) are needed, and become rows from new_row0 on. */
@@ -30,6 +33,7 @@ typedef struct piece {
 /* What is needed, and where this rank's layers of it are. */
 typedef struct compaction {
     const manifest *m;
+    stop_limits limits;
     live_range *live;       /* [n_live], in order of rows */
     int64_t n_live, n_rows; /* rows: after the compaction */
     piece *pieces;          /* [n_pieces], in order of new rows; together they tile the layers' rows */
@@ -137,7 +141,7 @@ static status read_new(void *context, const kv_chunk *chunk, int64_t row0, void 
         else
             low = middle + 1;
     }
-    status st = STATUS_OK;
+    status st = stop_ask(&k->limits);
     for (; st == STATUS_OK && low < k->n_pieces && k->pieces[low].new_row0 < row0 + chunk->shape.n_tokens;
          low++)
         st = read_piece(&k->pieces[low], chunk, row0, out);
@@ -229,7 +233,7 @@ static status read_coding(compaction *k, const options *o, int n_threads) {
         st = chosen_coding_find(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, o->dir,
                                 manifest_find_coded(m), &k->chosen);
     if (st != STATUS_OK || kv_codec_is_exact(given.codec) || k->chosen.tables) return st;
-    st = own_tables_make(o->dir, m, n_threads, &bytes, &n_bytes);
+    st = own_tables_make(o->dir, m, n_threads, &k->limits, &bytes, &n_bytes);
     return st == STATUS_OK ? chosen_coding_take(&given, bytes, n_bytes, &k->chosen) : st;
 }
 
@@ -310,8 +314,24 @@ static int64_t sum_bytes(const segment_info *segments, int64_t n) {
     return bytes;
 }
 
-static compact_size size_of(const manifest *m) {
-    return (compact_size){m->n_segments, sum_bytes(m->segments, m->n_segments), m->n_rows};
+/* With the tables that its segments need, which are the same mostly. */
+static compact_size size_of(const char *dir, const manifest *m) {
+    compact_size size = {m->n_segments, sum_bytes(m->segments, m->n_segments), 0, m->n_rows};
+    for (int64_t i = 0; i < m->n_segments; i++) {
+        const uint64_t digest = m->segments[i].tables_digest;
+        char name[KV_TABLES_NAME_BYTES];
+        bool is_counted = digest == 0;
+        for (int64_t k = 0; k < i; k++)
+            is_counted |= m->segments[k].tables_digest == digest;
+        if (is_counted) continue;
+        kv_tables_name(digest, name);
+        char *path = file_path(dir, name);
+        struct stat file;
+        if (stat(path, &file) == 0) size.tables_bytes += file.st_size;
+        free(path);
+    }
+    size.file_bytes += size.tables_bytes;
+    return size;
 }
 
 /* Of codecs of two families, whose steps cannot be compared, the files tell. */
@@ -332,7 +352,7 @@ static status check_not_larger(const char *dir, const compaction *k, const segme
 static status commit(const char *dir, const snapshot_lock *lock, manifest *m, const compaction *k,
                      const segment_info *all, int n_ranks, compact_figures *out) {
     const uint64_t digest = tables_digest(k);
-    const compact_size before = size_of(m);
+    const compact_size before = size_of(dir, m);
     status st = check_not_larger(dir, k, all, n_ranks);
     if (st != STATUS_OK) return st;
     replace_segments(m, k, all, n_ranks);
@@ -341,7 +361,7 @@ static status commit(const char *dir, const snapshot_lock *lock, manifest *m, co
     if (st == STATUS_OK && k->chosen.tables)
         st = snapshot_tables_put(dir, digest, k->chosen.bytes, k->chosen.n_bytes);
     if (st == STATUS_OK) st = manifest_write(dir, m);
-    if (st == STATUS_OK) *out = (compact_figures){before, size_of(m)};
+    if (st == STATUS_OK) *out = (compact_figures){before, size_of(dir, m)};
     return st;
 }
 
@@ -399,7 +419,7 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
 /* Collective. */
 static status compact_locked(comm *c, const options *o, const snapshot_lock *lock, int n_threads, manifest *m,
                              compact_figures *out) {
-    compaction k = {.m = m};
+    compaction k = {.m = m, .limits = run_stop_limits(o)};
     status st = choose_coding(c, &k, o, n_threads);
     if (st == STATUS_OK) st = write_new(c, o, lock, n_threads, &k, m, out);
     free(k.live);

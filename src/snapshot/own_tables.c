@@ -91,7 +91,7 @@ size_t own_tables_memory(dtype type, int n_layers, int n_kv_heads, int head_dim,
 }
 
 static status append_tables(const linear *l, const manifest *m, const table_samples *s, int n_threads,
-                            text_buffer *out) {
+                            const stop_limits *limits, text_buffer *out) {
     const kv_tables_shape shape = {
         m->n_layers, m->n_kv_heads, m->head_dim, {m->model_digest[0], m->model_digest[1]}};
     double *importance = mem_new((size_t)m->n_layers * N_KV_PARTS, sizeof *importance);
@@ -102,7 +102,7 @@ static status append_tables(const linear *l, const manifest *m, const table_samp
     varve_counts *counts = mem_new(1, sizeof *counts);
     text_buffer layers = {0};
     progress bar = progress_begin("layers");
-    status st = tables_append_layers(l, &model, s, n_threads, &bar, counts, &layers);
+    status st = tables_append_layers(l, &model, s, n_threads, limits, &bar, counts, &layers);
     progress_end(&bar);
     if (st == STATUS_OK) varve_append_classes(counts, &layers);
     if (st == STATUS_OK) kv_tables_append(&shape, layers.data, layers.n, out);
@@ -122,7 +122,8 @@ status own_tables_check(const manifest *m) {
                          (long long)n, FEWEST_TOKENS);
 }
 
-status own_tables_make(const char *dir, const manifest *m, int n_threads, char **bytes, size_t *n_bytes) {
+status own_tables_make(const char *dir, const manifest *m, int n_threads, const stop_limits *limits,
+                       char **bytes, size_t *n_bytes) {
     const linear *l = NULL;
     status st = status_at(own_tables_check(m), "%s", dir);
     if (st == STATUS_OK) st = linear_load(&l);
@@ -137,7 +138,7 @@ status own_tables_make(const char *dir, const manifest *m, int n_threads, char *
     const table_samples s = {m->type, 0, m->n_layers, n, n, elements, NULL};
     text_buffer file = {0};
     st = read_samples(dir, m, q, &s, elements);
-    if (st == STATUS_OK) st = status_at(append_tables(l, m, &s, n_threads, &file), "%s", dir);
+    if (st == STATUS_OK) st = status_at(append_tables(l, m, &s, n_threads, limits, &file), "%s", dir);
     free(elements);
     if (st != STATUS_OK) return st;
     *bytes = file.data;

@@ -132,7 +132,7 @@ static status append_layers(const calibration *c, const model_config *m, const c
     const table_samples samples = {
         c->type, c->slice.first_layer, c->slice.last_layer, c->n_tokens, c->context, c->samples, before};
     assert(c->n_tokens == c->n_all);
-    status st = tables_append_layers(c->linear, &shape, &samples, n_threads, bar, counts, out);
+    status st = tables_append_layers(c->linear, &shape, &samples, n_threads, NULL, bar, counts, out);
     free(frequencies);
     return status_at(st, "--sample");
 }

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "kernels/convert.h"
 #include "src/base/alive.h"
@@ -58,29 +59,34 @@ size_t tables_layer_memory(size_t n_elements) {
 }
 
 status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
-                            progress *bar, varve_counts *counts, text_buffer *out) {
+                            const stop_limits *limits, progress *bar, varve_counts *counts,
+                            text_buffer *out) {
     const int n = s->last_layer - s->first_layer;
     status st = check_samples(m, s);
     if (st != STATUS_OK) return st;
     text_buffer *layers = mem_new((size_t)n, sizeof *layers);
     varve_counts *each = mem_new((size_t)n, sizeof *each);
+    char why[STATUS_TEXT_BYTES];
     int n_made = 0;
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
     for (int i = 0; i < n; i++) {
-        append_layer(l, m, s, s->first_layer + i, &each[i], &layers[i]);
+        const status asked = limits ? stop_ask(limits) : STATUS_OK;
+        if (asked == STATUS_OK) append_layer(l, m, s, s->first_layer + i, &each[i], &layers[i]);
         alive_say();
 #pragma omp critical(tables_progress)
         {
-            n_made++;
+            n_made += asked == STATUS_OK;
+            if (asked != STATUS_OK) memcpy(why, status_text(), sizeof why);
+            if (asked != STATUS_OK) st = asked;
             if (bar) progress_update(bar, n_made, n, "made tables of %d of %d layers", n_made, n);
         }
     }
     for (int i = 0; i < n; i++) {
         varve_counts_add(&each[i], counts);
-        text_append(out, layers[i].data, layers[i].n);
+        if (layers[i].n) text_append(out, layers[i].data, layers[i].n);
         free(layers[i].data);
     }
     free(layers);
     free(each);
-    return STATUS_OK;
+    return st == STATUS_OK ? STATUS_OK : status_adopt(st, why);
 }

@@ -4,6 +4,7 @@
 
 #include "io/codec/kv_tables.h"
 #include "src/command/progress.h"
+#include "src/engine/stop.h"
 #include "src/study/varve_build.h"
 
 /* K and V of layers [first_layer, last_layer), of windows of so many tokens, each of which begins at position
@@ -28,6 +29,7 @@ size_t tables_layer_memory(size_t n_elements);
 
 /* Append these layers as they stand in a file, computed side by side; add to the counts, from which the
  * classes behind the last layer are made (varve_append_classes). Refuses samples that are not all finite,
- * naming the layer. The bar, of layers, shows how far it is; NULL: nobody asks. */
+ * naming the layer, and as stop_ask does (NULL: nothing ends it), between two layers. The bar, of layers,
+ * shows how far it is; NULL: nobody asks. */
 status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
-                            progress *bar, varve_counts *counts, text_buffer *out);
+                            const stop_limits *limits, progress *bar, varve_counts *counts, text_buffer *out);

@@ -335,7 +335,7 @@ static void not_finite(void) {
         if (i < 2) elements[(2 * N_KV_PARTS + 1) * TOKENS * 16 + 5] = bad[i];
         progress bar = progress_begin("layers");
         bar.last -= 60; /* it is time for a line */
-        status st = tables_append_layers(l, &m, &samples, 2, &bar, counts, &out);
+        status st = tables_append_layers(l, &m, &samples, 2, NULL, &bar, counts, &out);
         if (i < 2)
             CHECK_REFUSED(st, "layer 2 are not finite");
         else
