@@ -35,8 +35,8 @@ typedef struct decoder_room {
 
 enum { MOST_CHUNKS = 1024 }; /* decoded together */
 
-/* What refines a cache may take its time. */
-static const size_t most_room_bytes[N_CHUNK_LANES] = {(size_t)1 << 30, (size_t)1 << 28};
+/* More chunks at once would come no sooner. */
+static const size_t most_useful_bytes = (size_t)1 << 30;
 
 /* What lies in its own memory, here and there: jobs, and then their verdicts. */
 typedef struct decoder_lane {
@@ -116,7 +116,9 @@ static status open_all(chunk_decoder *d, const manifest *m, const snapshot_table
     return st == STATUS_OK ? d->dev->ops->sync(d->dev) : st;
 }
 
-chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s) {
+chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s,
+                                  size_t most_bytes) {
+    const size_t most = most_bytes < most_useful_bytes ? most_bytes : most_useful_bytes;
     device *dev = kv_cache_device(kv);
     if (!dev->ops->decode_chunks) return NULL;
     chunk_decoder *d = mem_new(1, sizeof *d);
@@ -126,7 +128,7 @@ chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapsho
         pthread_mutex_init(&l->lock, NULL);
         pthread_cond_init(&l->changed, NULL);
         l->last = &l->waiting;
-        l->most_bytes = most_room_bytes[i];
+        l->most_bytes = i == CHUNKS_LOADED ? most / 4 * 3 : most / 4; /* what refines may take its time */
     }
     const status st = open_all(d, m, tables);
     if (st != STATUS_OK)

@@ -29,8 +29,10 @@ typedef struct chunk_user {
     void (*done)(void *self, void *piece, status st, double seconds);
 } chunk_user;
 
-/* Borrows all. NULL: the host decodes. */
-chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s);
+/* For chunks, beside tables, it takes about so many of the device's bytes at most, as they come; one chunk
+ * may be larger. Borrows all. NULL: the host decodes. */
+chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s,
+                                  size_t most_bytes);
 void chunk_decoder_close(chunk_decoder *d); /* nothing is being decoded; NULL is fine */
 
 /* What is decoded in a lane from now on comes behind all operations that are queued. By the thread that

@@ -249,8 +249,10 @@ static status check_save_dir(const char *dir) {
     return STATUS_OK;
 }
 
-/* The ends of the snapshots that this rank writes to and reads from. */
+/* The ends of the snapshots that this rank writes to and reads from. What is decoded on a device may take a
+ * part of what the plan has left free there. */
 static status open_snapshots(engine *e) {
+    enum { DECODER_SHARE = 4 };
     const engine_options *o = &e->options;
     const int rank = comm_rank(e->worker.comm);
     const bool sees_not = e->worker.relay && file_relay_reader(e->worker.relay, rank) != rank;
@@ -264,7 +266,9 @@ static status open_snapshots(engine *e) {
         if (st != STATUS_OK) return st;
     }
     if (!o->load_dir) return STATUS_OK;
+    const uint64_t free_bytes = device_free_bytes(o->device, e->device_index) / (uint64_t)e->device_ranks;
     const load_options how = {.n_threads = o->n_threads,
+                              .device_bytes = (size_t)(free_bytes / DECODER_SHARE),
                               .spares_processors = e->worker.dev->host_memory,
                               .bytes_per_second = o->io_bandwidth,
                               .most_distortion = o->most_distortion,

@@ -65,7 +65,7 @@ status loader_open(const char *dir, const char *manifest_bytes, size_t n_bytes, 
         loader_close(l);
         return loader_advise(st);
     }
-    from->decoder = chunk_decoder_open(kv, &from->manifest, &from->tables, s);
+    from->decoder = chunk_decoder_open(kv, &from->manifest, &from->tables, s, options->device_bytes);
     *out = l;
     return STATUS_OK;
 }

@@ -27,6 +27,7 @@ typedef enum loads_base {
 
 typedef struct load_options {
     int n_threads;
+    size_t device_bytes;     /* of a device's memory, that decoding there may take */
     bool spares_processors;  /* which compute the model */
     double bytes_per_second; /* to be read at most; 0: no limit */
     double most_distortion;  /* that a frame may have measured; 0: no limit */

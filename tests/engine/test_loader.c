@@ -22,6 +22,7 @@ static text_buffer tables_file;
 static kv_tables *tables;
 static comm *ranks;
 static device_kind place = DEVICE_CPU; /* of pages */
+static size_t device_bytes = 1 << 26;  /* for chunks there */
 
 /* Two segments of all rows, of layers [0, 4) and [4, 11), in a snapshot of one sequence. */
 typedef struct snapshot {
@@ -105,7 +106,9 @@ static rank open_rank(const snapshot *from, const load_options *options) {
                             .longest_tokens = 8 * PAGE,
                             .max_rows = PAGE};
     CHECK_OK(kv_cache_open(r.dev, &shape, &r.kv));
-    CHECK_OK(loader_open(from->dir, from->bytes, from->n_bytes, r.slice, options, r.kv, r.notes, &r.loader));
+    load_options with = *options;
+    with.device_bytes = device_bytes;
+    CHECK_OK(loader_open(from->dir, from->bytes, from->n_bytes, r.slice, &with, r.kv, r.notes, &r.loader));
     return r;
 }
 
@@ -238,8 +241,9 @@ static void all_at_once(void) {
  * host decodes. A NOTE says so. */
 static void little_memory(void) {
     static const char *const faults[] = {"decoder-room::always", "decoder-room::3always",
-                                         "decoder-room::2fail"};
-    for (int i = 0; place == DEVICE_CUDA && i < 3; i++) {
+                                         "decoder-room::2fail", NULL};
+    for (int i = 0; place == DEVICE_CUDA && i < 4; i++) {
+        device_bytes = faults[i] ? 1 << 26 : 1; /* a chunk's is had all the same */
         snapshot s = make_snapshot(&fast);
         const load_options options = {.n_threads = 4, .loads_base = LOADS_NO_BASE};
         rank r = open_rank(&s, &options);
@@ -254,6 +258,7 @@ static void little_memory(void) {
         for (int k = 0; k < notice_count(); k++)
             is_told |= strstr(notice_text(k), "little memory to decode what is cached") != NULL;
         CU_ASSERT(is_told);
+        device_bytes = 1 << 26;
         loader_settle(r.loader, SLOT);
         close_rank(&r);
         free(s.bytes);
