@@ -25,9 +25,8 @@ status chosen_coding_find(const options *o, const kv_coding *coding, int n_layer
     if (st == STATUS_OK) {
         st = chosen_coding_take(coding, bytes, n_bytes, out);
         if (st == STATUS_OK) st = kv_tables_check_shape(out->tables, n_layers, n_kv_heads, head_dim);
-        st = status_at(st, "%s", path);
+        st = status_at(st, "%s%s", o->tables ? "--tables " : "", path);
     }
-    if (o->tables) st = status_at(st, "--tables");
     free(path);
     return st;
 }
