@@ -234,8 +234,10 @@ has_saved_result() { # has_saved_result I: this task has saved after it has writ
     "$kvarve" snapshot info "$work/p.shards/$1.kvs" | grep -q '^batch  *[1-9]'
 }
 
-last_decoded() { # last_decoded LOG: tokens that the last run has generated
-    sed -n 's/.*; decode \([0-9]*\) tokens.*/\1/p' "$work/$1" | tail -n 1 | grep . || echo 999999
+last_decoded() { # last_decoded LOG: tokens that the last run has generated; one before may have been killed at its end
+    sed -n '/^== .*: on /{h;d};H;${x;p}' "$work/$1" |
+        sed -n 's/.*; decode \([0-9]*\) tokens.*/\1/p; s/.*nothing is left to compute.*/0/p' | tail -n 1 | grep . ||
+        echo 999999
 }
 
 # In one order, and without the name of the file that a refused line is in.
