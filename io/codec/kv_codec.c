@@ -368,9 +368,8 @@ static status decode_whole(const frame_header *header, const uint8_t *payload, c
     return STATUS_OK;
 }
 
-/* out: NULL, or where rows go. */
-static status decode(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
-                     const kv_chunk *chunk, void *elements, const kv_output *out) {
+status kv_frame_decode_rows(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
+                            const kv_chunk *chunk, void *elements, const kv_output *out) {
     frame_header header;
     varve_plane planes[VARVE_PLANES];
     status st = check_all(frame, n_bytes, is_base, tables, chunk, &header);
@@ -388,17 +387,12 @@ static status decode(const void *frame, size_t n_bytes, bool is_base, const kv_t
 
 status kv_frame_decode(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                        void *elements) {
-    return decode(frame, n_bytes, false, tables, chunk, elements, NULL);
+    return kv_frame_decode_rows(frame, n_bytes, false, tables, chunk, elements, NULL);
 }
 
 status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *tables, const kv_chunk *chunk,
                             void *elements) {
-    return decode(frame, n_bytes, true, tables, chunk, elements, NULL);
-}
-
-status kv_frame_decode_rows(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
-                            const kv_chunk *chunk, void *room, const kv_output *out) {
-    return decode(frame, n_bytes, is_base, tables, chunk, room, out);
+    return kv_frame_decode_rows(frame, n_bytes, true, tables, chunk, elements, NULL);
 }
 
 status kv_frame_make_job(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,

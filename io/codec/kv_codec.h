@@ -70,10 +70,10 @@ status kv_frame_decode_base(const void *frame, size_t n_bytes, const kv_tables *
                             void *elements);
 
 /* The same of a frame, or the base of one, some rows after others: where its codec is one of kvarve's,
- * straight as they are decoded, and what was put before something is refused is worth nothing; others go to
- * room for all elements first. */
+ * straight as they are decoded, and what was put before something is refused is worth nothing; of others all
+ * elements come first. `elements` is room for them. out NULL: they stay there, whatever the codec. */
 status kv_frame_decode_rows(const void *frame, size_t n_bytes, bool is_base, const kv_tables *tables,
-                            const kv_chunk *chunk, void *room, const kv_output *out);
+                            const kv_chunk *chunk, void *elements, const kv_output *out);
 
 /* A frame, or the base of one, for a device to decode (io/codec/varve_device.h), as far as it can be checked
  * here; job->n_tokens is 0 where its codec is not one of kvarve's. */

@@ -140,20 +140,16 @@ status segment_check_chunk(segment *s, int64_t i, const void *bytes) {
     return segment_at_chunk(status_refuse("its checksum is not that of /index: damaged"), s, i);
 }
 
-status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements) {
-    const segment_chunk c = segment_chunk_at(&s->info, i);
-    const bool is_base = n_bytes < s->entries[i].n_bytes;
-    return segment_at_chunk(
-        (is_base ? kv_frame_decode_base : kv_frame_decode)(bytes, n_bytes, s->tables, &c.chunk, elements), s,
-        i);
-}
-
 status segment_decode_rows(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *room,
                            const kv_output *out) {
     const segment_chunk c = segment_chunk_at(&s->info, i);
     const bool is_base = n_bytes < s->entries[i].n_bytes;
     return segment_at_chunk(kv_frame_decode_rows(bytes, n_bytes, is_base, s->tables, &c.chunk, room, out), s,
                             i);
+}
+
+status segment_decode(segment *s, int64_t i, const void *bytes, size_t n_bytes, void *elements) {
+    return segment_decode_rows(s, i, bytes, n_bytes, elements, NULL);
 }
 
 status segment_make_job(segment *s, int64_t i, const void *bytes, size_t n_bytes, text_buffer *to,

@@ -22,6 +22,20 @@ const kv_tables *snapshot_tables_of(const snapshot_tables *t, const segment_info
     return find(t, info->tables_digest);
 }
 
+size_t snapshot_tables_bytes_of(const char *dir, const manifest *m, int64_t i) {
+    const uint64_t digest = m->segments[i].tables_digest;
+    char name[KV_TABLES_NAME_BYTES];
+    struct stat file;
+    if (digest == 0) return 0;
+    for (int64_t k = 0; k < i; k++)
+        if (m->segments[k].tables_digest == digest) return 0;
+    kv_tables_name(digest, name);
+    char *path = file_path(dir, name);
+    const bool is_there = stat(path, &file) == 0;
+    free(path);
+    return is_there ? (size_t)file.st_size : 0;
+}
+
 /* All of a file. */
 static status read_all(const char *dir, file_relay *relay, const char *name, char **bytes, size_t *n) {
     file_reader r = file_reader_of(dir, name, relay);

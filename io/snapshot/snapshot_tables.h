@@ -19,6 +19,10 @@ void snapshot_tables_close(snapshot_tables *t); /* zeroed is fine */
 /* NULL: the segment needs none. */
 const kv_tables *snapshot_tables_of(const snapshot_tables *t, const segment_info *info);
 
+/* The bytes of the file of tables that segment i needs; 0: it needs none, or those of a segment before it, or
+ * they are not there. The sum over all segments is what a snapshot's tables take. */
+size_t snapshot_tables_bytes_of(const char *dir, const manifest *m, int64_t i);
+
 /* Put the bytes of a file of tables into a snapshot, flushed to the disk, unless they are there. Under the
  * snapshot's lock, and before a manifest names them. */
 status snapshot_tables_put(const char *dir, uint64_t digest, const void *bytes, size_t n_bytes);

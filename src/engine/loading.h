@@ -98,5 +98,5 @@ status loading_fetch_rest(loading *w);
 /* Put what was fetched in its place. What cannot be decoded stays coarse, as above. */
 status loading_refine(loading *w);
 
-/* Positions below are computed from now on. From any thread. */
+/* Positions below are computed from now on; waits for what a device writes of them. From any thread. */
 void loading_leave(loading *w, int64_t pos);

@@ -6,6 +6,7 @@
 #include <xxhash.h>
 
 #include "io/files.h"
+#include "io/snapshot/snapshot_tables.h"
 #include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
@@ -76,17 +77,8 @@ status generate_check_weights(const generation *g, const engine *e) {
 static size_t past_tables(const generation *g) {
     size_t n_bytes = 0;
     for (int64_t i = 0; i < g->past.n_segments; i++) {
-        const uint64_t digest = g->past.segments[i].tables_digest;
-        bool is_new = digest != 0;
-        for (int64_t k = 0; k < i; k++)
-            is_new = is_new && g->past.segments[k].tables_digest != digest;
-        char name[KV_TABLES_NAME_BYTES];
-        struct stat info;
-        if (!is_new) continue;
-        kv_tables_name(digest, name);
-        char *path = file_path(g->options->resume, name);
-        if (stat(path, &info) == 0) n_bytes += kv_tables_memory((size_t)info.st_size);
-        free(path);
+        const size_t file_bytes = snapshot_tables_bytes_of(g->options->resume, &g->past, i);
+        if (file_bytes > 0) n_bytes += kv_tables_memory(file_bytes);
     }
     return n_bytes;
 }

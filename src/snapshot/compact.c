@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <time.h>
 
 #include "io/files.h"
@@ -314,22 +313,10 @@ static int64_t sum_bytes(const segment_info *segments, int64_t n) {
     return bytes;
 }
 
-/* With the tables that its segments need, which are the same mostly. */
 static compact_size size_of(const char *dir, const manifest *m) {
     compact_size size = {m->n_segments, sum_bytes(m->segments, m->n_segments), 0, m->n_rows};
-    for (int64_t i = 0; i < m->n_segments; i++) {
-        const uint64_t digest = m->segments[i].tables_digest;
-        char name[KV_TABLES_NAME_BYTES];
-        bool is_counted = digest == 0;
-        for (int64_t k = 0; k < i; k++)
-            is_counted |= m->segments[k].tables_digest == digest;
-        if (is_counted) continue;
-        kv_tables_name(digest, name);
-        char *path = file_path(dir, name);
-        struct stat file;
-        if (stat(path, &file) == 0) size.tables_bytes += file.st_size;
-        free(path);
-    }
+    for (int64_t i = 0; i < m->n_segments; i++)
+        size.tables_bytes += (int64_t)snapshot_tables_bytes_of(dir, m, i);
     size.file_bytes += size.tables_bytes;
     return size;
 }
