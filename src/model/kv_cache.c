@@ -13,26 +13,24 @@ typedef struct page_range {
     int64_t first, end;
 } page_range;
 
-typedef struct kv_group {
+/* What the sequences have of one layer. */
+typedef struct layer_pages {
     int64_t window;
-    int n_layers;
-    int64_t n_pages; /* of each layer */
-    char *pool;
-    int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
-    int64_t n_free;
-    int32_t *n_users;                /* [n_pages]: slots whose tables have the page */
     int32_t *tables, *device_tables; /* [n_slots, table_pages]; one and the same where memory is */
     page_range *slots;
-} kv_group;
+} layer_pages;
 
 struct kv_cache {
     device *dev;
     kv_shape shape;
     size_t page_bytes;
     int64_t table_pages;
-    int n_groups;
-    kv_group *groups;
-    int *group_of, *place_in; /* [n_layers]: its group, and its number there */
+    int64_t n_pages; /* of all layers together */
+    char *pool;
+    int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
+    int64_t n_free;
+    int32_t *n_users; /* [n_pages]: slots whose tables have the page */
+    layer_pages *layers;
     /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
      * a time. */
     device_copy *copy;
@@ -66,40 +64,31 @@ static status open_staging(kv_cache *kv) {
     return st;
 }
 
-static void find_groups(kv_cache *kv) {
-    const kv_shape *s = &kv->shape;
-    kv->groups = mem_new((size_t)s->n_layers, sizeof *kv->groups);
-    kv->group_of = mem_new((size_t)s->n_layers, sizeof *kv->group_of);
-    kv->place_in = mem_new((size_t)s->n_layers, sizeof *kv->place_in);
-    for (int l = 0; l < s->n_layers; l++) {
-        int64_t window = s->windows ? s->windows[l] : 0;
-        int i = 0;
-        while (i < kv->n_groups && kv->groups[i].window != window)
-            i++;
-        if (i == kv->n_groups)
-            kv->groups[kv->n_groups++] = (kv_group){.window = window, .n_pages = kv_pool_pages(s, window)};
-        kv->group_of[l] = i;
-        kv->place_in[l] = kv->groups[i].n_layers++;
+static status open_pool(kv_cache *kv) {
+    void *pool = NULL;
+    for (int l = 0; l < kv->shape.n_layers; l++)
+        kv->n_pages += kv_pool_pages(&kv->shape, kv->layers[l].window);
+    status st = kv->dev->ops->alloc(kv->dev, (size_t)kv->n_pages * kv->page_bytes, &pool);
+    if (st != STATUS_OK) return st;
+    assert(kv->n_pages <= INT32_MAX);
+    kv->pool = pool;
+    kv->free = mem_new((size_t)kv->n_pages, sizeof *kv->free);
+    kv->n_users = mem_new((size_t)kv->n_pages, sizeof *kv->n_users);
+    while (kv->n_free < kv->n_pages) {
+        kv->free[kv->n_free] = (int32_t)(kv->n_pages - 1 - kv->n_free);
+        kv->n_free++;
     }
+    return STATUS_OK;
 }
 
-static status open_group(kv_cache *kv, kv_group *g) {
-    const device_ops *ops = kv->dev->ops;
-    size_t n_entries = (size_t)kv->shape.n_slots * (size_t)kv->table_pages;
-    void *pool = NULL, *tables = NULL;
-    status st = ops->alloc(kv->dev, (size_t)g->n_layers * (size_t)g->n_pages * kv->page_bytes, &pool);
-    g->pool = pool;
-    if (st == STATUS_OK) st = ops->alloc(kv->dev, n_entries * sizeof *g->tables, &tables);
-    g->device_tables = tables;
+static status open_tables(kv_cache *kv, layer_pages *layer) {
+    const size_t n_entries = (size_t)kv->shape.n_slots * (size_t)kv->table_pages;
+    void *tables = NULL;
+    status st = kv->dev->ops->alloc(kv->dev, n_entries * sizeof *layer->tables, &tables);
     if (st != STATUS_OK) return st;
-    g->tables = kv->dev->host_memory ? tables : mem_new(n_entries, sizeof *g->tables);
-    g->slots = mem_new((size_t)kv->shape.n_slots, sizeof *g->slots);
-    g->free = mem_new((size_t)g->n_pages, sizeof *g->free);
-    g->n_users = mem_new((size_t)g->n_pages, sizeof *g->n_users);
-    while (g->n_free < g->n_pages) {
-        g->free[g->n_free] = (int32_t)(g->n_pages - 1 - g->n_free);
-        g->n_free++;
-    }
+    layer->device_tables = tables;
+    layer->tables = kv->dev->host_memory ? tables : mem_new(n_entries, sizeof *layer->tables);
+    layer->slots = mem_new((size_t)kv->shape.n_slots, sizeof *layer->slots);
     return STATUS_OK;
 }
 
@@ -109,13 +98,16 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     kv->shape = *shape;
     kv->page_bytes = kv_page_bytes(&shape->format);
     kv->table_pages = kv_pages_for(shape->longest_tokens, shape->format.page_tokens);
-    assert(shape->format.type == dev->kv && shape->n_pages <= INT32_MAX);
+    assert(shape->format.type == dev->kv);
     pthread_mutex_init(&kv->lock, NULL);
-    find_groups(kv);
+    kv->layers = mem_new((size_t)shape->n_layers, sizeof *kv->layers);
+    for (int l = 0; shape->windows && l < shape->n_layers; l++)
+        kv->layers[l].window = shape->windows[l];
     kv->shape.windows = NULL;
     status st = open_staging(kv);
-    for (int i = 0; st == STATUS_OK && i < kv->n_groups; i++)
-        st = open_group(kv, &kv->groups[i]);
+    if (st == STATUS_OK) st = open_pool(kv);
+    for (int l = 0; st == STATUS_OK && l < shape->n_layers; l++)
+        st = open_tables(kv, &kv->layers[l]);
     st = status_at(st, "KV cache");
     if (st != STATUS_OK) {
         kv_cache_close(kv);
@@ -127,17 +119,15 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
 
 void kv_cache_close(kv_cache *kv) {
     if (!kv) return;
-    for (kv_group *g = kv->groups; g < kv->groups + kv->n_groups; g++) {
-        if (g->pool) kv->dev->ops->release(kv->dev, g->pool);
-        if (g->device_tables) kv->dev->ops->release(kv->dev, g->device_tables);
-        if (!kv->dev->host_memory) free(g->tables);
-        free(g->free);
-        free(g->n_users);
-        free(g->slots);
+    for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
+        if (layer->device_tables) kv->dev->ops->release(kv->dev, layer->device_tables);
+        if (!kv->dev->host_memory) free(layer->tables);
+        free(layer->slots);
     }
-    free(kv->groups);
-    free(kv->group_of);
-    free(kv->place_in);
+    free(kv->layers);
+    if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
+    free(kv->free);
+    free(kv->n_users);
     if (kv->staging) kv->dev->ops->release_host(kv->dev, kv->staging);
     if (kv->copy) kv->dev->ops->copy_close(kv->dev, kv->copy);
     pthread_mutex_destroy(&kv->lock);
@@ -146,94 +136,89 @@ void kv_cache_close(kv_cache *kv) {
 
 /* ---- pages of sequences ---- */
 
-static const kv_group *group_of(const kv_cache *kv, int layer) {
-    return &kv->groups[kv->group_of[layer]];
-}
-
 /* -1, so that where memory is the host's a read of what is gone does not find another sequence's page. */
-static void give_back(const kv_cache *kv, kv_group *g, int slot, int64_t end) {
-    int32_t *table = g->tables + slot * kv->table_pages;
-    for (page_range *mine = &g->slots[slot]; mine->first < end && mine->first < mine->end; mine->first++) {
+static void give_back(kv_cache *kv, layer_pages *layer, int slot, int64_t end) {
+    int32_t *table = layer->tables + slot * kv->table_pages;
+    for (page_range *mine = &layer->slots[slot]; mine->first < end && mine->first < mine->end;
+         mine->first++) {
         const int32_t id = table[mine->first];
-        if (--g->n_users[id] == 0) g->free[g->n_free++] = id;
+        if (--kv->n_users[id] == 0) kv->free[kv->n_free++] = id;
         table[mine->first] = -1;
     }
 }
 
 /* Entries [first, end) of a slot's table are new. */
-static void send_entries(const kv_cache *kv, const kv_group *g, int slot, int64_t first, int64_t end) {
+static void send_entries(const kv_cache *kv, const layer_pages *layer, int slot, int64_t first, int64_t end) {
     const size_t at = (size_t)(slot * kv->table_pages + first);
     if (end > first && !kv->dev->host_memory)
-        kv->dev->ops->copy_in(kv->dev, g->device_tables + at, g->tables + at,
-                              (size_t)(end - first) * sizeof *g->tables);
+        kv->dev->ops->copy_in(kv->dev, layer->device_tables + at, layer->tables + at,
+                              (size_t)(end - first) * sizeof *layer->tables);
 }
 
-static void extend_group(const kv_cache *kv, kv_group *g, int slot, int64_t begin, int64_t end) {
+static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t begin, int64_t end) {
     int page_tokens = kv->shape.format.page_tokens;
-    int32_t *table = g->tables + slot * kv->table_pages;
-    page_range *mine = &g->slots[slot];
-    int64_t first = first_read(g->window, begin) / page_tokens, last = kv_pages_for(end, page_tokens);
-    give_back(kv, g, slot, first);
+    int32_t *table = layer->tables + slot * kv->table_pages;
+    page_range *mine = &layer->slots[slot];
+    int64_t first = first_read(layer->window, begin) / page_tokens, last = kv_pages_for(end, page_tokens);
+    give_back(kv, layer, slot, first);
     if (mine->first == mine->end && mine->first < first) mine->first = mine->end = first;
     int64_t had = mine->end;
     assert(last <= kv->table_pages);
     while (mine->end < last) {
-        assert(g->n_free > 0);
-        const int32_t id = g->free[--g->n_free];
-        g->n_users[id] = 1;
+        assert(kv->n_free > 0);
+        const int32_t id = kv->free[--kv->n_free];
+        kv->n_users[id] = 1;
         table[mine->end++] = id;
     }
-    send_entries(kv, g, slot, had, mine->end);
+    send_entries(kv, layer, slot, had, mine->end);
 }
 
 void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end) {
-    for (int i = 0; i < kv->n_groups; i++)
-        extend_group(kv, &kv->groups[i], slot, begin, end);
+    for (int l = 0; l < kv->shape.n_layers; l++)
+        extend_layer(kv, &kv->layers[l], slot, begin, end);
 }
 
 void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
     const int page_tokens = kv->shape.format.page_tokens;
     assert(n_tokens % page_tokens == 0 && from != to);
-    for (kv_group *g = kv->groups; g < kv->groups + kv->n_groups; g++) {
-        const page_range *theirs = &g->slots[from];
-        page_range *mine = &g->slots[to];
-        const int64_t first = first_read(g->window, n_tokens) / page_tokens;
+    for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
+        const page_range *theirs = &layer->slots[from];
+        page_range *mine = &layer->slots[to];
+        const int64_t first = first_read(layer->window, n_tokens) / page_tokens;
         assert(mine->first == mine->end && theirs->first <= first && theirs->end >= n_tokens / page_tokens);
         *mine = (page_range){first, n_tokens / page_tokens};
         for (int64_t i = mine->first; i < mine->end; i++) {
-            const int32_t id = g->tables[from * kv->table_pages + i];
-            g->n_users[id]++;
-            g->tables[to * kv->table_pages + i] = id;
+            const int32_t id = layer->tables[from * kv->table_pages + i];
+            kv->n_users[id]++;
+            layer->tables[to * kv->table_pages + i] = id;
         }
-        send_entries(kv, g, to, mine->first, mine->end);
+        send_entries(kv, layer, to, mine->first, mine->end);
     }
 }
 
 void kv_cache_release(kv_cache *kv, int slot) {
-    for (kv_group *g = kv->groups; g < kv->groups + kv->n_groups; g++) {
-        give_back(kv, g, slot, INT64_MAX);
-        g->slots[slot] = (page_range){0};
+    for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
+        give_back(kv, layer, slot, INT64_MAX);
+        layer->slots[slot] = (page_range){0};
     }
 }
 
-int64_t kv_cache_free_pages(const kv_cache *kv, int layer) {
-    return group_of(kv, layer)->n_free;
+int64_t kv_cache_free_pages(const kv_cache *kv) {
+    return kv->n_free;
 }
 
 int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer) {
-    return group_of(kv, layer)->slots[slot].first * kv->shape.format.page_tokens;
+    return kv->layers[layer].slots[slot].first * kv->shape.format.page_tokens;
 }
 
 kv_layer kv_cache_layer(const kv_cache *kv, int layer) {
-    const kv_group *g = group_of(kv, layer);
-    size_t before = (size_t)kv->place_in[layer] * (size_t)g->n_pages * kv->page_bytes;
-    return (kv_layer){g->pool + before, kv->shape.format, g->device_tables, (int)kv->table_pages};
+    return (kv_layer){kv->pool, kv->shape.format, kv->layers[layer].device_tables, (int)kv->table_pages};
 }
 
 /* ---- rows out of and into pages ---- */
 
 const int32_t *kv_cache_table(const kv_cache *kv, int slot, int layer) {
-    return group_of(kv, layer)->tables + slot * kv->table_pages;
+    return kv->layers[layer].tables + slot * kv->table_pages;
 }
 
 device *kv_cache_device(const kv_cache *kv) {

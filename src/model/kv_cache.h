@@ -1,12 +1,12 @@
-/* src/model/kv_cache.h: the KV cache of a rank's slice: pools of pages, and the tables that say which of them
- * each running sequence has.
+/* src/model/kv_cache.h: the KV cache of a rank's slice: a pool of pages, and the tables that say which of
+ * them each running sequence has.
  *
- * Layers that keep the same places form a group: those without a window keep all, those with one what rows
- * that come may still see. A group has one pool, made before the run, of as many pages (kernels/kv_page.h)
- * for each of its layers, layer behind layer, and a table for each slot: the sequence's positions
- * [i * page_tokens, (i + 1) * page_tokens) lie in page table[i] on every layer of the group. Pages are taken
- * as a sequence grows, and given back as they leave the window and when it is released; stage 0 admits a
- * sequence only when all it may ever need is there, so taking a page never fails. All functions are Local. */
+ * All layers take their pages (kernels/kv_page.h) from one pool, made before the run, so that what one layer
+ * gives back any other may have. Each layer has a table for each slot: the sequence's positions
+ * [i * page_tokens, (i + 1) * page_tokens) lie in page table[i]. Layers without a window keep all positions,
+ * those with one what rows that come may still see. Pages are taken as a sequence grows, and given back as
+ * they leave the window and when it is released; stage 0 admits a sequence only when all it may ever need is
+ * there, so taking a page never fails. All functions are Local. */
 #pragma once
 
 #include <stdint.h>
@@ -21,14 +21,14 @@ typedef struct kv_shape {
     int n_layers; /* of the slice */
     const int64_t
         *windows;    /* [n_layers] positions that a row sees and that are kept; 0: all. NULL: all of all */
-    int64_t n_pages; /* what sequences have at most, all together, where all positions are kept */
+    int64_t n_pages; /* that sequences have at most, all together, of a layer that keeps all positions */
     int n_slots;     /* sequences at once */
     int64_t longest_tokens; /* of a sequence */
     int max_rows;           /* of a step */
 } kv_shape;
 
-/* Pages of a layer's pool. Where there is a window, no sequence has more than it covers, whatever the step:
- * the blocks (kernels/attend_blocks.h) that it reaches into, and a step's rows. */
+/* Pages that a layer needs of the pool. Where there is a window, no sequence has more than it covers,
+ * whatever the step: the blocks (kernels/attend_blocks.h) that it reaches into, and a step's rows. */
 int64_t kv_pool_pages(const kv_shape *shape, int64_t window);
 
 status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out);
@@ -46,8 +46,8 @@ void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens);
 /* Give all pages of the slot back: those that no other sequence shares are free. */
 void kv_cache_release(kv_cache *kv, int slot);
 
-/* Pages of a layer's pool (0-based in the slice) that no sequence has, each counted once. */
-int64_t kv_cache_free_pages(const kv_cache *kv, int layer);
+/* Pages that no sequence has. */
+int64_t kv_cache_free_pages(const kv_cache *kv);
 
 /* The first position of the sequence in this slot that a layer still keeps. */
 int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer);

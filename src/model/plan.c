@@ -61,10 +61,10 @@ static uint64_t kv_bytes(const model_config *c, const sizing *s, slice part, int
 /* The largest pool that takes no more than so many bytes for these layers. */
 static int64_t most_pages(const model_config *c, const sizing *s, slice part, uint64_t bytes) {
     int64_t fits = 0, step = 1;
-    for (; fits + step <= INT32_MAX && kv_bytes(c, s, part, fits + step) <= bytes; step *= 2)
+    for (; fits + step <= PLAN_MOST_PAGES && kv_bytes(c, s, part, fits + step) <= bytes; step *= 2)
         fits += step;
     for (; step > 0; step /= 2)
-        if (fits + step <= INT32_MAX && kv_bytes(c, s, part, fits + step) <= bytes) fits += step;
+        if (fits + step <= PLAN_MOST_PAGES && kv_bytes(c, s, part, fits + step) <= bytes) fits += step;
     return fits;
 }
 
@@ -179,7 +179,7 @@ static int64_t pages_wanted(const sizing *s, int64_t least) {
 /* As many pages as are wanted, fewer where there is no room for them. */
 static status choose_pages(const model_config *c, const sizing *s, int64_t least, plan *out) {
     const int64_t wanted = pages_wanted(s, least);
-    int64_t room = INT32_MAX;
+    int64_t room = PLAN_MOST_PAGES;
     status st = fit_kv_memory(c, s, out, least, &room);
     if (st == STATUS_OK) st = fit_memory(c, s, out, least, &room);
     if (st != STATUS_OK) return st;
@@ -228,11 +228,11 @@ static int most_held(const model_config *c, const sizing *s) {
 status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *out) {
     const int64_t least = kv_pages_for(asked->longest_tokens, asked->page_tokens);
     sizing s = *asked;
-    if (least > INT32_MAX)
+    if (least > PLAN_MOST_PAGES)
         return status_refuse(
             "a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
             "--context",
-            (long long)asked->longest_tokens, INT32_MAX);
+            (long long)asked->longest_tokens, PLAN_MOST_PAGES);
     for (s.n_held = most_held(c, asked);; s.n_held /= 2) {
         plan made;
         status st = make_for(c, &s, n_ranks, least, &made);

@@ -16,6 +16,9 @@
  * MPI 4.1). */
 enum { PLAN_PROCESS_MIB = 64 };
 
+/* That sequences may have of a layer: a number in 32 bits tells the pages of all layers apart. */
+enum { PLAN_MOST_PAGES = INT32_MAX / MODEL_MAX_LAYERS };
+
 /* What a rank may take (0: no bound is known), and why, for people: "as --memory-per-rank says". */
 typedef struct plan_bound {
     uint64_t bytes;
@@ -58,7 +61,7 @@ typedef struct plan {
     int n_ranks;
     plan_rank *ranks;
     int64_t n_pages;      /* of every rank's pool: as many as are wanted, or as there is room for */
-    int64_t n_room_pages; /* that there is room for beside all else; INT32_MAX: no bound */
+    int64_t n_room_pages; /* that there is room for beside all else; PLAN_MOST_PAGES: no bound */
     int n_held;           /* of the sizing's, as many as there is room for */
 } plan;
 

@@ -95,7 +95,7 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
            (long long)p->n_pages * s->page_tokens,
            (long long)(p->n_pages / kv_pages_for(s->longest_tokens, s->page_tokens)));
     print_windows(config, s);
-    if (p->n_room_pages < INT32_MAX)
+    if (p->n_room_pages < PLAN_MOST_PAGES)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
                (long long)p->n_pages, (long long)s->wanted_pages, (long long)p->n_room_pages);
     printf("each rank's total includes %d MiB for the program itself; cost is relative to the mean of the "

@@ -169,90 +169,104 @@ static void page_arithmetic(void) {
 }
 
 /* A cache of three layers, of which the second has a window, and what its slots should have. */
-enum { GROUP_PAGE = 16, GROUP_PAGES = 260, GROUP_WINDOW = 100, GROUP_LONGEST = 700, GROUP_ROWS = 48 };
+enum {
+    OWN_LAYERS = 3,
+    OWN_PAGE = 16,
+    OWN_PAGES = 260,
+    OWN_WINDOW = 100,
+    OWN_LONGEST = 700,
+    OWN_ROWS = 48,
+    OWN_ALL = OWN_LAYERS * OWN_PAGES /* pages at most */
+};
 
-static const int64_t group_windows[3] = {0, GROUP_WINDOW, 0};
+static const int64_t own_windows[OWN_LAYERS] = {0, OWN_WINDOW, 0};
 
-static kv_shape shape_of_groups(void) {
+static kv_shape shape_of_owned(void) {
     return (kv_shape){
-        .format = kv_format_of(DTYPE_BF16, 2, 8, GROUP_PAGE),
-        .n_layers = 3,
-        .windows = group_windows,
-        .n_pages = GROUP_PAGES,
+        .format = kv_format_of(DTYPE_BF16, 2, 8, OWN_PAGE),
+        .n_layers = OWN_LAYERS,
+        .windows = own_windows,
+        .n_pages = OWN_PAGES,
         .n_slots = N_SLOTS,
-        .longest_tokens = GROUP_LONGEST,
-        .max_rows = GROUP_ROWS,
+        .longest_tokens = OWN_LONGEST,
+        .max_rows = OWN_ROWS,
     };
 }
 
 /* The pages of the sequences in one layer: what the next row and its window need is there, nothing that lies
- * a block before it, and every page has one owner. */
-static void check_owners(const kv_cache *kv, int layer, const int64_t *begin, const int64_t *end) {
+ * a block before it, and none that was owned before. Returns how many they are. */
+static int64_t check_owners(const kv_cache *kv, int layer, const int64_t *begin, const int64_t *end,
+                            bool *owned) {
     kv_layer pages = kv_cache_layer(kv, layer);
-    int64_t window = group_windows[layer], n_owned = 0;
-    bool owned[GROUP_PAGES] = {false};
+    int64_t window = own_windows[layer], n_owned = 0;
     for (int i = 0; i < N_SLOTS; i++) {
         int64_t seen = window && begin[i] >= window ? begin[i] - window + 1 : 0;
         int64_t kept = kv_cache_first_kept(kv, i, layer);
-        CU_ASSERT(kept % GROUP_PAGE == 0 && kept <= seen / ATTEND_BLOCK * ATTEND_BLOCK);
-        CU_ASSERT(kept + ATTEND_BLOCK + GROUP_PAGE > seen && (window || kept == 0));
-        for (int64_t k = kept / GROUP_PAGE; k < kv_pages_for(end[i], GROUP_PAGE); k++, n_owned++) {
+        CU_ASSERT(kept % OWN_PAGE == 0 && kept <= seen / ATTEND_BLOCK * ATTEND_BLOCK);
+        CU_ASSERT(kept + ATTEND_BLOCK + OWN_PAGE > seen && (window || kept == 0));
+        for (int64_t k = kept / OWN_PAGE; k < kv_pages_for(end[i], OWN_PAGE); k++, n_owned++) {
             int32_t id = kv_layer_table(&pages, i)[k];
-            CU_ASSERT_FATAL(id >= 0 && id < GROUP_PAGES && !owned[id]);
+            CU_ASSERT_FATAL(id >= 0 && id < OWN_ALL && !owned[id]);
             owned[id] = true;
         }
     }
-    const kv_shape shape = shape_of_groups();
-    CU_ASSERT(kv_cache_free_pages(kv, layer) == kv_pool_pages(&shape, window) - n_owned);
+    return n_owned;
 }
 
 /* Slots grow and are released in any order. */
 static void every_page_has_one_owner(void) {
     uint64_t state = 4;
     device *dev = open_device();
-    kv_shape shape = shape_of_groups();
+    kv_shape shape = shape_of_owned();
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
     int64_t begin[N_SLOTS] = {0}, end[N_SLOTS] = {0};
-    int32_t known[N_SLOTS][GROUP_PAGES];
+    int64_t all = kv_cache_free_pages(kv), had_all = 0; /* of layer 0 */
+    int32_t known[N_SLOTS][OWN_PAGES];
     for (int round = 0; round < 5000; round++) {
         int slot = pick(&state, N_SLOTS);
-        int64_t had = kv_pages_for(end[slot], GROUP_PAGE), to = end[slot] + pick(&state, GROUP_ROWS + 1);
-        int64_t n = kv_pages_for(to, GROUP_PAGE);
-        if (pick(&state, 60) == 0 || n - had > kv_cache_free_pages(kv, 0) || to > GROUP_LONGEST) {
+        int64_t had = kv_pages_for(end[slot], OWN_PAGE), to = end[slot] + pick(&state, OWN_ROWS + 1);
+        int64_t n = kv_pages_for(to, OWN_PAGE);
+        if (pick(&state, 60) == 0 || had_all + n - had > OWN_PAGES || to > OWN_LONGEST) {
             kv_cache_release(kv, slot);
+            had_all -= had;
             begin[slot] = end[slot] = 0;
         } else {
             begin[slot] = end[slot];
             end[slot] = to;
             kv_cache_extend(kv, slot, begin[slot], to);
-            kv_layer all = kv_cache_layer(kv, 0);
-            const int32_t *table = kv_layer_table(&all, slot);
+            had_all += n - had;
+            const int32_t *table = kv_cache_table(kv, slot, 0);
             CU_ASSERT(had == 0 || memcmp(known[slot], table, (size_t)had * sizeof *table) == 0);
             if (n) memcpy(known[slot], table, (size_t)n * sizeof *table);
         }
-        for (int l = 0; l < 3; l++)
-            check_owners(kv, l, begin, end);
+        bool owned[OWN_ALL] = {false};
+        int64_t n_owned = 0;
+        for (int l = 0; l < OWN_LAYERS; l++)
+            n_owned += check_owners(kv, l, begin, end, owned);
+        CU_ASSERT_EQUAL(kv_cache_free_pages(kv), all - n_owned);
     }
     kv_cache_close(kv);
     dev->ops->close(dev);
 }
 
-/* Layers and pages do not overlap, and the pools hold them all. */
-static void layers_lie_apart(void) {
+/* All layers have one pool, which is as large as it says, and tables of their own. */
+static void layers_share_a_pool(void) {
     device *dev = open_device();
-    kv_shape shape = shape_of_groups();
+    kv_shape shape = shape_of_owned();
     kv_cache *kv = NULL;
     CHECK_OK(kv_cache_open(dev, &shape, &kv));
-    size_t page_bytes = kv_page_bytes(&shape.format);
-    kv_layer layers[3] = {kv_cache_layer(kv, 0), kv_cache_layer(kv, 1), kv_cache_layer(kv, 2)};
-    CU_ASSERT((char *)layers[2].pages == (char *)layers[0].pages + GROUP_PAGES * page_bytes);
-    CU_ASSERT(layers[0].tables == layers[2].tables && layers[0].tables != layers[1].tables);
-    for (int l = 0; l < 3; l++) {
-        CU_ASSERT(layers[l].format.page_tokens == GROUP_PAGE);
-        CU_ASSERT(layers[l].table_pages == kv_pages_for(GROUP_LONGEST, GROUP_PAGE));
-        memset(layers[l].pages, l, (size_t)kv_pool_pages(&shape, group_windows[l]) * page_bytes); /* ours */
+    kv_layer layers[OWN_LAYERS];
+    int64_t n_pages = 0;
+    for (int l = 0; l < OWN_LAYERS; l++) {
+        layers[l] = kv_cache_layer(kv, l);
+        n_pages += kv_pool_pages(&shape, own_windows[l]);
+        CU_ASSERT(layers[l].format.page_tokens == OWN_PAGE && layers[l].pages == layers[0].pages);
+        CU_ASSERT(layers[l].table_pages == kv_pages_for(OWN_LONGEST, OWN_PAGE));
+        CU_ASSERT(l == 0 || layers[l].tables != layers[l - 1].tables);
     }
+    CU_ASSERT(kv_cache_free_pages(kv) == n_pages && n_pages < OWN_ALL);
+    memset(layers[0].pages, 1, (size_t)n_pages * kv_page_bytes(&shape.format)); /* ours */
     kv_cache_close(kv);
     kv_cache_close(NULL);
     dev->ops->close(dev);
@@ -382,7 +396,7 @@ int main(int argc, char **argv) {
         {"replies come back", replies_come_back},
         {"page arithmetic", page_arithmetic},
         {"every page has one owner", every_page_has_one_owner},
-        {"layers lie apart", layers_lie_apart},
+        {"layers share a pool", layers_share_a_pool},
         {"rows move between layouts", rows_move_between_layouts},
         {"pool that is too large", pool_that_is_too_large},
         CU_TEST_INFO_NULL,
