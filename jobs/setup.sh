@@ -156,6 +156,10 @@ find_missing() {
     need "HDF5 $least_hdf5 or newer" libhdf5-dev HDF5 has_hdf5
     need LAPACK liblapack-dev LAPACK has_lapack
     need xxHash libxxhash-dev xxHash pkg-config --exists libxxhash
+    # Threads do its work where it is missing and cannot be installed.
+    if may_install >>"$log" 2>&1; then
+        need "liburing (KV pages on a disk)" liburing-dev liburing pkg-config --exists liburing
+    fi
     if [ $tests = yes ]; then
         need "CUnit (for the tests)" libcunit1-dev CUnit has_cunit
     fi

@@ -30,6 +30,7 @@ check_tree() { # check_tree FOLDER
         hide("^(cuda|cublas|curand|cusparse|nvtx|nvml|cooperative_groups|mma|cub/|cute/|cutlass/|thrust/)",
              "^(kernels/cuda/|mpi/transport/comm_nccl\\.c$)", "kernels/cuda/ and mpi/transport/comm_nccl.c")
         hide("^hwloc(\\.h$|/)", "^mpi/placement/numa_bind\\.c$", "mpi/placement/numa_bind.c")
+        hide("^liburing(\\.h$|/)", "^io/tier/page_file_uring\\.c$", "io/tier/page_file_uring.c")
         hide("^(cjson/)?cJSON(_Utils)?\\.h$", "^io/json\\.h$", "io/json.h")
         hide("^(oniguruma|utf8proc)\\.h$", "^src/tokenizer/", "src/tokenizer/")
         hide("^xxh(ash|3)\\.h$", "^(io|src)/", "io/ and src/")
@@ -138,7 +139,7 @@ self_test() {
     tree=$(mktemp -d)
     trap 'rm -rf "$tree"' EXIT
     mkdir -p "$tree"/src/base "$tree"/src/tokenizer "$tree"/src/model "$tree"/src/engine "$tree"/kernels/cuda \
-        "$tree"/io "$tree"/mpi/transport "$tree"/mpi/placement "$tree"/tests
+        "$tree"/io/tier "$tree"/mpi/transport "$tree"/mpi/placement "$tree"/tests
     : >"$tree/expected"
 
     put() { # put FILE LINE: add a line that is right
@@ -167,6 +168,7 @@ self_test() {
     put mpi/transport/comm_nccl.c '#include <nccl.h>'
     put mpi/transport/comm_nccl.c '#include <cuda_runtime.h>'
     put mpi/placement/numa_bind.c '#include <hwloc.h>'
+    put io/tier/page_file_uring.c '#include <liburing.h>'
     put tests/t.c '#include <mpi.h>'
     put tests/t.c '#include <hdf5.h>'
     put src/engine/talk.c '/* a comment'
@@ -201,6 +203,7 @@ self_test() {
     wrong mpi/m.h '#include <cublasLt.h>' '<cublasLt.h> may be known only'
     wrong kernels/cuda/device.cu '#include <nccl.h>' '<nccl.h> may be known only'
     wrong mpi/comm.c '#include <hwloc.h>' '<hwloc.h> may be known only'
+    wrong io/json.c '#include <liburing.h>' '<liburing.h> may be known only'
     wrong src/engine/s.h '#include <cjson/cJSON.h>' '<cjson/cJSON.h> may be known only'
     wrong io/i.h '#include <cJSON.h>' '<cJSON.h> may be known only'
     wrong io/i.h '#include <oniguruma.h>' '<oniguruma.h> may be known only'

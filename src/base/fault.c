@@ -33,6 +33,9 @@ static const char *const sites[] = {
     "decoder-room",
     "begin",
     "weights",
+    "page-file-write",
+    "page-file-read",
+    "page-file-flip",
     "end",
 };
 enum { N_SITES = sizeof sites / sizeof *sites };

@@ -34,6 +34,9 @@ static const char *const sites[] = {"segment-create",
                                     "decoder-room",
                                     "begin",
                                     "weights",
+                                    "page-file-write",
+                                    "page-file-read",
+                                    "page-file-flip",
                                     "end"};
 enum { N_SITES = sizeof sites / sizeof *sites, N_VISITS = 6 };
 
