@@ -1,4 +1,4 @@
-/* src/command/number_list.h: a list of numbers of tokens, as given to an option. Local. */
+/* src/command/number_list.h: a list of numbers, as given to an option. Local. */
 #pragma once
 
 #include <stdint.h>
@@ -12,8 +12,11 @@ typedef struct numbers {
     int n;
 } numbers;
 
-/* Append "1,2,3"; "none" is an empty list. Refuses, naming the option, numbers below `least`. */
-status numbers_parse(const char *option, const char *text, int64_t least, numbers *out);
+#define NUMBERS_MOST ((int64_t)1 << 40) /* tokens, where nothing else bounds them */
+
+/* Append "1,2,3"; "none" is an empty list. Refuses, naming the option, numbers that are not in least ..
+ * most. */
+status numbers_parse(const char *option, const char *text, int64_t least, int64_t most, numbers *out);
 
 /* 0 of an empty list. */
 int64_t numbers_largest(const numbers *list);

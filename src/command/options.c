@@ -196,13 +196,16 @@ static status join_precision(options *o) {
 static status check_perplexity(const options *o) {
     const char *coded = o->tables                    ? "--tables"
                         : o->keys > 0                ? "--keys"
+                        : o->key_depths              ? "--key-depths"
                         : o->windows != OPTION_UNSET ? "--windows"
                                                      : NULL;
-    const char *plain = o->stride != OPTION_UNSET ? "--stride" : o->add_bos ? "--add-bos" : NULL;
     if (!o->file) return status_refuse("kvarve perplexity needs --file TEXT");
     if (coded && !o->context_codec)
         return status_refuse("%s is for --context-codec, which is not given", coded);
-    if (plain && o->context_codec) return status_refuse("%s is not for --context-codec", plain);
+    if (o->stride != OPTION_UNSET && o->context_codec)
+        return status_refuse("--stride is not for --context-codec");
+    if (o->keys > 0 && o->key_depths)
+        return status_refuse("kvarve perplexity takes one of --keys and --key-depths, not both");
     return STATUS_OK;
 }
 

@@ -55,7 +55,7 @@ typedef struct options {
     bool help, version;
 
     const char *model, *shape, *report, *load_log; /* NULL: not given, as all texts */
-    const char *prompt, *prompt_file, *text, *input, *output, *file, *tables, *context_codec;
+    const char *prompt, *prompt_file, *text, *input, *output, *file, *tables, *context_codec, *key_depths;
     const char *layers_per_rank, *prefill, *depths, *decode_depths, *batch_depths;
     const char *save, *resume, *stop_file;
     const char *measure, *measured, *chunk_model, *link, *node_link;

@@ -268,13 +268,15 @@ static status make_chunks(bench *b) {
 
 static status prepare(bench *b) {
     status st = run_read_model(b->options, &b->config, NULL);
-    if (st == STATUS_OK) st = numbers_parse("prefill", b->options->prefill, 1, &b->prefills);
-    if (st == STATUS_OK) st = numbers_parse("depths", b->options->depths, 0, &b->depths);
+    if (st == STATUS_OK) st = numbers_parse("prefill", b->options->prefill, 1, NUMBERS_MOST, &b->prefills);
+    if (st == STATUS_OK) st = numbers_parse("depths", b->options->depths, 0, NUMBERS_MOST, &b->depths);
     if (st == STATUS_OK) st = make_chunks(b);
     const char *decode = b->options->decode_depths;
-    if (st == STATUS_OK && decode) st = numbers_parse("decode-depths", decode, 0, &b->decode_depths);
+    if (st == STATUS_OK && decode)
+        st = numbers_parse("decode-depths", decode, 0, NUMBERS_MOST, &b->decode_depths);
     if (!decode) b->decode_depths = b->depths;
-    if (st == STATUS_OK) st = numbers_parse("batch-depths", b->options->batch_depths, 0, &b->batch_depths);
+    if (st == STATUS_OK)
+        st = numbers_parse("batch-depths", b->options->batch_depths, 0, NUMBERS_MOST, &b->batch_depths);
     if (st != STATUS_OK) return st;
     if (longest(b) > b->config.max_positions)
         return status_refuse(

@@ -26,6 +26,8 @@ typedef struct study {
     chosen_coding chosen; /* on every rank */
     dtype type;
     int64_t context, n_scored, n_windows;
+    int32_t begin_token; /* of each context; -1: none */
+    pass_key_places keys;
     session *sessions; /* [n_sessions], on rank 0 */
     int64_t n_sessions, longest_tokens;
     coded_sums sums; /* of what this rank has coded */
@@ -55,7 +57,9 @@ static void add_sessions(study *s, int64_t window, int64_t text, const int32_t *
                          int64_t n_given) {
     for (int is_coded = 0; is_coded < 2; is_coded++) {
         session *q = &s->sessions[s->n_sessions++];
-        *q = session_new(window_at(&s->windows, window), s->context);
+        *q = session_new(&s->begin_token, s->begin_token >= 0);
+        for (int64_t i = 0; q->tokens.n < (size_t)s->context; i++)
+            token_list_append(&q->tokens, window_at(&s->windows, window)[i]);
         for (int64_t i = 0; i < n; i++)
             token_list_append(&q->tokens, behind[i]);
         q->n_prompt = (int64_t)q->tokens.n;
@@ -68,17 +72,17 @@ static void add_sessions(study *s, int64_t window, int64_t text, const int32_t *
 
 /* The tokens behind the window's context, and each of its keys, which is asked for by itself. */
 static status add_window(study *s, int64_t window) {
-    const int64_t n_keys = s->options->keys;
+    const int64_t n_text = s->windows.n_tokens - s->n_scored;
     int32_t *tokens = s->windows.tokens.ids + window * s->windows.n_tokens;
-    status st = pass_keys_put(&s->config, s->tok, window, n_keys, tokens, s->context);
-    if (st == STATUS_OK) add_sessions(s, window, window, tokens + s->context, s->n_scored, 0);
-    for (int64_t key = 0; st == STATUS_OK && key < n_keys; key++) {
+    status st = pass_keys_put(&s->config, s->tok, window, &s->keys, tokens, n_text);
+    if (st == STATUS_OK) add_sessions(s, window, window, tokens + n_text, s->n_scored, 0);
+    for (int64_t key = 0; st == STATUS_OK && key < s->keys.n; key++) {
         token_list question = {0};
         int64_t first_digit = 0;
         st = pass_keys_append_question(&s->config, s->tok, window, key, &question, &first_digit);
         if (st == STATUS_OK)
-            add_sessions(s, window, s->n_windows + window * n_keys + key, question.ids, (int64_t)question.n,
-                         first_digit);
+            add_sessions(s, window, s->n_windows + window * s->keys.n + key, question.ids,
+                         (int64_t)question.n, first_digit);
         free(question.ids);
     }
     return st;
@@ -97,13 +101,15 @@ static status prepare(study *s) {
     if (st != STATUS_OK) return st;
     s->context = o->context != OPTION_UNSET ? o->context : DEFAULT_CONTEXT;
     s->n_scored = o->scored;
-    s->windows.n_tokens = s->context + s->n_scored;
-    st = check_positions(s, "--scored", s->windows.n_tokens);
+    st = check_positions(s, "--scored", s->context + s->n_scored);
+    if (st == STATUS_OK) st = pass_keys_place(o, &s->keys);
+    if (st == STATUS_OK) st = windows_begin_token(o, &s->config, s->tok, &s->begin_token);
+    s->windows.n_tokens = s->context - (s->begin_token >= 0) + s->n_scored;
     int64_t most = o->windows != OPTION_UNSET ? o->windows : INT64_MAX;
     if (st == STATUS_OK) st = windows_append("--file", o->file, &s->config, s->tok, most, &s->windows);
     if (st != STATUS_OK) return st;
     s->n_windows = s->windows.n;
-    s->sessions = mem_new((size_t)(2 * s->n_windows * (1 + o->keys)), sizeof *s->sessions);
+    s->sessions = mem_new((size_t)(2 * s->n_windows * (1 + s->keys.n)), sizeof *s->sessions);
     for (int64_t i = 0; st == STATUS_OK && i < s->n_windows; i++)
         st = add_window(s, i);
     if (st == STATUS_OK) st = check_positions(s, "a question of --keys", s->longest_tokens);
@@ -129,6 +135,8 @@ static void print_result(const study *s) {
     printf("text            %s\n", s->options->file);
     printf("windows         %lld of %lld tokens, and %lld scored behind each\n", (long long)s->n_windows,
            (long long)s->context, (long long)s->n_scored);
+    if (s->begin_token >= 0)
+        printf("begin token     %d before each context, one of its tokens\n", s->begin_token);
     printf("codec           %s\n", s->options->context_codec);
     if (s->chosen.tables)
         printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->chosen.tables->digest);
@@ -151,7 +159,18 @@ static void put_result(json_writer *w, const void *of) {
     json_put_integer(w, "windows", s->n_windows);
     json_put_integer(w, "context_tokens", s->context);
     json_put_integer(w, "scored_tokens", s->n_scored);
+    if (s->begin_token >= 0) json_put_integer(w, "begin_token", s->begin_token);
     context_result_put(w, &s->result);
+    if (s->keys.n > 0) json_open(w, "keys", '[');
+    for (int64_t key = 0; key < s->keys.n; key++) {
+        json_open_line(w, NULL, '{');
+        json_put_number(w, "percent", s->keys.percent[key]);
+        json_put_integer(w, "asked", s->n_windows);
+        json_put_integer(w, "answered", s->result.n_answered_at[key][0]);
+        json_put_integer(w, "coded_answered", s->result.n_answered_at[key][1]);
+        json_close(w);
+    }
+    if (s->keys.n > 0) json_close(w);
     json_close(w);
 }
 
@@ -179,14 +198,15 @@ static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t
 
 /* What all ranks must know of rank 0's windows. Collective. */
 static void share(study *s, comm *c, const engine *e) {
-    int64_t sizes[] = {s->context, s->n_scored, s->n_windows};
+    int64_t sizes[] = {s->context, s->n_scored, s->n_windows, s->keys.n};
     comm_broadcast(c, sizes, sizeof sizes, 0);
     s->context = sizes[0];
     s->n_scored = sizes[1];
     s->n_windows = sizes[2];
+    s->keys.n = sizes[3];
     s->config = *engine_config(e);
     s->type = engine_device(e)->kv;
-    s->scores = context_scores_new(s->n_windows, s->n_scored, s->options->keys, s->config.vocab_size);
+    s->scores = context_scores_new(s->n_windows, s->n_scored, s->keys.n, s->config.vocab_size);
 }
 
 /* Everybody's sums, on rank 0. Collective. */
@@ -238,7 +258,7 @@ static status run(study *s, comm *c, engine *e) {
     coded_sums sums = add_up(c, &s->sums);
     context_scores_share(&s->scores, c);
     if (is_first) {
-        s->result = context_result_of(&s->scores, &sums);
+        s->result = context_result_of(&s->scores, &sums, model_kv_token_bytes(&s->config, s->type), s->type);
         print_result(s);
     }
     return report_run(c, e, s->options,

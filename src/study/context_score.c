@@ -7,7 +7,6 @@
 
 #include "src/base/memory.h"
 #include "src/study/distributions.h"
-#include "src/study/pass_keys.h"
 
 /* ---- the last stage: distributions beside each other ---- */
 
@@ -105,8 +104,10 @@ static void add_up_keys(const context_scores *s, context_result *r) {
     for (int64_t i = 0; i < r->n_keys; i++) {
         const key_score *k = &s->keys[i];
         assert(k->n[0] > 0 && k->n[0] == k->n[1]);
-        r->n_answered[0] += k->n_missed[0] == 0;
-        r->n_answered[1] += k->n_missed[1] == 0;
+        for (int coded = 0; coded < 2; coded++) {
+            r->n_answered[coded] += k->n_missed[coded] == 0;
+            r->n_answered_at[i % s->n_keys][coded] += k->n_missed[coded] == 0;
+        }
         r->digit_nll += k->nll[0] / (n_digits * (double)s->n_windows);
         changes[i / s->n_keys] += (k->nll[1] - k->nll[0]) / n_digits;
     }
@@ -114,7 +115,8 @@ static void add_up_keys(const context_scores *s, context_result *r) {
     free(changes);
 }
 
-context_result context_result_of(const context_scores *s, const coded_sums *sums) {
+context_result context_result_of(const context_scores *s, const coded_sums *sums, double token_bytes,
+                                 dtype type) {
     double *changes = mem_new(2 * (size_t)s->n_windows, sizeof *changes),
            *divergences = changes + s->n_windows;
     window_score all = {0};
@@ -141,6 +143,8 @@ context_result context_result_of(const context_scores *s, const coded_sums *sums
         .coded_top = all.n_coded_top / all.n,
         .n_windows = s->n_windows,
     };
+    r.token_bytes[0] = token_bytes;
+    r.token_bytes[1] = token_bytes * r.bits / (8 * (double)dtype_bytes(type));
     for (int part = 0; part < N_KV_PARTS; part++) {
         r.part_bits[part] = 8 * sums->n_bytes[part] / sums->n_elements[part];
         r.error[part] = sums->errors[part] / sums->squares[part];
@@ -153,6 +157,7 @@ context_result context_result_of(const context_scores *s, const coded_sums *sums
 void context_result_print(const context_result *r) {
     printf("bits            %.4f per element (K %.4f, V %.4f)\n", r->bits, r->part_bits[KV_PART_K],
            r->part_bits[KV_PART_V]);
+    printf("bytes a token   %.0f in memory; coded %.1f\n", r->token_bytes[0], r->token_bytes[1]);
     printf("error           K %.3e, V %.3e of their mean squares\n", r->error[KV_PART_K],
            r->error[KV_PART_V]);
     if (!isnan(r->kept_exact))
@@ -184,6 +189,8 @@ void context_result_put(json_writer *w, const context_result *r) {
     json_put_number(w, "bits_per_element", r->bits);
     json_put_number(w, "k_bits_per_element", r->part_bits[KV_PART_K]);
     json_put_number(w, "v_bits_per_element", r->part_bits[KV_PART_V]);
+    json_put_number(w, "bytes_per_token", r->token_bytes[0]);
+    json_put_number(w, "coded_bytes_per_token", r->token_bytes[1]);
     json_put_number(w, "k_error", r->error[KV_PART_K]);
     json_put_number(w, "v_error", r->error[KV_PART_V]);
     if (!isnan(r->kept_exact)) {

@@ -7,6 +7,7 @@
 #include "io/json.h"
 #include "kernels/kv_page.h"
 #include "mpi/comm.h"
+#include "src/study/pass_keys.h"
 
 /* Bytes and errors of what a rank has coded. */
 typedef struct coded_sums {
@@ -62,18 +63,21 @@ typedef struct context_result {
     double bits, part_bits[N_KV_PARTS]; /* per element */
     double error[N_KV_PARTS];           /* mean squares, in those of the elements */
     double kept_exact, kept_8bit; /* shares of tokens of layers that kvarve's codecs kept so; NaN of others */
-    double nll;                   /* per token, behind contexts as they were computed */
-    estimate change;              /* of nll by the codec, paired */
-    estimate divergence;          /* nats per token */
+    double token_bytes[2]; /* of K and V of a position: as the run's pages have them [0], and coded [1] */
+    double nll;            /* per token, behind contexts as they were computed */
+    estimate change;       /* of nll by the codec, paired */
+    estimate divergence;   /* nats per token */
     double same_top, top, coded_top; /* shares of all tokens */
     int64_t n_windows;
 
     int64_t n_keys, n_answered[2]; /* of all windows; those of which every token was the likeliest */
-    double digit_nll;              /* per digit, behind contexts as they were computed */
+    int64_t n_answered_at[PASS_KEYS_MOST][2]; /* of the first keys of all windows, the second, ... */
+    double digit_nll;                         /* per digit, behind contexts as they were computed */
     estimate digit_change;
 } context_result;
 
-/* sums: those of all ranks. */
-context_result context_result_of(const context_scores *s, const coded_sums *sums);
+/* sums: those of all ranks; token_bytes: of K and V of a position in pages of this type. */
+context_result context_result_of(const context_scores *s, const coded_sums *sums, double token_bytes,
+                                 dtype type);
 void context_result_print(const context_result *r);               /* on stdout */
 void context_result_put(json_writer *w, const context_result *r); /* the same, as members */

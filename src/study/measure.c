@@ -91,8 +91,9 @@ static status prepare(measurement *m) {
     const options *o = m->options;
     status st = check_path(o->measure);
     if (st == STATUS_OK) st = run_read_model(o, &m->config, NULL);
-    if (st == STATUS_OK) st = numbers_parse("depths", o->depths, 0, &m->depths);
-    if (st == STATUS_OK) st = numbers_parse("batch-depths", o->batch_depths, 0, &m->batch_depths);
+    if (st == STATUS_OK) st = numbers_parse("depths", o->depths, 0, NUMBERS_MOST, &m->depths);
+    if (st == STATUS_OK)
+        st = numbers_parse("batch-depths", o->batch_depths, 0, NUMBERS_MOST, &m->batch_depths);
     if (st == STATUS_OK && m->depths.n == 0)
         st = status_refuse("--depths none: --measure needs contexts to measure chunks at");
     if (st != STATUS_OK) return st;

@@ -40,18 +40,6 @@ static status read_text(scoring *s) {
     return st;
 }
 
-/* --add-bos: what the tokenizer puts before texts; else what the config names. */
-static status choose_begin_token(scoring *s) {
-    s->begin_token = -1;
-    if (!s->options->add_bos) return STATUS_OK;
-    int32_t id = tokenizer_begin_token(s->tok);
-    s->begin_token = id >= 0 ? id : s->config.begin_token;
-    if (s->begin_token >= 0 && s->begin_token < s->config.vocab_size) return STATUS_OK;
-    return status_refuse("--add-bos: %s has no begin token: tokenizer.json puts none before texts, and "
-                         "config.json names no bos_token_id",
-                         run_model_name(s->options));
-}
-
 static int64_t window_end(const scoring *s, int64_t window) {
     int64_t end = window * s->stride + s->span, n = (int64_t)s->text.n;
     return end < n ? end : n;
@@ -67,7 +55,7 @@ static int64_t score_from(const scoring *s, int64_t window) {
 static status prepare(scoring *s) {
     const options *o = s->options;
     status st = run_read_model(o, &s->config, &s->tok);
-    if (st == STATUS_OK) st = choose_begin_token(s);
+    if (st == STATUS_OK) st = windows_begin_token(o, &s->config, s->tok, &s->begin_token);
     if (st == STATUS_OK) st = read_text(s);
     if (st != STATUS_OK) return st;
     int64_t fallback = s->config.max_positions < DEFAULT_CONTEXT ? s->config.max_positions : DEFAULT_CONTEXT;

@@ -17,6 +17,19 @@ status windows_encode(const char *option, const char *name, const char *text, si
     return st;
 }
 
+status windows_begin_token(const options *o, const model_config *config, const tokenizer *tok, int32_t *out) {
+    *out = -1;
+    if (!o->add_bos) return STATUS_OK;
+    const int32_t of_texts = tokenizer_begin_token(tok);
+    const int32_t id = of_texts >= 0 ? of_texts : config->begin_token;
+    if (id < 0 || id >= config->vocab_size)
+        return status_refuse("--add-bos: %s has no begin token: tokenizer.json puts none before texts, and "
+                             "config.json names no bos_token_id",
+                             run_model_name(o));
+    *out = id;
+    return STATUS_OK;
+}
+
 status windows_read_text(const char *option, const char *path, const model_config *config, tokenizer *tok,
                          token_list *out, size_t *n_bytes) {
     text_buffer text = {0};

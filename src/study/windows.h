@@ -1,6 +1,7 @@
 /* src/study/windows.h: parts of texts, for commands that read samples of them. Rank 0. Local. */
 #pragma once
 
+#include "src/command/options.h"
 #include "src/engine/engine.h"
 #include "src/tokenizer/tokenizer.h"
 
@@ -18,6 +19,10 @@ static inline const int32_t *window_at(const window_list *w, int64_t i) {
  * for messages. */
 status windows_encode(const char *option, const char *name, const char *text, size_t n,
                       const model_config *config, tokenizer *tok, token_list *out);
+
+/* With --add-bos what the tokenizer puts before texts, else what the config names; -1 without. Refuses a
+ * model that has neither. */
+status windows_begin_token(const options *o, const model_config *config, const tokenizer *tok, int32_t *out);
 
 /* Append the tokens of the text of the file that `option` named, and count its bytes. Refuses the same.
  */

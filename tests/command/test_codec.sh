@@ -10,10 +10,10 @@ calibrate() { # calibrate NP OPTIONS...
     shift
     run "$np" calibrate --model "$model" --threads 1 --device cpu "$@"
 }
-score() { # score NP CODEC OPTIONS...: three contexts of 64 tokens, 16 scored behind each
+score() { # score NP CODEC OPTIONS...: three contexts of 80 tokens, 16 scored behind each
     np=$1 codec=$2
     shift 2
-    run "$np" perplexity --model "$model" --threads 1 --device cpu --file "$all/text" --context 64 --scored 16 \
+    run "$np" perplexity --model "$model" --threads 1 --device cpu --file "$all/text" --context 80 --scored 16 \
         --windows 3 --context-codec "$codec" "$@"
 }
 value() { # value NAME: of the last result
@@ -29,6 +29,8 @@ as_printed() {
             printf "tables          %s\n", substr(of["tables_digest"], 2, 16)
             printf "bits            %.4f per element (K %.4f, V %.4f)\n",
                 of["bits_per_element"], of["k_bits_per_element"], of["v_bits_per_element"]
+            printf "bytes a token   %.0f in memory; coded %.1f\n",
+                of["bytes_per_token"], of["coded_bytes_per_token"]
             printf "error           K %.3e, V %.3e of their mean squares\n", of["k_error"], of["v_error"]
             if ("tokens_kept_exactly" in of)
                 printf "kept otherwise  %.2f%% of tokens exactly, %.2f%% with 8 bits\n",
@@ -95,6 +97,18 @@ losses() {
         grep -q '^pass keys  *\([1-6]\) of 6 answered exact, \1 coded$' "$temp/out"
     check 'lossless, keys: no change' 'there is one' \
         grep -q '^nll per digit  *[0-9.]* exact; coded +0.000000 +- 0.000000$' "$temp/out"
+    check 'bytes of a token' 'not so' awk '
+        $1 == "bits" { bits = $2 }
+        $1 == "bytes" { exit !($4 == 4096 && ($8 - 4096 * bits / 16) ^ 2 < 1) }' "$temp/out"
+    score 1 lossless --key-depths 0,100 --add-bos --report "$temp/report"
+    expect 'lossless, keys at depths' 0 || return
+    check 'lossless, a begin token' 'not so' \
+        grep -q '^begin token  *4088 before each context, one of its tokens$' "$temp/out"
+    for percent in 0 100; do
+        check "lossless, keys at ${percent}%" 'not so' \
+            grep -q "^ *{\"percent\": $percent, \"asked\": 3, \"answered\": \([0-3]\), \"coded_answered\": \1}" \
+            "$temp/report"
+    done
     before=
     for level in 1 2 3 4; do
         score 1 cachegen:$level --tables "$all/tables.1" --keys 1
@@ -205,7 +219,9 @@ bad() {
         --tables "$all/tables.1"
     refused 'tables of another model' 2 'the model has 4, 2 of 32'
     score 2 lossless --keys 3
-    refused 'keys: no room' 2 '--keys 3: their sentences take ' 'of a context of 64: raise --context'
+    refused 'keys: no room' 2 'the sentences of 3 pass keys take ' ' tokens of a context of 80: raise'
+    score 1 lossless --key-depths 50,10
+    refused 'keys that do not rise' 2 '--key-depths 50,10: expected them to rise'
     run 1 perplexity --model "$model" --file "$page" --tables "$all/tables.1"
     refused 'tables for nothing' 2 '--tables is for --context-codec'
 }

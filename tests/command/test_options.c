@@ -562,8 +562,10 @@ static void what_belongs_together(void) {
     CU_ASSERT(o.keys == 2 && o.windows == 2);
     CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --stride 2", &o),
                   "--stride is not for --context-codec");
-    CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --add-bos", &o),
-                  "--add-bos is not for --context-codec");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --key-depths 10", &o),
+                  "--key-depths is for --context-codec");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --keys 1 --key-depths 10", &o),
+                  "takes one of --keys and --key-depths");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --save-every 5", &o),
                   "--save-every needs --save NAME.kvs");
     CHECK_REFUSED(parse_words("generate --model m --resume r --save-every 5m", &o),

@@ -14,7 +14,7 @@ export OMP_NUM_THREADS=1
 study() { # study CODECS [OPTION...]: as the others are, in $temp/out and $temp/err, exit status in $status
     codecs=$1
     shift
-    (cd "$temp" && env CODECS="$codecs" CONTEXT=64 SCORED=8 WINDOWS=2 CALIBRATED=2 KEYS=1 \
+    (cd "$temp" && env CODECS="$codecs" CONTEXT=80 SCORED=8 WINDOWS=2 CALIBRATED=2 KEYS=1 \
         KVARVE_LAUNCHER="$mpiexec" "$top/jobs/codecs.sh" --model "$model" --sample sample.txt "$@") \
         >"$temp/out" 2>"$temp/err"
     status=$?

@@ -3,7 +3,6 @@
 #include <math.h>
 
 #include "src/study/context_score.h"
-#include "src/study/pass_keys.h"
 #include "tests/fixtures/harness.h"
 
 enum { V = 5, WINDOWS = 2, SCORED = 3, KEYS = 2 };
@@ -56,7 +55,7 @@ static void tokens(void) {
                 divergences[w] +=
                     exp(log_p(logits[0], i)) * (log_p(logits[0], i) - log_p(logits[1], i)) / SCORED;
         }
-    const context_result r = context_result_of(&s, &sums);
+    const context_result r = context_result_of(&s, &sums, 4096, DTYPE_BF16);
     CU_ASSERT(is_near(r.nll, nll) && r.n_windows == WINDOWS && r.n_keys == 0);
     CU_ASSERT(is_near(r.change.mean, (changes[0] + changes[1]) / 2) &&
               is_near(r.change.half, half_of(changes)));
@@ -65,6 +64,7 @@ static void tokens(void) {
     CU_ASSERT(is_near(r.top, top[0] / (WINDOWS * SCORED)) &&
               is_near(r.coded_top, top[1] / (WINDOWS * SCORED)));
     CU_ASSERT(r.bits == 3 && r.part_bits[KV_PART_K] == 4 && r.part_bits[KV_PART_V] == 2);
+    CU_ASSERT(r.token_bytes[0] == 4096 && is_near(r.token_bytes[1], 4096. * 3 / 16));
     CU_ASSERT(is_near(r.kept_exact, 0.02) && is_near(r.kept_8bit, 0.1));
     CU_ASSERT(is_near(r.error[KV_PART_K], 0.1) && is_near(r.error[KV_PART_V], 0.2));
     context_scores_free(&s);
@@ -75,7 +75,7 @@ static void keys(void) {
     context_scores s = context_scores_new(WINDOWS, SCORED, KEYS, V);
     uint64_t state = 2;
     double nll[2] = {0}, changes[WINDOWS] = {0};
-    int n_answered[2] = {0};
+    int n_answered[2] = {0}, n_answered_at[KEYS][2] = {0};
     for (int row = 0; row < SCORED; row++) /* the tokens of the text are another matter */
         for (int i = 0; i < 2 * WINDOWS; i++)
             context_scores_take(&s, i / 2, row, i % 2, 0, (const float[V]){0, 1, 2, 3, 4});
@@ -95,10 +95,13 @@ static void keys(void) {
                 changes[key / KEYS] -= (coded ? 1 : -1) * log_p(logits, target) / (KEYS * PASS_KEY_DIGITS);
             }
             n_answered[coded] += all;
+            n_answered_at[key % KEYS][coded] += all;
         }
-    const context_result r = context_result_of(&s, &sums);
+    const context_result r = context_result_of(&s, &sums, 4096, DTYPE_BF16);
     CU_ASSERT(r.n_keys == 4 && r.n_answered[0] == n_answered[0] && r.n_answered[1] == n_answered[1]);
     CU_ASSERT(n_answered[0] >= 2 && n_answered[0] < 4 && n_answered[1] >= 1);
+    for (int i = 0; i < 2 * KEYS; i++)
+        CU_ASSERT(r.n_answered_at[i / 2][i % 2] == n_answered_at[i / 2][i % 2]);
     CU_ASSERT(is_near(r.digit_nll, nll[0] / (4 * PASS_KEY_DIGITS)));
     CU_ASSERT(is_near(r.digit_change.mean, (nll[1] - nll[0]) / (4 * PASS_KEY_DIGITS)));
     CU_ASSERT(is_near(r.digit_change.half, half_of(changes)));
@@ -112,7 +115,7 @@ static void one_window(void) {
         context_scores_take(&s, 0, 0, coded, 4, logits);
         context_scores_take_key(&s, 0, coded, 4, logits);
     }
-    const context_result r = context_result_of(&s, &sums);
+    const context_result r = context_result_of(&s, &sums, 4096, DTYPE_BF16);
     CU_ASSERT(r.change.mean == 0 && isnan(r.change.half) && isnan(r.digit_change.half) && r.same_top == 1);
     context_scores_free(&s);
 }
