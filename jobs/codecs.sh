@@ -43,14 +43,6 @@ $file
 $*"
 calibrate "${CALIBRATED:-4}" $((context < 1024 ? context : 1024)) "$@" || exit 1
 
-# number, mean or half REPORT KEY: what the codec's part of a report has of that name.
-line_of() {
-    sed -n "/\"context_codec\"/,\$s/^ *\"$2\": *//p" "$1" | head -n 1
-}
-number() { line_of "$@" | sed 's/,$//'; }
-mean() { line_of "$@" | sed 's/.*"mean": *\([^,}]*\).*/\1/'; }
-half() { line_of "$@" | sed 's/.*"half_interval": *\([^,}]*\).*/\1/'; }
-
 table=$out/codecs.csv
 {
     printf 'codec,bits_per_element,divergence,divergence_half,perplexity_change,perplexity_change_half,'
@@ -71,13 +63,5 @@ done
 
 awk -F , 'NR == 1 { printf "  %-16s %8s  %22s  %20s\n", "codec", "bits", "divergence", "perplexity"; next }
     { printf "  %-16s %8.3f  %10.2e +- %8.1e  %+8.2f%% +- %6.2f%%\n", $1, $2, $3, $4, 100 * $5, 100 * $6 }' "$table"
-if ! command -v gnuplot >/dev/null; then
-    say "no plots: gnuplot is not here (jobs/setup.sh --plots)"
-else
-    for form in png svg; do
-        gnuplot -e "form='$form'; table='$table'; plot_file='$out/codecs.$form'; \
-            published='$kvarve_root/jobs/codecs/published.csv'" "$kvarve_root/jobs/codecs/plot.gp" \
-            2>"$runs/plot.log" || refuse "no plot: $(cat "$runs/plot.log")" # which warns of codecs that are not there
-    done
-fi
+draw codecs "$table" "published='$kvarve_root/jobs/codecs/published.csv'" # warns of codecs that are not there
 [ $n_failed -eq 0 ]

@@ -158,12 +158,5 @@ awk -F , '
     BEGIN { form = "  %-16s %-10s %15s %10s %14s %9s %9s\n" }
     NR == 1 { printf form, "codec", "load", "Gbit/s per rank", "MiB", "first token, s", "loaded", "computed"; next }
     { printf form, $1, $2, $3, $4 == "" ? "" : sprintf("%.1f", $4 / 2 ^ 20), sprintf("%.3f", $5), $6, $7 }' "$table"
-if ! command -v gnuplot >/dev/null; then
-    say "no plots: gnuplot is not here (jobs/setup.sh --plots)"
-else
-    for form in png svg; do
-        gnuplot -e "form='$form'; table='$table'; plot_file='$out/links.$form'" "$kvarve_root/jobs/links/plot.gp" \
-            2>"$runs/plot.log" || refuse "no plot: $(cat "$runs/plot.log")"
-    done
-fi
+draw links "$table"
 [ $n_failed -eq 0 ]

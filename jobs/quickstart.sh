@@ -55,7 +55,7 @@ That was a small model of this repository's own. What to try next, from this fol
     build/kvarve snapshot info DIR.kvs             what a snapshot holds (made with --save DIR.kvs)
     build/kvarve bench --model DIR                 how fast, beside what the machine can do
     build/kvarve --help                            every command and option
-    jobs/demo/passkey.sh NOVEL.txt                 does the demo model find a number told thousands of tokens ago?
+    jobs/recall.sh NOVEL.txt                       does a model find a number told thousands of tokens ago?
     tests/run.sh                                   every test
 As root in a container, or with more ranks than cores, first:  . jobs/mpi_env.sh; mpi_env RANKS
 END

@@ -1,5 +1,6 @@
-# jobs/study.sh: what the studies share (jobs/scaling.sh, jobs/codecs.sh, ...): where things are, and runs that leave a
-# log. To be sourced by a POSIX shell, in a job of Slurm or without one, as they do it:
+# jobs/study.sh: what the studies share (jobs/scaling.sh, jobs/codecs.sh, ...): where things are, runs that leave a
+# log, what stands in their reports, and plots. To be sourced by a POSIX shell, in a job of Slurm or without one, as
+# they do it:
 #
 #     command=$0
 #     [ -z "${SLURM_JOB_ID-}" ] || command=$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')
@@ -36,6 +37,16 @@ fi
 
 n_done=0 n_failed=0
 
+# open_study DIR SETTINGS: the folder gets one study, with its $runs.
+open_study() {
+    out=$1 runs=$1/runs
+    mkdir -p "$runs" || refuse "$out: that folder cannot be made"
+    if [ -e "$out/settings" ] && [ "$2" != "$(cat "$out/settings")" ]; then
+        refuse "$out holds another study: remove it, or choose another"
+    fi
+    printf '%s\n' "$2" >"$out/settings"
+}
+
 # run NAME RANKS COMMAND ARGUMENT...: what it prints is in the script's folder $runs, in NAME.out and NAME.log.
 # shellcheck disable=SC2154
 run() {
@@ -64,4 +75,25 @@ measure() {
     }
     n_done=$((n_done + 1))
     mv "$runs/$name.part" "$runs/$name.json"
+}
+
+# number, mean or half REPORT KEY: what the report of perplexity --context-codec has of that name.
+line_of() {
+    sed -n "/\"context_codec\"/,\$s/^ *\"$2\": *//p" "$1" | head -n 1
+}
+number() { line_of "$@" | sed 's/,$//'; }
+mean() { line_of "$@" | sed 's/.*"mean": *\([^,}]*\).*/\1/'; }
+half() { line_of "$@" | sed 's/.*"half_interval": *\([^,}]*\).*/\1/'; }
+
+# draw STUDY TABLE [ASSIGNMENTS]: plots of the table, by jobs/STUDY/plot.gp, beside it.
+# shellcheck disable=SC2154
+draw() {
+    command -v gnuplot >/dev/null || {
+        say "no plots: gnuplot is not here (jobs/setup.sh --plots)"
+        return
+    }
+    for form in png svg; do
+        gnuplot -e "form='$form'; table='$2'; plot_file='${2%.csv}.$form'; ${3-}" "$kvarve_root/jobs/study.gp" \
+            "$kvarve_root/jobs/$1/plot.gp" 2>"$runs/plot.log" || refuse "no plot: $(cat "$runs/plot.log")"
+    done
 }

@@ -1,22 +1,6 @@
-# jobs/codecs/plot.gp: bits of an element against divergence, for jobs/codecs.sh:
-#
-#     gnuplot -e "form='png'; table='codecs.csv'; plot_file='codecs.png'; published='published.csv'" plot.gp
-#
-# What others published of their codecs are bits without a divergence: lines.
+# jobs/codecs/plot.gp: bits of an element against divergence, for jobs/codecs.sh, behind jobs/study.gp, with
+# published='published.csv'. What others published of their codecs are bits without a divergence: lines.
 
-set datafile separator ','
-set datafile missing NaN
-ink = '#333a45'
-if (form eq 'png') {
-    set terminal pngcairo noenhanced font 'DejaVu Sans,11' background '#ffffff' size 900, 600
-} else {
-    set terminal svg noenhanced font 'DejaVu Sans,12' background '#ffffff' size 900, 600
-}
-set output plot_file
-
-set border 3 linewidth 1 linecolor rgb ink
-set grid ytics xtics linewidth 1 linetype 1 linecolor rgb '#e4e7eb'
-set tics nomirror scale 0.5 textcolor rgb ink
 set key top right textcolor rgb ink samplen 2 spacing 1.2 reverse Left
 set xlabel 'bits of an element, all counted but the tables' textcolor rgb ink
 set ylabel 'divergence of the next tokens, nats' textcolor rgb ink

@@ -1,6 +1,6 @@
-# jobs/codecs/texts.sh: what jobs/codecs.sh and jobs/links.sh share: the texts that they are given, tables of some of
-# them, and the folder of a study. To be sourced behind jobs/study.sh, with the arguments of the script: --sample TEXT,
-# which there may be several of, and --file TEXT are taken out of them; what stays are options of kvarve.
+# jobs/codecs/texts.sh: what jobs/codecs.sh and jobs/links.sh share: the texts that they are given, and tables of some
+# of them. To be sourced behind jobs/study.sh, with the arguments of the script: --sample TEXT, which there may be
+# several of, and --file TEXT are taken out of them; what stays are options of kvarve.
 # shellcheck shell=sh disable=SC2034 # what is set here is used there
 
 ranks=1
@@ -19,17 +19,9 @@ for argument in "$@"; do
     before=$argument
 done
 
-# open_study DIR SETTINGS: the folder gets one study, with its $runs.
-open_study() {
-    out=$1 runs=$1/runs
-    mkdir -p "$runs" || refuse "OUT=$out: that folder cannot be made"
-    if [ -e "$out/settings" ] && [ "$2" != "$(cat "$out/settings")" ]; then
-        refuse "OUT=$out holds another study: remove it, or choose another"
-    fi
-    printf '%s\n' "$2" >"$out/settings"
-}
-
-# calibrate WINDOWS TOKENS OPTION...: the tables of the samples, from so many windows of each, unless they are there.
+# calibrate WINDOWS TOKENS OPTION...: in the study's folder, the tables of the samples, from so many windows of each,
+# unless they are there.
+# shellcheck disable=SC2154 # open_study sets out
 calibrate() {
     n_windows=$1 window=$2
     shift 2

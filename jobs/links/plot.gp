@@ -1,20 +1,5 @@
-# jobs/links/plot.gp: time to the first token against the speed of links, for jobs/links.sh:
-#
-#     gnuplot -e "form='png'; table='links.csv'; plot_file='links.png'" plot.gp
+# jobs/links/plot.gp: time to the first token against the speed of links, for jobs/links.sh, behind jobs/study.gp.
 
-set datafile separator ','
-set datafile missing NaN
-ink = '#333a45'
-if (form eq 'png') {
-    set terminal pngcairo noenhanced font 'DejaVu Sans,11' background '#ffffff' size 900, 600
-} else {
-    set terminal svg noenhanced font 'DejaVu Sans,12' background '#ffffff' size 900, 600
-}
-set output plot_file
-
-set border 3 linewidth 1 linecolor rgb ink
-set grid ytics xtics linewidth 1 linetype 1 linecolor rgb '#e4e7eb'
-set tics nomirror scale 0.5 textcolor rgb ink
 set key outside right top textcolor rgb ink samplen 4 spacing 1.2 reverse Left
 set xlabel 'Gbit/s of the link of each rank' textcolor rgb ink
 set ylabel 'seconds to the first token' textcolor rgb ink

@@ -56,7 +56,7 @@ a_study() {
     check 'again: the same' 'the table differs' cmp "$table" "$temp/first.csv"
     study lossless --file "$temp/sample.txt"
     check 'another study in the folder' "$status: $(cat "$temp/err")" \
-        grep -q 'OUT=codecs holds another study' "$temp/err"
+        grep -q ': codecs holds another study' "$temp/err"
     study lossless
     check 'no file' "$status: $(cat "$temp/err")" grep -q -e '--file TEXT is missing' "$temp/err"
 }

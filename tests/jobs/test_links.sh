@@ -85,7 +85,7 @@ other_tables() {
 
 refusals() {
     study OUT=../a_study/links "$links" --sample "$page" --file "$page" --threads 1
-    says 'another study in the folder' 2 'OUT=../a_study/links holds another study'
+    says 'another study in the folder' 2 ': ../a_study/links holds another study'
     study "$links" --sample "$page"
     says 'no file' 2 '--file TEXT is missing'
     study "$links" --sample "$page" --file nowhere
