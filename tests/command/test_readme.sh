@@ -4,7 +4,7 @@
 set -u
 repository=$1 kvarve=$2
 . "$repository/jobs/mpi_env.sh"
-mpi_env 2 # the most ranks of an example
+mpi_env 3 # the most ranks of an example
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
