@@ -122,9 +122,9 @@ typedef struct device_ops {
     /* Tell a profiler of the device which region of the run the host enters; NULL: there is none. */
     void (*mark)(const char *region_name);
 
-    /* Memory; several threads may copy in at once. alloc says in its text how many bytes were wanted.
-     * Contents start undefined. What copy_in takes from memory that is not of alloc_host may change as soon
-     * as it returns. */
+    /* Memory; several threads may copy in at once. alloc says in its text how many bytes were wanted. Memory
+     * of the host is aligned for direct IO where it is 4096 bytes or more. Contents start undefined. What
+     * copy_in takes from memory that is not of alloc_host may change as soon as it returns. */
     status (*alloc)(device *dev, size_t bytes, void **out);
     void (*release)(device *dev, void *ptr);
     void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);

@@ -7,16 +7,17 @@
 
 #include "src/base/memory.h"
 
-enum { HUGE_PAGE_BYTES = 2 << 20 };
+enum { HUGE_PAGE_BYTES = 2 << 20, SMALL_PAGE_BYTES = 4096 };
 
 /* More than the machine's memory is refused here: the system would grant it, and kill the process later. */
 void *cpu_memory_new(size_t bytes) {
     size_t machine_bytes = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
     void *memory = NULL;
     bool huge = bytes >= 2 * HUGE_PAGE_BYTES;
-    if (bytes < machine_bytes &&
-        posix_memalign(&memory, huge ? HUGE_PAGE_BYTES : CACHE_LINE, bytes ? bytes : 1))
-        memory = NULL;
+    const size_t alignment = huge                        ? HUGE_PAGE_BYTES
+                             : bytes >= SMALL_PAGE_BYTES ? SMALL_PAGE_BYTES
+                                                         : CACHE_LINE;
+    if (bytes < machine_bytes && posix_memalign(&memory, alignment, bytes ? bytes : 1)) memory = NULL;
     if (!memory)
         status_fail(
             "out of memory: wanted %zu bytes of the machine's %zu; use more ranks on more nodes, or ask "

@@ -24,6 +24,7 @@ const char *region_name(region r) {
         [REGION_NORM] = "norm",
         [REGION_QKV] = "qkv matrix",
         [REGION_ROPE_APPEND] = "rope and append",
+        [REGION_PAGE_WAIT] = "page wait",
         [REGION_ATTEND] = "attention",
         [REGION_OUTPUT] = "output matrix",
         [REGION_MLP] = "mlp",

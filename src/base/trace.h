@@ -9,6 +9,7 @@ typedef enum region {
     REGION_NORM,
     REGION_QKV,
     REGION_ROPE_APPEND,
+    REGION_PAGE_WAIT,
     REGION_ATTEND,
     REGION_OUTPUT,
     REGION_MLP,

@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "mpi/transport/transport.h"
 #include "src/base/status.h"
+#include "src/model/kv_tier.h"
 
 typedef enum command {
     COMMAND_GENERATE,
@@ -76,6 +77,7 @@ typedef struct options {
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t nodes;                      /* OPTION_UNSET: 1 */
     int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
+    kv_disk kv_disk;                    /* bytes 0: not given */
     double peer_timeout;
     double save_every_seconds; /* NaN: not given */
     int64_t save_every_tokens; /* OPTION_UNSET: not given; one of both at most */

@@ -32,6 +32,7 @@ extern const option_type option_path;                 /* a text that is not empt
 extern const option_type option_input, option_output; /* files that are read and written: paths.c compares */
 extern const option_type option_integer, option_real;
 extern const option_type option_bytes; /* with K, M, G or T, powers of 1024 */
+extern const option_type option_disk;  /* a directory and bytes */
 extern const option_type option_time;  /* 90s, 30m, 12h or [D-]HH:MM:SS */
 extern const option_type option_every; /* 90s, 30m, 12h, or a number of tokens */
 extern const option_type option_precision, option_weights, option_codec, option_device, option_transport;
@@ -53,7 +54,7 @@ struct option_spec {
 };
 
 /* The table: options_table.c */
-enum { OPTIONS_MAX = 72 }; /* rows at most */
+enum { OPTIONS_MAX = 80 }; /* rows at most */
 extern const option_spec options_table[];
 extern const int n_options;
 

@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -153,17 +154,22 @@ static void append_decimal(const options *o, const option_spec *spec, text_buffe
 const option_type option_real = {
     .takes = "X", .unset = UNSET_REAL, .set = set_real, .append = append_decimal};
 
-static status set_bytes(options *o, const option_spec *spec, const char *text) {
+/* Of a text that is none: NaN. */
+static double read_bytes(const char *text) {
     char *end;
     double value = strtod(text, &end);
     const char *units = "KMGT", *unit = *end ? strchr(units, *end) : NULL;
-    double scale = 1;
     for (const char *u = units; unit && u <= unit; u++)
-        scale *= 1024;
+        value *= 1024;
     if (unit) end++;
-    if (end == text || *end || !(value * scale >= spec->min && value * scale <= spec->max))
+    return end == text || *end ? NAN : value;
+}
+
+static status set_bytes(options *o, const option_spec *spec, const char *text) {
+    const double bytes = read_bytes(text);
+    if (!(bytes >= spec->min && bytes <= spec->max))
         return bad_value(spec, text, "bytes above 0, with K, M, G or T for powers of 1024, such as 8G");
-    *(int64_t *)field(o, spec) = (int64_t)(value * scale);
+    *(int64_t *)field(o, spec) = (int64_t)bytes;
     return STATUS_OK;
 }
 
@@ -172,6 +178,28 @@ static void append_bytes(const options *o, const option_spec *spec, text_buffer 
 }
 
 const option_type option_bytes = {.takes = "BYTES", .set = set_bytes, .append = append_bytes};
+
+static status set_disk(options *o, const option_spec *spec, const char *text) {
+    const char *colon = strrchr(text, ':');
+    const double bytes = colon ? read_bytes(colon + 1) : NAN;
+    kv_disk *disk = field(o, spec);
+    if (!(bytes >= spec->min && bytes <= spec->max) || colon == text ||
+        (size_t)(colon - text) >= sizeof disk->dir)
+        return bad_value(spec, text, "a directory and bytes, such as /scratch:200G");
+    *disk = (kv_disk){.bytes = (uint64_t)bytes};
+    memcpy(disk->dir, text, (size_t)(colon - text));
+    return STATUS_OK;
+}
+
+static void append_disk(const options *o, const option_spec *spec, text_buffer *out) {
+    const kv_disk *disk = value_of(o, spec);
+    char text[sizeof disk->dir + 32];
+    if (disk->bytes == 0) return;
+    snprintf(text, sizeof text, "%s:%llu", disk->dir, (unsigned long long)disk->bytes);
+    append_value(out, spec, text);
+}
+
+const option_type option_disk = {.takes = "DIR:BYTES", .set = set_disk, .append = append_disk};
 
 /* ---- times ---- */
 

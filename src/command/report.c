@@ -69,6 +69,26 @@ static double per_second(double n, double seconds) {
     return seconds > 0 ? n / seconds : 0;
 }
 
+/* Of all ranks whose KV pages memory did not hold. */
+static void print_kv_files(const run_figures *f) {
+    double written = 0, read = 0, write_seconds = 0, read_seconds = 0;
+    const char *by = NULL;
+    for (const rank_report *r = f->ranks; r < f->ranks + f->n_ranks; r++) {
+        if (!*r->kv_file_by) continue;
+        by = r->kv_file_by;
+        written += (double)r->kv_file.written.bytes;
+        read += (double)r->kv_file.read.bytes;
+        write_seconds += r->kv_file.written.seconds;
+        read_seconds += r->kv_file.read.seconds;
+    }
+    if (by)
+        fprintf(stderr,
+                "  KV pages on disks: %.1f MiB written (%.2f GB/s a rank), %.1f MiB read (%.2f GB/s a rank), "
+                "by %s\n",
+                written / mib, per_second(written, write_seconds) / giga, read / mib,
+                per_second(read, read_seconds) / giga, by);
+}
+
 static void print_table(const run_figures *f, const options *o) {
     const engine_times *t = &f->times;
     fprintf(stderr, "\n  %-24s %10s %10s %10s %6s %8s\n", "region, seconds", "min", "avg", "max", "rank",
@@ -95,6 +115,7 @@ static void print_table(const run_figures *f, const options *o) {
     }
     fprintf(stderr, "\n  %.1f MiB sent between ranks; %.1f MiB of weights %s in %.2f s\n", sent / mib,
             file / mib, o->shape ? "made" : "read", f->ranks[0].load_seconds);
+    print_kv_files(f);
 }
 
 static double most_seconds(const run_figures *f, region r) {
@@ -196,6 +217,9 @@ static void put_rank(json_writer *w, const rank_report *r, int rank) {
     json_put_integer(w, "steps", r->stage.n_steps);
     json_put_integer(w, "rows", r->stage.n_rows);
     json_put_number(w, "bytes_sent", r->bytes_sent);
+    json_put_integer(w, "kv_disk_bytes_written", r->kv_file.written.bytes);
+    json_put_integer(w, "kv_disk_bytes_read", r->kv_file.read.bytes);
+    json_put_number(w, "kv_disk_read_seconds", r->kv_file.read.seconds);
     json_open(w, "region_seconds", '{');
     for (int i = 0; i < N_REGIONS; i++)
         json_put_number(w, region_name((region)i), r->trace.seconds[i]);

@@ -6,6 +6,7 @@
 
 #include "src/base/clock.h"
 #include "src/base/memory.h"
+#include "src/base/notice.h"
 #include "src/engine/engine_private.h"
 #include "src/engine/stop.h"
 
@@ -264,6 +265,19 @@ static bool issue_refining(engine *e) {
     return any;
 }
 
+/* Its logits are NaN from there on, so that it ends with its next token. */
+static void take_loss(engine *e, const note *n, int rank) {
+    slot_tokens q;
+    for (int i = 0; schedule_running(e->schedule, i, &q); i++) {
+        session *s = e->sessions[q.sequence];
+        if (q.slot != n->number || s->sequence_id != n->sequence_id || s->failure) continue;
+        status_adopt(n->st, n->text);
+        if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+        s->failure = mem_copy_text(status_text(), strlen(status_text()));
+        notice_add("%s: what was computed of it is given up, and the others go on", status_text());
+    }
+}
+
 /* Sort what came, if anything did: loads and signals are the engine's, the rest waits for engine_take_note.
  */
 static bool take_notes(engine *e) {
@@ -276,8 +290,12 @@ static bool take_notes(engine *e) {
             e->waiting_notes[e->n_waiting_notes++] = n;
             continue;
         }
-        e->stop_wanted = e->stop_wanted || n->kind == NOTE_STOP;
-        if (n->kind != NOTE_STOP) engine_take_load(e, n, rank);
+        if (n->kind == NOTE_STOP)
+            e->stop_wanted = true;
+        else if (n->kind == NOTE_LOST)
+            take_loss(e, n, rank);
+        else
+            engine_take_load(e, n, rank);
         free(n);
     }
     return any;

@@ -189,6 +189,8 @@ typedef struct rank_report {
     uint64_t weight_bytes, kv_bytes, total_bytes, file_bytes;
     double load_seconds;
     double bytes_sent;
+    page_file_figures kv_file; /* of KV pages on the disk */
+    char kv_file_by[128];      /* what moved them, for people; "": all are in memory */
     slice slice;
 } rank_report;
 

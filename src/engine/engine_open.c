@@ -16,6 +16,9 @@
 #include "src/base/notice.h"
 #include "src/engine/engine_private.h"
 
+/* What a rank's own disk may take to answer. */
+static const double most_seconds_of_disk = 60;
+
 /* All ranks compute on devices of one kind: GPUs if they are asked for, or if every rank sees one. The ranks
  * of a host share its GPUs out among them. */
 static status choose_device(engine *e) {
@@ -27,6 +30,8 @@ static status choose_device(engine *e) {
     if (e->options.device == DEVICE_CPU) return STATUS_OK;
     int local_rank = gpu_choice_local_rank(e->worker.comm);
     if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
+    if (e->options.sizing.kv_disk.bytes)
+        return status_refuse("--kv-disk is for KV pages in host memory: give --device cpu");
     e->device_ranks = (e->device_ranks + n - 1) / n;
     return gpu_choice_index(local_rank, n, &e->device_index);
 }
@@ -134,6 +139,20 @@ static status open_weights(engine *e) {
     return STATUS_OK;
 }
 
+/* For pages that memory has no room for. */
+static status open_kv_file(engine *e, const kv_shape *shape) {
+    enum { DEPTH = 64 };
+    const kv_disk *disk = &e->options.sizing.kv_disk;
+    const size_t bytes = kv_page_bytes(&shape->format);
+    if (bytes % PAGE_FILE_ALIGNMENT)
+        return status_refuse(
+            "--kv-disk: a KV page has %zu bytes, which are no multiple of %d: raise --page-tokens", bytes,
+            PAGE_FILE_ALIGNMENT);
+    status st =
+        page_file_open(disk->dir, (int64_t)disk->bytes, bytes, DEPTH, PAGE_FILE_IO_URING, &e->worker.kv_file);
+    return status_at(st, "--kv-disk");
+}
+
 static status open_slice(engine *e) {
     const engine_options *o = &e->options;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
@@ -149,10 +168,18 @@ static status open_slice(engine *e) {
         .n_slots = engine_n_slots(e),
         .longest_tokens = o->sizing.longest_tokens,
         .max_rows = o->sizing.chunk_tokens,
+        .n_frames = mine->n_frames,
+        .n_turn = 2 * e->max_in_flight,
     };
     for (int i = 0; i < shape.n_layers; i++)
         windows[i] = model_config_kept(&e->config, mine->slice.first_layer + i, o->sizing.saves);
+    if (st == STATUS_OK && mine->n_frames > 0) st = open_kv_file(e, &shape);
+    if (st == STATUS_OK && mine->n_frames > 0)
+        st = model_open_partials(e->worker.model, shape.longest_tokens);
+    shape.file = e->worker.kv_file;
     if (st == STATUS_OK) st = kv_cache_open(e->worker.dev, &shape, &e->worker.kv);
+    if (o->sizing.kv_disk.bytes && mine->n_frames == 0)
+        notice_add("--kv-disk: nothing is kept there, as memory has room for all KV pages");
     return st;
 }
 
@@ -163,6 +190,7 @@ static void open_stage_0(engine *e) {
         .chunk_tokens = e->options.sizing.chunk_tokens,
         .page_tokens = e->options.sizing.page_tokens,
         .n_pages = e->plan.n_pages,
+        .n_memory_pages = plan_memory_pages(&e->plan),
     };
     size_t slots = (size_t)limits.n_slots;
     e->schedule = schedule_open(&limits);
@@ -344,6 +372,7 @@ void engine_close(engine *e) {
         free(e->waiting_notes[i]);
     stage_close(e->worker.stage);
     kv_cache_close(e->worker.kv);
+    page_file_close(e->worker.kv_file, most_seconds_of_disk);
     model_close(e->worker.model);
     if (e->worker.dev) e->worker.dev->ops->close(e->worker.dev);
     weights_close(e->worker.files);
@@ -400,6 +429,12 @@ void engine_gather_reports(engine *e, rank_report *all) {
         .bytes_sent = pipeline_get_stats(e->worker.pipe).bytes_sent,
         .slice = mine->slice,
     };
+    if (e->worker.kv_file) {
+        report.kv_file = page_file_measure(e->worker.kv_file);
+        snprintf(report.kv_file_by, sizeof report.kv_file_by, "%s%s",
+                 page_file_engine_text(e->worker.kv_file),
+                 page_file_is_direct(e->worker.kv_file) ? "" : ", through the page cache");
+    }
     comm_gather(e->worker.comm, &report, sizeof report, all);
 }
 

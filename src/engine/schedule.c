@@ -24,6 +24,7 @@ typedef struct sequence {
     int64_t n_issued; /* rows that were put into steps, or loaded */
     int64_t step;     /* the last of those */
     int n_let;        /* LOADING: rows that may be in the next step all the same */
+    bool is_paused;   /* READY, and not to go on */
 } sequence;
 
 struct schedule {
@@ -37,9 +38,10 @@ struct schedule {
     int n_free_slots;
     int64_t *running;      /* sequences in slots, in the order in which they entered */
     int n_running, n_held; /* of them */
-    int n_for_held;        /* slots that only held ones can fill */
-    int64_t n_steps;       /* made so far */
-    chunk_list chunks;     /* empty: chunk_tokens everywhere */
+    int n_paused;
+    int n_for_held;    /* slots that only held ones can fill */
+    int64_t n_steps;   /* made so far */
+    chunk_list chunks; /* empty: chunk_tokens everywhere */
 };
 
 schedule *schedule_open(const schedule_limits *limits) {
@@ -100,12 +102,68 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
     return s->n++;
 }
 
+/* ---- memory, where it has not all pages ---- */
+
+/* Pages of a sequence that goes on: all of its prompt, or what it has and its next row. */
+static int64_t pages_in_use(const schedule *s, const sequence *q) {
+    const int64_t n_tokens = q->n_issued < q->n_prompt ? q->n_prompt : q->n_issued + 1;
+    return kv_pages_for(n_tokens, s->limits.page_tokens);
+}
+
+/* Of all that go on, and how many these are. */
+static int64_t memory_in_use(const schedule *s, int *n_going_on) {
+    int64_t n_pages = 0;
+    *n_going_on = 0;
+    for (int i = 0; i < s->n_running; i++) {
+        const sequence *q = &s->sequences[s->running[i]];
+        if (q->state == HELD || q->is_paused) continue;
+        n_pages += pages_in_use(s, q);
+        ++*n_going_on;
+    }
+    return n_pages;
+}
+
+/* The last ones that entered pause where memory is too small for all, and the first ones that paused go on
+ * where it is not. One alone always has room. */
+static void balance_memory(schedule *s) {
+    int n_going_on;
+    int64_t in_use = memory_in_use(s, &n_going_on);
+    s->n_paused = 0;
+    for (int i = s->n_running - 1; i >= 0 && in_use > s->limits.n_memory_pages && n_going_on > 1; i--) {
+        sequence *q = &s->sequences[s->running[i]];
+        if (q->state != READY || q->is_paused) continue;
+        q->is_paused = true;
+        in_use -= pages_in_use(s, q);
+        n_going_on--;
+    }
+    for (int i = 0; i < s->n_running; i++) {
+        sequence *q = &s->sequences[s->running[i]];
+        if (!q->is_paused) continue;
+        q->is_paused =
+            s->n_paused > 0 || (n_going_on > 0 && in_use + pages_in_use(s, q) > s->limits.n_memory_pages);
+        s->n_paused += q->is_paused;
+        if (q->is_paused) continue;
+        in_use += pages_in_use(s, q);
+        n_going_on++;
+    }
+}
+
+static bool has_memory(const schedule *s, const sequence *q) {
+    int n_going_on;
+    const int64_t in_use = memory_in_use(s, &n_going_on);
+    return n_going_on == 0 || in_use + pages_in_use(s, q) <= s->limits.n_memory_pages;
+}
+
 static void admit_waiting(schedule *s) {
+    const bool is_tight = s->limits.n_memory_pages > 0;
+    if (is_tight) balance_memory(s);
+    if (s->n_paused > 0) return;
     for (; s->first_waiting < s->n; s->first_waiting++) {
         sequence *q = &s->sequences[s->first_waiting];
         if (q->state == OVER) continue;
         if (s->n_running - s->n_held >= s->limits.n_slots - s->n_for_held) return;
         if (s->n_free_slots == 0 || q->n_pages > s->free_pages) return;
+        if (is_tight && !has_memory(s, q)) return;
         q->slot = s->free_slots[--s->n_free_slots];
         s->free_pages -= q->n_pages;
         q->state = q->n_cached > 0 ? TO_LOAD : PREFILLING;
@@ -150,6 +208,7 @@ static int decode_share(const schedule *s) {
     int64_t oldest = s->n_steps; /* whose reply is awaited */
     for (int i = 0; i < s->n_running; i++) {
         const sequence *q = &s->sequences[s->running[i]];
+        if (q->is_paused) continue;
         n_ready += q->state == READY;
         n_decoding += q->state == READY || q->state == AWAITING;
         has_prompt |= q->state == PREFILLING;
@@ -207,7 +266,8 @@ int schedule_next(schedule *s, planned_span *spans) {
     admit_waiting(s);
     int n_spans = 0, n_used = 0, share = decode_share(s);
     for (int i = 0; i < s->n_running && n_used < share; i++) {
-        if (s->sequences[s->running[i]].state != READY) continue;
+        const sequence *q = &s->sequences[s->running[i]];
+        if (q->state != READY || q->is_paused) continue;
         spans[n_spans++] = issue(s, s->running[i], 1);
         n_used++;
     }

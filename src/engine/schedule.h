@@ -4,7 +4,9 @@
  * decode, so that with at least as many sequences as stages none idles; the rest of its row budget goes to
  * prompts, first come first served, and several short ones may share a step. A waiting sequence enters as
  * soon as a slot is free and the pages for all that it may ever hold are there, so that nothing runs out
- * later. Results do not depend on any of this. Pure. Local. */
+ * later. Where some of these are not in memory, it enters when memory has room for its prompt; and if those
+ * that run outgrow memory, the last ones pause until there is room for them again. Results do not depend on
+ * any of this. Pure. Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -19,7 +21,8 @@ typedef struct schedule_limits {
     int n_slots;      /* sequences in the cache */
     int chunk_tokens; /* rows of a step */
     int page_tokens;
-    int64_t n_pages; /* of the smallest rank */
+    int64_t n_pages;        /* of the smallest rank */
+    int64_t n_memory_pages; /* of them in memory; 0: all */
 } schedule_limits;
 
 /* Rows [pos0, pos0 + n_rows) of a sequence. */

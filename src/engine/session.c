@@ -12,6 +12,8 @@ session session_new(const int32_t *tokens, int64_t n_tokens) {
 
 void session_free(session *s) {
     free(s->tokens.ids);
+    free(s->failure);
+    s->failure = NULL;
     s->tokens = (token_list){0};
 }
 

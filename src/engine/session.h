@@ -29,6 +29,7 @@ typedef struct session {
     int64_t n_known;      /* tokens when it was submitted */
     int64_t n_recomputed; /* of n_cached the first ones, which were computed all the same */
     bool had_base;        /* some of the others were loaded as a base alone */
+    char *failure;        /* what became of its K and V, where they are none any more; NULL: nothing */
 } session;
 
 /* One that is only read, of a copy of these tokens, greedy, not scored. */

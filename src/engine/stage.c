@@ -14,6 +14,7 @@ typedef struct slot_state {
     sampling_options sampling;
     uint32_t *seen;     /* token_set so far, for the repetition penalty; NULL until one asks for it */
     int64_t logits_pos; /* of the logits that are kept of it; -1: none */
+    bool has_lost;      /* a page, and it was told */
 } slot_state;
 
 /* A row whose logits are wanted, and for what. */
@@ -29,6 +30,7 @@ struct stage {
     slice slice;
     model *model;
     kv_cache *kv;
+    kv_walk *walk; /* NULL: all pages are in memory */
     uint64_t weight_bytes;
     trace *trace;
     slot_state *slots;
@@ -57,11 +59,16 @@ stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, u
         .head_rows = mem_new((size_t)max_rows, sizeof(head_row)),
         .n_slots = n_slots,
     };
+    int64_t windows[MODEL_MAX_LAYERS];
+    for (int l = s.first_layer; l < s.last_layer; l++)
+        windows[l - s.first_layer] = model_config_window(config, l);
+    if (kv_cache_tier(kv)) g->walk = kv_walk_open(kv, windows);
     return g;
 }
 
 void stage_close(stage *g) {
     if (!g) return;
+    kv_walk_close(g->walk);
     for (int i = 0; i < g->n_slots; i++)
         free(g->slots[i].seen);
     free(g->slots);
@@ -76,6 +83,7 @@ static void start_sequence(stage *g, const step_start *start) {
     slot->sequence_id = start->sequence_id;
     slot->sampling = start->sampling;
     slot->logits_pos = -1;
+    slot->has_lost = false;
     if (!slice_has_head(g->slice) || start->sampling.repetition_penalty == 1) return;
     size_t words = token_set_words(g->config->vocab_size);
     if (!slot->seen) slot->seen = mem_new(words, sizeof *slot->seen);
@@ -95,6 +103,7 @@ void stage_start_cached(stage *g, const step_start *start, const int32_t *tokens
 }
 
 void stage_release(stage *g, const step *todo) {
+    if (g->walk && todo->n_releases > 0) kv_walk_rest(g->walk);
     for (int i = 0; i < todo->n_releases; i++)
         kv_cache_release(g->kv, todo->releases[i]);
 }
@@ -257,7 +266,7 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     prepare(g, todo);
     count(g, todo);
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
-    model_forward(g->model, g->kv, todo->n_spans, g->spans, todo->n_rows, x);
+    model_forward(g->model, g->kv, g->walk, todo->n_spans, g->spans, todo->n_rows, x);
     int n = 0;
     if (slice_has_head(g->slice)) {
         n = list_head_rows(g, todo);
@@ -282,6 +291,21 @@ bool stage_has_logits(const stage *g, int slot, int64_t pos) {
 
 status stage_read_logits(const stage *g, int slot, float *host_logits) {
     return model_read_kept(g->model, slot, host_logits);
+}
+
+bool stage_has_lost(stage *g, int slot, char *text) {
+    kv_tier *tier = kv_cache_tier(g->kv);
+    bool is_lost = false;
+    if (!tier || kv_tier_n_lost(tier) == 0 || g->slots[slot].has_lost) return false;
+    for (int l = 0; l < g->slice.last_layer - g->slice.first_layer && !is_lost; l++) {
+        const int32_t *table = kv_cache_table(g->kv, slot, l);
+        const int64_t end = kv_cache_end_page(g->kv, slot, l);
+        for (int64_t i = kv_cache_first_kept(g->kv, slot, l) / kv_cache_shape(g->kv)->format.page_tokens;
+             i < end && !is_lost; i++)
+            is_lost = kv_tier_is_lost(tier, table[i], text);
+    }
+    g->slots[slot].has_lost = is_lost;
+    return is_lost;
 }
 
 int64_t stage_sequence_id(const stage *g, int slot) {

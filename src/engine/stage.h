@@ -41,6 +41,10 @@ bool stage_has_logits(const stage *s, int slot, int64_t pos);
 /* They [V], to host memory. A failure is the device's. */
 status stage_read_logits(const stage *s, int slot, float *host_logits);
 
+/* Pages of the slot that this rank has lost since it was asked last (src/model/kv_tier.h): why, into
+ * text[STATUS_TEXT_BYTES]; false: none. */
+bool stage_has_lost(stage *s, int slot, char *text);
+
 /* The sampler's number of the sequence in a slot. */
 int64_t stage_sequence_id(const stage *s, int slot);
 

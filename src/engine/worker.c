@@ -16,11 +16,24 @@ static void call_probe(worker *w) {
     }
 }
 
+/* Before the step goes on, so that rank 0 knows why there are no tokens before it hears that there are none.
+ */
+static void tell_lost(worker *w) {
+    note n = {.kind = NOTE_LOST, .st = STATUS_FAILED};
+    for (int i = 0; i < w->step.n_spans; i++) {
+        if (!stage_has_lost(w->stage, w->step.spans[i].slot, n.text)) continue;
+        n.number = w->step.spans[i].slot;
+        n.sequence_id = stage_sequence_id(w->stage, w->step.spans[i].slot);
+        mailbox_send(w->notes, &n, sizeof n);
+    }
+}
+
 static void run_rows(worker *w, pipeline_slot *slot) {
     for (const step_span *p = w->step.spans; w->loader && p < w->step.spans + w->step.n_spans; p++)
         loader_leave(w->loader, p->slot, p->pos0 + p->n_rows);
     status st = stage_run(w->stage, &w->step, slot->x, &w->reply);
     if (st != STATUS_OK) status_die("%s", status_text());
+    tell_lost(w);
     if (w->times_steps) step_log_add(&w->log, comm_rank(w->comm), &w->step, &w->seconds);
     bool is_last = comm_rank(w->comm) == comm_size(w->comm) - 1;
     if (is_last) pipeline_reply(w->pipe, w->reply_bytes, step_reply_write(&w->reply, w->reply_bytes));

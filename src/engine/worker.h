@@ -18,6 +18,7 @@ typedef struct worker {
     weights *files;
     model *model;
     kv_cache *kv;
+    page_file *kv_file; /* NULL: all of it is in memory */
     stage *stage;
     pipeline *pipe;
     mailbox *notes;

@@ -131,7 +131,7 @@ static bool take_event(generation *g, engine *e, const event *ev) {
     if (ev->kind == EVENT_STEP) return true;
     job *j = &g->jobs[ev->session->id];
     if (ev->kind == EVENT_READ) {
-        j->finish = FINISH_LENGTH;
+        job_take_end(j);
         end_job(g, j);
     } else {
         take_token(g, e, j, ev);

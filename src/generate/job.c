@@ -61,8 +61,8 @@ static bool end_job(job *j, finish_reason reason) {
 bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sampler_choice *choice,
                     bool is_last) {
     if (choice->token < 0) {
-        static const char text[] = "the model's logits are not numbers";
-        j->error = mem_copy_text(text, sizeof text - 1);
+        const char *why = j->session.failure ? j->session.failure : "the model's logits are not numbers";
+        j->error = mem_copy_text(why, strlen(why));
         return end_job(j, FINISH_ERROR);
     }
     if (j->session.sampling.n_logprobs > 0) keep_logprobs(j, choice);
@@ -74,6 +74,11 @@ bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sa
     if (cut_at_stop(j, before) || stops) return end_job(j, FINISH_STOP);
     if (ends) return end_job(j, FINISH_EOS);
     return is_last ? end_job(j, FINISH_LENGTH) : false;
+}
+
+void job_take_end(job *j) {
+    if (j->session.failure) j->error = mem_copy_text(j->session.failure, strlen(j->session.failure));
+    end_job(j, j->session.failure ? FINISH_ERROR : FINISH_LENGTH);
 }
 
 void job_print_text(job *j, FILE *to) {

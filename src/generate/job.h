@@ -37,6 +37,9 @@ typedef struct job {
     finish_reason finish;
 } job;
 
+/* All that was wanted of the job's session is done. */
+void job_take_end(job *j);
+
 /* A token was chosen for the job's session, which has it, unless it is none; true when the job is over with
  * it: an end token, a stop token, a stop text (which is cut off), or because is_last says so. */
 bool job_take_token(job *j, tokenizer *tok, const model_config *config, const sampler_choice *choice,

@@ -16,7 +16,9 @@ typedef struct page_range {
 /* What the sequences have of one layer. */
 typedef struct layer_pages {
     int64_t window;
-    int32_t *tables, *device_tables; /* [n_slots, table_pages]; one and the same where memory is */
+    /* [n_slots, table_pages]: of pages, and of where they lie, for the device: one and the same where memory
+     * is, and all pages are there. */
+    int32_t *tables, *device_tables;
     page_range *slots;
 } layer_pages;
 
@@ -30,6 +32,8 @@ struct kv_cache {
     int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
     int64_t n_free;
     int32_t *n_users; /* [n_pages]: slots whose tables have the page */
+    kv_tier *tier;    /* NULL: all pages lie in memory, each at its number */
+    bool *gave_up;    /* [n_slots]: what comes of the sequence is lost, too */
     layer_pages *layers;
     /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
      * a time. */
@@ -65,13 +69,18 @@ static status open_staging(kv_cache *kv) {
 }
 
 static status open_pool(kv_cache *kv) {
+    const kv_shape *s = &kv->shape;
     void *pool = NULL;
-    for (int l = 0; l < kv->shape.n_layers; l++)
-        kv->n_pages += kv_pool_pages(&kv->shape, kv->layers[l].window);
-    status st = kv->dev->ops->alloc(kv->dev, (size_t)kv->n_pages * kv->page_bytes, &pool);
-    if (st != STATUS_OK) return st;
+    for (int l = 0; l < s->n_layers; l++)
+        kv->n_pages += kv_pool_pages(s, kv->layers[l].window);
     assert(kv->n_pages <= INT32_MAX);
+    const int64_t n_frames = s->file ? s->n_frames + 1 : kv->n_pages; /* and the one of what is lost */
+    status st = kv->dev->ops->alloc(kv->dev, (size_t)n_frames * kv->page_bytes, &pool);
+    if (st != STATUS_OK) return st;
     kv->pool = pool;
+    if (s->file)
+        kv->tier = kv_tier_open(&(kv_tier_shape){(int32_t)kv->n_pages, (int32_t)s->n_frames, kv->page_bytes,
+                                                 s->n_turn, kv->pool, s->file});
     kv->free = mem_new((size_t)kv->n_pages, sizeof *kv->free);
     kv->n_users = mem_new((size_t)kv->n_pages, sizeof *kv->n_users);
     while (kv->n_free < kv->n_pages) {
@@ -81,13 +90,17 @@ static status open_pool(kv_cache *kv) {
     return STATUS_OK;
 }
 
+static bool has_one_table(const kv_cache *kv) {
+    return kv->dev->host_memory && !kv->tier;
+}
+
 static status open_tables(kv_cache *kv, layer_pages *layer) {
     const size_t n_entries = (size_t)kv->shape.n_slots * (size_t)kv->table_pages;
     void *tables = NULL;
     status st = kv->dev->ops->alloc(kv->dev, n_entries * sizeof *layer->tables, &tables);
     if (st != STATUS_OK) return st;
     layer->device_tables = tables;
-    layer->tables = kv->dev->host_memory ? tables : mem_new(n_entries, sizeof *layer->tables);
+    layer->tables = has_one_table(kv) ? tables : mem_new(n_entries, sizeof *layer->tables);
     layer->slots = mem_new((size_t)kv->shape.n_slots, sizeof *layer->slots);
     return STATUS_OK;
 }
@@ -101,6 +114,7 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     assert(shape->format.type == dev->kv);
     pthread_mutex_init(&kv->lock, NULL);
     kv->layers = mem_new((size_t)shape->n_layers, sizeof *kv->layers);
+    kv->gave_up = mem_new((size_t)shape->n_slots, sizeof *kv->gave_up);
     for (int l = 0; shape->windows && l < shape->n_layers; l++)
         kv->layers[l].window = shape->windows[l];
     kv->shape.windows = NULL;
@@ -121,13 +135,15 @@ void kv_cache_close(kv_cache *kv) {
     if (!kv) return;
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         if (layer->device_tables) kv->dev->ops->release(kv->dev, layer->device_tables);
-        if (!kv->dev->host_memory) free(layer->tables);
+        if (!has_one_table(kv)) free(layer->tables);
         free(layer->slots);
     }
     free(kv->layers);
+    kv_tier_close(kv->tier);
     if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
     free(kv->free);
     free(kv->n_users);
+    free(kv->gave_up);
     if (kv->staging) kv->dev->ops->release_host(kv->dev, kv->staging);
     if (kv->copy) kv->dev->ops->copy_close(kv->dev, kv->copy);
     pthread_mutex_destroy(&kv->lock);
@@ -142,7 +158,10 @@ static void give_back(kv_cache *kv, layer_pages *layer, int slot, int64_t end) {
     for (page_range *mine = &layer->slots[slot]; mine->first < end && mine->first < mine->end;
          mine->first++) {
         const int32_t id = table[mine->first];
-        if (--kv->n_users[id] == 0) kv->free[kv->n_free++] = id;
+        if (--kv->n_users[id] == 0) {
+            if (kv->tier) kv_tier_remove(kv->tier, id);
+            kv->free[kv->n_free++] = id;
+        }
         table[mine->first] = -1;
     }
 }
@@ -150,7 +169,7 @@ static void give_back(kv_cache *kv, layer_pages *layer, int slot, int64_t end) {
 /* Entries [first, end) of a slot's table are new. */
 static void send_entries(const kv_cache *kv, const layer_pages *layer, int slot, int64_t first, int64_t end) {
     const size_t at = (size_t)(slot * kv->table_pages + first);
-    if (end > first && !kv->dev->host_memory)
+    if (end > first && !kv->tier && !kv->dev->host_memory)
         kv->dev->ops->copy_in(kv->dev, layer->device_tables + at, layer->tables + at,
                               (size_t)(end - first) * sizeof *layer->tables);
 }
@@ -167,6 +186,8 @@ static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t beg
     while (mine->end < last) {
         assert(kv->n_free > 0);
         const int32_t id = kv->free[--kv->n_free];
+        if (kv->tier) kv_tier_add(kv->tier, id);
+        if (kv->gave_up[slot]) kv_tier_give_up(kv->tier, id);
         kv->n_users[id] = 1;
         table[mine->end++] = id;
     }
@@ -196,7 +217,17 @@ void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
     }
 }
 
+void kv_cache_give_up(kv_cache *kv, int slot) {
+    kv->gave_up[slot] = true;
+    for (const layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
+        const int32_t *table = layer->tables + slot * kv->table_pages;
+        for (int64_t i = layer->slots[slot].first; i < layer->slots[slot].end; i++)
+            if (kv->n_users[table[i]] == 1) kv_tier_give_up(kv->tier, table[i]);
+    }
+}
+
 void kv_cache_release(kv_cache *kv, int slot) {
+    kv->gave_up[slot] = false;
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         give_back(kv, layer, slot, INT64_MAX);
         layer->slots[slot] = (page_range){0};
@@ -221,21 +252,54 @@ const int32_t *kv_cache_table(const kv_cache *kv, int slot, int layer) {
     return kv->layers[layer].tables + slot * kv->table_pages;
 }
 
+int64_t kv_cache_end_page(const kv_cache *kv, int slot, int layer) {
+    return kv->layers[layer].slots[slot].end;
+}
+
 device *kv_cache_device(const kv_cache *kv) {
     return kv->dev;
 }
 
-/* Where K or V of one head begins in the page that holds `pos`, and how many positions of [pos, end) it
- * holds. */
-static char *find_rows(const kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
-                       int64_t end, int64_t *n) {
+const kv_shape *kv_cache_shape(const kv_cache *kv) {
+    return &kv->shape;
+}
+
+kv_tier *kv_cache_tier(const kv_cache *kv) {
+    return kv->tier;
+}
+
+void kv_cache_set_frame(kv_cache *kv, int slot, int layer, int64_t entry, int32_t frame) {
+    kv->layers[layer].device_tables[slot * kv->table_pages + entry] = frame;
+}
+
+/* Rows of K or V of one head that lie in one page, which is held where pages may leave memory. */
+typedef struct page_rows {
+    int32_t page;
+    int64_t n;
+    char *at;
+} page_rows;
+
+/* Those of positions [pos, end) that are in the page of `pos`. */
+static page_rows hold_rows(const kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
+                           int64_t end, bool to_write) {
     const kv_format *f = &kv->shape.format;
-    const int32_t *table = kv_cache_table(kv, slot, layer);
-    int64_t left = f->page_tokens - pos % f->page_tokens;
-    *n = left < end - pos ? left : end - pos;
+    const int64_t place = pos % f->page_tokens, left = f->page_tokens - place;
+    page_rows rows = {kv_cache_table(kv, slot, layer)[pos / f->page_tokens],
+                      left < end - pos ? left : end - pos, NULL};
     assert(pos >= kv_cache_first_kept(kv, slot, layer));
-    return (char *)kv_cache_layer(kv, layer).pages +
-           kv_pool_element(f, table, part, head, pos) * dtype_bytes(f->type);
+    if (kv->tier) kv_tier_hold(kv->tier, rows.page);
+    const int32_t frame = kv->tier ? kv_tier_wait(kv->tier, rows.page, to_write) : rows.page;
+    rows.at = kv->pool + (size_t)frame * kv->page_bytes +
+              kv_element(f, part, head, (int)place) * dtype_bytes(f->type);
+    return rows;
+}
+
+/* STATUS_FAILED: the page is lost. */
+static status leave_rows(const kv_cache *kv, const page_rows *rows, kv_tier_change change) {
+    char text[STATUS_TEXT_BYTES];
+    if (!kv->tier) return STATUS_OK;
+    kv_tier_leave(kv->tier, rows->page, change);
+    return kv_tier_is_lost(kv->tier, rows->page, text) ? status_fail("%s", text) : STATUS_OK;
 }
 
 /* Bytes of a page as the host can read them: where they are, or copied to the staging, with the lock held. */
@@ -274,8 +338,11 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
     status st = STATUS_OK;
     if (!kv->dev->host_memory) pthread_mutex_lock(&kv->lock);
     for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < pos0 + n_tokens; pos += n) {
-        const char *rows = find_rows(kv, slot, layer, part, 0, pos, pos0 + n_tokens, &n);
-        st = read_page(kv, part, rows, n, (char *)out + (size_t)(pos - pos0) * all_bytes);
+        const page_rows rows = hold_rows(kv, slot, layer, part, 0, pos, pos0 + n_tokens, false);
+        n = rows.n;
+        st = read_page(kv, part, rows.at, n, (char *)out + (size_t)(pos - pos0) * all_bytes);
+        const status left = leave_rows(kv, &rows, KV_TIER_READ);
+        if (st == STATUS_OK) st = left;
     }
     if (!kv->dev->host_memory) pthread_mutex_unlock(&kv->lock);
     return st;
@@ -285,9 +352,11 @@ void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int he
                          int64_t n_tokens, const void *in) {
     const size_t row_bytes = row_bytes_of(kv, part);
     for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
-        char *to = find_rows(kv, slot, layer, part, head, pos, pos0 + n_tokens, &n);
+        const page_rows rows = hold_rows(kv, slot, layer, part, head, pos, pos0 + n_tokens, true);
         const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
-        kv->dev->ops->copy_in(kv->dev, to, from, (size_t)n * row_bytes);
+        n = rows.n;
+        kv->dev->ops->copy_in(kv->dev, rows.at, from, (size_t)n * row_bytes);
+        leave_rows(kv, &rows, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
     }
 }
 

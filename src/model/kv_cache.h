@@ -6,13 +6,17 @@
  * [i * page_tokens, (i + 1) * page_tokens) lie in page table[i]. Layers without a window keep all positions,
  * those with one what rows that come may still see. Pages are taken as a sequence grows, and given back as
  * they leave the window and when it is released; stage 0 admits a sequence only when all it may ever need is
- * there, so taking a page never fails. All functions are Local. */
+ * there, so taking a page never fails.
+ *
+ * Where not all pages lie in memory (src/model/kv_tier.h), a step's operations see those that
+ * src/model/kv_walk.h holds for them. All functions are Local. */
 #pragma once
 
 #include <stdint.h>
 
 #include "kernels/device.h"
 #include "src/base/status.h"
+#include "src/model/kv_tier.h"
 
 typedef struct kv_cache kv_cache;
 
@@ -25,6 +29,11 @@ typedef struct kv_shape {
     int n_slots;     /* sequences at once */
     int64_t longest_tokens; /* of a sequence */
     int max_rows;           /* of a step */
+    /* Where the pages of all layers together are more than memory has: the file for the others, with records
+     * of a page. Borrowed. NULL: all are in memory. */
+    page_file *file;
+    int64_t n_frames; /* pages in memory */
+    int n_turn;       /* steps in which every sequence that does not pause has rows */
 } kv_shape;
 
 /* Pages that a layer needs of the pool. Where there is a window, no sequence has more than it covers,
@@ -43,6 +52,10 @@ void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end);
  * What `from` keeps must be all that rows from n_tokens on see. */
 void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens);
 
+/* The sequence in this slot has lost a page: what else it has and does not share, and what it takes from now
+ * on, is given up (kv_tier.h), so that there is room for others. */
+void kv_cache_give_up(kv_cache *kv, int slot);
+
 /* Give all pages of the slot back: those that no other sequence shares are free. */
 void kv_cache_release(kv_cache *kv, int slot);
 
@@ -54,9 +67,9 @@ int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer);
 
 /* Copy rows of one layer of the slice (0-based) out of or into the pages of the sequence in this slot, in any
  * number of threads: positions [pos0, pos0 + n_tokens), which are kept, K or V, as dense [n_tokens, G, K]
- * host elements. Rows that exist never change, but for those that are refined between two steps
- * (src/engine/loader.h), so that any thread may read them while the model appends others, as long as the slot
- * is not released. */
+ * host elements. Fails where one of the pages is lost. Rows that exist never change, but for those that are
+ * refined between two steps (src/engine/loader.h), so that any thread may read them while the model appends
+ * others, as long as the slot is not released. */
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                      void *out);
 void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
@@ -66,9 +79,18 @@ void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in);
 
-/* A slot's table of one layer of the slice (0-based), in host memory; and the device of it all. */
+/* A slot's table of one layer of the slice (0-based), in host memory, and behind which entry it ends; and the
+ * device of it all. */
 const int32_t *kv_cache_table(const kv_cache *kv, int slot, int layer);
+int64_t kv_cache_end_page(const kv_cache *kv, int slot, int layer);
 device *kv_cache_device(const kv_cache *kv);
+
+/* What it was opened with, but for the windows; and where its pages lie: NULL, all in memory. */
+const kv_shape *kv_cache_shape(const kv_cache *kv);
+kv_tier *kv_cache_tier(const kv_cache *kv);
+
+/* The operations find the page of this entry in that frame. */
+void kv_cache_set_frame(kv_cache *kv, int slot, int layer, int64_t entry, int32_t frame);
 
 /* The pages and tables of one layer of the slice (0-based), for the operations of a step. */
 kv_layer kv_cache_layer(const kv_cache *kv, int layer);

@@ -68,27 +68,75 @@ status model_take_workspace(model *m) {
     return st;
 }
 
+static attend_partials partials_of(const model_config *c, int n_rows) {
+    return (attend_partials){.n_rows = n_rows, .n_heads = c->n_heads, .width = c->head_dim};
+}
+
+uint64_t model_partial_bytes(const model_config *c, int max_rows, int64_t longest_tokens) {
+    const attend_partials p = partials_of(c, max_rows);
+    const attend_nodes all = attend_nodes_seen(0, longest_tokens - 1, 0, ATTEND_NODE_LEVEL);
+    return (uint64_t)all.last * attend_node_floats(&p) * sizeof(float);
+}
+
+status model_open_partials(model *m, int64_t longest_tokens) {
+    status st = STATUS_OK;
+    m->partials = take(m, model_partial_bytes(&m->config, m->max_rows, longest_tokens), 1, &st);
+    return st;
+}
+
 void model_embed(model *m, const int32_t *tokens, int T, float *x) {
     region before = trace_enter(m->trace, REGION_EMBED);
     m->dev->ops->embed(m->dev, m->embedding, tokens, T, x);
     trace_enter(m->trace, before);
 }
 
-/* x += o(attend(rope(qkv(norm(x))))) */
-static void attention_block(model *m, const layer *l, const attention_shape *shape, const kv_layer *kv, int T,
-                            int T_few, float *x) {
+/* Part by part, as their pages come. */
+static void attend_on_walk(model *m, const attention_shape *shape, const kv_layer *kv, kv_walk *walk, int T) {
+    const attend_partials p = partials_of(&m->config, T);
+    for (kv_extent e;;) {
+        trace_enter(m->trace, REGION_PAGE_WAIT);
+        const bool any = kv_walk_next(walk, &e);
+        trace_enter(m->trace, REGION_ATTEND);
+        if (!any) return;
+        float *to = m->partials + (size_t)(e.part.nodes.first - e.all.first) * attend_node_floats(&p);
+        m->dev->ops->attend_part(m->dev, shape, kv, &e.part, m->narrow, to);
+        if (e.part.nodes.last < e.all.last) continue;
+        const attend_extent whole = {e.part.first_span, e.part.last_span, e.all};
+        m->dev->ops->attend_merge(m->dev, shape, &whole, m->partials, m->act);
+    }
+}
+
+/* x += o(attend(rope(qkv(norm(x))))), of a layer of the slice */
+static void attention_block(model *m, int index, const kv_cache *cache, kv_walk *walk, int T, int T_few,
+                            float *x) {
     const device_ops *op = m->dev->ops;
     const model_config *c = &m->config;
+    const layer *l = &m->layers[index];
     const qkv_weights finish = {l->qkv_bias, l->q_norm, l->k_norm, c->rms_norm_eps};
+    const attention_shape shape = {
+        .n_heads = c->n_heads,
+        .n_kv_heads = c->n_kv_heads,
+        .head_dim = c->head_dim,
+        .scale = 1 / sqrtf((float)c->head_dim),
+        .window = model_config_window(c, m->slice.first_layer + index),
+    };
+    const kv_layer kv = kv_cache_layer(cache, index);
 
     trace_enter(m->trace, REGION_NORM);
     op->rmsnorm(m->dev, x, l->attention_norm, c->rms_norm_eps, T, c->d_model, m->act);
     trace_enter(m->trace, REGION_QKV);
     op->matmul(m->dev, l->qkv, m->act, T, T_few, m->wide);
+    if (walk) {
+        trace_enter(m->trace, REGION_PAGE_WAIT);
+        kv_walk_enter(walk, index);
+    }
     trace_enter(m->trace, REGION_ROPE_APPEND);
-    op->kv_append(m->dev, shape, &finish, m->cos_sin, kv, m->wide, m->narrow);
+    op->kv_append(m->dev, &shape, &finish, m->cos_sin, &kv, m->wide, m->narrow);
     trace_enter(m->trace, REGION_ATTEND);
-    op->attend(m->dev, shape, kv, m->narrow, m->act);
+    if (walk)
+        attend_on_walk(m, &shape, &kv, walk, T);
+    else
+        op->attend(m->dev, &shape, &kv, m->narrow, m->act);
     trace_enter(m->trace, REGION_OUTPUT);
     op->matmul_add(m->dev, l->output, m->act, T, T_few, x);
     if (l->output_bias) op->add_bias(m->dev, l->output_bias, T, c->d_model, x);
@@ -106,12 +154,14 @@ static void mlp_block(model *m, const layer *l, int T, int T_few, float *x) {
     op->matmul_add(m->dev, l->down, m->act, T, T_few, x);
 }
 
-void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans, int T, float *x) {
+void model_forward(model *m, const kv_cache *kv, kv_walk *walk, int n_spans, const span *spans, int T,
+                   float *x) {
     const model_config *c = &m->config;
     region before = trace_enter(m->trace, REGION_ROPE_APPEND);
     int T_few = 0;
     for (int i = 0; i < n_spans && spans[i].is_generated; i++)
         T_few += spans[i].n_rows;
+    if (walk) kv_walk_begin(walk, n_spans, spans);
     m->dev->ops->begin_step(m->dev, n_spans, spans);
     m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, m->cos_sin);
     if (m->dev->ops->replay(m->dev, x)) {
@@ -120,15 +170,7 @@ void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans,
     }
     for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
         alive_say();
-        attention_shape shape = {
-            .n_heads = c->n_heads,
-            .n_kv_heads = c->n_kv_heads,
-            .head_dim = c->head_dim,
-            .scale = 1 / sqrtf((float)c->head_dim),
-            .window = model_config_window(c, m->slice.first_layer + i),
-        };
-        kv_layer pages = kv_cache_layer(kv, i);
-        attention_block(m, &m->layers[i], &shape, &pages, T, T_few, x);
+        attention_block(m, i, kv, walk, T, T_few, x);
         mlp_block(m, &m->layers[i], T, T_few, x);
     }
     m->dev->ops->record_end(m->dev);

@@ -11,7 +11,7 @@
 #include "io/weights/weights.h"
 #include "kernels/device.h"
 #include "src/base/trace.h"
-#include "src/model/kv_cache.h"
+#include "src/model/kv_walk.h"
 #include "src/model/model_config.h"
 
 typedef struct model model;
@@ -78,8 +78,15 @@ extern const uint64_t model_int8_digest[2];
 /* x[T, D] = embedding of the tokens. First stage. */
 void model_embed(model *m, const int32_t *tokens, int T, float *x);
 
-/* x[T, D] through the layers of the slice; their K and V are appended to the cache. Spans tile the T rows. */
-void model_forward(model *m, const kv_cache *kv, int n_spans, const span *spans, int T, float *x);
+/* x[T, D] through the layers of the slice; their K and V are appended to the cache. Spans tile the T rows.
+ * Where not all pages lie in memory, `walk` brings them; else it is NULL. */
+void model_forward(model *m, const kv_cache *kv, kv_walk *walk, int n_spans, const span *spans, int T,
+                   float *x);
+
+/* For a walk attention goes part by part, over at most longest_tokens places: take memory for the parts'
+ * results, which are so many bytes. */
+status model_open_partials(model *m, int64_t longest_tokens);
+uint64_t model_partial_bytes(const model_config *c, int max_rows, int64_t longest_tokens);
 
 /* logits[n, V] of rows[n] of x, n <= HEAD_ROWS, to host memory. Last stage. */
 status model_logits(model *m, const float *x, const int32_t *rows, int n, float *host_logits);

@@ -213,8 +213,8 @@ void model_close(model *m) {
         close_layer(m, i);
     if (m->head != m->embedding) close_matrix(m, m->head);
     close_matrix(m, m->embedding);
-    void *memory[] = {m->final_norm, m->wide,      m->cos_sin, m->act,
-                      m->narrow,     m->head_rows, m->logits,  m->kept};
+    void *memory[] = {m->final_norm, m->wide,   m->cos_sin, m->act,     m->narrow,
+                      m->head_rows,  m->logits, m->kept,    m->partials};
     for (size_t i = 0; i < sizeof memory / sizeof *memory; i++)
         release(m, memory[i]);
     if (m->answer) m->dev->ops->release_host(m->dev, m->answer);

@@ -26,6 +26,7 @@ struct model {
     float *head_rows;     /* [HEAD_ROWS, D] */
     float *logits;        /* [HEAD_ROWS, V] */
     float *kept;          /* [slots, V]; NULL: no save may come */
+    float *partials;      /* of attention, by nodes; NULL: all pages are in memory */
     model_answer *answer; /* host memory of the device, last stage */
 };
 

@@ -70,7 +70,28 @@ static int64_t most_pages(const model_config *c, const sizing *s, slice part, ui
 
 static uint64_t workspace_bytes(const model_config *c, const sizing *s, slice part) {
     return model_workspace_bytes(c, part, s->precision, s->chunk_tokens) +
-           model_kept_bytes(c, part, s->saves ? s->n_sequences + s->n_held : 0);
+           model_kept_bytes(c, part, s->saves ? s->n_sequences + s->n_held : 0) +
+           (s->kv_disk.bytes ? model_partial_bytes(c, s->chunk_tokens, s->longest_tokens) : 0);
+}
+
+static size_t page_bytes(const model_config *c, const sizing *s) {
+    const kv_format format = model_kv_format(c, precision_kv(s->precision), s->page_tokens);
+    return kv_page_bytes(&format);
+}
+
+/* What the disk takes beside memory. */
+static uint64_t disk_bytes(const model_config *c, const sizing *s) {
+    const uint64_t spare = KV_TIER_SPARE_RECORDS * page_bytes(c, s);
+    return s->kv_disk.bytes > spare ? s->kv_disk.bytes - spare : 0;
+}
+
+/* What must be in memory at least where there is a disk. */
+static uint64_t least_frame_bytes(const model_config *c, const sizing *s) {
+    const kv_shape shape = {.format.page_tokens = s->page_tokens,
+                            .n_slots = s->n_sequences + s->n_held,
+                            .longest_tokens = s->longest_tokens,
+                            .max_rows = s->chunk_tokens};
+    return (uint64_t)(kv_walk_least_frames(&shape) + 1) * page_bytes(c, s);
 }
 
 /* The slots; and with several ranks as much again, which MPI may hold until it is received. */
@@ -95,8 +116,8 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
     const uint64_t space = workspace_bytes(c, s, inner), head_space = workspace_bytes(c, s, behind) - space;
     for (int l = 0; l < n; l++) {
         layers[l].cost = layer_elements(c, l);
-        layers[l].bytes =
-            layer_weight_bytes(c, l, s->precision) + layer_kv_bytes(c, s, l, n_pages) + s->host_layer_bytes;
+        layers[l].bytes = layer_weight_bytes(c, l, s->precision) + s->host_layer_bytes +
+                          (s->kv_disk.bytes ? 0 : layer_kv_bytes(c, s, l, n_pages));
     }
     return (partition_problem){
         .n_layers = n,
@@ -105,7 +126,8 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
         .first = {0, model_weight_bytes(c, before, s->precision)},
         .last = {s->head_share * head_elements(c), model_weight_bytes(c, behind, s->precision) + head_space},
         .both_bytes = model_weight_bytes(c, both, s->precision) + head_space,
-        .every_bytes = space + transfer_bytes(c, s, n_ranks) + s->host_bytes + process_bytes,
+        .every_bytes = space + transfer_bytes(c, s, n_ranks) + s->host_bytes + process_bytes +
+                       (s->kv_disk.bytes ? least_frame_bytes(c, s) : 0),
         .rank_bytes = s->bound.bytes,
         .bound_by = s->bound.by,
     };
@@ -138,7 +160,7 @@ static status fit_kv_memory(const model_config *c, const sizing *s, const plan *
                             int64_t *room) {
     uint64_t needs = 0;
     for (const plan_rank *k = p->ranks; s->kv_bytes_per_rank && k < p->ranks + p->n_ranks; k++) {
-        int64_t fits = most_pages(c, s, k->slice, s->kv_bytes_per_rank);
+        int64_t fits = most_pages(c, s, k->slice, s->kv_bytes_per_rank + disk_bytes(c, s));
         uint64_t one = kv_bytes(c, s, k->slice, least);
         if (fits < *room) *room = fits;
         if (one > needs) needs = one;
@@ -157,7 +179,8 @@ static status fit_memory(const model_config *c, const sizing *s, const plan *p, 
     const uint64_t bound = s->bound.bytes;
     for (int i = 0; bound && i < p->n_ranks; i++) {
         const plan_rank *k = &p->ranks[i];
-        int64_t fits = k->total_bytes < bound ? most_pages(c, s, k->slice, bound - k->total_bytes) : 0;
+        const uint64_t left = k->total_bytes < bound ? bound - k->total_bytes : 0;
+        int64_t fits = left ? most_pages(c, s, k->slice, left + disk_bytes(c, s)) : 0;
         if (fits < least)
             return status_refuse("rank %d may take %.1f MiB, %s, but needs %.1f MiB for layers %d to %d with "
                                  "one sequence of %lld "
@@ -176,6 +199,22 @@ static int64_t pages_wanted(const sizing *s, int64_t least) {
     return wanted > least ? wanted : least;
 }
 
+/* Where memory does not hold them all, they are its frames. */
+static status fit_frames(const model_config *c, const sizing *s, int index, plan_rank *k) {
+    uint64_t most = UINT64_MAX;
+    if (s->bound.bytes) most = s->bound.bytes - k->total_bytes;
+    if (s->kv_bytes_per_rank && s->kv_bytes_per_rank < most) most = s->kv_bytes_per_rank;
+    if (k->kv_bytes <= most) return STATUS_OK;
+    if (most < least_frame_bytes(c, s))
+        return status_refuse(
+            "rank %d has %.1f MiB of memory for KV pages, but beside --kv-disk it needs %.1f "
+            "MiB: raise --kv-memory, or lower --sequences or --chunk-tokens",
+            index, mem_mib(most), mem_mib(least_frame_bytes(c, s)));
+    k->n_frames = (int64_t)(most / page_bytes(c, s)) - 1;
+    k->kv_bytes = (uint64_t)(k->n_frames + 1) * page_bytes(c, s);
+    return STATUS_OK;
+}
+
 /* As many pages as are wanted, fewer where there is no room for them. */
 static status choose_pages(const model_config *c, const sizing *s, int64_t least, plan *out) {
     const int64_t wanted = pages_wanted(s, least);
@@ -187,6 +226,8 @@ static status choose_pages(const model_config *c, const sizing *s, int64_t least
     out->n_pages = wanted < room ? wanted : room;
     for (plan_rank *k = out->ranks; k < out->ranks + out->n_ranks; k++) {
         k->kv_bytes = kv_bytes(c, s, k->slice, out->n_pages);
+        st = fit_frames(c, s, (int)(k - out->ranks), k);
+        if (st != STATUS_OK) return st;
         k->total_bytes += k->kv_bytes;
     }
     return STATUS_OK;
@@ -264,6 +305,15 @@ status plan_make_beside(const model_config *c, const sizing *s, int n_ranks, con
     }
     if (st == STATUS_OK) *out = made;
     return st;
+}
+
+int64_t plan_memory_pages(const plan *p) {
+    int64_t least = 0;
+    for (const plan_rank *k = p->ranks; k < p->ranks + p->n_ranks; k++) {
+        const int64_t each = k->n_frames / (k->slice.last_layer - k->slice.first_layer);
+        if (k->n_frames > 0 && (least == 0 || each < least)) least = each;
+    }
+    return least;
 }
 
 void plan_free(plan *p) {

@@ -42,6 +42,7 @@ typedef struct sizing {
     int n_held;             /* as far as there is room: more that are over and wait for a save ... */
     double held_pages;      /* ... each of so many pages */
     uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
+    kv_disk kv_disk;             /* --kv-disk */
     uint64_t host_layer_bytes;   /* what the command itself keeps in host memory: of each layer ... */
     uint64_t host_bytes;         /* ... and besides, on each rank */
     plan_bound bound;            /* of all that a rank takes */
@@ -54,7 +55,8 @@ typedef struct plan_rank {
     uint64_t weight_bytes, kv_bytes, workspace_bytes, transfer_bytes;
     uint64_t host_bytes;  /* what the command keeps of its layers */
     uint64_t total_bytes; /* of the memory that the sizing's bound is of */
-    double cost;          /* relative to the mean over ranks */
+    int64_t n_frames; /* KV pages in memory, of all its layers together; the rest is on the disk; 0: all */
+    double cost;      /* relative to the mean over ranks */
 } plan_rank;
 
 typedef struct plan {
@@ -74,3 +76,6 @@ status plan_make(const model_config *config, const sizing *s, int n_ranks, plan 
 status plan_make_beside(const model_config *config, const sizing *s, int n_ranks, const plan_bound *host,
                         plan *out);
 void plan_free(plan *p);
+
+/* Of n_pages, those that every rank has in memory for each of its layers; 0: all. */
+int64_t plan_memory_pages(const plan *p);

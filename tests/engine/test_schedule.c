@@ -202,12 +202,14 @@ static int64_t pick(uint64_t *state, int64_t n) {
 /* ---- tests ---- */
 
 static simulation *begin_random(uint64_t *state) {
+    const int64_t n_pages = 20 + pick(state, 100);
     return begin((schedule_limits){
         .n_stages = 1 + (int)pick(state, 8),
         .n_slots = 1 + (int)pick(state, MAX_SLOTS),
         .chunk_tokens = 1 + (int)pick(state, pick(state, 2) ? 8 : 200),
         .page_tokens = 16 * (1 + (int)pick(state, 4)),
-        .n_pages = 20 + pick(state, 100),
+        .n_pages = n_pages,
+        .n_memory_pages = pick(state, 2) ? 1 + pick(state, n_pages) : 0,
     });
 }
 
@@ -251,7 +253,7 @@ static void random_runs(void) {
 
 /* A sequence that is held keeps its slot and pages, and gets no rows, until it is finished. */
 static void held_sequences_stay(void) {
-    simulation *m = begin((schedule_limits){1, 2, 64, 16, 100});
+    simulation *m = begin((schedule_limits){1, 2, 64, 16, 100, 0});
     uint64_t state = 5;
     for (int i = 0; i < 3; i++)
         add(m, 5, 10);
@@ -270,7 +272,7 @@ static void held_sequences_stay(void) {
     end(m);
 
     /* With slots of their own they keep none from entering; those slots are for none else. */
-    m = begin((schedule_limits){1, 4, 64, 16, 100});
+    m = begin((schedule_limits){1, 4, 64, 16, 100, 0});
     schedule_keep_for_held(m->schedule, 2);
     for (int i = 0; i < 6; i++)
         add(m, 5, 10);
@@ -287,7 +289,7 @@ static void held_sequences_stay(void) {
     end(m);
 
     /* Nor does it count as one that decodes: two others are still shared out over two stages. */
-    m = begin((schedule_limits){2, 3, 64, 16, 100});
+    m = begin((schedule_limits){2, 3, 64, 16, 100, 0});
     for (int i = 0; i < 3; i++)
         add(m, 5, 10);
     CU_ASSERT(issue(m) == 15);
@@ -307,7 +309,7 @@ static void no_stage_idles_in_decode(void) {
     uint64_t state = 2;
     for (int n_stages = 1; n_stages <= 8; n_stages++) {
         for (int n = n_stages; n <= 4 * n_stages + 1; n++) {
-            simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS});
+            simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS, 0});
             for (int i = 0; i < n; i++)
                 add(m, 1, 1000);
             int n_missing = 0, least = n, most = 0;
@@ -334,7 +336,7 @@ static void no_stage_idles_with_late_replies(void) {
     uint64_t state = 3;
     for (int round = 0; round < 100; round++) {
         int n_stages = 2 + (int)pick(&state, 7), n = n_stages + (int)pick(&state, 40), n_missing = 0;
-        simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS});
+        simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS, 0});
         for (int i = 0; i < n; i++)
             add(m, 1, 1000);
         issue(m);
@@ -357,7 +359,7 @@ static void stragglers_join(void) {
     uint64_t state = 11;
     for (int n_stages = 2; n_stages <= 8; n_stages++) {
         const int n = 3 * n_stages;
-        simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS});
+        simulation *m = begin((schedule_limits){n_stages, n, 64, 16, 64 * MAX_SLOTS, 0});
         for (int i = 0; i < n; i++) {
             add(m, 1, 1000);
             if (m->n_steps < n_stages + 1) issue(m);
@@ -375,7 +377,7 @@ static void stragglers_join(void) {
 /* Many that become ready at once are spread over the stages, beside those that decode already. */
 static void newcomers_are_spread(void) {
     uint64_t state = 10;
-    simulation *m = begin((schedule_limits){4, 16, 64, 16, 64 * MAX_SLOTS});
+    simulation *m = begin((schedule_limits){4, 16, 64, 16, 64 * MAX_SLOTS, 0});
     for (int i = 0; i < 16; i++) {
         if (i == 4) { /* four are on their way, one in each stage, when the others come */
             issue(m);
@@ -397,7 +399,7 @@ static void newcomers_are_spread(void) {
 /* Decode goes on while a long prompt is read. */
 static void decode_and_prefill_mix(void) {
     uint64_t state = 4;
-    simulation *m = begin((schedule_limits){2, 8, 32, 16, 1000});
+    simulation *m = begin((schedule_limits){2, 8, 32, 16, 1000, 0});
     for (int i = 0; i < 4; i++)
         add(m, 4, 500);
     issue(m);
@@ -413,9 +415,35 @@ static void decode_and_prefill_mix(void) {
     end(m);
 }
 
+/* Where memory has not all pages, sequences enter by their prompts, and those that outgrow it pause, the last
+ * ones first, until there is room again; a sequence that alone is larger goes on. */
+static void pauses_where_memory_is_small(void) {
+    enum { SEQUENCES = 6, PROMPT = 64, NEW = 64, MEMORY = 20, LARGE = 500 };
+    uint64_t state = 5;
+    simulation *m = begin((schedule_limits){1, 8, 64, 16, 1000, MEMORY});
+    int most_spans = 0, n_paused = 0;
+    for (int i = 0; i < SEQUENCES; i++)
+        add(m, PROMPT, NEW);
+    add(m, LARGE, 20);
+    while (m->n_over < SEQUENCES + 1) {
+        issue(m);
+        CU_ASSERT_FATAL(m->n_steps > 0);
+        const issued *step = &m->steps[0];
+        int64_t n_pages = 0;
+        for (int i = 0; i < step->n_spans; i++)
+            n_pages += kv_pages_for(m->sequences[step->spans[i].sequence].n_issued, m->limits.page_tokens);
+        CU_ASSERT(n_pages <= MEMORY || step->n_spans == 1);
+        if (step->n_spans > most_spans) most_spans = step->n_spans;
+        n_paused += step->n_spans < most_spans && m->n_over == 0;
+        take_reply(m, &state, 0);
+    }
+    CU_ASSERT(most_spans == MEMORY * 16 / PROMPT - 1 && n_paused > 0);
+    end(m);
+}
+
 /* Chunks of one prompt follow each other without waiting for a reply. */
 static void chunks_fill_the_pipeline(void) {
-    simulation *m = begin((schedule_limits){4, 1, 64, 16, 100});
+    simulation *m = begin((schedule_limits){4, 1, 64, 16, 100, 0});
     add(m, 200, 0);
     CU_ASSERT(issue(m) == 64 && issue(m) == 64 && issue(m) == 64 && issue(m) == 8 && issue(m) == 0);
     uint64_t state = 5;
@@ -427,7 +455,7 @@ static void chunks_fill_the_pipeline(void) {
 
 /* A list of chunks: a prompt is cut where it says, and behind its end as its last one. */
 static void chunks_of_a_list(void) {
-    simulation *m = begin((schedule_limits){4, 1, 64, 16, 100});
+    simulation *m = begin((schedule_limits){4, 1, 64, 16, 100, 0});
     use_chunks(m, 4, (const int[]){64, 32, 16, 5});
     add(m, 124, 0);
     CU_ASSERT(issue(m) == 64 && issue(m) == 32 && issue(m) == 16 && issue(m) == 5 && issue(m) == 5);
@@ -440,7 +468,7 @@ static void chunks_of_a_list(void) {
 /* What a step has left is shared out as time, not as rows: beside 32 decode rows of 64 there is half a
  * chunk's time; and of two prompts the second gets what the first, at its own place, left. */
 static void chunks_of_a_list_share_steps(void) {
-    simulation *m = begin((schedule_limits){1, 40, 64, 16, 1000});
+    simulation *m = begin((schedule_limits){1, 40, 64, 16, 1000, 0});
     uint64_t state = 11;
     use_chunks(m, 3, (const int[]){64, 32, 16});
     for (int i = 0; i < 32; i++)
@@ -455,7 +483,7 @@ static void chunks_of_a_list_share_steps(void) {
     }
     end(m);
 
-    m = begin((schedule_limits){1, 4, 64, 16, 1000});
+    m = begin((schedule_limits){1, 4, 64, 16, 1000, 0});
     use_chunks(m, 3, (const int[]){64, 32, 16});
     add(m, 80, 0); /* 64; then 16, which is half a step, and half of 64 of the next prompt */
     add(m, 100, 0);
@@ -466,7 +494,7 @@ static void chunks_of_a_list_share_steps(void) {
 
 /* No chunk has rows on both sides of a cut, also where the prompt shares steps. */
 static void prompts_are_cut(void) {
-    const schedule_limits limits = {1, 2, 10, 16, 100};
+    const schedule_limits limits = {1, 2, 10, 16, 100, 0};
     static const int64_t cuts[] = {13, 20};
     schedule *s = schedule_open(&limits);
     for (int i = 0; i < 2; i++)
@@ -487,7 +515,7 @@ static void prompts_are_cut(void) {
 }
 
 static void short_prompts_share_a_step(void) {
-    simulation *m = begin((schedule_limits){2, 16, 64, 16, 100});
+    simulation *m = begin((schedule_limits){2, 16, 64, 16, 100, 0});
     for (int i = 0; i < 10; i++)
         add(m, 10, 0);
     CU_ASSERT(issue(m) == 64 && m->steps[0].n_spans == 7);
@@ -500,7 +528,7 @@ static void short_prompts_share_a_step(void) {
  * one. */
 static void waiting_for_pages(void) {
     uint64_t state = 6;
-    simulation *m = begin((schedule_limits){1, 4, 512, 16, 10});
+    simulation *m = begin((schedule_limits){1, 4, 512, 16, 10, 0});
     add(m, 100, 40);
     add(m, 100, 60);
     add(m, 1, 0);
@@ -516,7 +544,7 @@ static void waiting_for_pages(void) {
 
 static void slots_are_used_again(void) {
     uint64_t state = 7;
-    simulation *m = begin((schedule_limits){1, 2, 8, 16, 100});
+    simulation *m = begin((schedule_limits){1, 2, 8, 16, 100, 0});
     for (int i = 0; i < 9; i++)
         add(m, 8, 0);
     for (int i = 0; i < 9; i++) {
@@ -530,7 +558,7 @@ static void slots_are_used_again(void) {
 /* A sequence may end while it waits, and before its next row. */
 static void finish_at_any_time(void) {
     uint64_t state = 8;
-    simulation *m = begin((schedule_limits){1, 1, 8, 16, 100});
+    simulation *m = begin((schedule_limits){1, 1, 8, 16, 100, 0});
     for (int i = 0; i < 4; i++)
         add(m, 4, 4);
     finish(m, 1);
@@ -547,7 +575,7 @@ static void finish_at_any_time(void) {
 /* More sequences decode than a step has rows: those that entered first end first, and all end. */
 static void more_sequences_than_rows(void) {
     uint64_t state = 9;
-    simulation *m = begin((schedule_limits){2, 32, 4, 16, 1000});
+    simulation *m = begin((schedule_limits){2, 32, 4, 16, 1000, 0});
     for (int i = 0; i < 32; i++)
         add(m, 3, 20);
     int n_steps = 0;
@@ -564,7 +592,7 @@ static void more_sequences_than_rows(void) {
 /* What was generated before a resume is not in a span with what was given, and comes first in its step. */
 static void generated_tokens_apart(void) {
     uint64_t state = 10;
-    simulation *m = begin((schedule_limits){1, 4, 16, 16, 1000});
+    simulation *m = begin((schedule_limits){1, 4, 16, 16, 1000, 0});
     add_known(m, 10, 4, 3, 0);
     add_known(m, 40, 39, 0, 8);
     add_known(m, 5, 0, 2, 0);
@@ -590,6 +618,7 @@ int main(int argc, char **argv) {
         {"stragglers join", stragglers_join},
         {"newcomers are spread", newcomers_are_spread},
         {"decode and prefill mix", decode_and_prefill_mix},
+        {"pauses where memory is small", pauses_where_memory_is_small},
         {"chunks fill the pipeline", chunks_fill_the_pipeline},
         {"chunks of a list", chunks_of_a_list},
         {"chunks of a list share steps", chunks_of_a_list_share_steps},

@@ -1,0 +1,353 @@
+#include "src/model/kv_tier.h"
+
+#include <assert.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "src/base/clock.h"
+#include "src/base/memory.h"
+
+enum { MOST_WRITES = 64, NONE = -1 };
+
+/* A read or a write of a node's own disk takes less. */
+static const double most_seconds = 120;
+
+typedef enum page_way { LIES_STILL, IS_READ, IS_WRITTEN } page_way;
+
+typedef struct page_state {
+    int32_t frame; /* NONE: not in memory */
+    int record;    /* NONE: not in the file. Its bytes are the page's, where the page is not changed */
+    int32_t n_holds;
+    int32_t newer, older; /* in the list of those in memory that nobody holds */
+    int64_t step;         /* in which it was held last */
+    page_way way;
+    page_file_ticket ticket;
+    bool is_changed, is_open, is_lost;
+} page_state;
+
+struct kv_tier {
+    kv_tier_shape shape;
+    pthread_mutex_t lock;
+    page_state *pages;
+    int32_t *free; /* frames */
+    int32_t n_free;
+    int32_t newest, oldest;       /* of the list */
+    int32_t written[MOST_WRITES]; /* on their way to the file, in the order in which they were begun */
+    int n_written;
+    bool file_failed; /* to take a page: no more are written */
+    int64_t step;     /* that began last */
+    int64_t n_lost;
+    char text[STATUS_TEXT_BYTES]; /* why the last page was */
+};
+
+kv_tier *kv_tier_open(const kv_tier_shape *shape) {
+    kv_tier *t = mem_new(1, sizeof *t);
+    t->shape = *shape;
+    t->pages = mem_new((size_t)shape->n_pages, sizeof *t->pages);
+    t->free = mem_new((size_t)shape->n_frames, sizeof *t->free);
+    for (int32_t frame = shape->n_frames; frame > 0;)
+        t->free[t->n_free++] = --frame;
+    t->newest = t->oldest = NONE;
+    pthread_mutex_init(&t->lock, NULL);
+    return t;
+}
+
+static char *frame_at(const kv_tier *t, int32_t frame) {
+    return t->shape.frames + (size_t)frame * t->shape.page_bytes;
+}
+
+/* ---- the list ---- */
+
+static void list_add(kv_tier *t, int32_t page) {
+    t->pages[page].step = t->step;
+    t->pages[page].older = t->newest;
+    t->pages[page].newer = NONE;
+    *(t->newest == NONE ? &t->oldest : &t->pages[t->newest].newer) = page;
+    t->newest = page;
+}
+
+static void list_remove(kv_tier *t, int32_t page) {
+    const page_state *p = &t->pages[page];
+    *(p->newer == NONE ? &t->newest : &t->pages[p->newer].older) = p->older;
+    *(p->older == NONE ? &t->oldest : &t->pages[p->older].newer) = p->newer;
+}
+
+static bool is_recent(const kv_tier *t, int32_t page) {
+    return t->pages[page].step >= t->step - t->shape.n_turn;
+}
+
+/* Pages leave memory in this order: those of sequences that pause, oldest first, then those that were used
+ * last. */
+static int32_t first_to_leave(const kv_tier *t) {
+    return t->oldest != NONE && !is_recent(t, t->oldest) ? t->oldest : t->newest;
+}
+
+static int32_t next_to_leave(const kv_tier *t, int32_t page) {
+    const page_state *p = &t->pages[page];
+    if (is_recent(t, page)) return p->older != NONE && is_recent(t, p->older) ? p->older : NONE;
+    if (p->newer != NONE && !is_recent(t, p->newer)) return p->newer;
+    return is_recent(t, t->newest) ? t->newest : NONE;
+}
+
+/* ---- to the file and back ---- */
+
+static void give_record_back(kv_tier *t, page_state *p) {
+    page_file_give_back(t->shape.file, p->record);
+    p->record = NONE;
+}
+
+/* Its frame may be in use until nobody holds it any more. */
+static void let_frame_go(kv_tier *t, page_state *p) {
+    if (p->frame != NONE) t->free[t->n_free++] = p->frame;
+    p->frame = t->shape.n_frames;
+}
+
+static void lose(kv_tier *t, page_state *p) {
+    p->is_lost = true;
+    t->n_lost++;
+    let_frame_go(t, p);
+}
+
+/* The page's way is over. */
+static void arrive(kv_tier *t, page_state *p, status st) {
+    const page_way way = p->way;
+    p->way = LIES_STILL;
+    if (st == STATUS_OK) return;
+    memcpy(t->text, status_text(), sizeof t->text);
+    if (way == IS_READ) {
+        lose(t, p);
+        return;
+    }
+    t->file_failed = p->is_changed = true;
+    give_record_back(t, p);
+}
+
+/* Waits for it. The frame of what never ends could not be used again. */
+static void finish(kv_tier *t, page_state *p) {
+    if (p->way == LIES_STILL) return;
+    const status st = page_file_wait(t->shape.file, p->ticket, most_seconds);
+    if (st != STATUS_OK && !page_file_test(t->shape.file, p->ticket)) status_die("%s", status_text());
+    arrive(t, p, st);
+}
+
+/* Writes that are over; all of the first `n` of them. */
+static void collect_writes(kv_tier *t, int n) {
+    int n_left = 0;
+    for (int i = 0; i < t->n_written; i++) {
+        page_state *p = &t->pages[t->written[i]];
+        if (p->way != IS_WRITTEN) continue; /* somebody waited for it */
+        if (i < n || page_file_test(t->shape.file, p->ticket))
+            finish(t, p);
+        else
+            t->written[n_left++] = t->written[i];
+    }
+    t->n_written = n_left;
+}
+
+/* A record of one that is in memory as well is of no use where there are no others. */
+static int take_record(kv_tier *t) {
+    int record = page_file_take(t->shape.file);
+    for (int32_t page = t->oldest; record < 0 && page != NONE; page = t->pages[page].newer) {
+        page_state *p = &t->pages[page];
+        if (p->record == NONE || p->way != LIES_STILL) continue;
+        give_record_back(t, p);
+        p->is_changed = true;
+        record = page_file_take(t->shape.file);
+    }
+    return record;
+}
+
+static bool begin_write(kv_tier *t, int32_t page) {
+    page_state *p = &t->pages[page];
+    if (p->record == NONE) p->record = take_record(t);
+    if (p->record < 0) return false;
+    p->ticket = page_file_begin_write(t->shape.file, p->record, frame_at(t, p->frame));
+    p->way = IS_WRITTEN;
+    p->is_changed = false;
+    t->written[t->n_written++] = page;
+    return true;
+}
+
+/* Begin to write pages that nobody holds: closed ones, in the order in which they leave; or open ones, those
+ * first that were used longest ago. */
+static void write_behind(kv_tier *t, int most, bool open) {
+    for (int32_t page = open ? t->oldest : first_to_leave(t); page != NONE;
+         page = open ? t->pages[page].newer : next_to_leave(t, page)) {
+        const page_state *p = &t->pages[page];
+        if (most == 0 || t->n_written == MOST_WRITES || t->file_failed) return;
+        if (p->way != LIES_STILL || !p->is_changed || p->is_open != open) continue;
+        if (!begin_write(t, page)) return;
+        most--;
+    }
+}
+
+/* ---- frames ---- */
+
+/* One that is free, or of a page that is in the file too. NONE: there is none now. */
+static int32_t take_frame(kv_tier *t) {
+    if (t->n_free > 0) return t->free[--t->n_free];
+    collect_writes(t, 0);
+    for (int32_t page = first_to_leave(t); page != NONE; page = next_to_leave(t, page)) {
+        page_state *p = &t->pages[page];
+        if (p->way != LIES_STILL || p->is_changed) continue;
+        const int32_t frame = p->frame;
+        list_remove(t, page);
+        p->frame = NONE;
+        return frame;
+    }
+    return NONE;
+}
+
+/* Waits for one. NONE: there is no room in the file for what could leave memory. */
+static int32_t wait_for_frame(kv_tier *t) {
+    for (double begin = clock_seconds(); clock_seconds() - begin < most_seconds;) {
+        const int32_t frame = take_frame(t);
+        if (frame != NONE) return frame;
+        write_behind(t, MOST_WRITES, false);
+        if (t->n_written == 0) write_behind(t, MOST_WRITES, true);
+        if (t->n_written > 0) {
+            collect_writes(t, 1);
+        } else if (t->newest != NONE) {
+            return NONE;
+        } else { /* all are held, most of them by other threads for a moment */
+            pthread_mutex_unlock(&t->lock);
+            nanosleep(&(struct timespec){0, 100000}, NULL);
+            pthread_mutex_lock(&t->lock);
+        }
+    }
+    return NONE;
+}
+
+/* Hold a page that lies in memory or in this frame. */
+static void hold(kv_tier *t, int32_t page, int32_t frame) {
+    page_state *p = &t->pages[page];
+    if (p->n_holds++ > 0) return;
+    if (p->frame != NONE) {
+        if (!p->is_lost) list_remove(t, page);
+        return;
+    }
+    p->frame = frame;
+    if (p->record == NONE) return;
+    p->ticket = page_file_begin_read(t->shape.file, p->record, frame_at(t, frame));
+    p->way = IS_READ;
+}
+
+bool kv_tier_try_hold(kv_tier *t, int32_t page) {
+    pthread_mutex_lock(&t->lock);
+    const bool has_frame = t->pages[page].frame != NONE;
+    const int32_t frame = has_frame ? NONE : take_frame(t);
+    if (!has_frame && frame == NONE) write_behind(t, MOST_WRITES / 2, false);
+    if (has_frame || frame != NONE) hold(t, page, frame);
+    pthread_mutex_unlock(&t->lock);
+    return has_frame || frame != NONE;
+}
+
+void kv_tier_hold(kv_tier *t, int32_t page) {
+    pthread_mutex_lock(&t->lock);
+    page_state *p = &t->pages[page];
+    const int32_t frame = p->frame == NONE ? wait_for_frame(t) : NONE;
+    if (p->frame == NONE && frame == NONE) {
+        if (!t->file_failed) status_fail("memory for pages of the KV cache is full, and so is their file");
+        memcpy(t->text, status_text(), sizeof t->text);
+        lose(t, p);
+    }
+    hold(t, page, frame);
+    pthread_mutex_unlock(&t->lock);
+}
+
+int32_t kv_tier_wait(kv_tier *t, int32_t page, bool to_write) {
+    pthread_mutex_lock(&t->lock);
+    page_state *p = &t->pages[page];
+    assert(p->n_holds > 0);
+    if (p->way == IS_READ || to_write) finish(t, p);
+    if (p->is_lost) memset(frame_at(t, p->frame), 0xff, t->shape.page_bytes);
+    const int32_t frame = p->frame;
+    pthread_mutex_unlock(&t->lock);
+    return frame;
+}
+
+void kv_tier_leave(kv_tier *t, int32_t page, kv_tier_change change) {
+    pthread_mutex_lock(&t->lock);
+    page_state *p = &t->pages[page];
+    assert(p->n_holds > 0);
+    if (p->way == IS_READ) finish(t, p);
+    if (change != KV_TIER_READ) {
+        p->is_changed = true;
+        p->is_open = change == KV_TIER_OPEN;
+    }
+    if (--p->n_holds == 0 && p->is_lost && p->frame != t->shape.n_frames) let_frame_go(t, p);
+    if (p->n_holds == 0 && !p->is_lost) {
+        list_add(t, page);
+        if (t->n_free < t->shape.n_frames / 8) write_behind(t, 1, false);
+    }
+    pthread_mutex_unlock(&t->lock);
+}
+
+void kv_tier_give_up(kv_tier *t, int32_t page) {
+    pthread_mutex_lock(&t->lock);
+    page_state *p = &t->pages[page];
+    if (p->n_holds == 0) finish(t, p);
+    if (!p->is_lost) {
+        p->is_lost = true;
+        t->n_lost++;
+        if (p->n_holds == 0 && p->frame != NONE) list_remove(t, page);
+        if (p->n_holds == 0) let_frame_go(t, p);
+        if (p->n_holds == 0 && p->record != NONE) give_record_back(t, p);
+    }
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* ---- pages ---- */
+
+void kv_tier_begin_step(kv_tier *t) {
+    pthread_mutex_lock(&t->lock);
+    t->step++;
+    pthread_mutex_unlock(&t->lock);
+}
+
+void kv_tier_add(kv_tier *t, int32_t page) {
+    pthread_mutex_lock(&t->lock);
+    t->pages[page] = (page_state){.frame = NONE, .record = NONE};
+    pthread_mutex_unlock(&t->lock);
+}
+
+void kv_tier_remove(kv_tier *t, int32_t page) {
+    pthread_mutex_lock(&t->lock);
+    page_state *p = &t->pages[page];
+    assert(p->n_holds == 0);
+    finish(t, p);
+    if (p->frame != NONE && !p->is_lost) {
+        list_remove(t, page);
+        t->free[t->n_free++] = p->frame;
+    }
+    if (p->record != NONE) give_record_back(t, p);
+    p->frame = NONE;
+    pthread_mutex_unlock(&t->lock);
+}
+
+bool kv_tier_is_lost(kv_tier *t, int32_t page, char *text) {
+    pthread_mutex_lock(&t->lock);
+    const bool is_lost = t->pages[page].is_lost;
+    if (text) memcpy(text, t->text, sizeof t->text);
+    pthread_mutex_unlock(&t->lock);
+    return is_lost;
+}
+
+int64_t kv_tier_n_lost(kv_tier *t) {
+    pthread_mutex_lock(&t->lock);
+    const int64_t n = t->n_lost;
+    pthread_mutex_unlock(&t->lock);
+    return n;
+}
+
+void kv_tier_close(kv_tier *t) {
+    if (!t) return;
+    for (int32_t page = 0; page < t->shape.n_pages; page++)
+        finish(t, &t->pages[page]);
+    pthread_mutex_destroy(&t->lock);
+    free(t->pages);
+    free(t->free);
+    free(t);
+}

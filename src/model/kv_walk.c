@@ -1,0 +1,230 @@
+#include "src/model/kv_walk.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/base/memory.h"
+
+/* An entry of a slot's table, and the page there. */
+typedef struct walk_page {
+    int slot;
+    int32_t entry, page;
+} walk_page;
+
+/* Pages of a layer that are needed at the same time: [first, end) of the way's. */
+typedef struct walk_unit {
+    int layer;
+    bool is_append; /* those that rows are appended to; else of a part of attention: */
+    kv_extent extent;
+    size_t first, end;
+} walk_unit;
+
+/* All that a step needs, in order. */
+typedef struct walk_way {
+    walk_page *pages;
+    size_t n_pages, n_held;
+    walk_unit *units;
+    size_t n_units, n_over;
+} walk_way;
+
+struct kv_walk {
+    kv_cache *kv;
+    kv_tier *tier;
+    const kv_shape *shape;
+    int64_t *windows;
+    int n_spans;
+    const span *spans;
+    walk_way now, expected; /* what of `expected` is held is held besides */
+    walk_unit *append;      /* of the layer that was entered */
+    bool has_part;          /* units[n_over - 1] is a part that was handed out */
+};
+
+int64_t kv_walk_least_frames(const kv_shape *shape) {
+    const int page_tokens = shape->format.page_tokens;
+    const int64_t longest = shape->longest_tokens, node = ATTEND_NODE;
+    const int64_t part = kv_pages_for(longest < node ? longest : node, page_tokens) + 1;
+    return 2 * part + kv_pages_for(shape->max_rows, page_tokens) + 2 * shape->n_slots;
+}
+
+kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows) {
+    kv_walk *w = mem_new(1, sizeof *w);
+    w->kv = kv;
+    w->tier = kv_cache_tier(kv);
+    w->shape = kv_cache_shape(kv);
+    w->windows = mem_new((size_t)w->shape->n_layers, sizeof *w->windows);
+    memcpy(w->windows, windows, (size_t)w->shape->n_layers * sizeof *w->windows);
+    return w;
+}
+
+/* ---- what a step needs ---- */
+
+static void add_pages(const kv_walk *w, walk_way *way, int layer, int slot, int64_t pos, int64_t end) {
+    const int page_tokens = w->shape->format.page_tokens;
+    const int32_t *table = kv_cache_table(w->kv, slot, layer);
+    const int64_t last = kv_cache_end_page(w->kv, slot, layer);
+    for (int64_t i = pos / page_tokens; i < kv_pages_for(end, page_tokens) && i < last; i++) {
+        way->pages = mem_grow(way->pages, way->n_pages, sizeof *way->pages);
+        way->pages[way->n_pages++] = (walk_page){slot, (int32_t)i, table[i]};
+    }
+}
+
+static walk_unit *add_unit(walk_way *way, int layer) {
+    way->units = mem_grow(way->units, way->n_units, sizeof *way->units);
+    walk_unit *unit = &way->units[way->n_units++];
+    *unit = (walk_unit){.layer = layer, .first = way->n_pages};
+    return unit;
+}
+
+/* What the rows of a span see in these nodes. */
+static void add_seen(const kv_walk *w, walk_way *way, int layer, const span *s, attend_nodes nodes) {
+    const int64_t seen = attend_first_position(s->pos0, w->windows[layer]), end = s->pos0 + s->n_rows;
+    const int64_t first = nodes.first * ATTEND_NODE, last = nodes.last * ATTEND_NODE;
+    add_pages(w, way, layer, s->slot, seen > first ? seen : first, end < last ? end : last);
+}
+
+static attend_nodes nodes_of(const kv_walk *w, int layer, const span *s) {
+    return attend_nodes_seen(s->pos0, s->pos0 + s->n_rows - 1, w->windows[layer], ATTEND_NODE_LEVEL);
+}
+
+/* Spans together, as long as they take no more than a quarter of memory; one that takes more node after node.
+ */
+static void add_parts(const kv_walk *w, walk_way *way, int layer, int n_spans, const span *spans) {
+    const size_t most = (size_t)w->shape->n_frames / 4;
+    for (int i = 0, end; i < n_spans; i = end) {
+        walk_unit *unit = add_unit(way, layer);
+        attend_nodes all = nodes_of(w, layer, &spans[i]);
+        add_seen(w, way, layer, &spans[i], all);
+        for (end = i + 1; end < n_spans && way->n_pages - unit->first <= most; end++) {
+            const attend_nodes next = nodes_of(w, layer, &spans[end]);
+            const size_t before = way->n_pages;
+            add_seen(w, way, layer, &spans[end], next);
+            if (way->n_pages - unit->first > most) {
+                way->n_pages = before;
+                break;
+            }
+            if (next.first < all.first) all.first = next.first;
+            if (next.last > all.last) all.last = next.last;
+        }
+        unit->extent = (kv_extent){{i, end, all}, all};
+        unit->end = way->n_pages;
+        if (unit->end - unit->first <= most) continue;
+        way->n_pages = unit->first;
+        way->n_units--;
+        for (int64_t node = all.first; node < all.last; node++) {
+            unit = add_unit(way, layer);
+            unit->extent = (kv_extent){{i, end, {node, node + 1}}, all};
+            add_seen(w, way, layer, &spans[i], unit->extent.part.nodes);
+            unit->end = way->n_pages;
+        }
+    }
+}
+
+static void make_way(const kv_walk *w, walk_way *way, int n_spans, const span *spans) {
+    way->n_pages = way->n_held = way->n_units = way->n_over = 0;
+    for (int layer = 0; layer < w->shape->n_layers; layer++) {
+        walk_unit *unit = add_unit(way, layer);
+        unit->is_append = true;
+        for (const span *s = spans; s < spans + n_spans; s++)
+            add_pages(w, way, layer, s->slot, s->pos0, s->pos0 + s->n_rows);
+        unit->end = way->n_pages;
+        add_parts(w, way, layer, n_spans, spans);
+    }
+}
+
+/* Each sequence goes on where its span ends. */
+static void expect_next(kv_walk *w) {
+    span *next = mem_new((size_t)w->n_spans, sizeof *next);
+    for (int i = 0; i < w->n_spans; i++) {
+        next[i] = w->spans[i];
+        next[i].pos0 += next[i].n_rows;
+    }
+    make_way(w, &w->expected, w->n_spans, next);
+    free(next);
+}
+
+/* ---- holding ---- */
+
+static void hold_ahead(kv_walk *w, walk_way *way) {
+    while (way->n_held < way->n_pages && kv_tier_try_hold(w->tier, way->pages[way->n_held].page))
+        way->n_held++;
+}
+
+static void leave(kv_walk *w, const walk_way *way, size_t first, size_t end) {
+    for (size_t i = first; i < end; i++)
+        kv_tier_leave(w->tier, way->pages[i].page, KV_TIER_READ);
+}
+
+void kv_walk_rest(kv_walk *w) {
+    leave(w, &w->expected, 0, w->expected.n_held);
+    w->expected.n_held = w->expected.n_pages = 0;
+}
+
+/* All pages of the unit are there, and those behind it are on their way. */
+static void need(kv_walk *w, const walk_unit *unit) {
+    walk_way *way = &w->now;
+    hold_ahead(w, way);
+    for (; way->n_held < unit->end; way->n_held++) {
+        const walk_page *p = &way->pages[way->n_held];
+        kv_tier_hold(w->tier, p->page);
+        if (kv_tier_is_lost(w->tier, p->page, NULL)) kv_cache_give_up(w->kv, p->slot);
+    }
+    if (way->n_held == way->n_pages) hold_ahead(w, &w->expected);
+    for (const walk_page *p = way->pages + unit->first; p < way->pages + unit->end; p++)
+        kv_cache_set_frame(w->kv, p->slot, unit->layer, p->entry,
+                           kv_tier_wait(w->tier, p->page, unit->is_append));
+}
+
+void kv_walk_begin(kv_walk *w, int n_spans, const span *spans) {
+    kv_tier_begin_step(w->tier);
+    w->n_spans = n_spans;
+    w->spans = spans;
+    make_way(w, &w->now, n_spans, spans);
+    hold_ahead(w, &w->now); /* what was expected is not to leave before it is held again */
+    kv_walk_rest(w);
+    hold_ahead(w, &w->now);
+    expect_next(w);
+}
+
+void kv_walk_enter(kv_walk *w, int layer) {
+    w->append = &w->now.units[w->now.n_over++];
+    assert(w->append->is_append && w->append->layer == layer);
+    need(w, w->append);
+}
+
+/* Rows were appended: a page that ends with its span, or before, is full. */
+static void leave_appended(kv_walk *w) {
+    const walk_page *p = w->now.pages + w->append->first;
+    for (const span *s = w->spans; s < w->spans + w->n_spans; s++)
+        for (; p < w->now.pages + w->append->end && p->slot == s->slot; p++)
+            kv_tier_leave(w->tier, p->page,
+                          ((int64_t)p->entry + 1) * w->shape->format.page_tokens <= s->pos0 + s->n_rows
+                              ? KV_TIER_CLOSED
+                              : KV_TIER_OPEN);
+    assert(p == w->now.pages + w->append->end);
+}
+
+bool kv_walk_next(kv_walk *w, kv_extent *out) {
+    walk_way *way = &w->now;
+    if (w->has_part) leave(w, way, way->units[way->n_over - 1].first, way->units[way->n_over - 1].end);
+    w->has_part = way->n_over < way->n_units && !way->units[way->n_over].is_append;
+    if (!w->has_part) {
+        leave_appended(w);
+        return false;
+    }
+    walk_unit *unit = &way->units[way->n_over++];
+    need(w, unit);
+    *out = unit->extent;
+    return true;
+}
+
+void kv_walk_close(kv_walk *w) {
+    if (!w) return;
+    kv_walk_rest(w);
+    for (walk_way *way = &w->now; way; way = way == &w->now ? &w->expected : NULL) {
+        free(way->pages);
+        free(way->units);
+    }
+    free(w->windows);
+    free(w);
+}
