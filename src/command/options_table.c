@@ -112,7 +112,7 @@ const option_spec options_table[] = {
     {"kv-memory", &option_bytes, GENERATE | PERPLEXITY | PLAN | CALIBRATE, AT(kv_memory), NULL, "as needed",
      1, most, "KV cache of a rank, such as 8G"},
     {"kv-disk", &option_disk, GENERATE | PERPLEXITY | PLAN, AT(kv_disk), NULL, "", 1, most,
-     "KV pages that memory has no room for: DIR is local, bytes are each rank's"},
+     "of a node, for KV pages beyond memory; bytes of each rank"},
     {"memory-per-rank", &option_bytes, MODEL, AT(memory_per_rank), NULL, "90% of free", 1, most,
      "all that a rank may take of its host or GPU"},
     {"layers-per-rank", &option_text, MODEL, AT(layers_per_rank), NULL, "best", 0, 0,
