@@ -55,7 +55,7 @@ typedef struct span {
  * part of may hold anything. */
 typedef struct kv_layer {
     void *pages;           /* the pool of the layer (kv_page.h) */
-    kv_format format;      /* elements of the device's `kv` type */
+    kv_format format;      /* device_kv_format */
     const int32_t *tables; /* [n_slots, table_pages], the device's memory */
     int table_pages;
 } kv_layer;
@@ -63,6 +63,12 @@ typedef struct kv_layer {
 /* The table of a slot. */
 KV_FUNCTION const int32_t *kv_layer_table(const kv_layer *kv, int slot) {
     return kv->tables + (size_t)slot * (size_t)kv->table_pages;
+}
+
+/* The page of a position of the sequence in a slot; of pages and tables in host memory. */
+static inline char *kv_layer_page(const kv_layer *kv, int slot, int64_t pos) {
+    const size_t id = (size_t)kv_layer_table(kv, slot)[pos / kv->format.page_tokens];
+    return (char *)kv->pages + id * kv_page_bytes(&kv->format);
 }
 
 /* A part of a step's attention: the rows of spans [first_span, last_span), and of what they see what lies in
@@ -252,10 +258,16 @@ typedef struct device_ops {
 /* Every backend's device begins with this. */
 struct device {
     const device_ops *ops;
-    dtype act;        /* matrix inputs: precision_act */
-    dtype kv;         /* KV cache elements: precision_kv */
-    bool host_memory; /* what alloc gives is host memory, and operations are over when they return */
+    dtype act;           /* matrix inputs: precision_act */
+    dtype kv;            /* KV cache elements: precision_kv */
+    kv_layout kv_layout; /* of the pages that operations take */
+    bool host_memory;    /* what alloc gives is host memory, and operations are over when they return */
 };
+
+/* How a device keeps K and V, of usual attention. */
+static inline kv_format device_kv_format(const device *dev, int n_heads, int head_dim, int page_tokens) {
+    return kv_format_of(dev->kv, dev->kv_layout, n_heads, head_dim, page_tokens);
+}
 
 /* What a device computes in. Three things follow from it. */
 typedef enum precision {

@@ -23,11 +23,10 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 static size_t work_layout(const attend_job *job, char *base, attend_work *work) {
-    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->score_rows;
+    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->kernels->tile.rows;
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
     work->input = take(base, &used, TILE_QUERIES * words * job->kernels->tile.input_word_bytes);
-    work->keys = take(base, &used, ATTEND_BLOCK * words * sizeof(uint32_t));
     work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
     work->scores = take(base, &used, rows * ATTEND_BLOCK * sizeof(float));
     work->weights = take(base, &used, rows * job->weight_bytes);
@@ -245,6 +244,8 @@ static void run_job(cpu_device *dev, attend_job job) {
     job.n_spans = dev->n_spans;
     job.spans = dev->spans;
     assert(job.extent.first_span >= 0 && job.extent.last_span <= job.n_spans);
+    assert(!job.kv ||
+           (job.kv->format.layout == KV_PANELS && job.kv->format.page_tokens % KV_PAGE_QUANTUM == 0));
     job.type_bytes = dtype_bytes(dev->base.kv);
     job.group = shape->n_heads / shape->n_kv_heads;
     job.width = (shape->head_dim + PANEL - 1) / PANEL * PANEL;
@@ -252,8 +253,6 @@ static void run_job(cpu_device *dev, attend_job job) {
     job.n_words = (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
     job.panel_words = (int)(PANEL * job.type_bytes / sizeof(uint32_t));
     job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->tile.input_word_bytes;
-    job.score_rows = job.group < TILE_QUERIES ? job.group : TILE_QUERIES;
-    if (job.score_rows < job.kernels->tile.rows) job.score_rows = job.kernels->tile.rows;
     job.n_tiles = plan_spans(&job, NULL);
     if (!job.n_tiles) return;
 

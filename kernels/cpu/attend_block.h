@@ -43,12 +43,11 @@ typedef struct attend_job {
     const span *spans;
     size_t type_bytes;
     int group;             /* query heads of a kv head */
-    int width;             /* head_dim rounded up to PANEL */
+    int width;             /* head_dim rounded up to PANEL: words from a word of values to the next */
     size_t partial_floats; /* from one query's to the next */
     int n_words;           /* of a key */
     int panel_words;       /* of the values of a panel's positions */
     size_t weight_bytes;   /* of one query's weights in a block, as input words */
-    int score_rows;        /* queries whose scores of a block there is room for */
     int unit_level, n_levels;
     int n_tiles, max_units;
     attend_tile *tiles;
@@ -58,14 +57,14 @@ typedef struct attend_job {
 
 /* One thread's workspace. */
 typedef struct attend_work {
-    char *queries;    /* act [TILE_QUERIES][head_dim] */
-    char *input;      /* the same, packed tile after tile */
-    uint32_t *keys;   /* [BLOCK_PANELS] panels */
-    uint32_t *values; /* [width / PANEL] panels of BLOCK_PANELS * panel_words words */
-    float *scores;    /* [score_rows][ATTEND_BLOCK] */
-    char *weights;    /* [score_rows] of weight_bytes */
-    float *partials;  /* [TILE_QUERIES] of the present block */
-    float *levels;    /* [n_levels][TILE_QUERIES]: what waits in the tree */
+    char *queries; /* act [TILE_QUERIES][head_dim] */
+    char *input;   /* the same, packed tile after tile */
+    uint32_t
+        *values;   /* [BLOCK_PANELS * panel_words][width]: a block's, those that are not read in the pages */
+    float *scores; /* [tile.rows][ATTEND_BLOCK] */
+    char *weights; /* [tile.rows] of weight_bytes */
+    float *partials; /* [TILE_QUERIES] of the present block */
+    float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
 
 /* The position of a query's row. */

@@ -175,7 +175,7 @@ status cpu_device_open(precision p, int n_threads, const char *isa, device **out
         return status_refuse("this processor or build has no instruction set \"%s\"; \"%s\" is there", isa,
                              cpu_isa_find(NULL, p)->isa);
     cpu_device *dev = mem_new(1, sizeof *dev);
-    dev->base = (device){&cpu_ops, precision_act(p), precision_kv(p), .host_memory = true};
+    dev->base = (device){&cpu_ops, precision_act(p), precision_kv(p), KV_PANELS, .host_memory = true};
     dev->kernels = kernels;
     dev->exact = cpu_isa_find(kernels->isa, PRECISION_F32);
     dev->precision = p;

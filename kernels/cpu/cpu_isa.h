@@ -49,32 +49,17 @@ typedef struct cpu_kernels {
     /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
     void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
 
-    /* For at most tile.rows rows of packed input, which are queries:
-     * scores[n_rows][n] (ld floats apart) = as tile.multiply with the keys as they lie: n of them, a multiple
-     * of PANEL, row_bytes apart. `packed` is room for tile.panels panels, and n_words rounded up to PANEL. */
-    void (*score_rows)(const void *input, int n_rows, const void *keys, size_t row_bytes, int n, int n_words,
-                       uint32_t *packed, float *scores, size_t ld);
-
     /* Weights exp(scale * score - max) of the scores [first, last) of one query's block, as input words of
      * one row that begin with score 0; whole panels of scores and weights are written, with weight 0 beside
      * the range. The scores are scratch. */
     void (*softmax)(float *scores, int first, int last, float scale, void *weights, float *partial);
 
-    /* panels[dim / PANEL][word][PANEL] (panel_words apart) = PANEL positions of v [n <= PANEL][n_dims] (act,
-     * row_bytes apart) as words along the positions; what is beyond n and n_dims is 0. */
-    void (*pack_values)(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
-                        size_t panel_words);
-
     /* For at most tile.rows rows:
      * values[n_rows][n_panels * PANEL] (ld floats apart) += weights (input words of rows that are row_bytes
-     * apart) * packed values over n_words, in order of the words, each sum one chain with what is there. The
-     * words are those of whole WEIGH_PANELS. */
-    void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
-                  size_t panel_words, int n_panels, int n_words, float *values, size_t ld);
-
-    /* The same from values as they lie: n positions of v [n][n_dims], n_dims a multiple of PANEL. */
-    void (*weigh_rows)(const void *weights, size_t row_bytes, int n_rows, const void *v, size_t v_row_bytes,
-                       int n, int n_dims, float *values, size_t ld);
+     * apart) * n_words words [n_panels * PANEL] of values, word_step words apart, in order of the words, each
+     * sum one chain with what is there. The words are those of whole WEIGH_PANELS. */
+    void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words, size_t word_step,
+                  int n_panels, int n_words, float *values, size_t ld);
 
     /* later = earlier and later, partial results (attend_blocks.h), merged, exactly by m = max(m1, m2), e =
      * sum e_j exp(m_j - m), same for the values (DistAttention, arXiv 2401.02669). An empty one changes no

@@ -60,8 +60,8 @@ INNER void amx_clear_sums(void) {
 typedef struct amx_product {
     const char *a; /* words of rows that are a_row_bytes apart; the next group is a_step bytes on */
     size_t a_row_bytes, a_step;
-    const uint32_t *b; /* n_panels, b_words apart */
-    size_t b_words;
+    const uint32_t *b; /* n_panels, b_words apart; of each, words of PANEL that are word_step apart */
+    size_t b_words, word_step;
     int n_rows, n_panels, n_groups;
     bool add; /* to what C has */
     float *c; /* [n_rows][n_panels * PANEL], ld floats apart */
@@ -69,14 +69,14 @@ typedef struct amx_product {
 } amx_product;
 
 /* Words that will be wanted soon: a tile's load has few lines under way by itself. */
-INNER void amx_prefetch(const uint32_t *b) {
+INNER void amx_prefetch(const uint32_t *b, size_t word_step) {
     for (int word = 0; word < AMX_WORDS; word++)
-        _mm_prefetch((const char *)(b + AMX_AHEAD_WORDS + word * PANEL), _MM_HINT_T0);
+        _mm_prefetch((const char *)(b + AMX_AHEAD_WORDS + (size_t)word * word_step), _MM_HINT_T0);
 }
 
 /* Up to 16 rows with up to 4 panels. */
 static void amx_few_rows(const amx_product *p) {
-    const size_t ld = p->ld * sizeof *p->c, step = p->b_words;
+    const size_t ld = p->ld * sizeof *p->c, step = p->b_words, b_row_bytes = p->word_step * sizeof *p->b;
     const int n = p->n_panels;
     const char *a = p->a;
     const uint32_t *b = p->b;
@@ -87,22 +87,22 @@ static void amx_few_rows(const amx_product *p) {
         if (n > 2) _tile_loadd(2, p->c + 2 * PANEL, ld);
         if (n > 3) _tile_loadd(3, p->c + 3 * PANEL, ld);
     }
-    for (int group = 0; group < p->n_groups; group++, a += p->a_step, b += AMX_WORDS * PANEL) {
+    for (int group = 0; group < p->n_groups; group++, a += p->a_step, b += AMX_WORDS * p->word_step) {
         for (int i = 0; i < n; i++)
-            amx_prefetch(b + (size_t)i * step);
+            amx_prefetch(b + (size_t)i * step, p->word_step);
         _tile_loadd(4, a, p->a_row_bytes);
-        _tile_loadd(6, b, AMX_ROW_BYTES);
+        _tile_loadd(6, b, b_row_bytes);
         _tile_dpbf16ps(0, 4, 6);
         if (n > 1) {
-            _tile_loadd(7, b + step, AMX_ROW_BYTES);
+            _tile_loadd(7, b + step, b_row_bytes);
             _tile_dpbf16ps(1, 4, 7);
         }
         if (n > 2) {
-            _tile_loadd(6, b + 2 * step, AMX_ROW_BYTES);
+            _tile_loadd(6, b + 2 * step, b_row_bytes);
             _tile_dpbf16ps(2, 4, 6);
         }
         if (n > 3) {
-            _tile_loadd(7, b + 3 * step, AMX_ROW_BYTES);
+            _tile_loadd(7, b + 3 * step, b_row_bytes);
             _tile_dpbf16ps(3, 4, 7);
         }
     }
@@ -114,7 +114,8 @@ static void amx_few_rows(const amx_product *p) {
 
 /* 17 to 32 rows with one or two panels. */
 static void amx_many_rows(const amx_product *p) {
-    const size_t ld = p->ld * sizeof *p->c, below = AMX_ROWS * p->a_row_bytes;
+    const size_t ld = p->ld * sizeof *p->c, below = AMX_ROWS * p->a_row_bytes,
+                 b_row_bytes = p->word_step * sizeof *p->b;
     const bool two = p->n_panels > 1;
     float *c = p->c, *d = p->c + AMX_ROWS * p->ld;
     const char *a = p->a;
@@ -128,14 +129,14 @@ static void amx_many_rows(const amx_product *p) {
         _tile_loadd(1, c + PANEL, ld);
         _tile_loadd(3, d + PANEL, ld);
     }
-    for (int group = 0; group < p->n_groups; group++, a += p->a_step, b += AMX_WORDS * PANEL) {
-        _tile_loadd(6, b, AMX_ROW_BYTES);
+    for (int group = 0; group < p->n_groups; group++, a += p->a_step, b += AMX_WORDS * p->word_step) {
+        _tile_loadd(6, b, b_row_bytes);
         _tile_loadd(4, a, p->a_row_bytes);
         _tile_dpbf16ps(0, 4, 6);
         _tile_loadd(5, a + below, p->a_row_bytes);
         _tile_dpbf16ps(2, 5, 6);
         if (!two) continue;
-        _tile_loadd(7, b + p->b_words, AMX_ROW_BYTES);
+        _tile_loadd(7, b + p->b_words, b_row_bytes);
         _tile_dpbf16ps(1, 4, 7);
         _tile_dpbf16ps(3, 5, 7);
     }
@@ -199,8 +200,8 @@ static void amx_tile(const void *input, int n_rows, const uint32_t *panels, size
                      int n_words, bool add, float *out, size_t ld) {
     const int n_groups = n_words / AMX_WORDS, rest = n_words % AMX_WORDS;
     const size_t step = (size_t)n_rows * AMX_ROW_BYTES;
-    amx_product p = {input,    AMX_ROW_BYTES, step, panels, panel_words, n_rows,
-                     n_panels, n_groups,      add,  out,    ld};
+    amx_product p = {input,  AMX_ROW_BYTES, step,     panels, panel_words, PANEL,
+                     n_rows, n_panels,      n_groups, add,    out,         ld};
     amx_begin(n_rows);
     amx_multiply(p);
     if (rest) {
@@ -213,99 +214,11 @@ static void amx_tile(const void *input, int n_rows, const uint32_t *panels, size
 
 /* ---- attention ---- */
 
-static void amx_weigh(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
-                      size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
+static void amx_weigh(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words,
+                      size_t word_step, int n_panels, int n_words, float *values, size_t ld) {
     assert(n_words % AMX_WORDS == 0);
     amx_begin(n_rows);
-    amx_multiply((amx_product){weights, row_bytes, AMX_ROW_BYTES, panels, panel_words, n_rows, n_panels,
+    amx_multiply((amx_product){weights, row_bytes, AMX_ROW_BYTES, words, PANEL, word_step, n_rows, n_panels,
                                n_words / AMX_WORDS, true, values, ld});
-    _tile_release();
-}
-
-/* Queries as a panel, so that keys can be the rows: [n_words rounded up to groups][16 queries]. */
-static void amx_queries_as_panel(const char *input, int n_rows, int query, int n_queries, int n_words,
-                                 uint32_t *panel) {
-    for (int word = 0; word < n_words; word += AMX_WORDS) {
-        _Alignas(CACHE_LINE) char rows[AMX_TILE_BYTES] = {0};
-        size_t bytes = (size_t)(n_words - word < AMX_WORDS ? n_words - word : AMX_WORDS) * 4;
-        for (int i = 0; i < n_queries; i++)
-            memcpy(rows + i * AMX_ROW_BYTES,
-                   input + (size_t)(word * n_rows) * 4 + (size_t)(query + i) * bytes, bytes);
-        lanes_transpose(rows, AMX_ROW_BYTES, panel + word * PANEL);
-    }
-}
-
-/* sums [16 positions][16 queries] */
-static void amx_score_panel(const char *keys, size_t row_bytes, int n_words, const uint32_t *queries,
-                            float *sums) {
-    const int rest = n_words % AMX_WORDS;
-    amx_settle();
-    _tile_zero(0);
-    for (int word = 0; word + AMX_WORDS <= n_words; word += AMX_WORDS) {
-        _tile_loadd(4, keys + word * 4, row_bytes);
-        _tile_loadd(6, queries + word * PANEL, AMX_ROW_BYTES);
-        _tile_dpbf16ps(0, 4, 6);
-    }
-    if (rest) {
-        _Alignas(CACHE_LINE) char padded[AMX_TILE_BYTES] = {0};
-        for (int i = 0; i < PANEL; i++)
-            memcpy(padded + i * AMX_ROW_BYTES, keys + (size_t)i * row_bytes + (n_words - rest) * 4,
-                   (size_t)rest * 4);
-        amx_settle();
-        _tile_loadd(4, padded, AMX_ROW_BYTES);
-        _tile_loadd(6, queries + (n_words - rest) * PANEL, AMX_ROW_BYTES);
-        _tile_dpbf16ps(0, 4, 6);
-    }
-    _tile_stored(0, sums, AMX_ROW_BYTES);
-}
-
-static void amx_score_rows(const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
-                           int n_words, uint32_t *packed, float *scores, size_t ld) {
-    _Alignas(CACHE_LINE) float sums[AMX_AT_ONCE][AMX_ROWS * PANEL];
-    _Alignas(CACHE_LINE) uint32_t turned[AMX_ROWS * PANEL];
-    amx_begin(AMX_ROWS);
-    for (int query = 0; query < n_rows; query += AMX_ROWS, scores += AMX_ROWS * ld) {
-        int n_queries = n_rows - query < AMX_ROWS ? n_rows - query : AMX_ROWS;
-        const char *from = keys;
-        amx_queries_as_panel(input, n_rows, query, n_queries, n_words, packed);
-        for (int pos = 0, some; pos < n; pos += some * PANEL) {
-            some = (n - pos) / PANEL < AMX_AT_ONCE ? (n - pos) / PANEL : AMX_AT_ONCE;
-            for (int i = 0; i < some; i++, from += PANEL * row_bytes)
-                amx_score_panel(from, row_bytes, n_words, packed, sums[i]);
-            for (int i = 0; i < some; i++) {
-                lanes_transpose((const char *)sums[i], AMX_ROW_BYTES, turned);
-                for (int j = 0; j < n_queries; j++)
-                    memcpy(scores + (size_t)j * ld + pos + i * PANEL, turned + j * PANEL,
-                           PANEL * sizeof *scores);
-            }
-        }
-    }
-    _tile_release();
-}
-
-/* The values of groups of positions, packed for up to 4 panels of dimensions: panels[4][n words]. */
-INNER void amx_pack_groups(const char *v, size_t row_bytes, int n_words, int n_panels, uint32_t *panels) {
-    for (int word = 0; word < n_words; word++, v += 2 * row_bytes, panels += PANEL)
-        for (int p = 0; p < n_panels; p++)
-            lanes_pair((const void *)(v + (size_t)p * PANEL * 2),
-                       (const void *)(v + row_bytes + (size_t)p * PANEL * 2),
-                       panels + p * AMX_AT_ONCE * AMX_WORDS * PANEL);
-}
-
-static void amx_weigh_rows(const void *weights, size_t row_bytes, int n_rows, const void *v,
-                           size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
-    _Alignas(CACHE_LINE) uint32_t panels[4 * AMX_AT_ONCE * AMX_WORDS * PANEL];
-    assert(n % (2 * AMX_WORDS) == 0);
-    amx_begin(n_rows);
-    for (int dim = 0; dim < n_dims; dim += 4 * PANEL)
-        for (int pos = 0, some; pos < n; pos += 2 * some * AMX_WORDS) {
-            int n_panels = (n_dims - dim) / PANEL < 4 ? (n_dims - dim) / PANEL : 4;
-            some = (n - pos) / (2 * AMX_WORDS) < AMX_AT_ONCE ? (n - pos) / (2 * AMX_WORDS) : AMX_AT_ONCE;
-            amx_pack_groups((const char *)v + (size_t)pos * v_row_bytes + (size_t)dim * 2, v_row_bytes,
-                            some * AMX_WORDS, n_panels, panels);
-            amx_multiply((amx_product){(const char *)weights + pos * 2, row_bytes, AMX_ROW_BYTES, panels,
-                                       AMX_AT_ONCE * AMX_WORDS * PANEL, n_rows, n_panels, some, true,
-                                       values + dim, ld});
-        }
     _tile_release();
 }

@@ -1,5 +1,5 @@
-/* kernels/cpu/inner_attend.h: softmax over a block, packing of values, and the merge of partial
- * results. Written in the lanes of the file that includes it; `bf16` is a constant in every call. */
+/* kernels/cpu/inner_attend.h: softmax over a block, and the merge of partial results. Written in the lanes of
+ * the file that includes it; `bf16` is a constant in every call. */
 #pragma once
 
 #include "kernels/attend_blocks.h"
@@ -26,52 +26,6 @@ INNER void softmax_any(bool bf16, float *scores, int first, int last, float scal
     }
     partial[ATTEND_PARTIAL_MAX] = max;
     partial[ATTEND_PARTIAL_SUM] = lanes_sum(sum);
-}
-
-/* PANEL elements of row i < n from dim on, or zeros; `some` is for those at the end of a row. */
-INNER const void *elements_at(bool bf16, const char *v, size_t row_bytes, int i, int n, int dim, int n_dims,
-                              uint32_t *some) {
-    const size_t bytes = bf16 ? 2 : 4;
-    const char *from = v + (size_t)i * row_bytes + (size_t)dim * bytes;
-    if (i < n && n_dims - dim >= PANEL) return from;
-    memset(some, 0, PANEL * sizeof *some);
-    if (i < n) memcpy(some, from, (size_t)(n_dims - dim) * bytes);
-    return some;
-}
-
-INNER void pack_values_any(bool bf16, const char *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
-                           size_t panel_words) {
-    for (int dim = 0; dim < n_dims; dim += PANEL, panels += panel_words)
-        for (int i = 0, word = 0; i < PANEL; i += bf16 ? 2 : 1, word++) {
-            uint32_t some[2][PANEL], *to = panels + word * PANEL;
-            const void *even = elements_at(bf16, v, row_bytes, i, n, dim, n_dims, some[0]);
-            if (bf16)
-                lanes_pair(even, elements_at(bf16, v, row_bytes, i + 1, n, dim, n_dims, some[1]), to);
-            else
-                memcpy(to, even, PANEL * sizeof *to);
-        }
-}
-
-/* Keys are packed where they stay in the nearest cache until they are multiplied. */
-INNER void score_rows_any(bool bf16, const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
-                          int n_words, uint32_t *packed, float *scores, size_t ld) {
-    const size_t panel_words = (size_t)n_words * PANEL;
-    const char *from = keys;
-    for (int left = n / PANEL, some; left > 0; left -= some, scores += some * PANEL) {
-        some = left < TILE_PANELS ? left : TILE_PANELS;
-        for (int i = 0; i < some; i++, from += PANEL * row_bytes)
-            inner_pack_panel(from, row_bytes, PANEL, n_words, packed + (size_t)i * panel_words);
-        tile_any(bf16, TILE_PRODUCT, n_rows, some,
-                 (tile_place){input, 0, packed, panel_words, PANEL, n_words, false, scores, ld});
-    }
-}
-
-INNER void weigh_rows_any(bool bf16, const void *weights, size_t row_bytes, int n_rows, const void *v,
-                          size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
-    const size_t rows_of_word = bf16 ? 2 : 1, row_words = v_row_bytes / sizeof(uint32_t);
-    tile_any(bf16, TILE_WEIGH_ROWS, n_rows, n_dims / PANEL,
-             (tile_place){weights, row_bytes, v, PANEL / rows_of_word, rows_of_word * row_words,
-                          n / (int)rows_of_word, false, values, ld});
 }
 
 static bool partial_is_empty(const float *partial) {

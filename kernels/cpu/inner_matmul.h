@@ -49,9 +49,8 @@ static void inner_pack_panel(const void *rows, size_t row_bytes, int n_rows, int
 
 /* What a tile does: */
 typedef enum tile_kind {
-    TILE_PRODUCT,    /* out = or += input * panels^T; the input is packed ([n_words][n_rows]) */
-    TILE_WEIGH,      /* each chain begins with what out has; the input is words of rows */
-    TILE_WEIGH_ROWS, /* the same, and the words are made of one row's elements, or of two bf16 rows' */
+    TILE_PRODUCT, /* out = or += input * panels^T; the input is packed ([n_words][n_rows]) */
+    TILE_WEIGH,   /* each chain begins with what out has; the input is words of rows */
 } tile_kind;
 
 typedef struct tile_place {
@@ -65,13 +64,6 @@ typedef struct tile_place {
     float *out;
     size_t ld;
 } tile_place;
-
-INNER tile_words tile_words_at(bool bf16, const tile_kind kind, const uint32_t *at, size_t step_words) {
-    uint32_t pairs[PANEL];
-    if (!bf16 || kind != TILE_WEIGH_ROWS) return tile_load(bf16, at);
-    lanes_pair((const void *)at, (const void *)(at + step_words / 2), pairs);
-    return tile_load(bf16, pairs);
-}
 
 INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const int n_panels, tile_place t) {
     const bool packed = kind == TILE_PRODUCT;
@@ -88,7 +80,7 @@ INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const i
         tile_words words[TILE_PANELS];
         UNROLL
         for (int p = 0; p < n_panels; p++)
-            words[p] = tile_words_at(bf16, kind, t.panels + (size_t)p * t.panel_words, t.step_words);
+            words[p] = tile_load(bf16, t.panels + (size_t)p * t.panel_words);
         UNROLL
         for (int row = 0; row < n_rows; row++) {
             UNROLL

@@ -33,46 +33,16 @@ static void softmax_f32(float *scores, int first, int last, float scale, void *w
     softmax_any(false, scores, first, last, scale, weights, partial);
 }
 
-static void pack_values_bf16(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
-                             size_t panel_words) {
-    pack_values_any(true, v, row_bytes, n, n_dims, panels, panel_words);
-}
-
-static void pack_values_f32(const void *v, size_t row_bytes, int n, int n_dims, uint32_t *panels,
-                            size_t panel_words) {
-    pack_values_any(false, v, row_bytes, n, n_dims, panels, panel_words);
-}
-
-static inline void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
-                              size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
+static inline void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words,
+                              size_t word_step, int n_panels, int n_words, float *values, size_t ld) {
     tile_any(true, TILE_WEIGH, n_rows, n_panels,
-             (tile_place){weights, row_bytes, panels, panel_words, PANEL, n_words, false, values, ld});
+             (tile_place){weights, row_bytes, words, PANEL, word_step, n_words, false, values, ld});
 }
 
-static inline void weigh_rows_bf16(const void *weights, size_t row_bytes, int n_rows, const void *v,
-                                   size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
-    weigh_rows_any(true, weights, row_bytes, n_rows, v, v_row_bytes, n, n_dims, values, ld);
-}
-
-static void weigh_f32(const void *weights, size_t row_bytes, int n_rows, const uint32_t *panels,
-                      size_t panel_words, int n_panels, int n_words, float *values, size_t ld) {
+static void weigh_f32(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words,
+                      size_t word_step, int n_panels, int n_words, float *values, size_t ld) {
     tile_any(false, TILE_WEIGH, n_rows, n_panels,
-             (tile_place){weights, row_bytes, panels, panel_words, PANEL, n_words, false, values, ld});
-}
-
-static void weigh_rows_f32(const void *weights, size_t row_bytes, int n_rows, const void *v,
-                           size_t v_row_bytes, int n, int n_dims, float *values, size_t ld) {
-    weigh_rows_any(false, weights, row_bytes, n_rows, v, v_row_bytes, n, n_dims, values, ld);
-}
-
-static inline void score_rows_bf16(const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
-                                   int n_words, uint32_t *packed, float *scores, size_t ld) {
-    score_rows_any(true, input, n_rows, keys, row_bytes, n, n_words, packed, scores, ld);
-}
-
-static void score_rows_f32(const void *input, int n_rows, const void *keys, size_t row_bytes, int n,
-                           int n_words, uint32_t *packed, float *scores, size_t ld) {
-    score_rows_any(false, input, n_rows, keys, row_bytes, n, n_words, packed, scores, ld);
+             (tile_place){weights, row_bytes, words, PANEL, word_step, n_words, false, values, ld});
 }
 
 static void finish_bf16(const float *partial, int n, void *y) {
@@ -111,14 +81,13 @@ static void store_f32(const float *x, int n, void *y) {
 #define INNER_OTHERS(type)                                                                                   \
     .int8_tile = {INT8_TILE_ROWS, INT8_TILE_PANELS, INT8_INPUT_BYTES, inner_pack_input_int8,                 \
                   inner_tile_int8},                                                                          \
-    .pack_panel = inner_pack_panel, .softmax = softmax_##type, .pack_values = pack_values_##type,            \
-    .merge = inner_merge, .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type,       \
-    .store = store_##type, .exp = inner_exp
+    .pack_panel = inner_pack_panel, .softmax = softmax_##type, .merge = inner_merge,                         \
+    .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,      \
+    .exp = inner_exp
 
 /* Initialiser of a table. */
 #define INNER_TABLE(isa_name, type, type_input_bytes)                                                        \
     {                                                                                                        \
         .isa = isa_name, .tile = {TILE_ROWS, TILE_PANELS, type_input_bytes, pack_input_##type, tile_##type}, \
-        .score_rows = score_rows_##type, .weigh = weigh_##type, .weigh_rows = weigh_rows_##type,             \
-        INNER_OTHERS(type)                                                                                   \
+        .weigh = weigh_##type, INNER_OTHERS(type)                                                            \
     }

@@ -6,9 +6,7 @@
 const cpu_kernels cpu_kernels_amx[2] = {
     [PRECISION_BF16] = {.isa = "amx",
                         .tile = {2 * AMX_ROWS, AMX_AT_ONCE, TILE_BF16_BYTES, amx_pack_input, amx_tile},
-                        .score_rows = amx_score_rows,
                         .weigh = amx_weigh,
-                        .weigh_rows = amx_weigh_rows,
                         INNER_OTHERS(bf16)},
     [PRECISION_F32] = INNER_TABLE("amx", f32, 4),
 };

@@ -145,12 +145,3 @@ static inline void lanes_transpose(const char *rows, size_t row_bytes, uint32_t 
         for (size_t word = 0; word < 16; word += 8)
             transpose_8(rows + row * row_bytes + word * 4, row_bytes, panel + word * 16 + row);
 }
-
-/* Sixteen words, each of one element of both. */
-static inline void lanes_pair(const uint16_t *even, const uint16_t *odd, uint32_t *words) {
-    for (int i = 0; i < 16; i += 8) {
-        __m256i low = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(even + i)));
-        __m256i high = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(odd + i)));
-        _mm256_storeu_si256((__m256i *)(words + i), _mm256_or_si256(low, _mm256_slli_epi32(high, 16)));
-    }
-}

@@ -120,10 +120,3 @@ static inline void lanes_transpose(const char *rows, size_t row_bytes, uint32_t 
         _mm512_storeu_si512(panel + (j + 8) * 16, _mm512_shuffle_i32x4(y[j], y[j + 8], 0xdd));
     }
 }
-
-/* Sixteen words, each of one element of both. */
-static inline void lanes_pair(const uint16_t *even, const uint16_t *odd, uint32_t *words) {
-    __m512i low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)even));
-    __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)odd));
-    _mm512_storeu_si512(words, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-}

@@ -127,9 +127,3 @@ static inline void lanes_transpose(const char *rows, size_t row_bytes, uint32_t 
         for (size_t word = 0; word < 16; word++)
             memcpy(panel + word * 16 + row, rows + row * row_bytes + word * 4, 4);
 }
-
-/* Sixteen words, each of one element of both. */
-static inline void lanes_pair(const uint16_t *even, const uint16_t *odd, uint32_t *words) {
-    for (int i = 0; i < 16; i++)
-        words[i] = even[i] | (uint32_t)odd[i] << 16;
-}

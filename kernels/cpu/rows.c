@@ -1,5 +1,6 @@
 /* The operations that treat every row, or every head of a row, alone. */
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu_device.h"
@@ -89,12 +90,14 @@ static void rotate(const float *cosines, int head_dim, float *x) {
 
 void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
-    const cpu_device *dev = cpu_device_of(base);
+    cpu_device *dev = cpu_device_of(base);
     int H = shape->n_heads, G = shape->n_kv_heads, K = shape->head_dim, heads = H + 2 * G;
     int T = rows_of_step(dev);
-    size_t width = (size_t)K;
-#pragma omp parallel for num_threads(cpu_threads_for(dev, (size_t)(T * heads) * width)) schedule(static)     \
-    collapse(2)
+    const int n_threads = cpu_threads_for(dev, (size_t)(T * heads) * (size_t)K);
+    const size_t width = (size_t)K, kv_bytes = width * dtype_bytes(base->kv);
+    char *kv_rows = cpu_device_scratch(dev, (size_t)n_threads * kv_bytes);
+    if (!kv_rows) return;
+#pragma omp parallel for num_threads(n_threads) schedule(static) collapse(2)
     for (int t = 0; t < T; t++)
         for (int head = 0; head < heads; head++) {
             float *x = qkv + ((size_t)t * (size_t)heads + (size_t)head) * width;
@@ -109,11 +112,12 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                 dev->kernels->store(x, K, (char *)q + element * dtype_bytes(base->act));
             } else {
                 const span *s = span_of_row(dev, t);
-                const int32_t *table = kv_layer_table(kv, s->slot);
-                kv_part part = head < H + G ? KV_PART_K : KV_PART_V;
-                size_t element =
-                    kv_pool_element(&kv->format, table, part, (head - H) % G, s->pos0 + (t - s->row0));
-                dev->kernels->store(x, K, (char *)kv->pages + element * dtype_bytes(base->kv));
+                const int64_t pos = s->pos0 + (t - s->row0);
+                char *kv_row = kv_rows + (size_t)omp_get_thread_num() * kv_bytes;
+                dev->kernels->store(x, K, kv_row);
+                kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, pos),
+                            head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G,
+                            (int)(pos % kv->format.page_tokens), 1, kv_row, kv_bytes);
             }
         }
 }

@@ -108,7 +108,7 @@ const option_spec options_table[] = {
     {"chunk-tokens", &option_integer, MODEL, AT(chunk_tokens), "512", NULL, 1, 65536,
      "rows of a step through the pipeline"},
     {"page-tokens", &option_integer, MODEL, AT(page_tokens), "64", NULL, KV_PAGE_QUANTUM, 65536,
-     "positions of a KV page, a multiple of 16"},
+     "positions of a KV page, a multiple of 32"},
     {"kv-memory", &option_bytes, GENERATE | PERPLEXITY | PLAN | CALIBRATE, AT(kv_memory), NULL, "as needed",
      1, most, "KV cache of a rank, such as 8G"},
     {"kv-disk", &option_disk, GENERATE | PERPLEXITY | PLAN, AT(kv_disk), NULL, "", 1, most,

@@ -161,7 +161,8 @@ static status open_slice(engine *e) {
         o->save_dir || o->load_dir || o->wants_digest ? e->model_digest : NULL, &e->worker.model);
     int64_t windows[MODEL_MAX_LAYERS];
     kv_shape shape = {
-        .format = model_kv_format(&e->config, precision_kv(o->sizing.precision), o->sizing.page_tokens),
+        .format =
+            model_kv_format(&e->config, e->worker.dev->kv, e->worker.dev->kv_layout, o->sizing.page_tokens),
         .n_layers = mine->slice.last_layer - mine->slice.first_layer,
         .windows = windows,
         .n_pages = e->plan.n_pages,

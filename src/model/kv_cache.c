@@ -111,7 +111,7 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     kv->shape = *shape;
     kv->page_bytes = kv_page_bytes(&shape->format);
     kv->table_pages = kv_pages_for(shape->longest_tokens, shape->format.page_tokens);
-    assert(shape->format.type == dev->kv);
+    assert(shape->format.type == dev->kv && shape->format.layout == dev->kv_layout);
     pthread_mutex_init(&kv->lock, NULL);
     kv->layers = mem_new((size_t)shape->n_layers, sizeof *kv->layers);
     kv->gave_up = mem_new((size_t)shape->n_slots, sizeof *kv->gave_up);
@@ -272,42 +272,42 @@ void kv_cache_set_frame(kv_cache *kv, int slot, int layer, int64_t entry, int32_
     kv->layers[layer].device_tables[slot * kv->table_pages + entry] = frame;
 }
 
-/* Rows of K or V of one head that lie in one page, which is held where pages may leave memory. */
-typedef struct page_rows {
-    int32_t page;
-    int64_t n;
-    char *at;
-} page_rows;
+/* How many positions of [pos, end) the page that holds `pos` has. */
+static int64_t rows_in_page(const kv_cache *kv, int64_t pos, int64_t end) {
+    const int64_t page_tokens = kv->shape.format.page_tokens, left = page_tokens - pos % page_tokens;
+    return left < end - pos ? left : end - pos;
+}
 
-/* Those of positions [pos, end) that are in the page of `pos`. */
-static page_rows hold_rows(const kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
-                           int64_t end, bool to_write) {
-    const kv_format *f = &kv->shape.format;
-    const int64_t place = pos % f->page_tokens, left = f->page_tokens - place;
-    page_rows rows = {kv_cache_table(kv, slot, layer)[pos / f->page_tokens],
-                      left < end - pos ? left : end - pos, NULL};
+/* The page of a position that is kept, and which of its places that is. Where pages may leave memory, it is
+ * held until it is left. */
+typedef struct page_place {
+    int32_t id;
+    int place;
+    char *page;
+} page_place;
+
+static page_place hold_place(const kv_cache *kv, int slot, int layer, int64_t pos, bool to_write) {
+    const int64_t page_tokens = kv->shape.format.page_tokens;
+    const int32_t id = kv_cache_table(kv, slot, layer)[pos / page_tokens];
     assert(pos >= kv_cache_first_kept(kv, slot, layer));
-    if (kv->tier) kv_tier_hold(kv->tier, rows.page);
-    const int32_t frame = kv->tier ? kv_tier_wait(kv->tier, rows.page, to_write) : rows.page;
-    rows.at = kv->pool + (size_t)frame * kv->page_bytes +
-              kv_element(f, part, head, (int)place) * dtype_bytes(f->type);
-    return rows;
+    if (kv->tier) kv_tier_hold(kv->tier, id);
+    const int32_t frame = kv->tier ? kv_tier_wait(kv->tier, id, to_write) : id;
+    return (page_place){id, (int)(pos % page_tokens), kv->pool + (size_t)frame * kv->page_bytes};
 }
 
 /* STATUS_FAILED: the page is lost. */
-static status leave_rows(const kv_cache *kv, const page_rows *rows, kv_tier_change change) {
+static status leave_place(const kv_cache *kv, page_place at, kv_tier_change change) {
     char text[STATUS_TEXT_BYTES];
     if (!kv->tier) return STATUS_OK;
-    kv_tier_leave(kv->tier, rows->page, change);
-    return kv_tier_is_lost(kv->tier, rows->page, text) ? status_fail("%s", text) : STATUS_OK;
+    kv_tier_leave(kv->tier, at.id, change);
+    return kv_tier_is_lost(kv->tier, at.id, text) ? status_fail("%s", text) : STATUS_OK;
 }
 
-/* Bytes of a page as the host can read them: where they are, or copied to the staging, with the lock held. */
-static status fetch(const kv_cache *kv, const char *from, size_t bytes, const char **out) {
+/* Bytes of a page in a device's own memory, copied to the staging, with the lock held. */
+static status fetch(const kv_cache *kv, const char *from, size_t bytes) {
     const device_ops *ops = kv->dev->ops;
-    bool over = kv->dev->host_memory;
-    status st = over ? STATUS_OK : ops->copy_begin(kv->dev, kv->copy, kv->staging, from, bytes);
-    *out = over ? from : kv->staging;
+    bool over = false;
+    status st = ops->copy_begin(kv->dev, kv->copy, kv->staging, from, bytes);
     while (st == STATUS_OK && !over)
         st = ops->copy_test(kv->dev, kv->copy, &over);
     return st;
@@ -318,30 +318,45 @@ static size_t row_bytes_of(const kv_cache *kv, kv_part part) {
     return (size_t)kv_part_width(&kv->shape.format, part) * dtype_bytes(kv->shape.format.type);
 }
 
-/* Rows of one page, which holds the positions of a head together; outside, the heads of a position are
- * together. What lies between those of two heads is fetched with them: the model may write it meanwhile, and
- * nobody looks at it. */
-static status read_page(const kv_cache *kv, kv_part part, const char *rows, int64_t n, char *out) {
+/* Rows of one page in a device's own memory, which holds the positions of a head together; outside, the heads
+ * of a position are together. What lies between those of two heads is fetched with them: the model may write
+ * it meanwhile, and nobody looks at it. */
+static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, int64_t n, char *out) {
     const kv_format *f = &kv->shape.format;
-    size_t row_bytes = row_bytes_of(kv, part), G = (size_t)f->n_heads;
-    size_t head_bytes = (size_t)f->page_tokens * row_bytes;
-    status st = fetch(kv, rows, (G - 1) * head_bytes + (size_t)n * row_bytes, &rows);
+    assert(f->layout == KV_ROWS);
+    const size_t row_bytes = row_bytes_of(kv, part), G = (size_t)f->n_heads;
+    const size_t head_bytes = (size_t)f->page_tokens * row_bytes;
+    status st =
+        fetch(kv, kv_place_in(f, at.page, part, 0, at.place), (G - 1) * head_bytes + (size_t)n * row_bytes);
     for (size_t head = 0; st == STATUS_OK && head < G; head++)
         for (size_t i = 0; i < (size_t)n; i++)
-            memcpy(out + (i * G + head) * row_bytes, rows + head * head_bytes + i * row_bytes, row_bytes);
+            memcpy(out + (i * G + head) * row_bytes, kv->staging + head * head_bytes + i * row_bytes,
+                   row_bytes);
     return st;
+}
+
+static void get_rows(const kv_cache *kv, page_place at, kv_part part, int64_t n, char *out) {
+    const kv_format *f = &kv->shape.format;
+    const size_t row_bytes = row_bytes_of(kv, part), all_bytes = (size_t)f->n_heads * row_bytes;
+    for (int head = 0; head < f->n_heads; head++)
+        kv_get_rows(f, at.page, part, head, at.place, (int)n, out + (size_t)head * row_bytes, all_bytes);
 }
 
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                      void *out) {
-    size_t all_bytes = (size_t)kv->shape.format.n_heads * row_bytes_of(kv, part);
+    const int64_t end = pos0 + n_tokens;
+    const size_t all_bytes = (size_t)kv->shape.format.n_heads * row_bytes_of(kv, part);
     status st = STATUS_OK;
     if (!kv->dev->host_memory) pthread_mutex_lock(&kv->lock);
-    for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < pos0 + n_tokens; pos += n) {
-        const page_rows rows = hold_rows(kv, slot, layer, part, 0, pos, pos0 + n_tokens, false);
-        n = rows.n;
-        st = read_page(kv, part, rows.at, n, (char *)out + (size_t)(pos - pos0) * all_bytes);
-        const status left = leave_rows(kv, &rows, KV_TIER_READ);
+    for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < end; pos += n) {
+        const page_place at = hold_place(kv, slot, layer, pos, false);
+        char *to = (char *)out + (size_t)(pos - pos0) * all_bytes;
+        n = rows_in_page(kv, pos, end);
+        if (kv->dev->host_memory)
+            get_rows(kv, at, part, n, to);
+        else
+            st = fetch_rows(kv, at, part, n, to);
+        const status left = leave_place(kv, at, KV_TIER_READ);
         if (st == STATUS_OK) st = left;
     }
     if (!kv->dev->host_memory) pthread_mutex_unlock(&kv->lock);
@@ -350,13 +365,18 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
 
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in) {
+    const kv_format *f = &kv->shape.format;
     const size_t row_bytes = row_bytes_of(kv, part);
     for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
-        const page_rows rows = hold_rows(kv, slot, layer, part, head, pos, pos0 + n_tokens, true);
+        const page_place at = hold_place(kv, slot, layer, pos, true);
         const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
-        n = rows.n;
-        kv->dev->ops->copy_in(kv->dev, rows.at, from, (size_t)n * row_bytes);
-        leave_rows(kv, &rows, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
+        n = rows_in_page(kv, pos, pos0 + n_tokens);
+        if (kv->dev->host_memory)
+            kv_put_rows(f, at.page, part, head, at.place, (int)n, from, row_bytes);
+        else
+            kv->dev->ops->copy_in(kv->dev, kv_place_in(f, at.page, part, head, at.place), from,
+                                  (size_t)n * row_bytes);
+        leave_place(kv, at, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
     }
 }
 

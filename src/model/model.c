@@ -20,7 +20,7 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
 /* A place's score takes as many operations as its key has elements, for each head, and its share of the
  * result as many as its value has. */
 model_cost model_rows_cost(const model_config *c, slice s, dtype kv, int64_t history, int64_t n_rows) {
-    const kv_format place = model_kv_format(c, kv, 1);
+    const kv_format place = model_kv_format(c, kv, KV_ROWS, 1);
     const double n = (double)n_rows, attended = (double)c->n_heads * (place.k_width + place.v_width);
     model_cost cost = {0};
     for (int l = s.first_layer; l < s.last_layer; l++) {
@@ -37,7 +37,7 @@ double model_head_flops(const model_config *c) {
 }
 
 double model_kv_token_bytes(const model_config *c, dtype kv) {
-    const kv_format place = model_kv_format(c, kv, 1);
+    const kv_format place = model_kv_format(c, kv, KV_ROWS, 1);
     return c->n_layers * (double)kv_page_bytes(&place);
 }
 

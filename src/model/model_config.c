@@ -310,8 +310,8 @@ int64_t model_config_kept(const model_config *c, int layer, bool saves) {
     return saves ? 0 : model_config_window(c, layer);
 }
 
-kv_format model_kv_format(const model_config *config, dtype type, int page_tokens) {
-    return kv_format_of(type, config->n_kv_heads, config->head_dim, page_tokens);
+kv_format model_kv_format(const model_config *config, dtype type, kv_layout layout, int page_tokens) {
+    return kv_format_of(type, layout, config->n_kv_heads, config->head_dim, page_tokens);
 }
 
 int64_t model_config_window(const model_config *config, int layer) {

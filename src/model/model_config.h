@@ -77,8 +77,8 @@ int64_t model_config_window(const model_config *config, int layer);
  * saves keeps all, as a snapshot goes on from any of its positions. */
 int64_t model_config_kept(const model_config *config, int layer, bool saves);
 
-/* How its K and V are kept, in elements of this type and pages of so many positions. */
-kv_format model_kv_format(const model_config *config, dtype type, int page_tokens);
+/* How its K and V are kept, in elements of this type, in this layout and pages of so many positions. */
+kv_format model_kv_format(const model_config *config, dtype type, kv_layout layout, int page_tokens);
 
 /* "LlamaForCausalLM" and the like. */
 const char *model_family_name(model_family family);

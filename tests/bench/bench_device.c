@@ -208,7 +208,7 @@ static double time_attention(bench *b, const work *w) {
     const int n_spans = generated ? w->rows : 1, n_rows = generated ? 1 : w->rows;
     const int H = b->model.n_heads, G = b->model.n_kv_heads, K = b->model.head_dim;
     int64_t n_pages = (w->context + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    const kv_format format = kv_format_of(b->dev->kv, G, K, PAGE_TOKENS);
+    const kv_format format = device_kv_format(b->dev, G, K, PAGE_TOKENS);
     size_t q_elements = (size_t)w->rows * (size_t)(H * K);
     attention a = {
         .shape = {H, G, K, 0.088388f, 0},

@@ -38,7 +38,7 @@ good_runs() {
     cp "$temp/text" "$temp/sampled"
     # shellcheck disable=SC2086
     generate 2 --prompt "$prompt" --max-tokens 24 --ignore-eos $how --layers-per-rank 1,7 --chunk-tokens 3 \
-        --page-tokens 16
+        --page-tokens 32
     check 'other layers, chunks and pages' 'other text' cmp "$temp/out" "$temp/sampled"
 
     check 'run is described on stderr' 'no line of the ranks' grep -q 'kvarve: 2 ranks x 1 thread' "$temp/err"

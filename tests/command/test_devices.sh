@@ -26,7 +26,7 @@ same_text() {
     on cuda 2
     ends_as 'two ranks' 0 "$all/text"
     check 'two ranks: places' 'not said' grep -q '^kvarve: rank 1 on [^ ]*, GPU [^ ]*, .*bound' "$temp/err"
-    on cuda 1 --chunk-tokens 7 --page-tokens 16
+    on cuda 1 --chunk-tokens 7 --page-tokens 32
     ends_as 'other chunks and pages' 0 "$all/text"
     save_on 2 cuda
     on cuda 1 --resume "$snapshot"

@@ -61,7 +61,7 @@ batches() {
     write_lines 4
     same 'one rank' 1
     same 'two ranks' 2
-    same 'chunks and pages' 3 --chunk-tokens 64 --page-tokens 16
+    same 'chunks and pages' 3 --chunk-tokens 64 --page-tokens 32
     same 'layers as told' 3 --layers-per-rank 1,2,5
     same 'f32' 2 --precision f32
     same 'int8' 2 --device cpu --weights int8

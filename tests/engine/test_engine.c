@@ -125,7 +125,6 @@ static void make_reference(void) {
     void *x = NULL;
     trace t = {0};
     kv_shape shape = {
-        .format = model_kv_format(&config, precision_kv(in), 64),
         .n_layers = config.n_layers,
         .n_pages = kv_pages_for(LONGEST, 64),
         .n_slots = 1,
@@ -137,8 +136,9 @@ static void make_reference(void) {
     n_file_bytes = 0;
     for (size_t i = 0; i < weights_count(files); i++)
         n_file_bytes += weights_at(files, i)->n_bytes;
-    if (CHECK_OK(device_open(kind, 0, in, 1, &dev)) &&
-        CHECK_OK(dev->ops->alloc(dev, (size_t)config.d_model * sizeof(float), &x)) &&
+    if (CHECK_OK(device_open(kind, 0, in, 1, &dev)))
+        shape.format = model_kv_format(&config, dev->kv, dev->kv_layout, 64);
+    if (dev && CHECK_OK(dev->ops->alloc(dev, (size_t)config.d_model * sizeof(float), &x)) &&
         CHECK_OK(model_open(&config, all, 1, files, dev, &t, NULL, &m)) &&
         CHECK_OK(kv_cache_open(dev, &shape, &kv))) {
         for (int i = 0; i < n_used(0, N_SEQUENCES); i++)
@@ -287,9 +287,9 @@ static const variant variants[] = {
     {"one slot", 512, 64, 1, 1, NULL, 0, N_SEQUENCES, false},
     {"alone", 64, 64, 4, 1, NULL, 3, 1, false},
     {"chunks of 1", 1, 64, 2, 1, NULL, 3, 2, false},
-    {"chunks of 7", 7, 16, 5, 1, NULL, 0, 9, false},
-    {"pages of 16", 32, 16, 6, 1, NULL, 0, 9, false},
-    {"pages of 80", 33, 80, 6, 1, NULL, 0, 9, false},
+    {"chunks of 7", 7, 32, 5, 1, NULL, 0, 9, false},
+    {"pages of 32", 32, 32, 6, 1, NULL, 0, 9, false},
+    {"pages of 96", 33, 96, 6, 1, NULL, 0, 9, false},
     {"2 threads", 64, 64, N_SEQUENCES, 2, NULL, 0, N_SEQUENCES, false},
     {"uneven layers", 48, 32, 3, 1, "", 0, 9, false},
     {"equal time", 64, 64, 4, 1, NULL, 0, N_SEQUENCES, true},
@@ -404,7 +404,7 @@ static status open_wide(int head_dim) {
         .n_threads = 1,
         .sizing = {.precision = in,
                    .chunk_tokens = 8,
-                   .page_tokens = 16,
+                   .page_tokens = 32,
                    .n_sequences = 1,
                    .longest_tokens = 16,
                    .wanted_pages = 1,

@@ -99,7 +99,7 @@ typedef struct rank {
 static rank open_rank(const snapshot *from, const load_options *options) {
     rank r = {.from = from, .slice = {2, 9, CODED_LAYERS}, .notes = mailbox_open(ranks)};
     CHECK_OK(device_open(place, 0, PRECISION_F32, 1, &r.dev));
-    const kv_shape shape = {.format = kv_format_of(r.dev->kv, CODED_HEADS, CODED_WIDTH, PAGE),
+    const kv_shape shape = {.format = device_kv_format(r.dev, CODED_HEADS, CODED_WIDTH, PAGE),
                             .n_layers = r.slice.last_layer - r.slice.first_layer,
                             .n_pages = 16,
                             .n_slots = 2,

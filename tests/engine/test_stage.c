@@ -53,7 +53,7 @@ static bool open_fixture(fixture *f, device *dev) {
         return false;
     const slice all = {0, f->config.n_layers, f->config.n_layers};
     const kv_shape shape = {
-        .format = kv_format_of(dev->kv, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
+        .format = device_kv_format(dev, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
         .n_layers = f->config.n_layers,
         .n_pages = 2 * N_SLOTS,
         .n_slots = N_SLOTS,

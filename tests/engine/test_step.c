@@ -163,15 +163,18 @@ static device *open_device(void) {
 static void page_arithmetic(void) {
     CU_ASSERT(kv_pages_for(0, 16) == 0 && kv_pages_for(1, 16) == 1 && kv_pages_for(16, 16) == 1);
     CU_ASSERT(kv_pages_for(17, 16) == 2 && kv_pages_for((int64_t)1 << 40, 64) == (int64_t)1 << 34);
-    kv_format bf16 = kv_format_of(DTYPE_BF16, 8, 128, 64), f32 = kv_format_of(DTYPE_F32, 8, 128, 64);
+    kv_format bf16 = kv_format_of(DTYPE_BF16, KV_PANELS, 8, 128, 64),
+              f32 = kv_format_of(DTYPE_F32, KV_ROWS, 8, 128, 64);
     CU_ASSERT(kv_page_bytes(&bf16) == 2 * 8 * 64 * 128 * 2);
     CU_ASSERT(kv_page_bytes(&f32) == 2 * 8 * 64 * 128 * 4);
+    kv_format padded = kv_format_of(DTYPE_BF16, KV_PANELS, 3, 20, 32);
+    CU_ASSERT(kv_page_bytes(&padded) == 3 * 32 * (20 + 32) * 2);
 }
 
 /* A cache of three layers, of which the second has a window, and what its slots should have. */
 enum {
     OWN_LAYERS = 3,
-    OWN_PAGE = 16,
+    OWN_PAGE = 32,
     OWN_PAGES = 260,
     OWN_WINDOW = 100,
     OWN_LONGEST = 700,
@@ -183,7 +186,7 @@ static const int64_t own_windows[OWN_LAYERS] = {0, OWN_WINDOW, 0};
 
 static kv_shape shape_of_owned(void) {
     return (kv_shape){
-        .format = kv_format_of(DTYPE_BF16, 2, 8, OWN_PAGE),
+        .format = kv_format_of(DTYPE_BF16, KV_PANELS, 2, 8, OWN_PAGE),
         .n_layers = OWN_LAYERS,
         .windows = own_windows,
         .n_pages = OWN_PAGES,
@@ -319,10 +322,10 @@ static void check_reading(kv_cache *kv, const all_rows *want) {
 
 /* Rows come back as they went in, whatever pieces they are moved in, and other rows stay as they were. */
 static void check_rows_of(device *dev) {
-    enum { PAGE_TOKENS = 16, N_PAGES = 9, PAGE = N_KV_PARTS * ROW * PAGE_TOKENS };
+    enum { PAGE_TOKENS = 32, N_PAGES = 9 };
     uint64_t state = 6;
     kv_shape shape = {
-        .format = kv_format_of(DTYPE_BF16, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS),
+        .format = device_kv_format(dev, ROW_HEADS, ROW_WIDTH, PAGE_TOKENS),
         .n_layers = ROW_LAYERS,
         .n_pages = N_PAGES,
         .n_slots = 2,
@@ -344,18 +347,22 @@ static void check_rows_of(device *dev) {
             }
     CHECK_OK(dev->ops->sync(dev));
     check_reading(kv, (const all_rows *)&want);
-    /* The model's own layout: k [G, page_tokens, K], then v. */
-    uint16_t page[PAGE];
+    /* The layouts of kv_page.h: an element of the second page's keys, and one of its values. */
     const kv_layer layer = kv_cache_layer(kv, 1);
+    const size_t n = kv_page_elements(&shape.format), keys = ROW * PAGE_TOKENS;
+    const bool is_rows = shape.format.layout == KV_ROWS;
+    uint16_t *page = mem_new(n, sizeof *page);
     int32_t id;
-    dev->ops->copy_out(dev, &id, kv_layer_table(&layer, 0) + 2, sizeof id);
+    dev->ops->copy_out(dev, &id, kv_layer_table(&layer, 0) + 1, sizeof id);
     CHECK_OK(dev->ops->sync(dev));
-    dev->ops->copy_out(dev, page, (const uint16_t *)layer.pages + (size_t)id * PAGE, sizeof page);
+    dev->ops->copy_out(dev, page, (const uint16_t *)layer.pages + (size_t)id * n, n * sizeof *page);
     CHECK_OK(dev->ops->sync(dev));
-    CU_ASSERT(page[(2 * PAGE_TOKENS + 5) * ROW_WIDTH + 3] ==
-              want[1][KV_PART_K][2 * PAGE_TOKENS + 5][2 * ROW_WIDTH + 3]);
-    CU_ASSERT(page[(ROW_HEADS * PAGE_TOKENS + 7) * ROW_WIDTH + 1] ==
-              want[1][KV_PART_V][2 * PAGE_TOKENS + 7][1]);
+    const size_t key = is_rows ? 21 * ROW_WIDTH + 3 : 16 * ROW_WIDTH + (3 / 2 * 16 + 5) * 2 + 3 % 2,
+                 value = is_rows ? 7 * ROW_WIDTH + 1 : 7 / 2 * 32 + 1 * 2 + 7 % 2;
+    CU_ASSERT(page[2 * PAGE_TOKENS * ROW_WIDTH + key] ==
+              want[1][KV_PART_K][PAGE_TOKENS + 21][2 * ROW_WIDTH + 3]);
+    CU_ASSERT(page[keys + value] == want[1][KV_PART_V][PAGE_TOKENS + 7][1]);
+    free(page);
     kv_cache_close(kv);
 }
 
@@ -373,7 +380,7 @@ static void rows_move_between_layouts(void) {
 static void pool_that_is_too_large(void) {
     device *dev = open_device();
     kv_shape shape = {
-        .format = kv_format_of(DTYPE_BF16, 128, 256, 1024),
+        .format = kv_format_of(DTYPE_BF16, KV_PANELS, 128, 256, 1024),
         .n_layers = 1000,
         .n_pages = INT32_MAX / 1024,
         .n_slots = 4,

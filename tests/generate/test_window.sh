@@ -52,8 +52,8 @@ keep_all() {
 runs() {
     lines=$all/lines.jsonl
     same 'one rank' 1
-    same 'small chunks, small pages' 1 --chunk-tokens 48 --page-tokens 16
-    same 'two ranks, large pages' 2 --page-tokens 208
+    same 'small chunks, small pages' 1 --chunk-tokens 48 --page-tokens 32
+    same 'two ranks, large pages' 2 --page-tokens 224
     same 'three ranks, a saving of all' 3 --save "$temp/three.kvs" --chunk-tokens 100
 }
 

@@ -41,7 +41,7 @@ typedef struct page_set {
 } page_set;
 
 static page_set new_pages(device *dev, const varve_shape *s, const varve_chunk *chunk) {
-    page_set c = {.format = kv_format_of(chunk->type, s->n_heads, s->width, PAGE_TOKENS),
+    page_set c = {.format = kv_format_of(chunk->type, KV_ROWS, s->n_heads, s->width, PAGE_TOKENS),
                   .n_pages = kv_pages_for(chunk->n_tokens + SHIFT, PAGE_TOKENS),
                   .first_token = chunk->n_tokens > 40 ? 5 : 0,
                   .last_token = chunk->n_tokens > 40 ? chunk->n_tokens - 3 : chunk->n_tokens,

@@ -40,12 +40,14 @@ static void free_sequence(sequence *s) {
 }
 
 static void fill_cache(cache *c, const sequence *s, size_t type_bytes, int first, int last) {
+    const kv_format *f = &c->layer.format;
     size_t head_bytes = (size_t)s->shape.head_dim * type_bytes;
     for (int pos = first; pos < last; pos++)
         for (int g = 0; g < s->shape.n_kv_heads; g++) {
             size_t at = (size_t)(pos * s->shape.n_kv_heads + g) * head_bytes;
-            memcpy(place_in(c, &s->shape, type_bytes, pos, g, false), s->k + at, head_bytes);
-            memcpy(place_in(c, &s->shape, type_bytes, pos, g, true), s->v + at, head_bytes);
+            char *page = kv_layer_page(&c->layer, 0, pos);
+            kv_put_rows(f, page, KV_PART_K, g, pos % f->page_tokens, 1, s->k + at, head_bytes);
+            kv_put_rows(f, page, KV_PART_V, g, pos % f->page_tokens, 1, s->v + at, head_bytes);
         }
 }
 
@@ -53,7 +55,7 @@ static void fill_cache(cache *c, const sequence *s, size_t type_bytes, int first
 static void attend_rows(device *dev, const sequence *s, int page_tokens, int chunk, int first, int last,
                         char *y) {
     size_t type_bytes = dtype_bytes(dev->act), row_bytes = q_width(&s->shape) * type_bytes;
-    cache c = new_cache(&s->shape, s->n, page_tokens, dev->kv);
+    cache c = new_cache(dev, &s->shape, s->n, page_tokens);
     fill_cache(&c, s, type_bytes, 0, first);
     for (int pos = first; pos < last; pos += chunk) {
         span whole = {0, last - pos < chunk ? last - pos : chunk, pos, 0, false};
@@ -156,8 +158,8 @@ static void check_append_case(device *dev, const append_case *c) {
     qkv_weights weights = {.norm_eps = 0.1f};
     if (c->bias) weights.bias = bias;
     if (c->norms) weights.q_norm = norm, weights.k_norm = norm + K;
-    cache all = new_cache(&c->shape, POS0 + T, c->page_tokens, dev->kv);
-    cache one = new_cache(&c->shape, POS0 + T, c->page_tokens, dev->kv);
+    cache all = new_cache(dev, &c->shape, POS0 + T, c->page_tokens);
+    cache one = new_cache(dev, &c->shape, POS0 + T, c->page_tokens);
 
     memcpy(work, qkv, n * sizeof *work);
     span spans[] = {{0, 13, POS0, 0, false}, {13, T - 13, POS0 + 13, 0, false}};
@@ -182,10 +184,14 @@ static void check_append_case(device *dev, const append_case *c) {
     for (int t = 0; t < T; t++)
         for (int head = 0; head < heads; head++, n_written += (size_t)K) {
             expected_head(c, &weights, cos_sin, qkv, t, head, expected + n_written);
-            const char *at =
-                head < H ? q + (size_t)((t * H + head) * K) * type_bytes
-                         : place_in(&all, &c->shape, type_bytes, POS0 + t, (head - H) % G, head >= H + G);
-            memcpy(got + n_written * type_bytes, at, (size_t)K * type_bytes);
+            char *to = got + n_written * type_bytes;
+            const size_t row_bytes = (size_t)K * type_bytes;
+            if (head < H)
+                memcpy(to, q + (size_t)((t * H + head) * K) * type_bytes, row_bytes);
+            else
+                kv_get_rows(&all.layer.format, kv_layer_page(&all.layer, 0, POS0 + t),
+                            head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G, (POS0 + t) % c->page_tokens,
+                            1, to, row_bytes);
         }
     double error = error_of(got, dev->kv, expected, n);
     CHECK_CASE(error < bound, "%s: append H %d G %d K %d: %g", cpu_device_isa(dev), H, G, K, error);
@@ -206,8 +212,8 @@ static void check_append_case(device *dev, const append_case *c) {
 }
 
 static void check_append(const char *isa, precision p) {
-    const append_case cases[] = {{{.n_heads = 4, .n_kv_heads = 2, .head_dim = 16}, 16, false, false},
-                                 {{.n_heads = 3, .n_kv_heads = 3, .head_dim = 6}, 48, true, false},
+    const append_case cases[] = {{{.n_heads = 4, .n_kv_heads = 2, .head_dim = 16}, 32, false, false},
+                                 {{.n_heads = 3, .n_kv_heads = 3, .head_dim = 6}, 96, true, false},
                                  {{.n_heads = 16, .n_kv_heads = 1, .head_dim = 80}, 64, false, true},
                                  {{.n_heads = 8, .n_kv_heads = 4, .head_dim = 128}, 4096, true, true}};
     device *dev = open_device(isa, p, 2);
@@ -273,21 +279,21 @@ static void check_attend_case(device *dev, const attend_case *c) {
 
 static void check_attend(const char *isa, precision p) {
     const attend_case cases[] = {
-        {{.n_heads = 1, .n_kv_heads = 1, .head_dim = 2}, 16, 0, 1},
-        {{.n_heads = 4, .n_kv_heads = 4, .head_dim = 16}, 16, 0, 65},
+        {{.n_heads = 1, .n_kv_heads = 1, .head_dim = 2}, 32, 0, 1},
+        {{.n_heads = 4, .n_kv_heads = 4, .head_dim = 16}, 32, 0, 65},
         {{.n_heads = 8, .n_kv_heads = 2, .head_dim = 64}, 64, 250, 63},
-        {{.n_heads = 6, .n_kv_heads = 1, .head_dim = 80}, 80, 500, 64},
-        {{.n_heads = 4, .n_kv_heads = 2, .head_dim = 96}, 48, 513, 7},
+        {{.n_heads = 6, .n_kv_heads = 1, .head_dim = 80}, 160, 500, 64},
+        {{.n_heads = 4, .n_kv_heads = 2, .head_dim = 96}, 96, 513, 7},
         {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 128}, 4096, 1023, 2},
-        {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 256}, 16, 255, 1},
-        {{.n_heads = 3, .n_kv_heads = 3, .head_dim = 34}, 80, 240, 40},
-        {{.n_heads = 71, .n_kv_heads = 1, .head_dim = 10}, 16, 300, 3},
+        {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 256}, 32, 255, 1},
+        {{.n_heads = 3, .n_kv_heads = 3, .head_dim = 34}, 160, 240, 40},
+        {{.n_heads = 71, .n_kv_heads = 1, .head_dim = 10}, 32, 300, 3},
         {{.n_heads = 4, .n_kv_heads = 1, .head_dim = 32}, 64, 2000, 1},
-        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .window = 1}, 16, 250, 20},
-        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .window = 5}, 48, 500, 30},
-        {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 20, .window = 100}, 16, 300, 64},
+        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .window = 1}, 32, 250, 20},
+        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .window = 5}, 96, 500, 30},
+        {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 20, .window = 100}, 32, 300, 64},
         {{.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .window = 256}, 64, 0, 600},
-        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 32, .window = 700}, 80, 1530, 10},
+        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 32, .window = 700}, 160, 1530, 10},
     };
     device *dev = open_device(isa, p, 2);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -319,7 +325,7 @@ static void check_attend_extremes(const char *isa, precision p) {
         dev->kv == DTYPE_F32 ? (((float *)(void *)s.q)[at] = q[i])
                              : (((uint16_t *)(void *)s.q)[at] = bf16_of_float(q[i]));
     }
-    attend_rows(dev, &s, 16, 1, N - 1, N, s.y);
+    attend_rows(dev, &s, 32, 1, N - 1, N, s.y);
     for (size_t i = 0; i < K; i++) {
         y[i] = number_at(s.y, dev->act, (N - 1) * K + i);
         CU_ASSERT(y[i] == number_at(s.v, dev->kv, 300 * K + i));
@@ -349,7 +355,7 @@ static void check_same_with(const char *isa, precision p, int infinite_pos) {
                                       {.n_heads = 3, .n_kv_heads = 3, .head_dim = 20},
                                       {.n_heads = 2, .n_kv_heads = 2, .head_dim = 32, .window = 300},
                                       {.n_heads = 10, .n_kv_heads = 2, .head_dim = 16, .window = 3}};
-    const int page_tokens[] = {16, 64, 80}, chunks[] = {7, 64, 901};
+    const int page_tokens[] = {32, 64, 96}, chunks[] = {7, 64, 901};
     enum { N = 901 };
     uint64_t seed = 11;
     device *alone = open_device(isa, p, 1);
@@ -406,7 +412,7 @@ static void check_company(const char *isa, precision p) {
     char *q = mem_new(ROWS, row_bytes), *y = mem_new(ROWS, row_bytes), *pool = NULL;
     int row0 = 0;
     for (int i = 0; i < N_SEQUENCES; i++) {
-        cache own = new_cache(&s[i].shape, ends[i], 64, alone->kv);
+        cache own = new_cache(alone, &s[i].shape, ends[i], 64);
         int own_pages = (int)(own.bytes / own.page_bytes);
         fill_cache(&own, &s[i], dtype_bytes(alone->kv), 0, ends[i]);
         pool = mem_resize(pool, (size_t)(n_pages + own_pages), own.page_bytes);
@@ -435,7 +441,7 @@ static void check_company(const char *isa, precision p) {
             CHECK_CASE(!memcmp(y + (size_t)spans[i].row0 * row_bytes,
                                s[i].y + (size_t)spans[i].pos0 * row_bytes, (size_t)rows[i] * row_bytes),
                        "%s: sequence %d differs in company, %d threads", isa, i, n_threads);
-        attend_rows(dev, &s[0], 48, 1, ends[0] - 1, ends[0], long_y);
+        attend_rows(dev, &s[0], 96, 1, ends[0] - 1, ends[0], long_y);
         CHECK_CASE(!memcmp(long_y + (size_t)(ends[0] - 1) * row_bytes,
                            s[0].y + (size_t)(ends[0] - 1) * row_bytes, row_bytes),
                    "%s: the long context differs with %d threads", isa, n_threads);
@@ -467,7 +473,7 @@ static void check_parts(const char *isa, precision p) {
     attend_rows(alone, &s, 64, ROWS, (int)first, END, s.y);
     const char *expected = s.y + (q - s.q);
 
-    cache c = new_cache(&s.shape, END, 80, alone->kv);
+    cache c = new_cache(alone, &s.shape, END, 160);
     fill_cache(&c, &s, dtype_bytes(alone->kv), 0, END);
     const span rows = {0, ROWS, (int64_t)first, 0, false};
     const attend_partials layout = {0, 0, ROWS, s.shape.n_heads, s.shape.head_dim};
@@ -503,7 +509,7 @@ static void attend_one(device *dev, int head_dim) {
     uint64_t seed = 13;
     attention_shape shape = {.n_heads = 1, .n_kv_heads = 1, .head_dim = head_dim};
     sequence s = new_sequence(shape, 1, dev->kv, &seed);
-    cache c = new_cache(&shape, 1, 16, dev->kv);
+    cache c = new_cache(dev, &shape, 1, 32);
     span row = {0, 1, 0, 0, false};
     dev->ops->begin_step(dev, 1, &row);
     dev->ops->attend(dev, &shape, &c.layer, s.q, s.y);

@@ -89,8 +89,8 @@ static void *to_device(device *dev, const void *host, size_t bytes) {
 }
 
 /* A pool with the pages of all pieces, and their tables; what is behind a piece's last row is NaN. */
-static char *fill_pool(const piece *pieces, int n, int page_tokens, span *spans, size_t *bytes,
-                       int32_t **tables, int *table_pages) {
+static char *fill_pool(const device *dev, const piece *pieces, int n, int page_tokens, span *spans,
+                       size_t *bytes, int32_t **tables, int *table_pages) {
     char *pool = NULL;
     int n_pages = 0, longest = 0;
     for (int i = 0; i < n; i++)
@@ -101,12 +101,15 @@ static char *fill_pool(const piece *pieces, int n, int page_tokens, span *spans,
         const piece *p = &pieces[i];
         int end = p->pos0 + p->n_rows;
         size_t head_bytes = (size_t)p->s->shape.head_dim * sizeof(uint16_t);
-        cache c = new_cache(&p->s->shape, end, page_tokens, DTYPE_BF16);
+        cache c = new_cache(dev, &p->s->shape, end, page_tokens);
         for (int pos = 0; pos < end; pos++)
             for (int g = 0; g < p->s->shape.n_kv_heads; g++) {
                 size_t at = (size_t)(pos * p->s->shape.n_kv_heads + g) * (size_t)p->s->shape.head_dim;
-                memcpy(place_in(&c, &p->s->shape, 2, pos, g, false), p->s->k + at, head_bytes);
-                memcpy(place_in(&c, &p->s->shape, 2, pos, g, true), p->s->v + at, head_bytes);
+                char *page = kv_layer_page(&c.layer, 0, pos);
+                kv_put_rows(&c.layer.format, page, KV_PART_K, g, pos % page_tokens, 1, p->s->k + at,
+                            head_bytes);
+                kv_put_rows(&c.layer.format, page, KV_PART_V, g, pos % page_tokens, 1, p->s->v + at,
+                            head_bytes);
             }
         int own = (int)(c.bytes / c.page_bytes);
         pool = mem_resize(pool, (size_t)(n_pages + own), c.page_bytes);
@@ -129,13 +132,14 @@ static uint16_t *attend_pieces(device *dev, const piece *pieces, int n, int page
     span *spans = mem_new((size_t)n, sizeof *spans);
     int32_t *tables;
     int table_pages;
-    char *pool = fill_pool(pieces, n, page_tokens, spans, &pool_bytes, &tables, &table_pages);
+    char *pool = fill_pool(dev, pieces, n, page_tokens, spans, &pool_bytes, &tables, &table_pages);
     size_t rows = (size_t)(spans[n - 1].row0 + spans[n - 1].n_rows), bytes = rows * width * sizeof(uint16_t);
     uint16_t *q = mem_new(rows * width, sizeof *q), *y = new_poisoned(DTYPE_BF16, (rows + 1) * width);
     for (int i = 0; i < n; i++)
         memcpy(q + (size_t)spans[i].row0 * width, pieces[i].s->q + (size_t)pieces[i].pos0 * width,
                (size_t)spans[i].n_rows * width * sizeof *q);
-    kv_layer layer = {.format = kv_format_of(DTYPE_BF16, shape->n_kv_heads, shape->head_dim, page_tokens),
+    kv_layer layer = {.format =
+                          kv_format_of(DTYPE_BF16, KV_ROWS, shape->n_kv_heads, shape->head_dim, page_tokens),
                       .table_pages = table_pages};
     void *device_tables = to_device(dev, tables, (size_t)(n * table_pages) * sizeof *tables);
     layer.pages = to_device(dev, pool, pool_bytes);
@@ -481,7 +485,7 @@ static void test_far(void) {
     for (int generated = 0; generated < 2; generated++) {
         uint16_t y[2 * K];
         span row = {0, 1, POS, 0, generated};
-        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, 1, K, PAGE), ids, N_PAGES};
+        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, KV_ROWS, 1, K, PAGE), ids, N_PAGES};
         dev->ops->begin_step(dev, 1, &row);
         dev->ops->attend(dev, &s.shape, &layer, s.q + (size_t)(N - 1) * 2 * K, y);
         CHECK_OK(dev->ops->sync(dev));

@@ -128,7 +128,7 @@ static void test_recording(void) {
 
 /* Of what runs beside the operations, the operations do not hear. */
 static void test_decode(void) {
-    const kv_format format = kv_format_of(dev->kv, 1, 2, 16);
+    const kv_format format = device_kv_format(dev, 1, 2, 16);
     const varve_image image = {.n_heads = 1, .width = 2, .n_blocks = 1, .block_heads = 1};
     const varve_job job = {.image = image, .n_tokens = 1, .n_layers = 1};
     device_copy *copy = NULL;

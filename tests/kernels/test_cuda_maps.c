@@ -30,7 +30,7 @@ static void check_position(const pool *p, int64_t pos, int head) {
     enum { MOST_PAGES = 1 << 17 };
     static int32_t page_ids[MOST_PAGES];
     int64_t page = pos / p->page_tokens;
-    const kv_format format = kv_format_of(DTYPE_BF16, p->n_kv_heads, p->width, p->page_tokens);
+    const kv_format format = kv_format_of(DTYPE_BF16, KV_ROWS, p->n_kv_heads, p->width, p->page_tokens);
     CU_ASSERT_FATAL(page < MOST_PAGES);
     page_ids[page] = p->page_id;
     for (int is_v = 0; is_v < 2; is_v++) {

@@ -58,24 +58,31 @@ static step new_step(attention_shape shape, int page_tokens, const step_part *pa
     return s;
 }
 
-static size_t pool_elements(const step *s) {
-    return (size_t)s->n_pages * 2 * kv_width(&s->shape) * (size_t)s->page_tokens;
+static kv_format format_of(const step *s, const device *dev) {
+    return device_kv_format(dev, s->shape.n_kv_heads, s->shape.head_dim, s->page_tokens);
+}
+
+static size_t pool_elements(const step *s, const device *dev) {
+    const kv_format format = format_of(s, dev);
+    return (size_t)s->n_pages * kv_page_elements(&format);
 }
 
 /* With the tables in the device's memory, which array_... releases. */
 static kv_layer layer_of(const step *s, device *dev, void *pages) {
-    kv_format format = kv_format_of(dev->kv, s->shape.n_kv_heads, s->shape.head_dim, s->page_tokens);
     size_t n_entries = (size_t)(s->n_spans * s->table_pages);
-    return (kv_layer){pages, format, array_new(dev, s->tables, n_entries * sizeof *s->tables),
+    return (kv_layer){pages, format_of(s, dev), array_new(dev, s->tables, n_entries * sizeof *s->tables),
                       s->table_pages};
 }
 
-/* The element of the pool where k (or v) of a position begins: by the words of kv_page.h. */
-static size_t place_of(const step *s, int span_index, int64_t pos, int kv_head, bool is_v) {
-    size_t page = (size_t)s->tables[span_index * s->table_pages + pos / s->page_tokens];
-    size_t head = (size_t)(is_v ? s->shape.n_kv_heads + kv_head : kv_head);
-    size_t row = (page * 2 * (size_t)s->shape.n_kv_heads + head) * (size_t)s->page_tokens;
-    return (row + (size_t)(pos % s->page_tokens)) * (size_t)s->shape.head_dim;
+/* The same pool, copied to host memory. */
+static kv_layer host_layer_of(const step *s, const device *dev, const void *pool) {
+    return (kv_layer){(void *)pool, format_of(s, dev), s->tables, s->table_pages};
+}
+
+/* K or V of a kv head at a position of a span's sequence, out of such a pool. */
+static void get_row(const kv_layer *kv, int span_index, int64_t pos, kv_part part, int kv_head, void *row) {
+    kv_get_rows(&kv->format, kv_layer_page(kv, span_index, pos), part, kv_head,
+                (int)(pos % kv->format.page_tokens), 1, row, 0);
 }
 
 static size_t q_elements(const step *s) {
@@ -92,14 +99,20 @@ static void fill_random(void *to, dtype type, size_t at, int K, uint64_t what) {
 }
 
 /* All keys and values up to the last row of every span; the rest is NaN. */
-static void *new_pool(const step *s, dtype type) {
-    void *pool = new_poisoned(type, pool_elements(s));
+static void *new_pool(const step *s, const device *dev) {
+    void *pool = new_poisoned(dev->kv, pool_elements(s, dev));
+    void *row = mem_new((size_t)s->shape.head_dim, dtype_bytes(dev->kv));
+    const kv_layer kv = host_layer_of(s, dev, pool);
     for (int i = 0; i < s->n_spans; i++)
         for (int64_t pos = first_seen(s, i); pos < s->spans[i].pos0 + s->spans[i].n_rows; pos++)
-            for (int g = 0; g < 2 * s->shape.n_kv_heads; g++)
-                fill_random(pool, type,
-                            place_of(s, i, pos, g % s->shape.n_kv_heads, g >= s->shape.n_kv_heads),
-                            s->shape.head_dim, (uint64_t)((s->sequences[i] * 100000 + pos) * 64 + g + 1));
+            for (int g = 0; g < 2 * s->shape.n_kv_heads; g++) {
+                fill_random(row, dev->kv, 0, s->shape.head_dim,
+                            (uint64_t)((s->sequences[i] * 100000 + pos) * 64 + g + 1));
+                kv_put_rows(&kv.format, kv_layer_page(&kv, i, pos),
+                            g < s->shape.n_kv_heads ? KV_PART_K : KV_PART_V, g % s->shape.n_kv_heads,
+                            (int)(pos % s->page_tokens), 1, row, 0);
+            }
+    free(row);
     return pool;
 }
 
@@ -192,7 +205,7 @@ static void append(const tested *t, const append_case *c, const step *s, const a
                    void **pool) {
     device *dev = t->dev;
     int K = s->shape.head_dim, heads = s->shape.n_heads + 2 * s->shape.n_kv_heads;
-    size_t n = q_elements(s), n_pool = pool_elements(s);
+    size_t n = q_elements(s), n_pool = pool_elements(s, dev);
     float *qkv = array_new(dev, in->qkv, (size_t)(s->n_rows * heads * K) * sizeof *qkv);
     float *bias = array_new(dev, in->bias, (size_t)(heads * K) * sizeof *bias);
     float *norms = array_new(dev, in->norms, (size_t)(2 * K) * sizeof *norms);
@@ -221,21 +234,24 @@ static void check_append_case(const tested *t, const append_case *c) {
     void *q, *pool, *got = mem_new((size_t)(s.n_rows * (H + 2 * G)) * width, dtype_bytes(t->dev->kv));
     double *expected = mem_new((size_t)(s.n_rows * (H + 2 * G)) * width, sizeof *expected);
     append(t, c, &s, &in, &q, &pool);
+    const kv_layer kv = host_layer_of(&s, t->dev, pool);
     for (int i = 0; i < s.n_spans; i++)
         for (int row = s.spans[i].row0; row < s.spans[i].row0 + s.spans[i].n_rows; row++)
             for (int head = 0; head < H + 2 * G; head++, at += width) {
                 int64_t pos = s.spans[i].pos0 + row - s.spans[i].row0;
-                const void *from = head < H ? array_at(q, t->dev->act, (size_t)((row * H + head) * K))
-                                            : array_at(pool, t->dev->kv,
-                                                       place_of(&s, i, pos, (head - H) % G, head >= H + G));
-                memcpy(array_at(got, t->dev->kv, at), from, width * dtype_bytes(t->dev->kv));
+                void *to = array_at(got, t->dev->kv, at);
+                if (head < H)
+                    memcpy(to, array_at(q, t->dev->act, (size_t)((row * H + head) * K)),
+                           width * dtype_bytes(t->dev->kv));
+                else
+                    get_row(&kv, i, pos, head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G, to);
                 expected_head(c, &in, row, head, expected + at);
             }
     double error = error_of(got, t->dev->kv, expected, at),
            bound = t->dev->kv == DTYPE_F32 ? F32_BOUND : BF16_BOUND;
     CHECK_CASE(error < bound, "%s: append H %d G %d K %d: %g", t->name, H, G, K, error);
     size_t n_kv = (size_t)(s.n_rows * 2 * G) * width;
-    CHECK_CASE(count_nan(pool, t->dev->kv, pool_elements(&s)) == pool_elements(&s) - n_kv,
+    CHECK_CASE(count_nan(pool, t->dev->kv, pool_elements(&s, t->dev)) == pool_elements(&s, t->dev) - n_kv,
                "%s: append H %d G %d K %d wrote elsewhere", t->name, H, G, K);
     CU_ASSERT(count_nan(q, t->dev->act, q_elements(&s) + GUARD) == GUARD);
     free(q);
@@ -250,13 +266,13 @@ static void check_append_case(const tested *t, const append_case *c) {
 }
 
 static void check_append(const tested *t) {
-    const append_case cases[] = {{{.n_heads = 4, .n_kv_heads = 2, .head_dim = 16}, 16, false, false},
-                                 {{.n_heads = 1, .n_kv_heads = 1, .head_dim = 2}, 16, true, true},
-                                 {{.n_heads = 3, .n_kv_heads = 3, .head_dim = 10}, 48, true, false},
+    const append_case cases[] = {{{.n_heads = 4, .n_kv_heads = 2, .head_dim = 16}, 32, false, false},
+                                 {{.n_heads = 1, .n_kv_heads = 1, .head_dim = 2}, 32, true, true},
+                                 {{.n_heads = 3, .n_kv_heads = 3, .head_dim = 10}, 96, true, false},
                                  {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 34}, 64, true, true},
                                  {{.n_heads = 16, .n_kv_heads = 1, .head_dim = 80}, 64, false, true},
                                  {{.n_heads = 8, .n_kv_heads = 4, .head_dim = 128}, 4096, true, true},
-                                 {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 256}, 80, true, true}};
+                                 {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 256}, 160, true, true}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_append_case(t, &cases[i]);
 }
@@ -274,8 +290,8 @@ typedef struct loaded {
 } loaded;
 
 static loaded load(const tested *t, const step *s) {
-    void *pool = new_pool(s, t->dev->kv), *q = new_queries(s, t->dev->act);
-    void *pages = array_new(t->dev, pool, pool_elements(s) * dtype_bytes(t->dev->kv));
+    void *pool = new_pool(s, t->dev), *q = new_queries(s, t->dev->act);
+    void *pages = array_new(t->dev, pool, pool_elements(s, t->dev) * dtype_bytes(t->dev->kv));
     loaded l = {layer_of(s, t->dev, pages), array_new(t->dev, q, q_elements(s) * dtype_bytes(t->dev->act))};
     free(pool);
     free(q);
@@ -305,43 +321,47 @@ static void *attend(const tested *t, const step *s) {
     return y;
 }
 
-static void expected_row(const step *s, dtype type, const void *pool, const void *q, int i, int t, int head,
+static void expected_row(const step *s, const kv_layer *kv, const void *q, int i, int t, int head,
                          double *y) {
     int K = s->shape.head_dim, g = head / (s->shape.n_heads / s->shape.n_kv_heads);
+    const dtype type = kv->format.type;
     int64_t pos = s->spans[i].pos0 + t, first = attend_first_position(pos, s->shape.window);
     size_t query = (size_t)(((s->spans[i].row0 + t) * s->shape.n_heads + head) * K);
     double *scores = mem_new((size_t)pos + 1, sizeof *scores), max = -INFINITY, sum = 0;
+    void *row = mem_new((size_t)K, dtype_bytes(type));
     for (int64_t j = first; j <= pos; j++) {
-        size_t key = place_of(s, i, j, g, false);
+        get_row(kv, i, j, KV_PART_K, g, row);
         for (int k = 0; k < K; k++)
-            scores[j] += (double)number_at(q, type, query + (size_t)k) *
-                         (double)number_at(pool, type, key + (size_t)k);
+            scores[j] +=
+                (double)number_at(q, type, query + (size_t)k) * (double)number_at(row, type, (size_t)k);
         scores[j] *= (double)s->shape.scale;
         max = fmax(max, scores[j]);
     }
     for (int k = 0; k < K; k++)
         y[k] = 0;
     for (int64_t j = first; j <= pos; j++) {
-        size_t value = place_of(s, i, j, g, true);
         double weight = exp(scores[j] - max);
+        get_row(kv, i, j, KV_PART_V, g, row);
         sum += weight;
         for (int k = 0; k < K; k++)
-            y[k] += weight * (double)number_at(pool, type, value + (size_t)k);
+            y[k] += weight * (double)number_at(row, type, (size_t)k);
     }
     for (int k = 0; k < K; k++)
         y[k] /= sum;
     free(scores);
+    free(row);
 }
 
 static double attention_error(const tested *t, const step *s, const void *y) {
     dtype type = t->dev->kv;
     size_t n = q_elements(s), row = n / (size_t)s->n_rows;
-    void *pool = new_pool(s, type), *q = new_queries(s, type);
+    void *pool = new_pool(s, t->dev), *q = new_queries(s, type);
+    const kv_layer kv = host_layer_of(s, t->dev, pool);
     double *expected = mem_new(n, sizeof *expected);
     for (int i = 0; i < s->n_spans; i++)
         for (int r = 0; r < s->spans[i].n_rows; r++)
             for (int head = 0; head < s->shape.n_heads; head++)
-                expected_row(s, type, pool, q, i, r, head,
+                expected_row(s, &kv, q, i, r, head,
                              expected + (size_t)(s->spans[i].row0 + r) * row +
                                  (size_t)(head * s->shape.head_dim));
     double error = error_of(y, t->dev->act, expected, n);
@@ -380,12 +400,12 @@ static void check_attend_step(const tested *t, const step *s) {
 static void check_attend(const tested *t) {
     const step_part old[] = {{2047, 1, true, 0}, {1500, 3, false, 1}};
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        step s = new_step(shapes[i], i % 2 ? 64 : 16, company, 5);
+        step s = new_step(shapes[i], i % 2 ? 64 : 32, company, 5);
         check_attend_step(t, &s);
         free(s.tables);
     }
     for (size_t i = 1; i < sizeof shapes / sizeof *shapes; i += 3) {
-        step s = new_step(shapes[i], 80, old, 2);
+        step s = new_step(shapes[i], 160, old, 2);
         check_attend_step(t, &s);
         free(s.tables);
     }
@@ -398,7 +418,7 @@ static void test_attend(void) {
 /* Every span has in company the bits that it has alone, in other pages, and in pieces. */
 static void check_company(const tested *t) {
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        step all = new_step(shapes[i], 64, company, 5), other = new_step(shapes[i], 48, company, 5);
+        step all = new_step(shapes[i], 64, company, 5), other = new_step(shapes[i], 96, company, 5);
         size_t row = q_elements(&all) / (size_t)all.n_rows;
         char *y = attend(t, &all), *y_other = attend(t, &other);
         CHECK_CASE(same_bits(y, y_other, t->dev->act, q_elements(&all)), "%s: shape %zu, other pages",
@@ -506,7 +526,7 @@ static void check_parts_of(const tested *t, attention_shape shape, uint64_t *see
     step all = new_step(shape, 64, long_parts, LONG_PARTS), alone[LONG_PARTS];
     loaded of_all = load(t, &all), of_one[LONG_PARTS];
     for (int i = 0; i < LONG_PARTS; i++) {
-        alone[i] = new_step(shape, i % 2 ? 48 : 16, &long_parts[i], 1);
+        alone[i] = new_step(shape, i % 2 ? 96 : 32, &long_parts[i], 1);
         of_one[i] = load(t, &alone[i]);
     }
     void *expected = attend_loaded(t, &all, &of_all);
@@ -586,9 +606,9 @@ static void check_replay(const tested *t) {
     device *dev = t->dev;
     const attention_shape shape = {.n_heads = 2, .n_kv_heads = 1, .head_dim = K};
     const step_part last[] = {{POS0 + STEPS, 1, true, 0}, {STEPS, 1, true, 1}};
-    step s = new_step(shape, 16, last, 2);
-    size_t n = 2 * (size_t)(shape.n_heads * K), n_qkv = 2 * HEADS * K, n_pool = pool_elements(&s);
-    void *pool = new_pool(&s, dev->kv), *results[2];
+    step s = new_step(shape, 32, last, 2);
+    size_t n = 2 * (size_t)(shape.n_heads * K), n_qkv = 2 * HEADS * K, n_pool = pool_elements(&s, dev);
+    void *pool = new_pool(&s, dev), *results[2];
     float *qkv = new_random_of(DTYPE_F32, &(uint64_t){9}, STEPS * n_qkv, 1);
     for (int with_replay = 0; with_replay < 2; with_replay++) {
         decoding d = {array_poisoned(dev, DTYPE_F32, n_qkv),

@@ -10,7 +10,7 @@
 #include "tests/fixtures/golden.h"
 #include "tests/fixtures/harness.h"
 
-enum { PAGE_TOKENS = 16, MAX_CHUNK = 64 };
+enum { PAGE_TOKENS = 32, MAX_CHUNK = 64 };
 
 /* The bounds of tests/golden/FORMAT.md. */
 static const double f32_bound = 1e-9, bf16_bound = 1e-3;
@@ -33,7 +33,7 @@ typedef struct fixture {
 static bool open_part(fixture *f, slice s, int64_t n_tokens, part *out) {
     kv_shape shape = {.n_layers = s.last_layer - s.first_layer,
                       .format =
-                          kv_format_of(f->dev->kv, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
+                          device_kv_format(f->dev, f->config.n_kv_heads, f->config.head_dim, PAGE_TOKENS),
                       .n_pages = kv_pages_for(n_tokens, PAGE_TOKENS),
                       .n_slots = 1,
                       .longest_tokens = n_tokens,

@@ -14,7 +14,7 @@ enum { PAGE = 64, HEADS = 2, WIDTH = 8, LAYERS = 2, SLOTS = 3, PAGES = 24, LONGE
 static kv_cache *open_cache(device *dev) {
     static const int64_t windows[LAYERS] = {0, WINDOW};
     const kv_shape shape = {
-        .format = kv_format_of(dev->kv, HEADS, WIDTH, PAGE),
+        .format = device_kv_format(dev, HEADS, WIDTH, PAGE),
         .n_layers = LAYERS,
         .windows = windows,
         .n_pages = PAGES,

@@ -5,6 +5,7 @@
  * group + head within the group, so that those which see the same keys lie together. */
 #pragma once
 
+#include <assert.h>
 #include <stdbool.h>
 #include <stddef.h>
 
@@ -61,7 +62,9 @@ ATTEND_FUNCTION attend_nodes attend_blocks_of(int64_t pos, int64_t window, int64
 /* ---- pages ---- */
 
 /* Sixteen positions from a multiple of sixteen on, a quantum, lie in one page. */
-enum { ATTEND_QUANTUM = KV_PAGE_QUANTUM };
+enum { ATTEND_QUANTUM = 16 };
+
+static_assert((int)KV_PAGE_QUANTUM % (int)ATTEND_QUANTUM == 0, "a page has whole quanta");
 
 typedef struct attend_place {
     int page, slot; /* which of the sequence's pages, and the position in it */

@@ -312,8 +312,8 @@ status cuda_device_open(precision p, int index, device **out) {
     if (index < 0 || index >= n)
         return status_refuse("--device cuda: there is no GPU %d: %d are visible", index, n);
     cuda_device *dev = mem_new(1, sizeof *dev);
-    *dev =
-        (cuda_device){.base = {&cuda_ops, precision_act(p), precision_kv(p)}, .precision = p, .index = index};
+    *dev = (cuda_device){
+        .base = {&cuda_ops, precision_act(p), precision_kv(p), KV_ROWS}, .precision = p, .index = index};
     pthread_mutex_init(&dev->lock, NULL);
     pthread_mutex_init(&dev->recording, NULL);
     status st = describe(dev);
