@@ -121,10 +121,12 @@ static void attend_unit(const attend_job *job, const attend_work *work, const at
     int64_t start = (int64_t)(tile->first_unit + unit) << job->unit_level;
     const attend_nodes all = {start, start + ((int64_t)1 << job->unit_level)},
                        seen = attend_nodes_common(all, tile->blocks);
+    cpu_ahead ahead;
     pack_queries(job, work, tile, kv_head);
+    attend_look_ahead(job, tile, kv_head, seen.first, &ahead);
     tree_skip(job, work->levels, seen.first - start, tile->n_queries);
     for (int64_t block = seen.first; block < seen.last; block++) {
-        attend_block(job, work, tile, kv_head, block);
+        attend_block(job, work, tile, kv_head, block, &ahead);
         tree_add(job, work->levels, block - start, work->partials, tile->n_queries);
     }
     if (tile->n_units == 1) {

@@ -119,34 +119,77 @@ static block_view view_block(const attend_job *job, const attend_work *work, con
     return view;
 }
 
+/* ---- what is read next ---- */
+
+/* Cache lines of a block's keys and values. */
+static int block_lines(const attend_job *job) {
+    return N_KV_PARTS * BLOCK_PANELS * job->panel_words * job->width / PANEL;
+}
+
+/* What was read later is read soon, and later, quarters of the keys and values of a block: those that the row
+ * sees, of the last one where `block` is behind it. */
+static void move_ahead(const attend_job *job, const attend_tile *tile, int kv_head, int64_t block,
+                       cpu_ahead *ahead) {
+    enum { QUARTERS = AHEAD_PLACES / N_KV_PARTS, QUARTER_PANELS = BLOCK_PANELS / QUARTERS };
+    const kv_format *f = &job->kv->format;
+    if (block >= tile->blocks.last) block = tile->blocks.last - 1;
+    const panel_range seen = panels_of(query_range(job, tile, 0, block));
+    for (int i = 0; i < QUARTERS; i++) {
+        const int panel = i * QUARTER_PANELS;
+        const int64_t pos =
+            block * ATTEND_BLOCK + (panel >= seen.first && panel < seen.last ? panel : seen.last - 1) * PANEL;
+        const char *page = kv_layer_page(job->kv, tile->span->slot, pos);
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            const int at = i * N_KV_PARTS + part;
+            ahead->at[at].soon = ahead->at[at].later;
+            ahead->at[at].later = kv_place_in(f, page, (kv_part)part, kv_head, (int)(pos % f->page_tokens));
+        }
+    }
+    ahead->n_lines = 0;
+}
+
+void attend_look_ahead(const attend_job *job, const attend_tile *tile, int kv_head, int64_t block,
+                       cpu_ahead *ahead) {
+    const int share = job->kernels->tile.ahead_share;
+    *ahead = (cpu_ahead){.n_lines = 0};
+    if (tile->span->n_rows > 1) return;
+    if (share)
+        ahead->softmax_lines =
+            block_lines(job) / share / (attend_queries_at_once(job, tile, 0) * BLOCK_PANELS);
+    move_ahead(job, tile, kv_head, block, ahead);
+    move_ahead(job, tile, kv_head, block + 1, ahead);
+    cpu_ahead_lines(ahead, block_lines(job));
+}
+
 /* ---- one block ---- */
 
 static void score(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                  int64_t block, int query, int n_queries, panel_range panels) {
+                  int64_t block, int query, int n_queries, panel_range panels, cpu_ahead *ahead) {
     const char *input = work->input + (size_t)(query * job->n_words) * job->kernels->tile.input_word_bytes;
     for (int panel = panels.first, n; panel < panels.last; panel += n) {
         n = panels_in_page(job, block, panel, panels.last);
-        job->kernels->tile.multiply(
-            input, n_queries, panel_in_page(job, tile->span, kv_head, block, panel, KV_PART_K),
-            (size_t)job->n_words * PANEL, n, job->n_words, false, work->scores + panel * PANEL, ATTEND_BLOCK);
+        job->kernels->tile.multiply(input, n_queries,
+                                    panel_in_page(job, tile->span, kv_head, block, panel, KV_PART_K),
+                                    (size_t)job->n_words * PANEL, n, job->n_words, ahead, false,
+                                    work->scores + panel * PANEL, ATTEND_BLOCK);
     }
 }
 
 /* Weights of one query, and 0 for what others of its tile see. */
 static void fill_weights(const attend_job *job, const attend_tile *tile, int query, int64_t block,
-                         panel_range shared, float *scores, char *weights, float *partial) {
+                         panel_range shared, cpu_ahead *ahead, float *scores, char *weights, float *partial) {
     attend_range own = query_range(job, tile, query, block);
     attend_clear_partial(job, partial);
     if (own.first / PANEL > shared.first || own.last <= (shared.last - 1) * PANEL)
         memset(weights, 0, job->weight_bytes);
     if (own.first < own.last)
-        job->kernels->softmax(scores, own.first, own.last, job->shape->scale, weights, partial);
+        job->kernels->softmax(scores, own.first, own.last, job->shape->scale, ahead, weights, partial);
 }
 
 /* Of the queries from `query` on, whose weights begin with row `row`. */
 static void weigh(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                   int64_t block, const block_view *view, int row, int query, int n_queries,
-                  panel_range panels) {
+                  panel_range panels, cpu_ahead *ahead) {
     float *sums = work->partials + (size_t)query * job->partial_floats + ATTEND_PARTIAL_VALUES;
     for (int panel = panels.first, n; panel < panels.last; panel += n) {
         const bool whole = panel >= view->whole.first && panel < view->whole.last;
@@ -160,7 +203,7 @@ static void weigh(const attend_job *job, const attend_work *work, const attend_t
             work->weights + (size_t)row * job->weight_bytes + at, job->weight_bytes, n_queries,
             whole ? panel_in_page(job, tile->span, kv_head, block, panel, KV_PART_V)
                   : copied_values(job, work, panel),
-            (size_t)job->width, job->width / PANEL, n * job->panel_words, sums, job->partial_floats);
+            (size_t)job->width, job->width / PANEL, n * job->panel_words, ahead, sums, job->partial_floats);
     }
 }
 
@@ -169,24 +212,28 @@ static void weigh_each_alone(const attend_job *job, const attend_work *work, con
                              panel_range panels) {
     for (int i = 0; i < n_queries; i++) {
         copy_others(job, work, tile, kv_head, block, view, query_range(job, tile, query + i, block));
-        weigh(job, work, tile, kv_head, block, view, i, query + i, 1, panels);
+        weigh(job, work, tile, kv_head, block, view, i, query + i, 1, panels, NULL);
     }
 }
 
 void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                  int64_t block) {
+                  int64_t block, cpu_ahead *ahead) {
     const block_view view = view_block(job, work, tile, kv_head, block);
-    for (int query = 0, n; query < tile->n_queries; query += n) {
+    if (tile->span->n_rows == 1)
+        move_ahead(job, tile, kv_head, block + 2, ahead);
+    else
+        ahead = NULL;
+    for (int query = 0, n; query < tile->n_queries; query += n, ahead = NULL) {
         n = attend_queries_at_once(job, tile, query);
         const panel_range panels = panels_of(seen_by_any(job, tile, query, n, block));
-        score(job, work, tile, kv_head, block, query, n, panels);
+        score(job, work, tile, kv_head, block, query, n, panels, ahead);
         for (int i = 0; i < n; i++)
-            fill_weights(job, tile, query + i, block, panels, work->scores + i * ATTEND_BLOCK,
+            fill_weights(job, tile, query + i, block, panels, ahead, work->scores + i * ATTEND_BLOCK,
                          work->weights + (size_t)i * job->weight_bytes,
                          work->partials + (size_t)(query + i) * job->partial_floats);
         if (view.is_alone)
             weigh_each_alone(job, work, tile, kv_head, block, &view, query, n, panels);
         else
-            weigh(job, work, tile, kv_head, block, &view, 0, query, n, panels);
+            weigh(job, work, tile, kv_head, block, &view, 0, query, n, panels, ahead);
     }
 }

@@ -84,6 +84,11 @@ static inline void attend_clear_partial(const attend_job *job, float *partial) {
     partial[ATTEND_PARTIAL_MAX] = -INFINITY;
 }
 
+/* The queries of a row wait for memory: before the first of blocks that follow each other, ask for it and
+ * begin what goes with attend_block from one to the next. Nothing for several rows. */
+void attend_look_ahead(const attend_job *job, const attend_tile *tile, int kv_head, int64_t block,
+                       cpu_ahead *ahead);
+
 /* The partial results of the tile's queries over one block, into work->partials. */
 void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                  int64_t block);
+                  int64_t block, cpu_ahead *ahead);

@@ -25,10 +25,38 @@ enum { INT8_GROUP = 128, INT8_WORD_COLS = 4, INT8_GROUP_WORDS = 1 + INT8_GROUP /
  * panels, so that a sum does not depend on which others are taken beside it. */
 enum { WEIGH_PANELS = 2 };
 
+/* What memory is asked for beside arithmetic that waits for it. A processor fetches ahead by itself where it
+ * sees memory read in order, best at several places at once, and begins anew where what lies together ends;
+ * and it has but few lines under way that it was asked for. So what is read soon is asked for line by line at
+ * several places in turn, into the nearest cache, and what is read after that into the next. These are hints:
+ * where nothing lies there, or other things, nothing is lost but time. */
+enum { AHEAD_PLACES = 8 };
+
+typedef struct cpu_ahead {
+    struct {
+        const char *soon, *later;
+    } at[AHEAD_PLACES];
+    size_t n_lines;    /* that were asked for */
+    int softmax_lines; /* to ask for beside the softmax of a panel */
+} cpu_ahead;
+
+static inline void cpu_ahead_line(const cpu_ahead *ahead, size_t line) {
+    enum { NEXT_CACHE = 2, NEAREST_CACHE = 3 };
+    const size_t byte = line / AHEAD_PLACES * CACHE_LINE;
+    __builtin_prefetch(ahead->at[line % AHEAD_PLACES].soon + byte, 0, NEAREST_CACHE);
+    __builtin_prefetch(ahead->at[line % AHEAD_PLACES].later + byte, 0, NEXT_CACHE);
+}
+
+static inline void cpu_ahead_lines(cpu_ahead *ahead, int n) {
+    for (int i = 0; i < n; i++)
+        cpu_ahead_line(ahead, ahead->n_lines++);
+}
+
 /* Products of few rows with some panels. */
 typedef struct cpu_tile {
     int rows;                /* most of a call */
     int panels;              /* that a call walks beside each other */
+    int ahead_share;         /* of so many lines of cpu_ahead it leaves one to others; 0: none */
     size_t input_word_bytes; /* of one packed input word of one row */
 
     /* input[n_words][n_rows] = the words of rows of act[n_cols], row_bytes apart; an odd bf16 is padded with
@@ -36,9 +64,9 @@ typedef struct cpu_tile {
     void (*pack_input)(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input);
 
     /* out[n_rows][n_panels * PANEL] (ld floats apart) = or += input * panels^T over n_words, summed in order
-     * of the words. Panels are panel_words apart. */
+     * of the words. Panels are panel_words apart. ahead: NULL, or what is asked for meanwhile. */
     void (*multiply)(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
-                     int n_words, bool add, float *out, size_t ld);
+                     int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld);
 } cpu_tile;
 
 typedef struct cpu_kernels {
@@ -50,16 +78,16 @@ typedef struct cpu_kernels {
     void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
 
     /* Weights exp(scale * score - max) of the scores [first, last) of one query's block, as input words of
-     * one row that begin with score 0; whole panels of scores and weights are written, with weight 0 beside
-     * the range. The scores are scratch. */
-    void (*softmax)(float *scores, int first, int last, float scale, void *weights, float *partial);
+     * one row that begin with score 0; whole panels are written, with weight 0 beside the range. */
+    void (*softmax)(const float *scores, int first, int last, float scale, cpu_ahead *ahead, void *weights,
+                    float *partial);
 
     /* For at most tile.rows rows:
      * values[n_rows][n_panels * PANEL] (ld floats apart) += weights (input words of rows that are row_bytes
      * apart) * n_words words [n_panels * PANEL] of values, word_step words apart, in order of the words, each
      * sum one chain with what is there. The words are those of whole WEIGH_PANELS. */
     void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words, size_t word_step,
-                  int n_panels, int n_words, float *values, size_t ld);
+                  int n_panels, int n_words, cpu_ahead *ahead, float *values, size_t ld);
 
     /* later = earlier and later, partial results (attend_blocks.h), merged, exactly by m = max(m1, m2), e =
      * sum e_j exp(m_j - m), same for the values (DistAttention, arXiv 2401.02669). An empty one changes no

@@ -66,12 +66,16 @@ typedef struct amx_product {
     bool add; /* to what C has */
     float *c; /* [n_rows][n_panels * PANEL], ld floats apart */
     size_t ld;
+    cpu_ahead *ahead; /* NULL: what follows in b is read next */
 } amx_product;
 
 /* Words that will be wanted soon: a tile's load has few lines under way by itself. */
-INNER void amx_prefetch(const uint32_t *b, size_t word_step) {
-    for (int word = 0; word < AMX_WORDS; word++)
-        _mm_prefetch((const char *)(b + AMX_AHEAD_WORDS + (size_t)word * word_step), _MM_HINT_T0);
+INNER void amx_prefetch(cpu_ahead *ahead, const uint32_t *b) {
+    if (ahead)
+        cpu_ahead_lines(ahead, AMX_WORDS - AMX_WORDS / TILE_AHEAD_SHARE);
+    else
+        for (int word = 0; word < AMX_WORDS; word++)
+            _mm_prefetch((const char *)(b + AMX_AHEAD_WORDS + word * PANEL), _MM_HINT_T0);
 }
 
 /* Up to 16 rows with up to 4 panels. */
@@ -89,7 +93,7 @@ static void amx_few_rows(const amx_product *p) {
     }
     for (int group = 0; group < p->n_groups; group++, a += p->a_step, b += AMX_WORDS * p->word_step) {
         for (int i = 0; i < n; i++)
-            amx_prefetch(b + (size_t)i * step, p->word_step);
+            amx_prefetch(p->ahead, b + (size_t)i * step);
         _tile_loadd(4, a, p->a_row_bytes);
         _tile_loadd(6, b, b_row_bytes);
         _tile_dpbf16ps(0, 4, 6);
@@ -197,11 +201,11 @@ static void amx_multiply_rest(amx_product p, int n_words) {
 }
 
 static void amx_tile(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
-                     int n_words, bool add, float *out, size_t ld) {
+                     int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
     const int n_groups = n_words / AMX_WORDS, rest = n_words % AMX_WORDS;
     const size_t step = (size_t)n_rows * AMX_ROW_BYTES;
-    amx_product p = {input,  AMX_ROW_BYTES, step,     panels, panel_words, PANEL,
-                     n_rows, n_panels,      n_groups, add,    out,         ld};
+    amx_product p = {input,    AMX_ROW_BYTES, step, panels, panel_words, PANEL, n_rows,
+                     n_panels, n_groups,      add,  out,    ld,          ahead};
     amx_begin(n_rows);
     amx_multiply(p);
     if (rest) {
@@ -215,10 +219,11 @@ static void amx_tile(const void *input, int n_rows, const uint32_t *panels, size
 /* ---- attention ---- */
 
 static void amx_weigh(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words,
-                      size_t word_step, int n_panels, int n_words, float *values, size_t ld) {
+                      size_t word_step, int n_panels, int n_words, cpu_ahead *ahead, float *values,
+                      size_t ld) {
     assert(n_words % AMX_WORDS == 0);
     amx_begin(n_rows);
     amx_multiply((amx_product){weights, row_bytes, AMX_ROW_BYTES, words, PANEL, word_step, n_rows, n_panels,
-                               n_words / AMX_WORDS, true, values, ld});
+                               n_words / AMX_WORDS, true, values, ld, ahead});
     _tile_release();
 }

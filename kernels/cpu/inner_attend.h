@@ -5,24 +5,27 @@
 #include "kernels/attend_blocks.h"
 #include "kernels/cpu/inner_matmul.h"
 
-/* Lanes beside the range count as -inf, whose exp is exactly 0: they change no bit of maximum and sum. */
-INNER void softmax_any(bool bf16, float *scores, int first, int last, float scale, char *weights,
-                       float *partial) {
+/* Scores of a panel, scaled; lanes beside the range count as -inf, whose exp is exactly 0: they change no bit
+ * of maximum and sum. */
+INNER lanes softmax_scores(const float *scores, int i, int first, int last, float scale) {
+    lanes s = lanes_mul(lanes_load(scores + i), lanes_set(scale));
+    return first <= i && last >= i + PANEL ? s : lanes_keep(s, first - i, last - i, -INFINITY);
+}
+
+INNER void softmax_any(bool bf16, const float *scores, int first, int last, float scale, cpu_ahead *ahead,
+                       char *weights, float *partial) {
     const size_t input_bytes = bf16 ? TILE_BF16_BYTES / 2 : 4;
+    const int begin = first / PANEL * PANEL;
     lanes top = lanes_set(-INFINITY);
-    int begin = first / PANEL * PANEL;
-    for (int i = begin; i < last; i += PANEL) {
-        lanes s = lanes_mul(lanes_load(scores + i), lanes_set(scale));
-        s = lanes_keep(s, first - i, last - i, -INFINITY);
-        lanes_store(scores + i, s);
-        top = lanes_max(s, top);
-    }
+    for (int i = begin; i < last; i += PANEL)
+        top = lanes_max(softmax_scores(scores, i, first, last, scale), top);
     float max = lanes_max_of(top);
     lanes shift = lanes_set(max == -INFINITY ? 0 : max), sum = lanes_set(0);
     for (int i = begin; i < last; i += PANEL) {
-        lanes e = lanes_exp(lanes_sub(lanes_load(scores + i), shift));
+        lanes e = lanes_exp(lanes_sub(softmax_scores(scores, i, first, last, scale), shift));
         tile_store_inputs(bf16, weights + (size_t)i * input_bytes, e);
         sum = lanes_add(sum, e);
+        if (ahead) cpu_ahead_lines(ahead, ahead->softmax_lines);
     }
     partial[ATTEND_PARTIAL_MAX] = max;
     partial[ATTEND_PARTIAL_SUM] = lanes_sum(sum);

@@ -153,8 +153,8 @@ INNER void int8_rows(int n_rows, const int n_panels, tile_place t) {
 }
 
 static void inner_tile_int8(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
-                            int n_panels, int n_words, bool add, float *out, size_t ld) {
-    tile_place t = {input, 0, panels, panel_words, PANEL, n_words, add, out, ld};
+                            int n_panels, int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
+    tile_place t = {input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead};
     for (; n_panels >= INT8_TILE_PANELS; n_panels -= INT8_TILE_PANELS) {
         int8_rows(n_rows, INT8_TILE_PANELS, t);
         t.panels += INT8_TILE_PANELS * panel_words;

@@ -63,6 +63,7 @@ typedef struct tile_place {
     bool add;
     float *out;
     size_t ld;
+    cpu_ahead *ahead; /* NULL: without */
 } tile_place;
 
 INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const int n_panels, tile_place t) {
@@ -76,11 +77,17 @@ INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const i
     }
     const size_t row_bytes = packed ? tile_input_bytes(bf16) : t.input_row_bytes;
     const size_t word_bytes = tile_input_bytes(bf16) * (size_t)(packed ? n_rows : 1);
+    size_t line = t.ahead ? t.ahead->n_lines : 0;
     for (int word = 0; word < t.n_words; word++) {
         tile_words words[TILE_PANELS];
         UNROLL
         for (int p = 0; p < n_panels; p++)
             words[p] = tile_load(bf16, t.panels + (size_t)p * t.panel_words);
+        if (t.ahead && (TILE_AHEAD_SHARE == 0 || word % TILE_AHEAD_SHARE)) {
+            UNROLL
+            for (int p = 0; p < n_panels; p++)
+                cpu_ahead_line(t.ahead, line++);
+        }
         UNROLL
         for (int row = 0; row < n_rows; row++) {
             UNROLL
@@ -90,6 +97,7 @@ INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const i
         t.input += word_bytes;
         t.panels += t.step_words;
     }
+    if (t.ahead) t.ahead->n_lines = line;
     UNROLL
     for (int row = 0; row < n_rows; row++) {
         UNROLL

@@ -42,7 +42,7 @@ INNER int lanes_left(int n, int i) {
  * bits. ln 2 is cut in two, so that k times the upper part is exact. */
 INNER lanes lanes_exp(lanes x) {
     const lanes round = lanes_set(0x1.8p23f), low = lanes_set(-87.0f), high = lanes_set(88.0f);
-    lanes clamped = lanes_if_less(x, low, low, lanes_if_less(high, x, high, x));
+    lanes clamped = lanes_max(low, lanes_min(high, x));
     lanes k = lanes_fma(clamped, lanes_set(0x1.715476p+0f), round);
     lanes whole = lanes_sub(k, round);
     lanes r = lanes_fma(whole, lanes_set(-0x1.63p-1f), clamped);

@@ -14,35 +14,39 @@ static void pack_input_f32(const void *rows, size_t row_bytes, int n_rows, int n
 }
 
 static inline void tile_bf16(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
-                             int n_panels, int n_words, bool add, float *out, size_t ld) {
+                             int n_panels, int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
     tile_any(true, TILE_PRODUCT, n_rows, n_panels,
-             (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld});
+             (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead});
 }
 
 static void tile_f32(const void *input, int n_rows, const uint32_t *panels, size_t panel_words, int n_panels,
-                     int n_words, bool add, float *out, size_t ld) {
+                     int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
     tile_any(false, TILE_PRODUCT, n_rows, n_panels,
-             (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld});
+             (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead});
 }
 
-static void softmax_bf16(float *scores, int first, int last, float scale, void *weights, float *partial) {
-    softmax_any(true, scores, first, last, scale, weights, partial);
+static void softmax_bf16(const float *scores, int first, int last, float scale, cpu_ahead *ahead,
+                         void *weights, float *partial) {
+    softmax_any(true, scores, first, last, scale, ahead, weights, partial);
 }
 
-static void softmax_f32(float *scores, int first, int last, float scale, void *weights, float *partial) {
-    softmax_any(false, scores, first, last, scale, weights, partial);
+static void softmax_f32(const float *scores, int first, int last, float scale, cpu_ahead *ahead,
+                        void *weights, float *partial) {
+    softmax_any(false, scores, first, last, scale, ahead, weights, partial);
 }
 
 static inline void weigh_bf16(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words,
-                              size_t word_step, int n_panels, int n_words, float *values, size_t ld) {
+                              size_t word_step, int n_panels, int n_words, cpu_ahead *ahead, float *values,
+                              size_t ld) {
     tile_any(true, TILE_WEIGH, n_rows, n_panels,
-             (tile_place){weights, row_bytes, words, PANEL, word_step, n_words, false, values, ld});
+             (tile_place){weights, row_bytes, words, PANEL, word_step, n_words, false, values, ld, ahead});
 }
 
 static void weigh_f32(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words,
-                      size_t word_step, int n_panels, int n_words, float *values, size_t ld) {
+                      size_t word_step, int n_panels, int n_words, cpu_ahead *ahead, float *values,
+                      size_t ld) {
     tile_any(false, TILE_WEIGH, n_rows, n_panels,
-             (tile_place){weights, row_bytes, words, PANEL, word_step, n_words, false, values, ld});
+             (tile_place){weights, row_bytes, words, PANEL, word_step, n_words, false, values, ld, ahead});
 }
 
 static void finish_bf16(const float *partial, int n, void *y) {
@@ -79,8 +83,8 @@ static void store_f32(const float *x, int n, void *y) {
 
 /* What a table with products of its own shares with the others. */
 #define INNER_OTHERS(type)                                                                                   \
-    .int8_tile = {INT8_TILE_ROWS, INT8_TILE_PANELS, INT8_INPUT_BYTES, inner_pack_input_int8,                 \
-                  inner_tile_int8},                                                                          \
+    .int8_tile = {INT8_TILE_ROWS,   INT8_TILE_PANELS,      0,                                                \
+                  INT8_INPUT_BYTES, inner_pack_input_int8, inner_tile_int8},                                 \
     .pack_panel = inner_pack_panel, .softmax = softmax_##type, .merge = inner_merge,                         \
     .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,      \
     .exp = inner_exp
@@ -88,6 +92,7 @@ static void store_f32(const float *x, int n, void *y) {
 /* Initialiser of a table. */
 #define INNER_TABLE(isa_name, type, type_input_bytes)                                                        \
     {                                                                                                        \
-        .isa = isa_name, .tile = {TILE_ROWS, TILE_PANELS, type_input_bytes, pack_input_##type, tile_##type}, \
+        .isa = isa_name, .tile = {TILE_ROWS,        TILE_PANELS,       TILE_AHEAD_SHARE,                     \
+                                  type_input_bytes, pack_input_##type, tile_##type},                         \
         .weigh = weigh_##type, INNER_OTHERS(type)                                                            \
     }

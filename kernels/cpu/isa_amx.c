@@ -5,7 +5,8 @@
 
 const cpu_kernels cpu_kernels_amx[2] = {
     [PRECISION_BF16] = {.isa = "amx",
-                        .tile = {2 * AMX_ROWS, AMX_AT_ONCE, TILE_BF16_BYTES, amx_pack_input, amx_tile},
+                        .tile = {2 * AMX_ROWS, AMX_AT_ONCE, TILE_AHEAD_SHARE, TILE_BF16_BYTES, amx_pack_input,
+                                 amx_tile},
                         .weigh = amx_weigh,
                         INNER_OTHERS(bf16)},
     [PRECISION_F32] = INNER_TABLE("amx", f32, 4),

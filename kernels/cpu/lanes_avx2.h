@@ -85,6 +85,10 @@ static inline lanes lanes_max(lanes x, lanes y) {
     return (lanes){_mm256_max_ps(x.lo, y.lo), _mm256_max_ps(x.hi, y.hi)};
 }
 
+static inline lanes lanes_min(lanes x, lanes y) {
+    return (lanes){_mm256_min_ps(x.lo, y.lo), _mm256_min_ps(x.hi, y.hi)};
+}
+
 static inline __m256 pow2_8(__m256 n) {
     __m256i shifted = _mm256_slli_epi32(_mm256_castps_si256(n), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(shifted, _mm256_set1_epi32(0x3f800000)));

@@ -70,6 +70,10 @@ static inline lanes lanes_max(lanes x, lanes y) {
     return _mm512_max_ps(x, y);
 }
 
+static inline lanes lanes_min(lanes x, lanes y) {
+    return _mm512_min_ps(x, y);
+}
+
 static inline lanes lanes_pow2(lanes n) {
     __m512i shifted = _mm512_slli_epi32(_mm512_castps_si512(n), 23);
     return _mm512_castsi512_ps(_mm512_add_epi32(shifted, _mm512_set1_epi32(0x3f800000)));

@@ -90,6 +90,11 @@ static inline lanes lanes_max(lanes x, lanes y) {
     return lanes_if_less(y, x, x, y);
 }
 
+/* x < y ? x : y, so y where either is NaN. */
+static inline lanes lanes_min(lanes x, lanes y) {
+    return lanes_if_less(x, y, x, y);
+}
+
 /* 2^n, n the low bits of each lane's bits: -126 <= n <= 127. */
 static inline lanes lanes_pow2(lanes n) {
     const int4 one = {0x3f800000, 0x3f800000, 0x3f800000, 0x3f800000};

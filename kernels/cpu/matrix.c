@@ -217,7 +217,7 @@ static void multiply_panels(const product *job, int tile0, int tile1, int64_t pa
             const char *input =
                 tile_input(job, tile) + (size_t)(word0 * n_rows) * job->tile->input_word_bytes;
             job->tile->multiply(input, n_rows, panel_at(w, panel) + word0 * PANEL,
-                                (size_t)(step * w->n_words) * PANEL, n_panels, (int)n_words, word0 > 0,
+                                (size_t)(step * w->n_words) * PANEL, n_panels, (int)n_words, NULL, word0 > 0,
                                 sums + (size_t)(row0 - tile_begin(job, tile0)) * ld, ld);
         }
     }

@@ -7,7 +7,7 @@
 
 /* ---- one step of a tile ---- */
 
-enum { TILE_ROWS = 5, TILE_PANELS = 2, TILE_PANELS_OF_MANY = 1, TILE_BF16_BYTES = 8 };
+enum { TILE_ROWS = 5, TILE_PANELS = 2, TILE_PANELS_OF_MANY = 1, TILE_BF16_BYTES = 8, TILE_AHEAD_SHARE = 0 };
 
 static inline __m256 even_8(__m256 words) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(words), 16));

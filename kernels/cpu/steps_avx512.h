@@ -6,7 +6,7 @@
 
 /* ---- one step of a tile: a bf16 pair is multiplied as it is ---- */
 
-enum { TILE_ROWS = 6, TILE_PANELS = 4, TILE_PANELS_OF_MANY = 4, TILE_BF16_BYTES = 4 };
+enum { TILE_ROWS = 6, TILE_PANELS = 4, TILE_PANELS_OF_MANY = 4, TILE_BF16_BYTES = 4, TILE_AHEAD_SHARE = 4 };
 
 typedef __m512i tile_words;
 

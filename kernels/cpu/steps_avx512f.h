@@ -8,7 +8,7 @@
 
 /* ---- one step of a tile ---- */
 
-enum { TILE_ROWS = 6, TILE_PANELS = 4, TILE_PANELS_OF_MANY = 2, TILE_BF16_BYTES = 8 };
+enum { TILE_ROWS = 6, TILE_PANELS = 4, TILE_PANELS_OF_MANY = 2, TILE_BF16_BYTES = 8, TILE_AHEAD_SHARE = 0 };
 
 static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
     __m512i words = _mm512_loadu_si512(panel);

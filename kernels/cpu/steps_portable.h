@@ -7,7 +7,7 @@
 
 /* ---- one step of a tile: acc += one input word * 16 weight words ---- */
 
-enum { TILE_ROWS = 2, TILE_PANELS = 1, TILE_PANELS_OF_MANY = 1, TILE_BF16_BYTES = 8 };
+enum { TILE_ROWS = 2, TILE_PANELS = 1, TILE_PANELS_OF_MANY = 1, TILE_BF16_BYTES = 8, TILE_AHEAD_SHARE = 0 };
 
 static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
     if (!bf16) return (tile_words){lanes_load((const float *)panel), lanes_set(0)};
