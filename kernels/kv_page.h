@@ -84,13 +84,6 @@ KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int pl
            (size_t)(part == KV_PART_K ? inside * word : inside);
 }
 
-/* From the first element of K or V at a place to another one. */
-KV_FUNCTION size_t kv_element_further(const kv_format *f, kv_part part, int i) {
-    const int word = kv_word_elements(f);
-    if (f->layout == KV_ROWS) return (size_t)i;
-    return (size_t)(part == KV_PART_K ? i / word * KV_PANEL * word + i % word : i * word);
-}
-
 /* The same counted from the begin of the layer's pool, for a position of the sequence with this table of
  * pages. */
 KV_FUNCTION size_t kv_pool_element(const kv_format *f, const int32_t *table, kv_part part, int head,
