@@ -115,7 +115,6 @@ static void prepare(stage *g, const step *todo) {
     int row = 0;
     for (int i = 0; i < todo->n_spans; i++) {
         const step_span *wanted = &todo->spans[i];
-        kv_cache_extend(g->kv, wanted->slot, wanted->pos0, wanted->pos0 + wanted->n_rows);
         note_seen(g, wanted->slot, todo->tokens + row, wanted->n_rows);
         g->spans[i] = (span){
             .row0 = row,
@@ -127,6 +126,9 @@ static void prepare(stage *g, const step *todo) {
         row += wanted->n_rows;
     }
     assert(row == todo->n_rows);
+    if (g->walk) kv_walk_announce(g->walk, todo->n_spans, g->spans);
+    for (const span *s = g->spans; s < g->spans + todo->n_spans; s++)
+        kv_cache_extend(g->kv, s->slot, s->pos0, s->pos0 + s->n_rows);
 }
 
 static void count(stage *g, const step *todo) {

@@ -36,8 +36,10 @@ struct kv_walk {
     int n_spans;
     const span *spans;
     walk_way now, expected; /* what of `expected` is held is held besides */
-    walk_unit *append;      /* of the layer that was entered */
-    bool has_part;          /* units[n_over - 1] is a part that was handed out */
+    span *next;             /* [n_next] what is expected: each sequence goes on where its span ends */
+    int n_next;
+    walk_unit *append; /* of the layer that was entered */
+    bool has_part;     /* units[n_over - 1] is a part that was handed out */
 };
 
 int64_t kv_walk_least_frames(const kv_shape *shape) {
@@ -132,15 +134,15 @@ static void make_way(const kv_walk *w, walk_way *way, int n_spans, const span *s
     }
 }
 
-/* Each sequence goes on where its span ends. */
 static void expect_next(kv_walk *w) {
-    span *next = mem_new((size_t)w->n_spans, sizeof *next);
-    for (int i = 0; i < w->n_spans; i++) {
-        next[i] = w->spans[i];
-        next[i].pos0 += next[i].n_rows;
+    free(w->next);
+    w->next = mem_new((size_t)w->n_spans, sizeof *w->next);
+    w->n_next = w->n_spans;
+    for (int i = 0; i < w->n_next; i++) {
+        w->next[i] = w->spans[i];
+        w->next[i].pos0 += w->next[i].n_rows;
     }
-    make_way(w, &w->expected, w->n_spans, next);
-    free(next);
+    make_way(w, &w->expected, w->n_next, w->next);
 }
 
 /* ---- holding ---- */
@@ -173,6 +175,13 @@ static void need(kv_walk *w, const walk_unit *unit) {
     for (const walk_page *p = way->pages + unit->first; p < way->pages + unit->end; p++)
         kv_cache_set_frame(w->kv, p->slot, unit->layer, p->entry,
                            kv_tier_wait(w->tier, p->page, unit->is_append));
+}
+
+void kv_walk_announce(kv_walk *w, int n_spans, const span *spans) {
+    bool is_expected = n_spans == w->n_next;
+    for (int i = 0; is_expected && i < n_spans; i++)
+        is_expected = spans[i].slot == w->next[i].slot && spans[i].pos0 == w->next[i].pos0;
+    if (!is_expected) kv_walk_rest(w);
 }
 
 void kv_walk_begin(kv_walk *w, int n_spans, const span *spans) {
@@ -225,6 +234,7 @@ void kv_walk_close(kv_walk *w) {
         free(way->pages);
         free(way->units);
     }
+    free(w->next);
     free(w->windows);
     free(w);
 }

@@ -20,7 +20,11 @@ int64_t kv_walk_least_frames(const kv_shape *shape);
 kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows);
 void kv_walk_close(kv_walk *w); /* NULL is fine */
 
-/* Begin a step, whose spans have their pages (kv_cache_extend). Borrows spans until its end. */
+/* The spans of the step that comes, before its pages are taken, and others given back (kv_cache_extend):
+ * where it is not the one that was expected, nothing is held for that any more. */
+void kv_walk_announce(kv_walk *w, int n_spans, const span *spans);
+
+/* Begin this step, whose spans have their pages. Borrows spans until its end. */
 void kv_walk_begin(kv_walk *w, int n_spans, const span *spans);
 
 /* The layers in their order, 0-based in the slice: the pages that rows are appended to are there, until
