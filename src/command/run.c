@@ -247,6 +247,8 @@ void run_print_begin(const comm *c, const engine *e, const options *o) {
         fprintf(stderr, " %d", p->ranks[i].slice.last_layer - p->ranks[i].slice.first_layer);
     fprintf(stderr, "%s, KV cache for %lld tokens", p->n_ranks > 8 ? " ..." : "",
             (long long)p->n_pages * o->page_tokens);
+    if (plan_memory_pages(p) > 0)
+        fprintf(stderr, ", %lld of them in memory", (long long)plan_memory_pages(p) * o->page_tokens);
     if (engine_transport(e)) fprintf(stderr, ", activations by %s", engine_transport(e));
     fputc('\n', stderr);
     const plan_bound *bound = engine_bound(e);

@@ -431,7 +431,7 @@ void engine_gather_reports(engine *e, rank_report *all) {
         .slice = mine->slice,
     };
     if (e->worker.kv_file) {
-        report.kv_file = page_file_measure(e->worker.kv_file);
+        report.kv_file = kv_tier_measure(kv_cache_tier(e->worker.kv));
         snprintf(report.kv_file_by, sizeof report.kv_file_by, "%s%s",
                  page_file_engine_text(e->worker.kv_file),
                  page_file_is_direct(e->worker.kv_file) ? "" : ", through the page cache");

@@ -342,6 +342,13 @@ int64_t kv_tier_n_lost(kv_tier *t) {
     return n;
 }
 
+page_file_figures kv_tier_measure(kv_tier *t) {
+    pthread_mutex_lock(&t->lock);
+    const page_file_figures figures = page_file_measure(t->shape.file);
+    pthread_mutex_unlock(&t->lock);
+    return figures;
+}
+
 void kv_tier_close(kv_tier *t) {
     if (!t) return;
     for (int32_t page = 0; page < t->shape.n_pages; page++)

@@ -77,3 +77,6 @@ bool kv_tier_is_lost(kv_tier *t, int32_t page, char *text);
 
 /* How many were, so far. */
 int64_t kv_tier_n_lost(kv_tier *t);
+
+/* What was moved so far. */
+page_file_figures kv_tier_measure(kv_tier *t);

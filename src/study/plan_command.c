@@ -98,6 +98,10 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
     if (p->n_room_pages < PLAN_MOST_PAGES)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
                (long long)p->n_pages, (long long)s->wanted_pages, (long long)p->n_room_pages);
+    if (plan_memory_pages(p) > 0)
+        printf("of these, memory holds %lld on every rank; the others are on disks, up to %.1f MiB of each "
+               "rank\n",
+               (long long)plan_memory_pages(p), mem_mib(s->kv_disk.bytes));
     printf("each rank's total includes %d MiB for the program itself; cost is relative to the mean of the "
            "ranks\n",
            PLAN_PROCESS_MIB);
