@@ -28,6 +28,14 @@ typedef struct walk_way {
     size_t n_units, n_over;
 } walk_way;
 
+/* The spans of a step, kept to expect others like it. */
+typedef struct past_step {
+    int n_spans;
+    span *spans;
+} past_step;
+
+enum { MOST_PAST = 64 };
+
 struct kv_walk {
     kv_cache *kv;
     kv_tier *tier;
@@ -36,8 +44,11 @@ struct kv_walk {
     int n_spans;
     const span *spans;
     walk_way now, expected; /* what of `expected` is held is held besides */
-    span *next;             /* [n_next] what is expected: each sequence goes on where its span ends */
+    span *next;             /* [n_next] what is expected; n_next 0: nothing is */
     int n_next;
+    past_step past[MOST_PAST]; /* a ring; step i is at i % MOST_PAST */
+    int64_t n_steps;
+    int64_t *ends;     /* [slots] where the last span of each ended */
     walk_unit *append; /* of the layer that was entered */
     bool has_part;     /* units[n_over - 1] is a part that was handed out */
 };
@@ -55,17 +66,21 @@ kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows) {
     w->tier = kv_cache_tier(kv);
     w->shape = kv_cache_shape(kv);
     w->windows = mem_new((size_t)w->shape->n_layers, sizeof *w->windows);
+    w->ends = mem_new((size_t)w->shape->n_slots, sizeof *w->ends);
     memcpy(w->windows, windows, (size_t)w->shape->n_layers * sizeof *w->windows);
     return w;
 }
 
 /* ---- what a step needs ---- */
 
+/* Those that there are: what is expected may be of a sequence that is no more, or further behind. */
 static void add_pages(const kv_walk *w, walk_way *way, int layer, int slot, int64_t pos, int64_t end) {
     const int page_tokens = w->shape->format.page_tokens;
     const int32_t *table = kv_cache_table(w->kv, slot, layer);
-    const int64_t last = kv_cache_end_page(w->kv, slot, layer);
-    for (int64_t i = pos / page_tokens; i < kv_pages_for(end, page_tokens) && i < last; i++) {
+    const int64_t first = kv_cache_first_kept(w->kv, slot, layer),
+                  last = kv_cache_end_page(w->kv, slot, layer);
+    for (int64_t i = (pos > first ? pos : first) / page_tokens;
+         i < kv_pages_for(end, page_tokens) && i < last; i++) {
         way->pages = mem_grow(way->pages, way->n_pages, sizeof *way->pages);
         way->pages[way->n_pages++] = (walk_page){slot, (int32_t)i, table[i]};
     }
@@ -134,13 +149,36 @@ static void make_way(const kv_walk *w, walk_way *way, int n_spans, const span *s
     }
 }
 
+/* Keep the step that begins, in the place of the oldest. */
+static const past_step *remember(kv_walk *w) {
+    past_step *p = &w->past[w->n_steps++ % MOST_PAST];
+    free(p->spans);
+    *p = (past_step){w->n_spans, mem_new((size_t)w->n_spans, sizeof *p->spans)};
+    memcpy(p->spans, w->spans, (size_t)w->n_spans * sizeof *p->spans);
+    for (const span *s = w->spans; s < w->spans + w->n_spans; s++)
+        w->ends[s->slot] = s->pos0 + s->n_rows;
+    return p;
+}
+
+static bool has_same_slots(const past_step *a, const past_step *b) {
+    bool same = a->n_spans == b->n_spans;
+    for (int i = 0; same && i < a->n_spans; i++)
+        same = a->spans[i].slot == b->spans[i].slot;
+    return same;
+}
+
+/* What came behind the last step with the slots of the one that begins, each sequence from where it is now.
+ */
 static void expect_next(kv_walk *w) {
+    const past_step *now = remember(w), *model = now;
+    for (int64_t i = w->n_steps - 2; i >= 0 && i > w->n_steps - MOST_PAST && model == now; i--)
+        if (has_same_slots(&w->past[i % MOST_PAST], now)) model = &w->past[(i + 1) % MOST_PAST];
     free(w->next);
-    w->next = mem_new((size_t)w->n_spans, sizeof *w->next);
-    w->n_next = w->n_spans;
+    w->n_next = model->n_spans;
+    w->next = mem_new((size_t)w->n_next, sizeof *w->next);
     for (int i = 0; i < w->n_next; i++) {
-        w->next[i] = w->spans[i];
-        w->next[i].pos0 += w->next[i].n_rows;
+        w->next[i] = model->spans[i];
+        w->next[i].pos0 = w->ends[w->next[i].slot];
     }
     make_way(w, &w->expected, w->n_next, w->next);
 }
@@ -160,6 +198,7 @@ static void leave(kv_walk *w, const walk_way *way, size_t first, size_t end) {
 void kv_walk_rest(kv_walk *w) {
     leave(w, &w->expected, 0, w->expected.n_held);
     w->expected.n_held = w->expected.n_pages = 0;
+    w->n_next = 0;
 }
 
 /* All pages of the unit are there, and those behind it are on their way. */
@@ -177,11 +216,12 @@ static void need(kv_walk *w, const walk_unit *unit) {
                            kv_tier_wait(w->tier, p->page, unit->is_append));
 }
 
-void kv_walk_announce(kv_walk *w, int n_spans, const span *spans) {
+bool kv_walk_announce(kv_walk *w, int n_spans, const span *spans) {
     bool is_expected = n_spans == w->n_next;
     for (int i = 0; is_expected && i < n_spans; i++)
         is_expected = spans[i].slot == w->next[i].slot && spans[i].pos0 == w->next[i].pos0;
     if (!is_expected) kv_walk_rest(w);
+    return is_expected;
 }
 
 void kv_walk_begin(kv_walk *w, int n_spans, const span *spans) {
@@ -234,7 +274,10 @@ void kv_walk_close(kv_walk *w) {
         free(way->pages);
         free(way->units);
     }
+    for (int i = 0; i < MOST_PAST; i++)
+        free(w->past[i].spans);
     free(w->next);
+    free(w->ends);
     free(w->windows);
     free(w);
 }

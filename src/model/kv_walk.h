@@ -3,7 +3,8 @@
  *
  * Attention reads them layer after layer, and the nodes (kernels/attend_blocks.h) of a layer's sequences one
  * after the other. Pages are held from as far ahead of where they are needed as there is memory for, behind
- * the end of the step too, as the next one most likely has the same sequences. All functions are Local. */
+ * the end of the step too: what came after the last step of the same sequences is expected to come again. All
+ * functions are Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -20,9 +21,9 @@ int64_t kv_walk_least_frames(const kv_shape *shape);
 kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows);
 void kv_walk_close(kv_walk *w); /* NULL is fine */
 
-/* The spans of the step that comes, before its pages are taken, and others given back (kv_cache_extend):
- * where it is not the one that was expected, nothing is held for that any more. */
-void kv_walk_announce(kv_walk *w, int n_spans, const span *spans);
+/* The spans of the step that comes, before its pages are taken, and others given back (kv_cache_extend).
+ * False: another one was expected, and nothing is held for that any more. */
+bool kv_walk_announce(kv_walk *w, int n_spans, const span *spans);
 
 /* Begin this step, whose spans have their pages. Borrows spans until its end. */
 void kv_walk_begin(kv_walk *w, int n_spans, const span *spans);

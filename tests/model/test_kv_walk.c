@@ -97,8 +97,9 @@ static int64_t check_part(const fixture *f, int layer, const span *spans, const 
     return n_nodes;
 }
 
-static void run_step(fixture *f, int n_spans, const span *spans) {
-    kv_walk_announce(f->walk, n_spans, spans);
+/* Was it expected? */
+static bool run_step(fixture *f, int n_spans, const span *spans) {
+    const bool is_expected = kv_walk_announce(f->walk, n_spans, spans);
     for (const span *s = spans; s < spans + n_spans; s++)
         kv_cache_extend(f->kv, s->slot, s->pos0, s->pos0 + s->n_rows);
     kv_walk_begin(f->walk, n_spans, spans);
@@ -116,6 +117,7 @@ static void run_step(fixture *f, int n_spans, const span *spans) {
             n_nodes += check_part(f, layer, spans, &e);
         CU_ASSERT_EQUAL(n_nodes, n_wanted);
     }
+    return is_expected;
 }
 
 /* Chunks and single rows of some of the slots; now and then one is released, or goes on further behind, as
@@ -146,7 +148,7 @@ static void any_steps(void) {
 static void unexpected_step(void) {
     fixture f = begin(4);
     const span first = {0, CHUNK, 0, 0, false}, other = {0, CHUNK, 2 * CHUNK, 0, false};
-    run_step(&f, 1, &first);
+    CU_ASSERT(!run_step(&f, 1, &first));
     kv_cache_extend(f.kv, 0, CHUNK, 2 * CHUNK); /* what a load brought */
     for (int layer = 0; layer < LAYERS; layer++) {
         const int64_t kept = kv_cache_first_kept(f.kv, 0, layer),
@@ -157,11 +159,26 @@ static void unexpected_step(void) {
             kv_cache_write_rows(f.kv, 0, layer, KV_PART_K, 0, pos, 1, row);
         }
     }
-    run_step(&f, 1, &other);
+    CU_ASSERT(!run_step(&f, 1, &other));
+    end(&f);
+}
+
+/* Two groups of sequences in turns, as in a pipeline of two stages: each is expected behind the other. */
+static void groups_in_turns(void) {
+    enum { TURNS = 4 };
+    fixture f = begin(5);
+    for (int i = 0; i < 2 * TURNS; i++) {
+        const int group = i % 2;
+        const span spans[] = {{0, 1, i / 2, group, true}, {1, 1, i / 2, group + 2, true}};
+        CU_ASSERT_EQUAL(run_step(&f, 2, spans), i >= 3);
+    }
     end(&f);
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"any steps", any_steps}, {"unexpected step", unexpected_step}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"groups in turns", groups_in_turns},
+                           {"any steps", any_steps},
+                           {"unexpected step", unexpected_step},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "kv walk", tests);
 }
