@@ -83,7 +83,7 @@ plan_and_run() {
     held=$(sed -n 's/.*KV cache for \([0-9]*\) tokens.*/\1/p' "$temp/err")
     check 'plan and run: tokens of the pool' "$planned and $held" [ "$planned" -eq "$held" ]
     if [ ! "$is_real" ]; then check 'plan and run: less than is wanted' 'all' [ "$held" -lt $((8 * 8192)) ]; fi
-    asked="$asked --context 40000000000"
+    asked="$asked --context 100000000"
     # shellcheck disable=SC2086
     run 1 plan --model "$model" $asked
     refused 'plan that no GPU fits' 2 'may take'
