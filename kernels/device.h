@@ -260,7 +260,7 @@ struct device {
     const device_ops *ops;
     dtype act;           /* matrix inputs: precision_act */
     dtype kv;            /* KV cache elements: precision_kv */
-    kv_layout kv_layout; /* of the pages that operations take */
+    kv_layout kv_layout; /* of the pages to make; the CPU's of KV_PANELS may be made KV_INT8 before */
     bool host_memory;    /* what alloc gives is host memory, and operations are over when they return */
 };
 

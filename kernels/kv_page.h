@@ -2,24 +2,30 @@
  * tests.
  *
  * A page is K and V of page_tokens places in one layer: the keys of a kv head, then those of the next head,
- * and behind all keys the values in the same order. Of one head they lie in one of two layouts, which a
- * backend chooses (struct device):
+ * and behind all keys the values in the same order. Of one head they lie in one of three layouts, of
+ * which a backend takes some (struct device):
  *
  * KV_ROWS    place after place.
  * KV_PANELS  in words of 4 bytes, as products of words read them. A key's word has elements that follow each
  *            other along the key, and keys are panels of KV_PANEL places: [words of a key][KV_PANEL]. A
  *            word of values has the same element of places that follow each other: [words of the page's
  *            places][v_width rounded up to KV_PANEL]; what the rounding adds is padding, and undefined.
+ * KV_INT8    the same in int8, whose rows outside of pages are bf16. Keys are panels of words of 4 codes in
+ *            groups, each behind a word of float32 scales, as int8 weights are (kernels/int8_code.h). The
+ *            values of a head are the float32 scales of the page's places, one for each, and then words of
+ *            the codes of 4 places. A row that went through a page has the same codes when it is put again.
  *
  * The pages of a layer form a pool: page `id` begins id pages behind its begin. Offsets are counted in
- * elements of the format's type. Local. */
+ * units: elements of the format's type, or bytes in KV_INT8. Local. */
 #pragma once
 
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
+#include "kernels/convert.h"
 #include "kernels/dtype.h"
+#include "kernels/int8_code.h"
 
 /* Functions that CUDA kernels call as well, and that C++ can evaluate in compilation. */
 #if defined __CUDACC__
@@ -38,10 +44,10 @@ enum {
 
 typedef enum kv_part { KV_PART_K, KV_PART_V, N_KV_PARTS } kv_part;
 
-typedef enum kv_layout { KV_ROWS, KV_PANELS } kv_layout;
+typedef enum kv_layout { KV_ROWS, KV_PANELS, KV_INT8 } kv_layout;
 
 typedef struct kv_format {
-    dtype type; /* of an element */
+    dtype type; /* of an element outside of pages */
     kv_layout layout;
     int n_heads;          /* G */
     int k_width, v_width; /* elements of a head's key, which are whole words, and of its value */
@@ -58,26 +64,53 @@ KV_FUNCTION int kv_part_width(const kv_format *f, kv_part part) {
     return part == KV_PART_K ? f->k_width : f->v_width;
 }
 
-/* Elements of a head that the page has room for, for each place. */
-KV_FUNCTION int kv_part_stride(const kv_format *f, kv_part part) {
-    if (part == KV_PART_K) return f->k_width;
-    return f->layout == KV_ROWS ? f->v_width : (f->v_width + KV_PANEL - 1) / KV_PANEL * KV_PANEL;
+/* Words of a key in int8, those of the scales of its groups among them. */
+KV_FUNCTION int kv_int8_key_words(const kv_format *f) {
+    return (f->k_width + INT8_GROUP - 1) / INT8_GROUP + (f->k_width + INT8_WORD_COLS - 1) / INT8_WORD_COLS;
 }
 
+/* Elements of a value in panels, and of its padding. */
+KV_FUNCTION int kv_padded_value(const kv_format *f) {
+    return (f->v_width + KV_PANEL - 1) / KV_PANEL * KV_PANEL;
+}
+
+/* Units of a head that the page has room for, for each place. */
+KV_FUNCTION int kv_part_stride(const kv_format *f, kv_part part) {
+    if (f->layout == KV_INT8)
+        return part == KV_PART_K ? kv_int8_key_words(f) * KV_WORD_BYTES : KV_WORD_BYTES + kv_padded_value(f);
+    if (part == KV_PART_K) return f->k_width;
+    return f->layout == KV_ROWS ? f->v_width : kv_padded_value(f);
+}
+
+/* Units of a page. */
 KV_FUNCTION size_t kv_page_elements(const kv_format *f) {
     return (size_t)f->n_heads * (size_t)f->page_tokens *
            (size_t)(kv_part_stride(f, KV_PART_K) + kv_part_stride(f, KV_PART_V));
 }
 
+/* Elements of a word. */
 KV_FUNCTION int kv_word_elements(const kv_format *f) {
-    return f->type == DTYPE_F32 ? 1 : 2;
+    return f->layout == KV_INT8 ? INT8_WORD_COLS : f->type == DTYPE_F32 ? 1 : 2;
 }
 
-/* Where K or V of a head at a place of the page begins, counted from the page's begin: its first element. In
+/* In int8, where the scales of a head's values begin. */
+KV_FUNCTION size_t kv_int8_scales(const kv_format *f, int head) {
+    return (size_t)f->page_tokens * ((size_t)f->n_heads * (size_t)kv_part_stride(f, KV_PART_K) +
+                                     (size_t)head * (size_t)kv_part_stride(f, KV_PART_V));
+}
+
+/* Where K or V of a head at a place of the page begins, counted from the page's begin: its first element, or
+ * of a key in int8 its first scale. In
  * rows, places that follow each other lie kv_part_stride apart. In panels, keys from a multiple of KV_PANEL
  * places on begin with that of the first, and values from a whole word on with that of its first. */
 KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int place) {
-    size_t keys = part == KV_PART_K ? 0 : (size_t)f->n_heads * (size_t)f->page_tokens * (size_t)f->k_width;
+    if (f->layout == KV_INT8 && part == KV_PART_V)
+        return kv_int8_scales(f, head) + (size_t)f->page_tokens * KV_WORD_BYTES +
+               (size_t)(place - place % INT8_WORD_COLS) * (size_t)kv_padded_value(f) +
+               (size_t)(place % INT8_WORD_COLS);
+    size_t keys = part == KV_PART_K
+                      ? 0
+                      : (size_t)f->n_heads * (size_t)f->page_tokens * (size_t)kv_part_stride(f, KV_PART_K);
     const int word = kv_word_elements(f), together = part == KV_PART_K ? KV_PANEL : word;
     const int inside = f->layout == KV_ROWS ? 0 : place % together;
     return keys + (size_t)(head * f->page_tokens + place - inside) * (size_t)kv_part_stride(f, part) +
@@ -97,14 +130,18 @@ KV_FUNCTION int64_t kv_pages_for(int64_t n_tokens, int page_tokens) {
     return (n_tokens + page_tokens - 1) / page_tokens;
 }
 
+static inline size_t kv_unit_bytes(const kv_format *f) {
+    return f->layout == KV_INT8 ? 1 : dtype_bytes(f->type);
+}
+
 static inline size_t kv_page_bytes(const kv_format *f) {
-    return kv_page_elements(f) * dtype_bytes(f->type);
+    return kv_page_elements(f) * kv_unit_bytes(f);
 }
 
 /* ---- pages in host memory ---- */
 
 static inline char *kv_place_in(const kv_format *f, const void *page, kv_part part, int head, int place) {
-    return (char *)page + kv_element(f, part, head, place) * dtype_bytes(f->type);
+    return (char *)page + kv_element(f, part, head, place) * kv_unit_bytes(f);
 }
 
 /* K or V of a head at one place: n pieces of so many bytes, that are `step` bytes apart. */
@@ -131,10 +168,76 @@ static inline void kv_move(const kv_pieces *p, char *to, size_t to_step, const c
             memcpy(to, from, p->bytes);
 }
 
+/* ---- the same in int8 ---- */
+
+/* A scale and its codes: n words, KV_PANEL words apart of keys, or n codes a word apart of values. */
+typedef struct kv_int8_group {
+    char *scale, *codes;
+    int first, n; /* elements of the row */
+} kv_int8_group;
+
+/* The group that begins with element `first`: a value is one. */
+static inline kv_int8_group kv_int8_group_at(const kv_format *f, const void *page, kv_part part, int head,
+                                             int place, int first) {
+    char *at = kv_place_in(f, page, part, head, place);
+    if (part == KV_PART_V)
+        return (kv_int8_group){(char *)page + kv_int8_scales(f, head) + (size_t)place * KV_WORD_BYTES, at, 0,
+                               f->v_width};
+    const int step = KV_PANEL * KV_WORD_BYTES, left = f->k_width - first;
+    at += first / INT8_GROUP * INT8_GROUP_WORDS * step;
+    return (kv_int8_group){at, at + step, first, left < INT8_GROUP ? left : INT8_GROUP};
+}
+
+/* The code of element first + i. */
+static inline uint8_t *kv_int8_code(const kv_int8_group *g, kv_part part, int i) {
+    const int at = part == KV_PART_V ? i * KV_WORD_BYTES
+                                     : i / INT8_WORD_COLS * KV_PANEL * KV_WORD_BYTES + i % INT8_WORD_COLS;
+    return (uint8_t *)g->codes + at;
+}
+
+/* bf16 rows in and out. As the largest magnitude comes back as it was, so do scale and codes: what is got can
+ * be put again. A row with numbers that are not finite is NaN, all of its group. */
+static inline void kv_put_int8(const kv_format *f, void *page, kv_part part, int head, int place,
+                               const uint16_t *row) {
+    kv_int8_group g;
+    for (int at = 0; at < kv_part_width(f, part); at += g.n) {
+        uint16_t largest = 0;
+        g = kv_int8_group_at(f, page, part, head, place, at);
+        for (int i = at; i < at + g.n; i++)
+            largest = (row[i] & 0x7fff) > largest ? row[i] & 0x7fff : largest;
+        const float scale = int8_code_scale(float_of_bf16(largest));
+        memcpy(g.scale, &scale, sizeof scale);
+        for (int i = 0; i < g.n; i++)
+            *kv_int8_code(&g, part, i) = int8_encode(float_of_bf16(row[at + i]), scale);
+        for (int i = g.n; part == KV_PART_K && i % INT8_WORD_COLS; i++)
+            *kv_int8_code(&g, part, i) = INT8_OFFSET;
+    }
+}
+
+static inline void kv_get_int8(const kv_format *f, const void *page, kv_part part, int head, int place,
+                               uint16_t *row) {
+    kv_int8_group g;
+    for (int at = 0; at < kv_part_width(f, part); at += g.n) {
+        float scale;
+        g = kv_int8_group_at(f, page, part, head, place, at);
+        memcpy(&scale, g.scale, sizeof scale);
+        for (int i = 0; i < g.n; i++)
+            row[at + i] = bf16_of_float(int8_decode(*kv_int8_code(&g, part, i), scale));
+    }
+}
+
+/* ---- rows, whatever the layout ---- */
+
 /* K or V of a head at n places from `place` on, all of this page: rows of elements, row_bytes apart, into the
  * page and out of it. */
 static inline void kv_put_rows(const kv_format *f, void *page, kv_part part, int head, int place, int n,
                                const void *rows, size_t row_bytes) {
+    if (f->layout == KV_INT8) {
+        for (int i = 0; i < n; i++)
+            kv_put_int8(f, page, part, head, place + i,
+                        (const uint16_t *)(const void *)((const char *)rows + (size_t)i * row_bytes));
+        return;
+    }
     const kv_pieces p = kv_pieces_of(f, part);
     for (int i = 0; i < n; i++)
         kv_move(&p, kv_place_in(f, page, part, head, place + i), p.step,
@@ -143,6 +246,12 @@ static inline void kv_put_rows(const kv_format *f, void *page, kv_part part, int
 
 static inline void kv_get_rows(const kv_format *f, const void *page, kv_part part, int head, int place, int n,
                                void *rows, size_t row_bytes) {
+    if (f->layout == KV_INT8) {
+        for (int i = 0; i < n; i++)
+            kv_get_int8(f, page, part, head, place + i,
+                        (uint16_t *)(void *)((char *)rows + (size_t)i * row_bytes));
+        return;
+    }
     const kv_pieces p = kv_pieces_of(f, part);
     for (int i = 0; i < n; i++)
         kv_move(&p, (char *)rows + (size_t)i * row_bytes, p.bytes,

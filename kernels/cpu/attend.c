@@ -23,11 +23,12 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 static size_t work_layout(const attend_job *job, char *base, attend_work *work) {
-    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->kernels->tile.rows;
+    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->tile->rows;
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
-    work->input = take(base, &used, TILE_QUERIES * words * job->kernels->tile.input_word_bytes);
+    work->input = take(base, &used, TILE_QUERIES * words * job->tile->input_word_bytes);
     work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
+    work->scales = take(base, &used, job->is_int8 ? ATTEND_BLOCK * sizeof(float) : 0);
     work->scores = take(base, &used, rows * ATTEND_BLOCK * sizeof(float));
     work->weights = take(base, &used, rows * job->weight_bytes);
     work->partials = take(base, &used, partials);
@@ -86,9 +87,8 @@ static void pack_queries(const attend_job *job, const attend_work *work, const a
                row_bytes);
     for (int query = 0; query < tile->n_queries;) {
         int n = attend_queries_at_once(job, tile, query);
-        job->kernels->tile.pack_input(
-            work->queries + (size_t)query * row_bytes, row_bytes, n, job->shape->head_dim,
-            work->input + (size_t)(query * job->n_words) * job->kernels->tile.input_word_bytes);
+        job->tile->pack_input(work->queries + (size_t)query * row_bytes, row_bytes, n, job->shape->head_dim,
+                              work->input + (size_t)(query * job->n_words) * job->tile->input_word_bytes);
         query += n;
     }
 }
@@ -243,18 +243,24 @@ static void run_tasks(const attend_job *job, char *work_memory, size_t work_byte
 static void run_job(cpu_device *dev, attend_job job) {
     const attention_shape *shape = job.shape;
     job.kernels = dev->kernels;
+    job.exact = dev->exact;
+    job.is_int8 = job.kv && job.kv->format.layout == KV_INT8;
+    job.tile = job.is_int8 ? &job.kernels->int8_tile : &job.kernels->tile;
     job.n_spans = dev->n_spans;
     job.spans = dev->spans;
     assert(job.extent.first_span >= 0 && job.extent.last_span <= job.n_spans);
     assert(!job.kv ||
-           (job.kv->format.layout == KV_PANELS && job.kv->format.page_tokens % KV_PAGE_QUANTUM == 0));
+           (job.kv->format.layout != KV_ROWS && job.kv->format.page_tokens % KV_PAGE_QUANTUM == 0));
     job.type_bytes = dtype_bytes(dev->base.kv);
     job.group = shape->n_heads / shape->n_kv_heads;
     job.width = (shape->head_dim + PANEL - 1) / PANEL * PANEL;
     job.partial_floats = attend_partial_floats(shape->head_dim);
-    job.n_words = (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
+    job.n_words = job.is_int8 ? kv_int8_key_words(&job.kv->format)
+                              : (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
     job.panel_words = (int)(PANEL * job.type_bytes / sizeof(uint32_t));
-    job.weight_bytes = (size_t)(BLOCK_PANELS * job.panel_words) * job.kernels->tile.input_word_bytes;
+    job.weight_bytes = (size_t)(job.is_int8 ? ATTEND_BLOCK / INT8_GROUP * INT8_GROUP_WORDS
+                                            : BLOCK_PANELS * job.panel_words) *
+                       job.tile->input_word_bytes;
     job.n_tiles = plan_spans(&job, NULL);
     if (!job.n_tiles) return;
 

@@ -123,6 +123,7 @@ static block_view view_block(const attend_job *job, const attend_work *work, con
 
 /* Cache lines of a block's keys and values. */
 static int block_lines(const attend_job *job) {
+    if (job->is_int8) return BLOCK_PANELS * (job->n_words + job->width / INT8_WORD_COLS);
     return N_KV_PARTS * BLOCK_PANELS * job->panel_words * job->width / PANEL;
 }
 
@@ -165,13 +166,13 @@ void attend_look_ahead(const attend_job *job, const attend_tile *tile, int kv_he
 
 static void score(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                   int64_t block, int query, int n_queries, panel_range panels, cpu_ahead *ahead) {
-    const char *input = work->input + (size_t)(query * job->n_words) * job->kernels->tile.input_word_bytes;
+    const char *input = work->input + (size_t)(query * job->n_words) * job->tile->input_word_bytes;
     for (int panel = panels.first, n; panel < panels.last; panel += n) {
         n = panels_in_page(job, block, panel, panels.last);
-        job->kernels->tile.multiply(input, n_queries,
-                                    panel_in_page(job, tile->span, kv_head, block, panel, KV_PART_K),
-                                    (size_t)job->n_words * PANEL, n, job->n_words, ahead, false,
-                                    work->scores + panel * PANEL, ATTEND_BLOCK);
+        job->tile->multiply(input, n_queries,
+                            panel_in_page(job, tile->span, kv_head, block, panel, KV_PART_K),
+                            (size_t)job->n_words * PANEL, n, job->n_words, ahead, false,
+                            work->scores + panel * PANEL, ATTEND_BLOCK);
     }
 }
 
@@ -216,13 +217,9 @@ static void weigh_each_alone(const attend_job *job, const attend_work *work, con
     }
 }
 
-void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
-                  int64_t block, cpu_ahead *ahead) {
+static void attend_block_of_elements(const attend_job *job, const attend_work *work, const attend_tile *tile,
+                                     int kv_head, int64_t block, cpu_ahead *ahead) {
     const block_view view = view_block(job, work, tile, kv_head, block);
-    if (tile->span->n_rows == 1)
-        move_ahead(job, tile, kv_head, block + 2, ahead);
-    else
-        ahead = NULL;
     for (int query = 0, n; query < tile->n_queries; query += n, ahead = NULL) {
         n = attend_queries_at_once(job, tile, query);
         const panel_range panels = panels_of(seen_by_any(job, tile, query, n, block));
@@ -236,4 +233,73 @@ void attend_block(const attend_job *job, const attend_work *work, const attend_t
         else
             weigh(job, work, tile, kv_head, block, &view, 0, query, n, panels, ahead);
     }
+}
+
+/* ---- one block in int8 ---- */
+
+static void copy_scales(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                        int64_t block, panel_range panels) {
+    const kv_format *f = &job->kv->format;
+    for (int panel = panels.first, n; panel < panels.last; panel += n) {
+        const int64_t pos = block * ATTEND_BLOCK + panel * PANEL;
+        n = panels_in_page(job, block, panel, panels.last);
+        memcpy(work->scales + panel * PANEL,
+               kv_layer_page(job->kv, tile->span->slot, pos) + kv_int8_scales(f, kv_head) +
+                   (size_t)(pos % f->page_tokens) * sizeof *work->scales,
+               (size_t)(n * PANEL) * sizeof *work->scales);
+    }
+}
+
+/* Codes of places that are not seen may be anything: they are whole numbers, and their weights 0. */
+static void weigh_codes(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                        int64_t block, int query, int n_queries, panel_range panels, cpu_ahead *ahead) {
+    float *sums = work->partials + (size_t)query * job->partial_floats + ATTEND_PARTIAL_VALUES;
+    for (int group = 0; group < ATTEND_BLOCK / INT8_GROUP; group++) {
+        const uint32_t *words[WEIGH_INT8_PIECES] = {NULL};
+        bool is_seen = false;
+        for (int i = 0; i < WEIGH_INT8_PIECES; i++) {
+            const int panel = (group * WEIGH_INT8_PIECES + i) * WEIGH_PANELS;
+            if (panel < panels.first || panel >= panels.last) continue;
+            words[i] = panel_in_page(job, tile->span, kv_head, block, panel, KV_PART_V);
+            is_seen = true;
+        }
+        if (is_seen)
+            job->kernels->weigh_int8(
+                work->weights + (size_t)(group * INT8_GROUP_WORDS) * job->tile->input_word_bytes,
+                job->weight_bytes, n_queries, words, job->width / PANEL, ahead, sums, job->partial_floats);
+    }
+}
+
+static void attend_block_of_codes(const attend_job *job, const attend_work *work, const attend_tile *tile,
+                                  int kv_head, int64_t block, cpu_ahead *ahead) {
+    copy_scales(job, work, tile, kv_head, block,
+                panels_of(seen_by_any(job, tile, 0, tile->n_queries, block)));
+    for (int query = 0, n; query < tile->n_queries; query += n, ahead = NULL) {
+        n = attend_queries_at_once(job, tile, query);
+        const panel_range panels = panels_of(seen_by_any(job, tile, query, n, block));
+        score(job, work, tile, kv_head, block, query, n, panels, ahead);
+        for (int i = 0; i < n; i++) {
+            const attend_range own = query_range(job, tile, query + i, block);
+            float *weights = work->scores + i * ATTEND_BLOCK, /* in the place of the scores */
+                *partial = work->partials + (size_t)(query + i) * job->partial_floats;
+            attend_clear_partial(job, partial);
+            if (own.first < own.last)
+                job->exact->softmax(weights, own.first, own.last, job->shape->scale, NULL, weights, partial);
+            job->kernels->pack_weights(weights, work->scales, own.first, own.last,
+                                       work->weights + (size_t)i * job->weight_bytes);
+        }
+        weigh_codes(job, work, tile, kv_head, block, query, n, panels, ahead);
+    }
+}
+
+void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
+                  int64_t block, cpu_ahead *ahead) {
+    if (tile->span->n_rows == 1)
+        move_ahead(job, tile, kv_head, block + 2, ahead);
+    else
+        ahead = NULL;
+    if (job->is_int8)
+        attend_block_of_codes(job, work, tile, kv_head, block, ahead);
+    else
+        attend_block_of_elements(job, work, tile, kv_head, block, ahead);
 }

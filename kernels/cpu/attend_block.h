@@ -38,14 +38,16 @@ typedef struct attend_job {
     const float *given;     /* partial results to merge, laid out as `layout`; NULL: there are none */
     attend_partials layout; /* of it the first node */
 
-    const cpu_kernels *kernels;
-    int n_spans; /* of the step */
+    const cpu_kernels *kernels, *exact; /* of the device */
+    const cpu_tile *tile;               /* of scores */
+    bool is_int8;                       /* K and V are */
+    int n_spans;                        /* of the step */
     const span *spans;
     size_t type_bytes;
     int group;             /* query heads of a kv head */
     int width;             /* head_dim rounded up to PANEL: words from a word of values to the next */
     size_t partial_floats; /* from one query's to the next */
-    int n_words;           /* of a key */
+    int n_words;           /* of a key, in int8 with the scales */
     int panel_words;       /* of the values of a panel's positions */
     size_t weight_bytes;   /* of one query's weights in a block, as input words */
     int unit_level, n_levels;
@@ -61,8 +63,9 @@ typedef struct attend_work {
     char *input;   /* the same, packed tile after tile */
     uint32_t
         *values;   /* [BLOCK_PANELS * panel_words][width]: a block's, those that are not read in the pages */
-    float *scores; /* [tile.rows][ATTEND_BLOCK] */
-    char *weights; /* [tile.rows] of weight_bytes */
+    float *scales; /* [ATTEND_BLOCK] of a block's values, in int8 */
+    float *scores; /* [tile->rows][ATTEND_BLOCK] */
+    char *weights; /* [tile->rows] of weight_bytes */
     float *partials; /* [TILE_QUERIES] of the present block */
     float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
@@ -75,7 +78,7 @@ static inline int64_t attend_query_pos(const attend_job *job, const attend_tile 
 /* Of a tile's queries from `query` on, those that are packed together and that a call takes. */
 static inline int attend_queries_at_once(const attend_job *job, const attend_tile *tile, int query) {
     int left = tile->n_queries - query;
-    return left < job->kernels->tile.rows ? left : job->kernels->tile.rows;
+    return left < job->tile->rows ? left : job->tile->rows;
 }
 
 /* No positions yet. */

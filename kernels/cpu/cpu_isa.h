@@ -14,16 +14,13 @@
 #include <stdint.h>
 
 #include "kernels/device.h"
+#include "kernels/int8_code.h"
 
 enum { PANEL = 16, CACHE_LINE = 64 };
 
-/* Of int8 weights a word holds 4, each + 128, and a panel is cut along the sum into groups: one word for the
- * scale, as float32, then those of up to INT8_GROUP weights. */
-enum { INT8_GROUP = 128, INT8_WORD_COLS = 4, INT8_GROUP_WORDS = 1 + INT8_GROUP / INT8_WORD_COLS };
-
 /* Positions of a block that weigh's sums may take together: calls begin and end at multiples of as many
  * panels, so that a sum does not depend on which others are taken beside it. */
-enum { WEIGH_PANELS = 2 };
+enum { WEIGH_PANELS = 2, WEIGH_INT8_PIECES = INT8_GROUP / (WEIGH_PANELS * PANEL) };
 
 /* What memory is asked for beside arithmetic that waits for it. A processor fetches ahead by itself where it
  * sees memory read in order, best at several places at once, and begins anew where what lies together ends;
@@ -88,6 +85,19 @@ typedef struct cpu_kernels {
      * sum one chain with what is there. The words are those of whole WEIGH_PANELS. */
     void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words, size_t word_step,
                   int n_panels, int n_words, cpu_ahead *ahead, float *values, size_t ld);
+
+    /* Of values in int8 (KV_INT8): the weights of one query's block (float32 [ATTEND_BLOCK], of which [first,
+     * last) count) times the scales of the places, as int8_tile's input words: each INT8_GROUP places are a
+     * group. */
+    void (*pack_weights)(const float *weights, const float *scales, int first, int last, void *words);
+
+    /* For at most int8_tile.rows rows: values[n_rows][n_panels * PANEL] (ld floats apart) += a group of such
+     * words (of rows that are row_bytes apart) * the codes. words[i]: the next WEIGH_PANELS of the group,
+     * [n_panels * PANEL] words for each 4 places; NULL where all weights are 0. The sum of a group is taken
+     * in whole numbers: every instruction set has the same. */
+    void (*weigh_int8)(const void *weights, size_t row_bytes, int n_rows,
+                       const uint32_t *const words[WEIGH_INT8_PIECES], int n_panels, cpu_ahead *ahead,
+                       float *values, size_t ld);
 
     /* later = earlier and later, partial results (attend_blocks.h), merged, exactly by m = max(m1, m2), e =
      * sum e_j exp(m_j - m), same for the values (DistAttention, arXiv 2401.02669). An empty one changes no

@@ -9,6 +9,7 @@
  * As weights are stored + 128, the sum begins with -128 times the sum of the input. */
 #pragma once
 
+#include "kernels/attend_blocks.h"
 #include "kernels/convert.h"
 #include "kernels/cpu/inner_matmul.h"
 
@@ -32,13 +33,15 @@ INNER lanes int8_choose_scale(float largest, float zero_or_nan, int8_head *head)
     return lanes_set(float_of((2 * BIAS + BITS - exponent) << 23));
 }
 
-/* n <= INT8_GROUP numbers as a head and words. */
-INNER int8_head int8_pack_group(const uint16_t *x, int n, char *words) {
-    uint16_t padded[INT8_GROUP] = {0};
-    if (n < INT8_GROUP) x = memcpy(padded, x, (size_t)n * sizeof *x);
+INNER lanes int8_load_numbers(bool bf16, const void *x, int i) {
+    return bf16 ? lanes_load_bf16((const uint16_t *)x + i) : lanes_load((const float *)x + i);
+}
+
+/* n <= INT8_GROUP numbers, whole lanes, as a head and words. */
+INNER int8_head int8_pack_group(bool bf16, const void *x, int n, char *words) {
     lanes largest = lanes_set(0), zeros = lanes_set(0), sum = lanes_set(0);
     for (int i = 0; i < n; i += 16) {
-        lanes v = lanes_load_bf16(x + i);
+        lanes v = int8_load_numbers(bf16, x, i);
         largest = lanes_max(lanes_max(v, lanes_sub(lanes_set(0), v)), largest);
         zeros = lanes_fma(v, lanes_set(0), zeros);
     }
@@ -47,7 +50,7 @@ INNER int8_head int8_pack_group(const uint16_t *x, int n, char *words) {
     lanes to_whole = int8_choose_scale(zero_or_nan == 0 ? lanes_max_of(largest) : 0, zero_or_nan, &head);
     const lanes round = lanes_set(0x1.8p23f); /* adding it rounds to a whole number */
     for (int i = 0; i < n; i += 16) {
-        lanes v = zero_or_nan == 0 ? lanes_load_bf16(x + i) : lanes_set(0);
+        lanes v = zero_or_nan == 0 ? int8_load_numbers(bf16, x, i) : lanes_set(0);
         lanes whole = lanes_sub(lanes_add(lanes_mul(v, to_whole), round), round);
         sum = lanes_add(sum, whole);
         int8_pack(whole, words + i * (INT8_INPUT_BYTES / INT8_WORD_COLS));
@@ -65,7 +68,10 @@ static void inner_pack_input_int8(const void *rows, size_t row_bytes, int n_rows
         for (int row = 0; row < n_rows; row++) {
             const char *from = (const char *)rows + (size_t)row * row_bytes + (size_t)col * sizeof(uint16_t);
             char *at = to + (size_t)row * INT8_INPUT_BYTES;
-            int8_head head = int8_pack_group((const uint16_t *)(const void *)from, n, words);
+            uint16_t padded[INT8_GROUP] = {0};
+            int8_head head = int8_pack_group(
+                true, n < INT8_GROUP ? memcpy(padded, from, (size_t)n * sizeof *padded) : from,
+                (n + 15) / 16 * 16, words);
             memcpy(at, &head, sizeof head);
             for (int word = 0; word < n_words; word++)
                 memcpy(at + (size_t)(word + 1) * step, words + word * INT8_INPUT_BYTES, INT8_INPUT_BYTES);
@@ -109,6 +115,7 @@ INNER void int8_group(const int n_rows, const int n_panels, tile_place t, int n_
         int8_words words[INT8_TILE_PANELS];
         input += n_rows * INT8_INPUT_BYTES;
         weights += PANEL;
+        if (t.ahead) cpu_ahead_lines(t.ahead, n_panels);
         UNROLL
         for (int p = 0; p < n_panels; p++)
             words[p] = int8_load(weights + (size_t)p * t.panel_words);
@@ -165,4 +172,98 @@ static void inner_tile_int8(const void *input, int n_rows, const uint32_t *panel
         t.panels += panel_words;
         t.out += PANEL;
     }
+}
+
+/* ---- values in int8 ---- */
+
+enum { PIECE_WORDS = WEIGH_PANELS * PANEL / INT8_WORD_COLS };
+
+static void inner_pack_weights(const float *weights, const float *scales, int first, int last, void *words) {
+    char *to = words;
+    for (int group = 0; group < ATTEND_BLOCK; group += INT8_GROUP) {
+        float x[INT8_GROUP];
+        for (int i = group; i < group + INT8_GROUP; i += PANEL)
+            lanes_store(x + i - group, lanes_keep(lanes_mul(lanes_load(weights + i), lanes_load(scales + i)),
+                                                  first - i, last - i, 0));
+        const int8_head head = int8_pack_group(false, x, INT8_GROUP, to + sizeof head);
+        memcpy(to, &head, sizeof head);
+        to += INT8_GROUP_WORDS * INT8_INPUT_BYTES;
+    }
+}
+
+/* Panels of values are beside each other in a word. */
+typedef struct weigh_place {
+    const char *weights;
+    size_t row_bytes;
+    const uint32_t *const *words;
+    size_t word_step;
+    int first_panel;
+    cpu_ahead *ahead;
+    float *values;
+    size_t ld;
+} weigh_place;
+
+INNER void weigh_fixed(const int n_rows, const int n_panels, weigh_place t) {
+    int8_sums acc[INT8_TILE_ROWS][INT8_TILE_PANELS];
+    int8_head heads[INT8_TILE_ROWS];
+    const char *input = t.weights + INT8_INPUT_BYTES;
+    UNROLL
+    for (int row = 0; row < n_rows; row++) {
+        memcpy(&heads[row], t.weights + (size_t)row * t.row_bytes, sizeof *heads);
+        UNROLL
+        for (int p = 0; p < n_panels; p++)
+            acc[row][p] = int8_begin(heads[row].first);
+    }
+    for (int piece = 0; piece < WEIGH_INT8_PIECES; piece++, input += PIECE_WORDS * INT8_INPUT_BYTES) {
+        if (!t.words[piece]) continue;
+        const uint32_t *codes = t.words[piece] + t.first_panel * PANEL;
+        for (int word = 0; word < PIECE_WORDS; word++, codes += t.word_step) {
+            if (t.ahead) cpu_ahead_lines(t.ahead, n_panels);
+            UNROLL
+            for (int p = 0; p < n_panels; p++) {
+                const int8_words loaded = int8_load(codes + p * PANEL);
+                UNROLL
+                for (int row = 0; row < n_rows; row++)
+                    acc[row][p] = int8_step(
+                        acc[row][p], input + (size_t)row * t.row_bytes + word * INT8_INPUT_BYTES, loaded);
+            }
+        }
+    }
+    UNROLL
+    for (int row = 0; row < n_rows; row++) {
+        UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            float *at = t.values + (size_t)row * t.ld + (t.first_panel + p) * PANEL;
+            lanes_store(at, lanes_fma(int8_end(acc[row][p]), lanes_set(heads[row].scale), lanes_load(at)));
+        }
+    }
+}
+
+INNER void weigh_rows(int n_rows, const int n_panels, weigh_place t) {
+    switch (n_rows) {
+    case 1:
+        weigh_fixed(1, n_panels, t);
+        break;
+    case 2:
+        weigh_fixed(2, n_panels, t);
+        break;
+    case 3:
+        if (INT8_TILE_ROWS >= 3) weigh_fixed(3, n_panels, t);
+        break;
+    case 4:
+        if (INT8_TILE_ROWS >= 4) weigh_fixed(4, n_panels, t);
+        break;
+    default:
+        assert(false && "n_rows <= INT8_TILE_ROWS");
+    }
+}
+
+static void inner_weigh_int8(const void *weights, size_t row_bytes, int n_rows,
+                             const uint32_t *const words[WEIGH_INT8_PIECES], int n_panels, cpu_ahead *ahead,
+                             float *values, size_t ld) {
+    weigh_place t = {weights, row_bytes, words, (size_t)n_panels * PANEL, 0, ahead, values, ld};
+    for (; n_panels - t.first_panel >= INT8_TILE_PANELS; t.first_panel += INT8_TILE_PANELS)
+        weigh_rows(n_rows, INT8_TILE_PANELS, t);
+    for (; t.first_panel < n_panels; t.first_panel++)
+        weigh_rows(n_rows, 1, t);
 }

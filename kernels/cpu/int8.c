@@ -1,10 +1,7 @@
 #include "kernels/cpu/int8.h"
 
-#include <float.h>
 #include <math.h>
 #include <string.h>
-
-enum { OFFSET = 128, LARGEST = 127 };
 
 int64_t int8_words(int64_t n_cols) {
     return (n_cols + INT8_GROUP - 1) / INT8_GROUP + (n_cols + INT8_WORD_COLS - 1) / INT8_WORD_COLS;
@@ -21,21 +18,15 @@ static float scale_of(const float *weights, int n) {
         largest = fabsf(weights[i]) > largest ? fabsf(weights[i]) : largest;
         zero_or_nan += weights[i] * 0;
     }
-    float scale = largest / LARGEST;
-    return zero_or_nan == 0 ? (scale > FLT_MIN ? scale : FLT_MIN) : NAN;
+    return int8_code_scale(zero_or_nan == 0 ? largest : zero_or_nan);
 }
 
 static void put_group(uint32_t *group, int row, const float *weights, int n) {
-    const float round = 0x1.8p23f; /* adding it rounds to a whole number, in the low bits */
     uint8_t stored[INT8_GROUP];
-    float scale = scale_of(weights, n);
-    memset(stored, OFFSET, sizeof stored);
-    for (int i = 0; i < n && scale == scale; i++) {
-        float moved = weights[i] / scale + round;
-        uint32_t bits;
-        memcpy(&bits, &moved, sizeof bits);
-        stored[i] = (uint8_t)(bits + OFFSET);
-    }
+    const float scale = scale_of(weights, n);
+    memset(stored, INT8_OFFSET, sizeof stored);
+    for (int i = 0; i < n; i++)
+        stored[i] = int8_encode(weights[i], scale);
     memcpy(group + row, &scale, sizeof scale);
     for (int col = 0; col < n; col += INT8_WORD_COLS)
         memcpy(group + (1 + col / INT8_WORD_COLS) * PANEL + row, stored + col, INT8_WORD_COLS);
@@ -54,6 +45,6 @@ void int8_get_row(const uint32_t *panel, int row, int64_t n_cols, float *x) {
         const uint32_t *word = group + (1 + col % INT8_GROUP / INT8_WORD_COLS) * PANEL;
         float scale;
         memcpy(&scale, group, sizeof scale);
-        x[col] = scale * (float)(((const uint8_t *)word)[col % INT8_WORD_COLS] - OFFSET);
+        x[col] = int8_decode(((const uint8_t *)word)[col % INT8_WORD_COLS], scale);
     }
 }

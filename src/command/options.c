@@ -193,6 +193,15 @@ static status join_precision(options *o) {
     return STATUS_OK;
 }
 
+static status check_kv(const options *o) {
+    if (o->kv != KV_CACHE_OF_PRECISION && o->precision == PRECISION_F32)
+        return status_refuse("--kv %s: not with --precision f32, whose KV cache is f32",
+                             o->kv == KV_CACHE_INT8 ? "int8" : "bf16");
+    if (o->kv == KV_CACHE_INT8 && o->device == DEVICE_CUDA)
+        return status_refuse("--kv int8: not with --device cuda: the CPU only");
+    return STATUS_OK;
+}
+
 static status check_perplexity(const options *o) {
     const char *coded = o->tables                    ? "--tables"
                         : o->keys > 0                ? "--keys"
@@ -311,6 +320,7 @@ status options_parse(int argc, char **argv, options *out) {
     }
     if (st == STATUS_OK) st = parse_words(&o, argc - n_verbs, argv + n_verbs);
     if (st == STATUS_OK && !o.help) st = check_together(&o);
+    if (st == STATUS_OK) st = check_kv(&o);
     if (st == STATUS_OK) st = join_precision(&o);
     if (st == STATUS_OK) *out = o;
     return st;

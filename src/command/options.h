@@ -39,6 +39,8 @@ typedef enum snapshot_action {
  * or all computed. */
 typedef enum load_mode { LOAD_FULL, LOAD_AUTO, LOAD_BASE, LOAD_RECOMPUTE } load_mode;
 
+typedef enum kv_kind { KV_CACHE_OF_PRECISION, KV_CACHE_BF16, KV_CACHE_INT8 } kv_kind;
+
 typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
 
 enum { OPTIONS_MAX_TEXTS = 16 };
@@ -85,6 +87,7 @@ typedef struct options {
     device_kind device;
     precision precision;  /* what --precision and --weights mean together */
     weights_kind weights; /* as given */
+    kv_kind kv;           /* as given */
     transport_kind transport;
     load_mode load;                          /* of what --resume has cached */
     int64_t io_bandwidth;                    /* bytes a second of a rank; 0: no limit */

@@ -35,7 +35,8 @@ extern const option_type option_bytes; /* with K, M, G or T, powers of 1024 */
 extern const option_type option_disk;  /* a directory and bytes */
 extern const option_type option_time;  /* 90s, 30m, 12h or [D-]HH:MM:SS */
 extern const option_type option_every; /* 90s, 30m, 12h, or a number of tokens */
-extern const option_type option_precision, option_weights, option_codec, option_device, option_transport;
+extern const option_type option_precision, option_weights, option_kv, option_codec, option_device,
+    option_transport;
 extern const option_type option_load;
 
 /* "bf16|f32": the names of a choice with this between them, and `last` before the last one. */

@@ -331,6 +331,12 @@ static const char *weights_name(unsigned value) {
     return value < sizeof names / sizeof *names ? names[value] : NULL;
 }
 
+static const char *kv_name(unsigned value) {
+    static const char *const names[] = {
+        [KV_CACHE_OF_PRECISION] = "", [KV_CACHE_BF16] = "bf16", [KV_CACHE_INT8] = "int8"};
+    return value < sizeof names / sizeof *names ? names[value] : NULL;
+}
+
 static const char *load_name(unsigned value) {
     static const char *const names[] = {
         [LOAD_FULL] = "full", [LOAD_AUTO] = "auto", [LOAD_BASE] = "base", [LOAD_RECOMPUTE] = "recompute"};
@@ -353,6 +359,7 @@ static void append_precision(const options *o, const option_spec *spec, text_buf
 
 const option_type option_precision = {.set = set_choice, .append = append_precision, .name = precision_name};
 const option_type option_weights = {.set = set_choice, .append = append_choice, .name = weights_name};
+const option_type option_kv = {.set = set_choice, .append = append_choice, .name = kv_name};
 const option_type option_load = {.set = set_choice, .append = append_choice, .name = load_name};
 const option_type option_device = {.set = set_choice, .append = append_choice, .name = device_name};
 const option_type option_transport = {.set = set_choice, .append = append_choice, .name = transport_name};

@@ -129,7 +129,7 @@ static double most_seconds(const run_figures *f, region r) {
 static void print_snapshots(const run_figures *f, const options *o, const engine *e) {
     const checkpoint_stats *s = &f->summary.saves;
     double load = most_seconds(f, REGION_LOAD), save = most_seconds(f, REGION_SAVE);
-    double token_bytes = model_kv_token_bytes(engine_config(e), engine_device(e)->kv);
+    double token_bytes = model_kv_token_bytes(engine_config(e), engine_device(e)->kv, KV_ROWS);
     if (f->loads.n_loaded > 0)
         fprintf(stderr, "  %s: %lld tokens were not computed but loaded, in %.3f s (%.2f GB/s of K and V)\n",
                 o->resume, (long long)f->loads.n_loaded, load,

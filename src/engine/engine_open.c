@@ -32,6 +32,7 @@ static status choose_device(engine *e) {
     if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
     if (e->options.sizing.kv_disk.bytes)
         return status_refuse("--kv-disk is for KV pages in host memory: give --device cpu");
+    if (e->options.sizing.kv_is_int8) return status_refuse("--kv int8 is for the CPU: give --device cpu");
     e->device_ranks = (e->device_ranks + n - 1) / n;
     return gpu_choice_index(local_rank, n, &e->device_index);
 }
@@ -40,6 +41,11 @@ static status choose_device(engine *e) {
 static status open_device(engine *e) {
     const engine_options *o = &e->options;
     status st = device_open(o->device, e->device_index, o->sizing.precision, o->n_threads, &e->worker.dev);
+    if (st == STATUS_OK && o->sizing.kv_is_int8) {
+        e->worker.dev->kv_layout = KV_INT8;
+        notice_add("--kv int8: keys and values are rounded to int8 with a scale for each head and token, so "
+                   "that text and scores are not those of --kv bf16");
+    }
     if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
     e->worker.trace.mark = e->worker.dev->ops->mark;
     return STATUS_OK;

@@ -136,8 +136,9 @@ static void count(stage *g, const step *todo) {
     g->stats.n_rows += todo->n_rows;
     g->stats.weight_bytes += (double)g->weight_bytes;
     for (int i = 0; i < todo->n_spans; i++) {
-        model_cost cost = model_rows_cost(g->config, g->slice, model_kv_type(g->model), todo->spans[i].pos0,
-                                          todo->spans[i].n_rows);
+        model_cost cost =
+            model_rows_cost(g->config, g->slice, model_kv_type(g->model), model_kv_layout(g->model),
+                            todo->spans[i].pos0, todo->spans[i].n_rows);
         g->stats.kv_bytes += cost.kv_bytes;
         g->stats.flops += cost.flops;
     }

@@ -19,15 +19,16 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
 
 /* A place's score takes as many operations as its key has elements, for each head, and its share of the
  * result as many as its value has. */
-model_cost model_rows_cost(const model_config *c, slice s, dtype kv, int64_t history, int64_t n_rows) {
-    const kv_format place = model_kv_format(c, kv, KV_ROWS, 1);
-    const double n = (double)n_rows, attended = (double)c->n_heads * (place.k_width + place.v_width);
+model_cost model_rows_cost(const model_config *c, slice s, dtype kv, kv_layout layout, int64_t history,
+                           int64_t n_rows) {
+    const kv_format page = model_kv_format(c, kv, layout, KV_PAGE_QUANTUM);
+    const double n = (double)n_rows, attended = (double)c->n_heads * (page.k_width + page.v_width);
     model_cost cost = {0};
     for (int l = s.first_layer; l < s.last_layer; l++) {
         int64_t window = model_config_window(c, l);
         double seen = (double)(window > 0 && history > window ? window : history);
         cost.flops += 2 * n * layer_elements(c, l) + 2 * attended * n * (seen + (n + 1) / 2);
-        cost.kv_bytes += (seen + n) * (double)kv_page_bytes(&place);
+        cost.kv_bytes += (seen + n) * (double)kv_page_bytes(&page) / KV_PAGE_QUANTUM;
     }
     return cost;
 }
@@ -36,9 +37,9 @@ double model_head_flops(const model_config *c) {
     return 2 * head_elements(c);
 }
 
-double model_kv_token_bytes(const model_config *c, dtype kv) {
-    const kv_format place = model_kv_format(c, kv, KV_ROWS, 1);
-    return c->n_layers * (double)kv_page_bytes(&place);
+double model_kv_token_bytes(const model_config *c, dtype kv, kv_layout layout) {
+    const kv_format page = model_kv_format(c, kv, layout, KV_PAGE_QUANTUM);
+    return c->n_layers * (double)kv_page_bytes(&page) / KV_PAGE_QUANTUM;
 }
 
 /* Device memory for n items, or NULL and *st set; nothing when *st is a failure already. */
@@ -191,4 +192,8 @@ status model_check(model *m) {
 
 dtype model_kv_type(const model *m) {
     return m->dev->kv;
+}
+
+kv_layout model_kv_layout(const model *m) {
+    return m->dev->kv_layout;
 }

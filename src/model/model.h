@@ -40,16 +40,17 @@ uint64_t model_workspace_bytes(const model_config *config, slice s, precision pr
 /* What n_rows rows behind `history` positions of one sequence cost the layers of a slice. */
 typedef struct model_cost {
     double flops;    /* of matrices and attention; a multiply-add is two */
-    double kv_bytes; /* K and V read, of the type `kv` */
+    double kv_bytes; /* K and V read, in pages of such a layout */
 } model_cost;
 
-model_cost model_rows_cost(const model_config *config, slice s, dtype kv, int64_t history, int64_t n_rows);
+model_cost model_rows_cost(const model_config *config, slice s, dtype kv, kv_layout layout, int64_t history,
+                           int64_t n_rows);
 
 /* Of a row of the head. */
 double model_head_flops(const model_config *config);
 
-/* Bytes of K and V of a position over all layers. */
-double model_kv_token_bytes(const model_config *config, dtype kv);
+/* Bytes of K and V of a position over all layers; KV_ROWS: outside of pages, too. */
+double model_kv_token_bytes(const model_config *config, dtype kv, kv_layout layout);
 
 /* All tensors of a synthetic model with this config; released with free(). */
 synthetic_tensor *model_list_tensors(const model_config *config, size_t *n);
@@ -133,3 +134,4 @@ status model_check(model *m);
 
 /* Of K and V. */
 dtype model_kv_type(const model *m);
+kv_layout model_kv_layout(const model *m);

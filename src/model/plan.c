@@ -38,11 +38,10 @@ static const double most_held_bytes = 4e9, most_held_logits_bytes = 256e6;
 
 /* ---- parts of a rank's bytes ---- */
 
-/* K and V of a layer where sequences have so many pages, all together: at most, as panels never take less
- * than rows. */
+/* K and V of a layer where sequences have so many pages, all together. */
 static uint64_t layer_kv_bytes(const model_config *c, const sizing *s, int layer_index, int64_t n_pages) {
     const kv_shape shape = {
-        .format = model_kv_format(c, precision_kv(s->precision), KV_PANELS, s->page_tokens),
+        .format = model_kv_format(c, precision_kv(s->precision), sizing_kv_layout(s), s->page_tokens),
         .n_pages = n_pages,
         .n_slots = s->n_sequences + s->n_held,
         .longest_tokens = s->longest_tokens,
@@ -76,7 +75,8 @@ static uint64_t workspace_bytes(const model_config *c, const sizing *s, slice pa
 }
 
 static size_t page_bytes(const model_config *c, const sizing *s) {
-    const kv_format format = model_kv_format(c, precision_kv(s->precision), KV_PANELS, s->page_tokens);
+    const kv_format format =
+        model_kv_format(c, precision_kv(s->precision), sizing_kv_layout(s), s->page_tokens);
     return kv_page_bytes(&format);
 }
 

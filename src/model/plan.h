@@ -34,6 +34,7 @@ plan_bound plan_bound_of_host(const memory_share *share);
 /* What a run asks of its ranks: src/command/sizing.h makes it. */
 typedef struct sizing {
     precision precision;
+    bool kv_is_int8; /* pages hold K and V in int8 */
     int chunk_tokens, page_tokens;
     int n_sequences;        /* at once */
     int64_t longest_tokens; /* of any sequence, prompt and generated: its pages must fit */
@@ -49,6 +50,11 @@ typedef struct sizing {
     double head_share;           /* of the rows, weighted by time, that pass the head: 0 to 1 */
     const char *layers_per_rank; /* NULL: the best partition */
 } sizing;
+
+/* The layout of its pages: at most, as panels never take less than rows. */
+static inline kv_layout sizing_kv_layout(const sizing *s) {
+    return s->kv_is_int8 ? KV_INT8 : KV_PANELS;
+}
 
 typedef struct plan_rank {
     slice slice;

@@ -258,7 +258,8 @@ static status run(study *s, comm *c, engine *e) {
     coded_sums sums = add_up(c, &s->sums);
     context_scores_share(&s->scores, c);
     if (is_first) {
-        s->result = context_result_of(&s->scores, &sums, model_kv_token_bytes(&s->config, s->type), s->type);
+        s->result =
+            context_result_of(&s->scores, &sums, model_kv_token_bytes(&s->config, s->type, KV_ROWS), s->type);
         print_result(s);
     }
     return report_run(c, e, s->options,

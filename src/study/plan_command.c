@@ -91,7 +91,7 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
     }
     printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
            "sequences at once\n",
-           model_kv_token_bytes(config, precision_kv(s->precision)) / 1024,
+           model_kv_token_bytes(config, precision_kv(s->precision), sizing_kv_layout(s)) / 1024,
            (long long)p->n_pages * s->page_tokens,
            (long long)(p->n_pages / kv_pages_for(s->longest_tokens, s->page_tokens)));
     print_windows(config, s);
