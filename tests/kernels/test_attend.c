@@ -1,6 +1,6 @@
 /* Positions, the paged KV cache and attention: against a float64 reference on every instruction set in both
- * precisions; and the promise that a row's bits do not depend on spans, pages, threads or company. Positions
- * that are not yet there are NaN, so that one that is read shows. */
+ * precisions, and with pages of int8; and the promise that a row's bits do not depend on spans, pages,
+ * threads or company. Positions that are not yet there are NaN, so that one that is read shows. */
 #include <stdio.h>
 
 #include "kernels/attend_blocks.h"
@@ -9,6 +9,29 @@
 /* Attention in float32: a score that is a sum over K = 256 with deviation 2 sqrt(K) carries an error of about
  * 1e-6 after scaling, which is then a relative error of its weight; a few of them, squared, are 1e-11. */
 static const double F32_BOUND = 1e-12, F32_ATTENTION_BOUND = 1e-11, BF16_ROUNDING_BOUND = 4e-6;
+
+/* With pages of int8 it has the rows as they come out of them, rounded to bf16: a score of deviation 2 is off
+ * by 2e-3, and so a weight is. */
+static const double INT8_ATTENTION_BOUND = 4e-5;
+
+/* ---- devices ---- */
+
+static bool has_int8_pages; /* devices of bf16 that are opened now */
+
+static device *open_paged(const char *isa, precision p, int n_threads) {
+    device *dev = open_device(isa, p, n_threads);
+    if (has_int8_pages) dev->kv_layout = KV_INT8;
+    return dev;
+}
+
+/* As for_each_device, and with pages of int8. */
+static void for_each_paged(void (*body)(const char *isa, precision p)) {
+    for_each_device(body);
+    has_int8_pages = true;
+    for (int i = 0; cpu_isa_name(i); i++)
+        if (cpu_isa_available(cpu_isa_name(i))) body(cpu_isa_name(i), PRECISION_BF16);
+    has_int8_pages = false;
+}
 
 /* ---- a sequence ---- */
 
@@ -22,6 +45,20 @@ static size_t q_width(const attention_shape *s) {
     return (size_t)(s->n_heads * s->head_dim);
 }
 
+/* n rows of keys and values as they are after they went through a page of int8. */
+static void round_rows(const sequence *s, int n) {
+    const int K = s->shape.head_dim;
+    const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, 1, K, KV_PAGE_QUANTUM);
+    void *page = mem_new(kv_page_bytes(&f), 1);
+    for (int part = 0; part < N_KV_PARTS; part++)
+        for (int i = 0; i < n; i++) {
+            char *row = (part == KV_PART_K ? s->k : s->v) + (size_t)(i * K) * sizeof(uint16_t);
+            kv_put_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1, row, 0);
+            kv_get_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1, row, 0);
+        }
+    free(page);
+}
+
 static sequence new_sequence(attention_shape shape, int n, dtype type, uint64_t *seed) {
     sequence s = {.shape = shape, .n = n};
     s.shape.scale = 1 / sqrtf((float)shape.head_dim);
@@ -29,6 +66,7 @@ static sequence new_sequence(attention_shape shape, int n, dtype type, uint64_t 
     s.v = new_random_of(type, seed, (size_t)n * kv_width(&shape), 1);
     s.q = new_random_of(type, seed, (size_t)n * q_width(&shape), 2);
     s.y = new_poisoned(type, (size_t)n * q_width(&shape));
+    if (has_int8_pages) round_rows(&s, n * shape.n_kv_heads);
     return s;
 }
 
@@ -262,8 +300,9 @@ static void check_attend_case(device *dev, const attend_case *c) {
     int H = c->shape.n_heads, K = c->shape.head_dim, end = c->pos0 + c->n_rows;
     sequence s = new_sequence(c->shape, end, dev->kv, &seed);
     size_t row = q_width(&c->shape), n = (size_t)c->n_rows * row;
-    double *expected = mem_new(n, sizeof *expected),
-           bound = dev->kv == DTYPE_F32 ? F32_ATTENTION_BOUND : BF16_ROUNDING_BOUND;
+    double *expected = mem_new(n, sizeof *expected), bound = dev->kv == DTYPE_F32 ? F32_ATTENTION_BOUND
+                                                             : has_int8_pages     ? INT8_ATTENTION_BOUND
+                                                                                  : BF16_ROUNDING_BOUND;
     attend_rows(dev, &s, c->page_tokens, c->n_rows, c->pos0, end, s.y);
     for (int t = 0; t < c->n_rows; t++)
         for (int head = 0; head < H; head++)
@@ -295,14 +334,14 @@ static void check_attend(const char *isa, precision p) {
         {{.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .window = 256}, 64, 0, 600},
         {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 32, .window = 700}, 160, 1530, 10},
     };
-    device *dev = open_device(isa, p, 2);
+    device *dev = open_paged(isa, p, 2);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
         check_attend_case(dev, &cases[i]);
     close_device(dev);
 }
 
 static void test_attend(void) {
-    for_each_device(check_attend);
+    for_each_paged(check_attend);
 }
 
 /* Scores so far apart that exp underflows, and equal ones, in blocks of their own. */
@@ -358,7 +397,7 @@ static void check_same_with(const char *isa, precision p, int infinite_pos) {
     const int page_tokens[] = {32, 64, 96}, chunks[] = {7, 64, 901};
     enum { N = 901 };
     uint64_t seed = 11;
-    device *alone = open_device(isa, p, 1);
+    device *alone = open_paged(isa, p, 1);
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
         sequence s = new_sequence(shapes[i], N, alone->kv, &seed);
         make_infinite(&s, alone->kv, infinite_pos);
@@ -366,7 +405,7 @@ static void check_same_with(const char *isa, precision p, int infinite_pos) {
         char *y = mem_new(bytes, 1);
         attend_rows(alone, &s, 4096, 1, 0, N, s.y); /* decode: later positions are not there yet */
         for (int k = 0; k < 3; k += harness_is_slow() ? 2 : 1) {
-            device *dev = open_device(isa, p, k + 1);
+            device *dev = open_paged(isa, p, k + 1);
             for (int j = 0; j < 3; j++) {
                 memset(y, 0xff, bytes);
                 attend_rows(dev, &s, page_tokens[k], chunks[j], 0, N, y);
@@ -388,7 +427,7 @@ static void check_same(const char *isa, precision p) {
 }
 
 static void test_same(void) {
-    for_each_device(check_same);
+    for_each_paged(check_same);
 }
 
 /* A step of several sequences, rows of different ages and numbers, against each of them alone; and one long
@@ -397,7 +436,7 @@ static void check_company(const char *isa, precision p) {
     enum { N_SEQUENCES = 4, ROWS = 76 };
     const int ends[N_SEQUENCES] = {5000, 64, 300, 1000}, rows[N_SEQUENCES] = {1, 64, 10, 1};
     const attention_shape shape = {.n_heads = 4, .n_kv_heads = 1, .head_dim = 16};
-    device *alone = open_device(isa, p, 1);
+    device *alone = open_paged(isa, p, 1);
     size_t row_bytes = q_width(&shape) * dtype_bytes(alone->act);
     uint64_t seed = 12;
     sequence s[N_SEQUENCES];
@@ -432,7 +471,7 @@ static void check_company(const char *isa, precision p) {
     c.layer.pages = pool;
     c.layer.tables = tables;
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
-        device *dev = open_device(isa, p, n_threads);
+        device *dev = open_paged(isa, p, n_threads);
         char *long_y = mem_new((size_t)ends[0], row_bytes);
         memset(y, 0xff, ROWS * row_bytes);
         dev->ops->begin_step(dev, N_SEQUENCES, spans);
@@ -458,14 +497,14 @@ static void check_company(const char *isa, precision p) {
 }
 
 static void test_company(void) {
-    for_each_device(check_company);
+    for_each_paged(check_company);
 }
 
 /* Each node by as many threads as it may be, later ones first, and their merge. */
 static void check_parts(const char *isa, precision p) {
     enum { ROWS = 3, END = 2 * ATTEND_NODE + 2 };
     uint64_t seed = 14;
-    device *alone = open_device(isa, p, 1);
+    device *alone = open_paged(isa, p, 1);
     sequence s =
         new_sequence((attention_shape){.n_heads = 4, .n_kv_heads = 1, .head_dim = 20}, END, alone->kv, &seed);
     size_t bytes = ROWS * q_width(&s.shape) * dtype_bytes(alone->act), first = END - ROWS;
@@ -479,7 +518,7 @@ static void check_parts(const char *isa, precision p) {
     const attend_partials layout = {0, 0, ROWS, s.shape.n_heads, s.shape.head_dim};
     float *partials = new_poisoned(DTYPE_F32, 3 * attend_node_floats(&layout));
     for (int n = 3; n > 0; n--) {
-        device *dev = open_device(isa, p, n);
+        device *dev = open_paged(isa, p, n);
         const attend_extent node = {0, 1, {n - 1, n}}, all = {0, 1, {0, 3}};
         dev->ops->begin_step(dev, 1, &rows);
         dev->ops->attend_part(dev, &s.shape, &c.layer, &node, q,
@@ -499,7 +538,7 @@ static void check_parts(const char *isa, precision p) {
 }
 
 static void test_parts(void) {
-    for_each_device(check_parts);
+    for_each_paged(check_parts);
 }
 
 /* ---- failure ---- */

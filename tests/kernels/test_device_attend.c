@@ -62,9 +62,23 @@ static kv_format format_of(const step *s, const device *dev) {
     return device_kv_format(dev, s->shape.n_kv_heads, s->shape.head_dim, s->page_tokens);
 }
 
-static size_t pool_elements(const step *s, const device *dev) {
+static size_t pool_bytes(const step *s, const device *dev) {
     const kv_format format = format_of(s, dev);
-    return (size_t)s->n_pages * kv_page_elements(&format);
+    return (size_t)s->n_pages * kv_page_bytes(&format);
+}
+
+static size_t pool_elements(const step *s, const device *dev) {
+    return pool_bytes(s, dev) / dtype_bytes(dev->kv);
+}
+
+/* The devices of for_each_kind, and the CPU with pages of int8. */
+static void for_each_paged(void (*body)(const tested *t)) {
+    tested t = {.name = "cpu int8 pages"};
+    for_each_kind(body);
+    if (!CHECK_OK(device_open(DEVICE_CPU, 0, PRECISION_BF16, 2, &t.dev))) return;
+    t.dev->kv_layout = KV_INT8;
+    body(&t);
+    close_device(t.dev);
 }
 
 /* With the tables in the device's memory, which array_... releases. */
@@ -412,7 +426,7 @@ static void check_attend(const tested *t) {
 }
 
 static void test_attend(void) {
-    for_each_kind(check_attend);
+    for_each_paged(check_attend);
 }
 
 /* Every span has in company the bits that it has alone, in other pages, and in pieces. */
@@ -445,7 +459,7 @@ static void check_company(const tested *t) {
 }
 
 static void test_company(void) {
-    for_each_kind(check_company);
+    for_each_paged(check_company);
 }
 
 /* ---- attention as two operations ---- */
@@ -580,7 +594,7 @@ static void check_parts(const tested *t) {
 }
 
 static void test_parts(void) {
-    for_each_kind(check_parts);
+    for_each_paged(check_parts);
 }
 
 /* ---- steps that a device may know by heart ---- */
@@ -650,7 +664,7 @@ static void check_replay(const tested *t) {
 }
 
 static void test_replay(void) {
-    for_each_kind(check_replay);
+    for_each_paged(check_replay);
 }
 
 int main(int argc, char **argv) {

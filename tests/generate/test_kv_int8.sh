@@ -1,0 +1,101 @@
+#!/bin/sh
+# tests/generate/test_kv_int8.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: --kv int8, a KV cache rounded to int8.
+#
+#   same     the same tokens and probabilities over 1 to 3 ranks, by any chunks and pages, with pages on a disk
+#   resumed  saved on the way and resumed as generated at once
+#   said     that it rounds, and what it takes
+#   refused  where it cannot be
+# shellcheck source=tests/fixtures/command_test.sh
+. "$(dirname "$0")/../fixtures/command_test.sh"
+
+lines=$all/lines.jsonl
+awk 'BEGIN {
+    for (i = 0; i < 4; i++) {
+        printf "{\"id\": %d, \"max_tokens\": 20, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i
+        for (k = 1; k < 900 - 150 * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
+        print "]}"
+    }
+}' >"$lines"
+
+batch() { # batch NP OPTIONS...: the results, in the order of the lines
+    np=$1
+    shift
+    rm -f "$temp/results.jsonl"
+    generate "$np" --device cpu --input "$lines" --output "$temp/results.jsonl" --sequences 3 "$@"
+    [ ! -e "$temp/results.jsonl" ] || sort "$temp/results.jsonl" >"$temp/sorted.jsonl"
+}
+
+same_as() { # same_as NAME EXPECTED NP OPTIONS...
+    name=$1 expected=$2
+    shift 2
+    batch "$@" --kv int8
+    expect "$name" 0 && check "$name" 'other results' cmp "$temp/sorted.jsonl" "$expected"
+}
+
+differs() {
+    ! cmp -s "$1" "$2"
+}
+
+same() {
+    batch 1
+    expect 'bf16' 0 && cp "$temp/sorted.jsonl" "$all/bf16.jsonl"
+    batch 1 --kv int8
+    expect 'int8' 0 && cp "$temp/sorted.jsonl" "$all/expected.jsonl"
+    check 'rounded' 'the results of bf16' differs "$all/bf16.jsonl" "$all/expected.jsonl"
+    check 'said' 'no NOTE' grep -q 'NOTE: --kv int8: keys and values are rounded' "$temp/err"
+    batch 1 --kv bf16
+    expect 'bf16 asked for' 0 && check 'bf16 asked for' 'other results' cmp "$temp/sorted.jsonl" "$all/bf16.jsonl"
+    same_as '2 ranks' "$all/expected.jsonl" 2
+    same_as '3 ranks' "$all/expected.jsonl" 3
+    same_as 'small chunks, small pages' "$all/expected.jsonl" 1 --chunk-tokens 48 --page-tokens 32
+    same_as 'two threads' "$all/expected.jsonl" 1 --threads 2
+    same_as 'a disk' "$all/expected.jsonl" 2 --page-tokens 256 --kv-memory 1500K --kv-disk "$all:64M"
+    check 'a disk: it is read' 'nothing was' \
+        awk '/KV pages on disks:/ { split($0, word, /[: ]+/); found = $5 > 0 && $10 > 0 } END { exit !found }' \
+        "$temp/err"
+}
+
+# Of greedy text, at once and in two runs.
+text() { # text NAME OPTIONS...: in $temp/NAME
+    to=$temp/$1
+    shift
+    generate 1 --device cpu --kv int8 --prompt-file "$page" --temperature 0 --ignore-eos "$@"
+    cp "$temp/out" "$to"
+}
+
+resumed() {
+    text whole --max-tokens 20
+    expect 'at once' 0
+    text first --max-tokens 10 --save "$temp/page.kvs"
+    expect 'the first half' 0
+    text second --resume "$temp/page.kvs" --max-tokens 20
+    expect 'resumed' 0
+    check 'resumed' 'another text' cmp "$temp/second" "$temp/whole"
+    batch 2 --kv int8 --save "$temp/lines.kvs"
+    expect 'lines saved' 0 && cp "$temp/sorted.jsonl" "$temp/saved.jsonl"
+    same_as 'lines resumed' "$temp/saved.jsonl" 1 --resume "$temp/lines.kvs"
+}
+
+plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
+    run 1 plan --model "$model" --memory-per-rank 250M "$@"
+    sed -n 's/^KV cache: \([0-9.]*\) KiB a token.*/\1/p' "$temp/out"
+}
+
+plans() {
+    check 'planned: bf16' 'others' test "$(plan_bytes --kv bf16)" = 4.0
+    check 'planned: int8' 'others' test "$(plan_bytes --kv int8)" = 2.1
+}
+
+refusals() {
+    generate 1 --prompt a --kv int8 --precision f32
+    refused 'f32' 2 '--kv int8: not with --precision f32'
+    generate 1 --prompt a --kv int8 --device cuda
+    refused 'cuda' 2 '--kv int8: not with --device cuda'
+    generate 1 --prompt a --kv int4
+    refused 'int4' 2 '--kv int4: expected bf16 or int8'
+}
+
+(run_chain same) &
+(run_chain resumed plans refusals)
+wait
+end_test

@@ -1,0 +1,222 @@
+/* Rows in pages of int8: what they are rounded to, that they come back as they are put, and the products with
+ * their codes, which are whole numbers and so the same on every instruction set. */
+#include <stdio.h>
+
+#include "kernels/attend_blocks.h"
+#include "kernels/cpu/cpu_isa.h"
+#include "tests/fixtures/device_fixture.h"
+
+enum { HEADS = 3, PAGE = 64 };
+
+/* ---- rows ---- */
+
+static const int widths[] = {2, 6, 10, 64, 128, 130, 256, 320};
+
+/* A row of numbers of some kind: usual ones, the smallest, the largest, zeros, one that stands out, any bits
+ * that are finite, and some that are not. */
+enum { N_ROW_KINDS = 7 };
+
+static void fill_row(uint64_t *seed, int kind, int n, uint16_t *row) {
+    for (int i = 0; i < n; i++) {
+        const float x = harness_random_normal(seed);
+        const uint16_t any = (uint16_t)harness_random(seed);
+        row[i] = kind == 1   ? any & 0x803f /* subnormal */
+                 : kind == 2 ? (any & 0x807f) | 0x7f00
+                 : kind == 3 ? any & 0x8000
+                 : kind == 4 ? bf16_of_float(i == n / 2 ? 1000 * x : x)
+                 : kind == 5 ? ((any & 0x7f80) == 0x7f80 ? 0 : any)
+                             : bf16_of_float(x);
+    }
+    if (kind == 6) row[n / 3] = n % 3 ? 0x7f80 : 0xffc0; /* infinite, or NaN */
+}
+
+/* Elements [first, last) of a row, which share a scale. */
+static void check_group(const uint16_t *row, const uint16_t *got, int first, int last) {
+    float largest = 0, worst = 0;
+    bool is_finite = true;
+    for (int i = first; i < last; i++) {
+        largest = fmaxf(largest, fabsf(float_of_bf16(row[i])));
+        is_finite = is_finite && (row[i] & 0x7f80) != 0x7f80;
+    }
+    for (int i = first; i < last; i++) {
+        const float x = float_of_bf16(row[i]), y = float_of_bf16(got[i]);
+        CU_ASSERT(isnan(y) == !is_finite);
+        if (is_finite) worst = fmaxf(worst, fabsf(y - x) - fabsf(x) * 0x1p-8f);
+    }
+    CU_ASSERT(worst <= fmaxf(largest / 254, 0x1p-127f) * 1.01f);
+}
+
+static void check_row(const kv_format *f, kv_part part, const uint16_t *row, char *page, char *again) {
+    const int width = kv_part_width(f, part), group = part == KV_PART_K ? INT8_GROUP : width;
+    uint16_t got[512];
+    kv_put_rows(f, page, part, 1, 37, 1, row, 0);
+    kv_get_rows(f, page, part, 1, 37, 1, got, 0);
+    for (int i = 0; i < width; i += group)
+        check_group(row, got, i, i + group < width ? i + group : width);
+    kv_put_rows(f, again, part, 1, 37, 1, got, 0);
+    CU_ASSERT(!memcmp(page, again, kv_page_bytes(f)));
+}
+
+static void test_rows(void) {
+    uint64_t seed = 1;
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+        const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, HEADS, widths[w], PAGE);
+        const size_t bytes = kv_page_bytes(&f);
+        char *page = mem_new(bytes, 1), *again = mem_new(bytes, 1);
+        for (int i = 0; i < 100 * N_ROW_KINDS; i++)
+            for (int part = 0; part < N_KV_PARTS; part++) {
+                uint16_t row[512];
+                memset(page, 0x55, bytes);
+                memset(again, 0x55, bytes);
+                fill_row(&seed, i % N_ROW_KINDS, widths[w], row);
+                check_row(&f, (kv_part)part, row, page, again);
+            }
+        free(page);
+        free(again);
+    }
+}
+
+/* Each row of a full page is where no other is, and nothing is behind the page. */
+static void test_places(void) {
+    uint64_t seed = 2;
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+        const int K = widths[w], n_rows = N_KV_PARTS * HEADS * PAGE;
+        const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, HEADS, K, PAGE);
+        const size_t bytes = kv_page_bytes(&f), row_bytes = (size_t)K * sizeof(uint16_t);
+        char *page = mem_new(bytes + 64, 1), *rows = mem_new((size_t)n_rows, row_bytes);
+        memset(page + bytes, 7, 64);
+        for (int pass = 0; pass < 2; pass++) /* as they are, and as they come back */
+            for (int part = 0; part < N_KV_PARTS; part++)
+                for (int head = 0; head < HEADS; head++)
+                    for (int place = 0; place < PAGE; place++) {
+                        char *row =
+                            rows + (size_t)((part * HEADS + head) * PAGE + (place * 7) % PAGE) * row_bytes;
+                        uint16_t got[512];
+                        if (pass == 0) {
+                            fill_row(&seed, 0, K, (uint16_t *)(void *)row);
+                            kv_put_rows(&f, page, (kv_part)part, head, place * 7 % PAGE, 1, row, 0);
+                            kv_get_rows(&f, page, (kv_part)part, head, place * 7 % PAGE, 1, row, 0);
+                            continue;
+                        }
+                        kv_get_rows(&f, page, (kv_part)part, head, place * 7 % PAGE, 1, got, 0);
+                        CU_ASSERT(!memcmp(got, row, row_bytes));
+                    }
+        for (int i = 0; i < 64; i++)
+            CU_ASSERT(page[bytes + (size_t)i] == 7);
+        free(page);
+        free(rows);
+    }
+}
+
+/* ---- weighted values ---- */
+
+enum { N_PANELS = 5, WIDTH = N_PANELS * PANEL, MOST_ROWS = 4 };
+
+/* Weights of a block, its scales (NaN where nobody looks), and its codes: whole words. */
+typedef struct weighing {
+    float weights[MOST_ROWS][ATTEND_BLOCK], scales[ATTEND_BLOCK];
+    attend_range seen[MOST_ROWS];
+    uint32_t codes[ATTEND_BLOCK / INT8_WORD_COLS][WIDTH];
+} weighing;
+
+static void fill_weighing(uint64_t *seed, weighing *w) {
+    const attend_range seen[MOST_ROWS] = {{0, 256}, {3, 130}, {131, 132}, {40, 41}};
+    memcpy(w->seen, seen, sizeof seen);
+    for (int i = 0; i < ATTEND_BLOCK; i++) {
+        w->scales[i] = expf(harness_random_normal(seed));
+        for (int row = 0; row < MOST_ROWS; row++) {
+            const bool is_seen = i >= seen[row].first && i < seen[row].last;
+            w->weights[row][i] = is_seen ? expf(-3 * fabsf(harness_random_normal(seed))) : NAN;
+        }
+        for (int k = 0; k < WIDTH; k++)
+            w->codes[i / INT8_WORD_COLS][k] = (uint32_t)harness_random(seed);
+    }
+}
+
+/* values[n_rows][WIDTH] of rows from `row` on. */
+static void weigh(const cpu_kernels *kernels, const weighing *w, int row, int n_rows, float *values) {
+    const size_t group_bytes = INT8_GROUP_WORDS * kernels->int8_tile.input_word_bytes;
+    const size_t row_bytes = ATTEND_BLOCK / INT8_GROUP * group_bytes;
+    char *words = mem_new(MOST_ROWS, row_bytes);
+    memset(values, 0, (size_t)(n_rows * WIDTH) * sizeof *values);
+    for (int i = 0; i < n_rows; i++)
+        kernels->pack_weights(w->weights[row + i], w->scales, w->seen[row + i].first, w->seen[row + i].last,
+                              words + (size_t)i * row_bytes);
+    for (int group = 0; group < ATTEND_BLOCK / INT8_GROUP; group++) {
+        const uint32_t *codes[WEIGH_INT8_PIECES];
+        for (int i = 0; i < WEIGH_INT8_PIECES; i++)
+            codes[i] = w->codes[(group * WEIGH_INT8_PIECES + i) * WEIGH_PANELS * PANEL / INT8_WORD_COLS];
+        kernels->weigh_int8(words + (size_t)group * group_bytes, row_bytes, n_rows, codes, N_PANELS, NULL,
+                            values, WIDTH);
+    }
+    free(words);
+}
+
+/* Weights are rounded to 2^-14 of the largest of their group, or less. */
+static void expect_values(const weighing *w, int row, const float *values) {
+    double expected[WIDTH] = {0};
+    for (int i = w->seen[row].first; i < w->seen[row].last; i++)
+        for (int k = 0; k < WIDTH; k++)
+            expected[k] += (double)w->weights[row][i] * (double)w->scales[i] *
+                           ((int)(w->codes[i / INT8_WORD_COLS][k] >> (8 * (i % INT8_WORD_COLS)) & 255) - 128);
+    const double error = harness_nmse(values, expected, WIDTH);
+    CHECK_CASE(error < 1e-7, "row %d: %g", row, error);
+}
+
+static void test_weigh(void) {
+    static weighing w;
+    uint64_t seed = 3;
+    float first[MOST_ROWS * WIDTH], values[MOST_ROWS * WIDTH];
+    for (int trial = 0; trial < 5; trial++) {
+        fill_weighing(&seed, &w);
+        for (int i = 0; cpu_isa_name(i); i++) {
+            const cpu_kernels *kernels = cpu_isa_find(cpu_isa_name(i), PRECISION_BF16);
+            if (!kernels) continue;
+            for (int row = 0; row < MOST_ROWS; row++)
+                weigh(kernels, &w, row, 1, values + row * WIDTH);
+            for (int row = 0; row < MOST_ROWS; row++)
+                expect_values(&w, row, values + row * WIDTH);
+            if (!cpu_isa_name(i + 1)) memcpy(first, values, sizeof first);
+            for (int n = 2; n <= kernels->int8_tile.rows; n++) {
+                float together[MOST_ROWS * WIDTH];
+                weigh(kernels, &w, MOST_ROWS - n, n, together);
+                CHECK_CASE(!memcmp(together, values + (MOST_ROWS - n) * WIDTH,
+                                   (size_t)(n * WIDTH) * sizeof *together),
+                           "%s: %d rows together", kernels->isa, n);
+            }
+        }
+        for (int i = 0; cpu_isa_name(i); i++) {
+            const cpu_kernels *kernels = cpu_isa_find(cpu_isa_name(i), PRECISION_BF16);
+            if (!kernels) continue;
+            for (int row = 0; row < MOST_ROWS; row++)
+                weigh(kernels, &w, row, 1, values + row * WIDTH);
+            CHECK_CASE(!memcmp(values, first, sizeof first), "%s: other bits", kernels->isa);
+        }
+    }
+}
+
+/* A scale that is NaN spoils who sees its place, and nobody else. */
+static void test_not_finite(void) {
+    static weighing w;
+    uint64_t seed = 4;
+    float values[WIDTH];
+    fill_weighing(&seed, &w);
+    w.scales[130] = NAN;
+    for (int i = 0; cpu_isa_name(i); i++) {
+        const cpu_kernels *kernels = cpu_isa_find(cpu_isa_name(i), PRECISION_BF16);
+        for (int row = 0; kernels && row < MOST_ROWS; row++) {
+            weigh(kernels, &w, row, 1, values);
+            for (int k = 0; k < WIDTH; k++)
+                CU_ASSERT(isnan(values[k]) == (row == 0));
+        }
+    }
+}
+
+int main(int argc, char **argv) {
+    CU_TestInfo tests[] = {{"rows", test_rows},
+                           {"places", test_places},
+                           {"weighted values", test_weigh},
+                           {"not finite", test_not_finite},
+                           CU_TEST_INFO_NULL};
+    return harness_run(&argc, &argv, "kv int8", tests);
+}
