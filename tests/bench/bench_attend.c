@@ -7,7 +7,7 @@
  * set that this processor has (or by ISA alone), and a sweep, which reads the same pages once, each thread
  * its part from begin to end. They take turns for about SECONDS (1) each, and the medians count. Layers
  * follow each other as in a model, so many that no cache holds what comes next. Rows of prompts are measured
- * by the same turns; what counts for them is operations. */
+ * by the same turns; what counts for them is operations. All with pages of bf16, and with pages of int8. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,8 +140,10 @@ static double time_one(device *dev, const setting *s, int n_spans) {
     return (clock_seconds() - begin) / s->n_layers;
 }
 
-static void run(device *const *devices, const job *j, int n_threads, double seconds) {
+static void run(device *const *devices, const job *j, kv_layout layout, int n_threads, double seconds) {
     static double times[N_TIMED][MAX_ROUNDS];
+    for (int i = 0; devices[i]; i++)
+        devices[i]->kv_layout = layout;
     setting s = new_setting(devices[0], j, n_threads);
     int n_rounds = 0;
     for (int i = 0; devices[i]; i++)
@@ -153,12 +155,12 @@ static void run(device *const *devices, const job *j, int n_threads, double seco
             times[i][n_rounds] = time_one(devices[i], &s, j->n_sequences);
     }
     const double swept = median(times[SWEEP], n_rounds), bytes = (double)s.layer_bytes;
-    printf("| %s, %d x %d rows at %d | %.1f |", j->shape.name, j->n_sequences, j->n_rows, j->context,
-           bytes / swept / 1e9);
+    printf("| %s, %s, %d x %d rows at %d | %.1f |", j->shape.name, layout == KV_INT8 ? "int8" : "bf16",
+           j->n_sequences, j->n_rows, j->context, bytes / swept / 1e9);
     for (int i = 0; devices[i]; i++) {
         const double mine = median(times[i], n_rounds);
         if (j->n_rows == 1)
-            printf(" %.1f (%.0f%%) |", bytes / mine / 1e9, 100 * swept / mine);
+            printf(" %.2f ms (%.0f%%) |", 1e3 * mine, 100 * swept / mine);
         else
             printf(" %.2f ms |", 1e3 * mine);
     }
@@ -176,7 +178,7 @@ int main(int argc, char **argv) {
                         {large, 1, 512, 4096}};
     device *devices[MAX_ISAS + 1] = {NULL};
     setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
-    printf("| shape, sequences, rows, context | sweep, GB/s |");
+    printf("| shape, pages, sequences, rows, context | sweep, GB/s |");
     for (int i = 0, n = 0; cpu_isa_name(i) && n < MAX_ISAS; i++) {
         const char *isa = cpu_isa_name(i);
         if (!cpu_isa_available(isa) || (argc > 3 && strcmp(isa, argv[3]) != 0)) continue;
@@ -185,7 +187,8 @@ int main(int argc, char **argv) {
     }
     printf("\n");
     for (size_t i = 0; devices[0] && i < sizeof jobs / sizeof *jobs; i++)
-        run(devices, &jobs[i], n_threads, seconds);
+        for (kv_layout layout = KV_PANELS; layout <= KV_INT8; layout++)
+            run(devices, &jobs[i], layout, n_threads, seconds);
     for (int i = 0; devices[i]; i++)
         devices[i]->ops->close(devices[i]);
     return 0;
