@@ -23,7 +23,7 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 static size_t work_layout(const attend_job *job, char *base, attend_work *work) {
-    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->tile->rows;
+    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->tile_rows;
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
     work->input = take(base, &used, TILE_QUERIES * words * job->tile->input_word_bytes);
@@ -246,6 +246,7 @@ static void run_job(cpu_device *dev, attend_job job) {
     job.exact = dev->exact;
     job.is_int8 = job.kv && job.kv->format.layout == KV_INT8;
     job.tile = job.is_int8 ? &job.kernels->int8_tile : &job.kernels->tile;
+    job.tile_rows = job.is_int8 ? job.kernels->int8_most_rows : job.tile->rows;
     job.n_spans = dev->n_spans;
     job.spans = dev->spans;
     assert(job.extent.first_span >= 0 && job.extent.last_span <= job.n_spans);

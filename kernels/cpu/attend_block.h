@@ -40,6 +40,7 @@ typedef struct attend_job {
 
     const cpu_kernels *kernels, *exact; /* of the device */
     const cpu_tile *tile;               /* of scores */
+    int tile_rows;                      /* queries that a call takes */
     bool is_int8;                       /* K and V are */
     int n_spans;                        /* of the step */
     const span *spans;
@@ -64,8 +65,8 @@ typedef struct attend_work {
     uint32_t
         *values;   /* [BLOCK_PANELS * panel_words][width]: a block's, those that are not read in the pages */
     float *scales; /* [ATTEND_BLOCK] of a block's values, in int8 */
-    float *scores; /* [tile->rows][ATTEND_BLOCK] */
-    char *weights; /* [tile->rows] of weight_bytes */
+    float *scores; /* [tile_rows][ATTEND_BLOCK] */
+    char *weights; /* [tile_rows] of weight_bytes */
     float *partials; /* [TILE_QUERIES] of the present block */
     float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
@@ -78,7 +79,7 @@ static inline int64_t attend_query_pos(const attend_job *job, const attend_tile 
 /* Of a tile's queries from `query` on, those that are packed together and that a call takes. */
 static inline int attend_queries_at_once(const attend_job *job, const attend_tile *tile, int query) {
     int left = tile->n_queries - query;
-    return left < job->tile->rows ? left : job->tile->rows;
+    return left < job->tile_rows ? left : job->tile_rows;
 }
 
 /* No positions yet. */

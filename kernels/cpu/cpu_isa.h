@@ -70,6 +70,7 @@ typedef struct cpu_kernels {
     const char *isa;
     cpu_tile tile;
     cpu_tile int8_tile; /* of bf16 inputs and panels of int8 weights, whole groups in a call */
+    int int8_most_rows; /* that it takes, too: better where each panel is read from memory for every call */
 
     /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
     void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
@@ -91,7 +92,7 @@ typedef struct cpu_kernels {
      * group. */
     void (*pack_weights)(const float *weights, const float *scales, int first, int last, void *words);
 
-    /* For at most int8_tile.rows rows: values[n_rows][n_panels * PANEL] (ld floats apart) += a group of such
+    /* For at most int8_most_rows rows: values[n_rows][n_panels * PANEL] (ld floats apart) += a group of such
      * words (of rows that are row_bytes apart) * the codes. words[i]: the next WEIGH_PANELS of the group,
      * [n_panels * PANEL] words for each 4 places; NULL where all weights are 0. The sum of a group is taken
      * in whole numbers: every instruction set has the same. */

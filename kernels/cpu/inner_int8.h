@@ -82,7 +82,7 @@ static void inner_pack_input_int8(const void *rows, size_t row_bytes, int n_rows
 
 /* out = or += the sums of a group times the scales of input and weights. */
 INNER void int8_scale(const int n_rows, const int n_panels, tile_place t, const int8_head *heads,
-                      const lanes *scales, int8_sums acc[INT8_TILE_ROWS][INT8_TILE_PANELS], bool add) {
+                      const lanes *scales, int8_sums acc[INT8_MOST_ROWS][INT8_TILE_PANELS], bool add) {
     UNROLL
     for (int row = 0; row < n_rows; row++) {
         UNROLL
@@ -96,8 +96,8 @@ INNER void int8_scale(const int n_rows, const int n_panels, tile_place t, const 
 
 /* One group of n_words words, the scales among them, for all rows and panels of the tile. */
 INNER void int8_group(const int n_rows, const int n_panels, tile_place t, int n_words, bool add) {
-    int8_sums acc[INT8_TILE_ROWS][INT8_TILE_PANELS];
-    int8_head heads[INT8_TILE_ROWS];
+    int8_sums acc[INT8_MOST_ROWS][INT8_TILE_PANELS];
+    int8_head heads[INT8_MOST_ROWS];
     lanes scales[INT8_TILE_PANELS]; /* read first, as memory is read best in order */
     memcpy(heads, t.input, (size_t)n_rows * sizeof *heads);
     UNROLL
@@ -138,7 +138,7 @@ INNER void int8_groups(const int n_rows, const int n_panels, tile_place t) {
     }
 }
 
-static_assert(INT8_TILE_ROWS <= 4, "int8_rows names every number of rows");
+static_assert(INT8_MOST_ROWS <= 4, "int8_rows names every number of rows");
 
 INNER void int8_rows(int n_rows, const int n_panels, tile_place t) {
     switch (n_rows) {
@@ -149,19 +149,24 @@ INNER void int8_rows(int n_rows, const int n_panels, tile_place t) {
         int8_groups(2, n_panels, t);
         break;
     case 3:
-        if (INT8_TILE_ROWS >= 3) int8_groups(3, n_panels, t);
+        if (INT8_MOST_ROWS >= 3) int8_groups(3, n_panels, t);
         break;
     case 4:
-        if (INT8_TILE_ROWS >= 4) int8_groups(4, n_panels, t);
+        if (INT8_MOST_ROWS >= 4) int8_groups(4, n_panels, t);
         break;
     default:
-        assert(false && "n_rows <= INT8_TILE_ROWS");
+        assert(false && "n_rows <= INT8_MOST_ROWS");
     }
 }
 
 static void inner_tile_int8(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
                             int n_panels, int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
     tile_place t = {input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead};
+    for (; n_rows > INT8_TILE_ROWS && n_panels >= INT8_PANELS_OF_MOST; n_panels -= INT8_PANELS_OF_MOST) {
+        int8_rows(n_rows, INT8_PANELS_OF_MOST, t);
+        t.panels += INT8_PANELS_OF_MOST * panel_words;
+        t.out += INT8_PANELS_OF_MOST * PANEL;
+    }
     for (; n_panels >= INT8_TILE_PANELS; n_panels -= INT8_TILE_PANELS) {
         int8_rows(n_rows, INT8_TILE_PANELS, t);
         t.panels += INT8_TILE_PANELS * panel_words;
@@ -204,8 +209,8 @@ typedef struct weigh_place {
 } weigh_place;
 
 INNER void weigh_fixed(const int n_rows, const int n_panels, weigh_place t) {
-    int8_sums acc[INT8_TILE_ROWS][INT8_TILE_PANELS];
-    int8_head heads[INT8_TILE_ROWS];
+    int8_sums acc[INT8_MOST_ROWS][INT8_TILE_PANELS];
+    int8_head heads[INT8_MOST_ROWS];
     const char *input = t.weights + INT8_INPUT_BYTES;
     UNROLL
     for (int row = 0; row < n_rows; row++) {
@@ -248,13 +253,13 @@ INNER void weigh_rows(int n_rows, const int n_panels, weigh_place t) {
         weigh_fixed(2, n_panels, t);
         break;
     case 3:
-        if (INT8_TILE_ROWS >= 3) weigh_fixed(3, n_panels, t);
+        if (INT8_MOST_ROWS >= 3) weigh_fixed(3, n_panels, t);
         break;
     case 4:
-        if (INT8_TILE_ROWS >= 4) weigh_fixed(4, n_panels, t);
+        if (INT8_MOST_ROWS >= 4) weigh_fixed(4, n_panels, t);
         break;
     default:
-        assert(false && "n_rows <= INT8_TILE_ROWS");
+        assert(false && "n_rows <= INT8_MOST_ROWS");
     }
 }
 
@@ -262,6 +267,9 @@ static void inner_weigh_int8(const void *weights, size_t row_bytes, int n_rows,
                              const uint32_t *const words[WEIGH_INT8_PIECES], int n_panels, cpu_ahead *ahead,
                              float *values, size_t ld) {
     weigh_place t = {weights, row_bytes, words, (size_t)n_panels * PANEL, 0, ahead, values, ld};
+    for (; n_rows > INT8_TILE_ROWS && n_panels - t.first_panel >= INT8_PANELS_OF_MOST;
+         t.first_panel += INT8_PANELS_OF_MOST)
+        weigh_rows(n_rows, INT8_PANELS_OF_MOST, t);
     for (; n_panels - t.first_panel >= INT8_TILE_PANELS; t.first_panel += INT8_TILE_PANELS)
         weigh_rows(n_rows, INT8_TILE_PANELS, t);
     for (; t.first_panel < n_panels; t.first_panel++)

@@ -85,9 +85,10 @@ static void store_f32(const float *x, int n, void *y) {
 #define INNER_OTHERS(type)                                                                                   \
     .int8_tile = {INT8_TILE_ROWS,   INT8_TILE_PANELS,      0,                                                \
                   INT8_INPUT_BYTES, inner_pack_input_int8, inner_tile_int8},                                 \
-    .pack_weights = inner_pack_weights, .weigh_int8 = inner_weigh_int8, .pack_panel = inner_pack_panel,      \
-    .softmax = softmax_##type, .merge = inner_merge, .finish = finish_##type, .rmsnorm = rmsnorm_##type,     \
-    .swiglu = swiglu_##type, .store = store_##type, .exp = inner_exp
+    .int8_most_rows = INT8_MOST_ROWS, .pack_weights = inner_pack_weights, .weigh_int8 = inner_weigh_int8,    \
+    .pack_panel = inner_pack_panel, .softmax = softmax_##type, .merge = inner_merge,                         \
+    .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,      \
+    .exp = inner_exp
 
 /* Initialiser of a table. */
 #define INNER_TABLE(isa_name, type, type_input_bytes)                                                        \

@@ -37,7 +37,7 @@ static inline lanes tile_step(bool bf16, lanes acc, const char *input, tile_word
 /* ---- one step of a tile with int8 weights: an input number is two signed digits, upper and lower byte ----
  */
 
-enum { INT8_TILE_ROWS = 3, INT8_TILE_PANELS = 4 };
+enum { INT8_TILE_ROWS = 3, INT8_TILE_PANELS = 4, INT8_MOST_ROWS = 4, INT8_PANELS_OF_MOST = 2 };
 
 /* Of 16 integers: GCC 12 copies a sum of type __m512i around every step. */
 typedef int32_t int16_lanes __attribute__((vector_size(64)));

@@ -20,7 +20,7 @@ static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
 /* ---- one step of a tile with int8 weights: columns 0 and 2 of a word, then 1 and 3, as pairs of int16 ----
  */
 
-enum { INT8_TILE_ROWS = 4, INT8_TILE_PANELS = 2 };
+enum { INT8_TILE_ROWS = 4, INT8_TILE_PANELS = 2, INT8_MOST_ROWS = 4, INT8_PANELS_OF_MOST = 2 };
 
 typedef __m512i int8_sums;
 

@@ -24,7 +24,7 @@ static inline tile_words tile_load(bool bf16, const uint32_t *panel) {
 
 /* ---- one step of a tile with int8 weights, whose words hold 4 of an output as weight + 128 ---- */
 
-enum { INT8_TILE_ROWS = 2, INT8_TILE_PANELS = 1 };
+enum { INT8_TILE_ROWS = 2, INT8_TILE_PANELS = 1, INT8_MOST_ROWS = 2, INT8_PANELS_OF_MOST = 1 };
 
 /* Of 128 steps at most: all in whole numbers. An input number is two signed digits, upper and lower byte; as
  * float32 has no room for the sum of the numbers, but for those of the digits, they are summed apart. */

@@ -177,7 +177,7 @@ static void test_weigh(void) {
             for (int row = 0; row < MOST_ROWS; row++)
                 expect_values(&w, row, values + row * WIDTH);
             if (!cpu_isa_name(i + 1)) memcpy(first, values, sizeof first);
-            for (int n = 2; n <= kernels->int8_tile.rows; n++) {
+            for (int n = 2; n <= kernels->int8_most_rows; n++) {
                 float together[MOST_ROWS * WIDTH];
                 weigh(kernels, &w, MOST_ROWS - n, n, together);
                 CHECK_CASE(!memcmp(together, values + (MOST_ROWS - n) * WIDTH,
