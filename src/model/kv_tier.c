@@ -36,6 +36,7 @@ struct kv_tier {
     int32_t newest, oldest;       /* of the list */
     int32_t written[MOST_WRITES]; /* on their way to the file, in the order in which they were begun */
     int n_written;
+    int32_t robbed;   /* the page whose record was taken last for another one */
     bool file_failed; /* to take a page: no more are written */
     int64_t step;     /* that began last */
     int64_t n_lost;
@@ -49,6 +50,8 @@ kv_tier *kv_tier_open(const kv_tier_shape *shape) {
     t->free = mem_new((size_t)shape->n_frames, sizeof *t->free);
     for (int32_t frame = shape->n_frames; frame > 0;)
         t->free[t->n_free++] = --frame;
+    for (int32_t page = 0; page < shape->n_pages; page++)
+        t->pages[page] = (page_state){.frame = NONE, .record = NONE};
     t->newest = t->oldest = NONE;
     pthread_mutex_init(&t->lock, NULL);
     return t;
@@ -146,12 +149,13 @@ static void collect_writes(kv_tier *t, int n) {
     t->n_written = n_left;
 }
 
-/* A record of one that is in memory as well is of no use where there are no others. */
+/* A record of one that is in memory as well, held or not, is of no use where there are no others. */
 static int take_record(kv_tier *t) {
     int record = page_file_take(t->shape.file);
-    for (int32_t page = t->oldest; record < 0 && page != NONE; page = t->pages[page].newer) {
-        page_state *p = &t->pages[page];
-        if (p->record == NONE || p->way != LIES_STILL) continue;
+    for (int32_t i = 0; record < 0 && i < t->shape.n_pages; i++) {
+        t->robbed = (t->robbed + 1) % t->shape.n_pages;
+        page_state *p = &t->pages[t->robbed];
+        if (p->record == NONE || p->frame == NONE || p->way != LIES_STILL) continue;
         give_record_back(t, p);
         p->is_changed = true;
         record = page_file_take(t->shape.file);
@@ -200,6 +204,17 @@ static int32_t take_frame(kv_tier *t) {
     return NONE;
 }
 
+/* Then the records of pages that were read can be taken. False: there was none on its way. */
+static bool finish_reads(kv_tier *t) {
+    bool any = false;
+    for (int32_t page = 0; page < t->shape.n_pages; page++) {
+        if (t->pages[page].way != IS_READ) continue;
+        finish(t, &t->pages[page]);
+        any = true;
+    }
+    return any;
+}
+
 /* Waits for one. NONE: there is no room in the file for what could leave memory. */
 static int32_t wait_for_frame(kv_tier *t) {
     for (double begin = clock_seconds(); clock_seconds() - begin < most_seconds;) {
@@ -210,7 +225,7 @@ static int32_t wait_for_frame(kv_tier *t) {
         if (t->n_written > 0) {
             collect_writes(t, 1);
         } else if (t->newest != NONE) {
-            return NONE;
+            if (t->file_failed || !finish_reads(t)) return NONE;
         } else { /* all are held, most of them by other threads for a moment */
             pthread_mutex_unlock(&t->lock);
             nanosleep(&(struct timespec){0, 100000}, NULL);
@@ -249,10 +264,14 @@ void kv_tier_hold(kv_tier *t, int32_t page) {
     page_state *p = &t->pages[page];
     const int32_t frame = p->frame == NONE ? wait_for_frame(t) : NONE;
     if (p->frame == NONE && frame == NONE) {
-        if (!t->file_failed) status_fail("memory for pages of the KV cache is full, and so is their file");
-        memcpy(t->text, status_text(), sizeof t->text);
+        if (!t->file_failed) {
+            status_fail("memory for pages of the KV cache is full, and so is their file");
+            memcpy(t->text, status_text(), sizeof t->text);
+        }
         lose(t, p);
     }
+    if (p->frame != NONE && frame != NONE)
+        t->free[t->n_free++] = frame; /* meanwhile another thread held it */
     hold(t, page, frame);
     pthread_mutex_unlock(&t->lock);
 }

@@ -140,6 +140,29 @@ static void full(void) {
     close_tier(&t);
 }
 
+/* As many pages as memory and file hold together: those that are held came from the file, and their records
+ * are what the others need to leave memory. */
+static void full_and_held(void) {
+    enum { FEW = 30, SPARE = 2, ALL = FRAMES + FEW - SPARE };
+    for (int engine = 0; engine < N_PAGE_FILE_ENGINES; engine++) {
+        tier t = open_tier(FEW, (page_file_engine)engine);
+        for (int32_t page = 0; page < ALL; page++) {
+            kv_tier_add(t.tier, page);
+            fill(&t, page, 1000 * (uint32_t)page, KV_TIER_CLOSED);
+        }
+        for (int32_t first = 0; first + FRAMES <= ALL; first++) {
+            for (int32_t page = first; page < first + FRAMES; page++)
+                kv_tier_hold(t.tier, page);
+            for (int32_t page = first; page < first + FRAMES; page++) {
+                CU_ASSERT(has(&t, page, 1000 * (uint32_t)page));
+                kv_tier_leave(t.tier, page, KV_TIER_READ);
+            }
+        }
+        CU_ASSERT_EQUAL(kv_tier_n_lost(t.tier), 0);
+        close_tier(&t);
+    }
+}
+
 /* What is damaged costs its own page only, which is all NaN. */
 static void damaged(void) {
     tier t = open_tier(RECORDS, PAGE_FILE_THREADS);
@@ -163,7 +186,10 @@ static void damaged(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {
-        {"any history", any_history}, {"full", full}, {"damaged", damaged}, CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {{"any history", any_history},
+                           {"full", full},
+                           {"full and held", full_and_held},
+                           {"damaged", damaged},
+                           CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "kv tier", tests);
 }
