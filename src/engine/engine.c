@@ -268,13 +268,13 @@ static bool issue_refining(engine *e) {
 /* Its logits are NaN from there on, so that it ends with its next token. */
 static void take_loss(engine *e, const note *n, int rank) {
     slot_tokens q;
+    status_adopt(n->st, n->text);
+    if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
+    notice_add("%s: what was computed of it is given up, and the others go on", status_text());
     for (int i = 0; schedule_running(e->schedule, i, &q); i++) {
         session *s = e->sessions[q.sequence];
-        if (q.slot != n->number || s->sequence_id != n->sequence_id || s->failure) continue;
-        status_adopt(n->st, n->text);
-        if (comm_size(e->worker.comm) > 1) status_at(n->st, "rank %d", rank);
-        s->failure = mem_copy_text(status_text(), strlen(status_text()));
-        notice_add("%s: what was computed of it is given up, and the others go on", status_text());
+        if (q.slot == n->number && s->sequence_id == n->sequence_id && !s->failure)
+            s->failure = mem_copy_text(status_text(), strlen(status_text()));
     }
 }
 

@@ -14,6 +14,7 @@ typedef struct slot_state {
     sampling_options sampling;
     uint32_t *seen;     /* token_set so far, for the repetition penalty; NULL until one asks for it */
     int64_t logits_pos; /* of the logits that are kept of it; -1: none */
+    int64_t n_lost;     /* pages of any slot when this one was looked at last */
     bool has_lost;      /* a page, and it was told */
 } slot_state;
 
@@ -84,6 +85,7 @@ static void start_sequence(stage *g, const step_start *start) {
     slot->sampling = start->sampling;
     slot->logits_pos = -1;
     slot->has_lost = false;
+    slot->n_lost = 0;
     if (!slice_has_head(g->slice) || start->sampling.repetition_penalty == 1) return;
     size_t words = token_set_words(g->config->vocab_size);
     if (!slot->seen) slot->seen = mem_new(words, sizeof *slot->seen);
@@ -299,7 +301,8 @@ status stage_read_logits(const stage *g, int slot, float *host_logits) {
 bool stage_has_lost(stage *g, int slot, char *text) {
     kv_tier *tier = kv_cache_tier(g->kv);
     bool is_lost = false;
-    if (!tier || kv_tier_n_lost(tier) == 0 || g->slots[slot].has_lost) return false;
+    if (!tier || kv_tier_n_lost(tier) == g->slots[slot].n_lost || g->slots[slot].has_lost) return false;
+    g->slots[slot].n_lost = kv_tier_n_lost(tier);
     for (int l = 0; l < g->slice.last_layer - g->slice.first_layer && !is_lost; l++) {
         const int32_t *table = kv_cache_table(g->kv, slot, l);
         const int64_t end = kv_cache_end_page(g->kv, slot, l);

@@ -163,15 +163,13 @@ static int take_record(kv_tier *t) {
     return record;
 }
 
-static bool begin_write(kv_tier *t, int32_t page) {
+/* Of a page that has a record. */
+static void begin_write(kv_tier *t, int32_t page) {
     page_state *p = &t->pages[page];
-    if (p->record == NONE) p->record = take_record(t);
-    if (p->record < 0) return false;
     p->ticket = page_file_begin_write(t->shape.file, p->record, frame_at(t, p->frame));
     p->way = IS_WRITTEN;
     p->is_changed = false;
     t->written[t->n_written++] = page;
-    return true;
 }
 
 /* Begin to write pages that nobody holds: closed ones, in the order in which they leave; or open ones, those
@@ -179,10 +177,12 @@ static bool begin_write(kv_tier *t, int32_t page) {
 static void write_behind(kv_tier *t, int most, bool open) {
     for (int32_t page = open ? t->oldest : first_to_leave(t); page != NONE;
          page = open ? t->pages[page].newer : next_to_leave(t, page)) {
-        const page_state *p = &t->pages[page];
+        page_state *p = &t->pages[page];
         if (most == 0 || t->n_written == MOST_WRITES || t->file_failed) return;
         if (p->way != LIES_STILL || !p->is_changed || p->is_open != open) continue;
-        if (!begin_write(t, page)) return;
+        if (p->record == NONE) p->record = take_record(t);
+        if (p->record < 0) return;
+        begin_write(t, page);
         most--;
     }
 }
@@ -287,6 +287,16 @@ int32_t kv_tier_wait(kv_tier *t, int32_t page, bool to_write) {
     return frame;
 }
 
+/* A full page that nobody holds, where frames are few: so that it can leave when its frame is needed. */
+static void write_early(kv_tier *t, int32_t page) {
+    page_state *p = &t->pages[page];
+    if (!p->is_changed || p->is_open || p->way != LIES_STILL || t->n_free >= t->shape.n_frames / 8) return;
+    collect_writes(t, 0);
+    if (t->n_written == MOST_WRITES || t->file_failed) return;
+    if (p->record == NONE) p->record = page_file_take(t->shape.file);
+    if (p->record >= 0) begin_write(t, page);
+}
+
 void kv_tier_leave(kv_tier *t, int32_t page, kv_tier_change change) {
     pthread_mutex_lock(&t->lock);
     page_state *p = &t->pages[page];
@@ -299,7 +309,7 @@ void kv_tier_leave(kv_tier *t, int32_t page, kv_tier_change change) {
     if (--p->n_holds == 0 && p->is_lost && p->frame != t->shape.n_frames) let_frame_go(t, p);
     if (p->n_holds == 0 && !p->is_lost) {
         list_add(t, page);
-        if (t->n_free < t->shape.n_frames / 8) write_behind(t, 1, false);
+        write_early(t, page);
     }
     pthread_mutex_unlock(&t->lock);
 }

@@ -104,10 +104,12 @@ static attend_nodes nodes_of(const kv_walk *w, int layer, const span *s) {
     return attend_nodes_seen(s->pos0, s->pos0 + s->n_rows - 1, w->windows[layer], ATTEND_NODE_LEVEL);
 }
 
-/* Spans together, as long as they take no more than a quarter of memory; one that takes more node after node.
+/* Spans together, as long as they take no more than a quarter of what is left of memory; one that takes more
+ * node after node.
  */
-static void add_parts(const kv_walk *w, walk_way *way, int layer, int n_spans, const span *spans) {
-    const size_t most = (size_t)w->shape->n_frames / 4;
+static void add_parts(const kv_walk *w, walk_way *way, int layer, size_t n_appended, int n_spans,
+                      const span *spans) {
+    const size_t n_frames = (size_t)w->shape->n_frames, most = (n_frames - n_appended) / 4;
     for (int i = 0, end; i < n_spans; i = end) {
         walk_unit *unit = add_unit(way, layer);
         attend_nodes all = nodes_of(w, layer, &spans[i]);
@@ -145,7 +147,7 @@ static void make_way(const kv_walk *w, walk_way *way, int n_spans, const span *s
         for (const span *s = spans; s < spans + n_spans; s++)
             add_pages(w, way, layer, s->slot, s->pos0, s->pos0 + s->n_rows);
         unit->end = way->n_pages;
-        add_parts(w, way, layer, n_spans, spans);
+        add_parts(w, way, layer, unit->end - unit->first, n_spans, spans);
     }
 }
 

@@ -270,6 +270,10 @@ static int most_held(const model_config *c, const sizing *s) {
 status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *out) {
     const int64_t least = kv_pages_for(asked->longest_tokens, asked->page_tokens);
     sizing s = *asked;
+    if (s.kv_disk.bytes && disk_bytes(c, asked) == 0)
+        return status_refuse(
+            "--kv-disk %s: %.1f MiB are too few: more than %.1f MiB are needed for it to be of use",
+            s.kv_disk.dir, mem_mib(s.kv_disk.bytes), mem_mib(KV_TIER_SPARE_RECORDS * page_bytes(c, asked)));
     if (least > PLAN_MOST_PAGES)
         return status_refuse(
             "a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
@@ -312,7 +316,7 @@ int64_t plan_memory_pages(const plan *p) {
     int64_t least = 0;
     for (const plan_rank *k = p->ranks; k < p->ranks + p->n_ranks; k++) {
         const int64_t each = k->n_frames / (k->slice.last_layer - k->slice.first_layer);
-        if (k->n_frames > 0 && (least == 0 || each < least)) least = each;
+        if (k->n_frames > 0 && (least == 0 || each < least)) least = each > 0 ? each : 1;
     }
     return least;
 }

@@ -97,6 +97,7 @@ static void run_stage_0(scoring *s, engine *e) {
     session *windows = submit_windows(s, e);
     progress bar = progress_begin("tokens");
     for (event ev; engine_next(e, &ev);) {
+        if (ev.session && ev.session->failure) status_die("%s", ev.session->failure);
         for (int64_t i = 0; i < ev.n_scores; i++) {
             double nll = (double)ev.scores[i];
             s->window_sums[ev.session->id] += nll;

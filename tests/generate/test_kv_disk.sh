@@ -138,6 +138,8 @@ refusals() {
     refused 'too little memory' 2 'of memory for KV pages, but beside --kv-disk it needs'
     batch "$model" 1 --kv-memory 4M --kv-disk "$all/disk:2200K"
     refused 'too small' 2 'raise --kv-memory'
+    batch "$model" 1 --kv-memory 4M --kv-disk "$all/disk:1M"
+    refused 'of no use' 2 '1.0 MiB are too few'
 }
 
 (run_chain in_memory)
