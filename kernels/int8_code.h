@@ -27,9 +27,9 @@ static inline float int8_code_scale(float largest) {
 /* The code of a number as it is stored; 0 where the scale is NaN. */
 static inline uint8_t int8_encode(float x, float scale) {
     const float moved = x / scale + 0x1.8p23f; /* rounds to a whole number, in the low bits */
-    uint32_t bits;
-    memcpy(&bits, &moved, sizeof bits);
-    return scale == scale ? (uint8_t)(bits + INT8_OFFSET) : INT8_OFFSET;
+    uint32_t bits = 0;
+    if (scale == scale) memcpy(&bits, &moved, sizeof bits);
+    return (uint8_t)(bits + INT8_OFFSET);
 }
 
 static inline float int8_decode(uint8_t stored, float scale) {

@@ -1,12 +1,9 @@
 /* tests/emulation/matmul_many.cc: stands in for kernels/cuda/matmul/matmul_many.c, as there is no cuBLASLt
  * here: each sum is one chain. */
+#include "kernels/convert.h"
 #include "kernels/cuda/device/cuda_ops.h"
 
 #include "tests/emulation/emulation.h"
-
-static float float_of_bf16(uint16_t bits) {
-    return __uint_as_float(static_cast<unsigned>(bits) << 16);
-}
 
 static void multiply(const uint16_t *w, const uint16_t *x, int64_t T, int64_t N, int64_t M, float *y,
                      bool add) {

@@ -43,7 +43,7 @@ static void check_group(const uint16_t *row, const uint16_t *got, int first, int
         CU_ASSERT(isnan(y) == !is_finite);
         if (is_finite) worst = fmaxf(worst, fabsf(y - x) - fabsf(x) * 0x1p-8f);
     }
-    CU_ASSERT(worst <= fmaxf(largest / 254, 0x1p-127f) * 1.01f);
+    CU_ASSERT(worst <= fmaxf(largest / 254, 0x1p-127f) * 1.001f);
 }
 
 static void check_row(const kv_format *f, kv_part part, const uint16_t *row, char *page, char *again) {
