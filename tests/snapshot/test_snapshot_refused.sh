@@ -284,17 +284,17 @@ has_segments() {
 }
 
 two_jobs() {
-    generate 1 --prompt-file "$page" --max-tokens 500 --ignore-eos
+    generate 1 --prompt-file "$page" --max-tokens 1200 --ignore-eos
     cp "$temp/out" "$temp/whole"
     dir=$temp/shared.kvs
-    start_long_run 2 "$dir" 500
+    start_long_run 2 "$dir" 1200
     find_ranks
     wait_for 60 has_segments "$dir" || failed 'two jobs' 'the first saves nothing'
     # Held still, so that it is not over before the others have tried.
     # shellcheck disable=SC2086 # several processes
     kill -STOP $all_ranks
     begin=$(date +%s)
-    generate 1 --prompt-file "$page" --max-tokens 500 --save "$dir" --resume "$dir"
+    generate 1 --prompt-file "$page" --max-tokens 1200 --save "$dir" --resume "$dir"
     seconds=$(($(date +%s) - begin))
     refused 'a second job' 2 shared.kvs/lock 'in use' "on $(uname -n) since 20" 'name another one'
     check 'a second job: at once' "it took $seconds s" [ $seconds -le 10 ]
@@ -341,12 +341,12 @@ look_at_batch() {
 
 killed_job() {
     dir=$temp/killed.kvs
-    generate 2 --prompt-file "$page" --max-tokens 500 --ignore-eos --save "$dir" --save-every 50 \
+    generate 2 --prompt-file "$page" --max-tokens 1200 --ignore-eos --save "$dir" --save-every 50 \
         --fail-at manifest-rename:0:2kill
     check 'a killed job leaves its lock' 'it does not' [ "$status" -ne 0 -a -e "$dir/lock" ]
     for np in 1 3; do
         cp -r "$dir" "$temp/killed$np.kvs"
-        generate $np --prompt-file "$page" --max-tokens 500 --ignore-eos --save "$temp/killed$np.kvs" \
+        generate $np --prompt-file "$page" --max-tokens 1200 --ignore-eos --save "$temp/killed$np.kvs" \
             --resume "$temp/killed$np.kvs"
         expect "after a killed job, $np ranks" 0 || continue
         check "a stale lock is taken over, $np ranks" 'not said' \

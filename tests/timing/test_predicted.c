@@ -16,7 +16,7 @@
 
 enum {
     N_LAYERS = 12,
-    PAGE = 16,
+    PAGE = 32,
     LONGEST = 1024,
     N_PROMPT = 768,
     N_NEW = 24,
