@@ -54,7 +54,7 @@ for codec in $codecs; do
     measure "$name" "$ranks" perplexity "$@" --file "$file" --context "$context" --scored "$scored" \
         --windows "$windows" --keys "$keys" --context-codec "$codec" --tables "$out/tables.kvt" || continue
     answered=,
-    [ "$keys" = 0 ] || answered=$(number "$report" answered_keys),$(number "$report" coded_answered_keys)
+    [ "$keys" = 0 ] || answered=$(number "$report" answered_keys),$(number "$report" changed_answered_keys)
     printf '%s,' "$codec" "$(number "$report" bits_per_element)" "$(mean "$report" divergence)" \
         "$(half "$report" divergence)" "$(mean "$report" perplexity_change)" "$(half "$report" perplexity_change)" \
         "$(number "$report" same_likeliest)" "$(number "$report" pass_keys)" >>"$table"

@@ -8,8 +8,8 @@
 # Behind the piece each is asked for, in a prompt of its own:
 #     What is the pass key of NAME? The pass key of NAME is
 # A key is found when the number is the likeliest continuation. kvarve perplexity asks for it behind the exact cache and
-# behind the same that was changed before the question came, as the options behind -- say, such as --context-codec
-# kvarve:small:3 --tables FILE. Others that it takes may stand there, too, and go for both: --add-bos, --device, ...
+# behind one that is changed as the options behind -- say, such as --kv int8, or --context-codec kvarve:small:3 --tables
+# FILE. Others that it takes may stand there, too, and go for both: --add-bos, --device, ...
 #
 # Prints, for each length and depth, how many were found; and bytes of the cache of a token, and how much worse the
 # tokens behind the pieces are foretold (nats a token, with half of the 95% interval over pieces).
@@ -75,8 +75,13 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
 done
 [ -s "$temp/text" ] || refuse "name a text to hide the keys in (see --help)"
 [ $# -eq 0 ] || shift
-is_changed=1
-case " $* " in *" --context-codec"[\ =]*) ;; *) is_changed=0 && set -- --context-codec none "$@" ;; esac
+case " $* " in # what changes the cache
+*" --context-codec"[\ =]*) is_changed=1 ;;
+*" --kv"[\ =]bf16" "*) is_changed=0 ;;
+*" --kv"[\ =]*) is_changed=1 ;;
+*) is_changed=0 ;;
+esac
+[ $is_changed = 1 ] || set -- --context-codec none "$@"
 
 table=$out/recall.csv
 {
@@ -88,7 +93,7 @@ for length in $lengths; do
     measure "$length" "$ranks" perplexity --model "$model" --file "$temp/text" --context $((length - n_scored)) \
         --scored "$n_scored" --windows "$n_prompts" --key-depths "$(echo "$depths" | tr -s ' ' ,)" "$@" || continue
     report=$runs/$length.json
-    bytes=$(number "$report" bytes_per_token) changed_bytes=$(number "$report" coded_bytes_per_token)
+    bytes=$(number "$report" bytes_per_token) changed_bytes=$(number "$report" changed_bytes_per_token)
     [ $is_changed = 1 ] || changed_bytes=$bytes # not what files would take
     figures=$bytes,$changed_bytes
     for figure in nll_change divergence; do

@@ -77,9 +77,9 @@ measure() {
     mv "$runs/$name.part" "$runs/$name.json"
 }
 
-# number, mean or half REPORT KEY: what the report of perplexity --context-codec has of that name.
+# number, mean or half REPORT KEY: what the report of perplexity with a changed cache has of that name.
 line_of() {
-    sed -n "/\"context_codec\"/,\$s/^ *\"$2\": *//p" "$1" | head -n 1
+    sed -n "/\"changed_cache\"/,\$s/^ *\"$2\": *//p" "$1" | head -n 1
 }
 number() { line_of "$@" | sed 's/,$//'; }
 mean() { line_of "$@" | sed 's/.*"mean": *\([^,}]*\).*/\1/'; }

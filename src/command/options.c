@@ -196,23 +196,39 @@ static status join_precision(options *o) {
 static status check_kv(const options *o) {
     if (o->kv != KV_CACHE_OF_PRECISION && o->precision == PRECISION_F32)
         return status_refuse("--kv %s: not with --precision f32, whose KV cache is f32",
-                             o->kv == KV_CACHE_INT8 ? "int8" : "bf16");
+                             options_kv_name(o->kv));
     if (o->kv == KV_CACHE_INT8 && o->device == DEVICE_CUDA)
         return status_refuse("--kv int8: not with --device cuda: the CPU only");
     return STATUS_OK;
 }
 
+bool options_change_pages(const options *o) {
+    return o->kv != KV_CACHE_OF_PRECISION && o->kv != KV_CACHE_BF16;
+}
+
+bool options_change_cache(const options *o) {
+    return o->context_codec || options_change_pages(o);
+}
+
+options options_of_exact_cache(const options *o) {
+    options exact = *o;
+    exact.kv = KV_CACHE_OF_PRECISION;
+    exact.context_codec = exact.tables = NULL;
+    return exact;
+}
+
 static status check_perplexity(const options *o) {
-    const char *coded = o->tables                    ? "--tables"
-                        : o->keys > 0                ? "--keys"
-                        : o->key_depths              ? "--key-depths"
-                        : o->windows != OPTION_UNSET ? "--windows"
-                                                     : NULL;
+    const char *changed = o->keys > 0                  ? "--keys"
+                          : o->key_depths              ? "--key-depths"
+                          : o->windows != OPTION_UNSET ? "--windows"
+                                                       : NULL;
     if (!o->file) return status_refuse("kvarve perplexity needs --file TEXT");
-    if (coded && !o->context_codec)
-        return status_refuse("%s is for --context-codec, which is not given", coded);
-    if (o->stride != OPTION_UNSET && o->context_codec)
-        return status_refuse("--stride is not for --context-codec");
+    if (changed && !options_change_cache(o))
+        return status_refuse("%s is for a changed cache: give --context-codec, or --kv int8", changed);
+    if (o->stride != OPTION_UNSET && options_change_cache(o))
+        return status_refuse("--stride is not for a changed cache, as of --context-codec or --kv int8");
+    if (o->tables && !o->context_codec)
+        return status_refuse("--tables is for --context-codec, which is not given");
     if (o->keys > 0 && o->key_depths)
         return status_refuse("kvarve perplexity takes one of --keys and --key-depths, not both");
     return STATUS_OK;

@@ -72,9 +72,9 @@ typedef struct options {
 
     int64_t context; /* OPTION_UNSET: the model's */
     int64_t stride;  /* OPTION_UNSET: the context */
-    int64_t scored;  /* behind each context, with context_codec */
+    int64_t scored;  /* behind each context of a changed cache */
     int64_t windows; /* at most; OPTION_UNSET: all */
-    int64_t keys;    /* in each context, with context_codec */
+    int64_t keys;    /* in each context of a changed cache */
     int64_t vocab;   /* OPTION_UNSET: the shape's */
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t nodes;                      /* OPTION_UNSET: 1 */
@@ -102,6 +102,14 @@ typedef struct options {
  * one. */
 status options_parse(int argc, char **argv, options *out);
 
+/* Do the pages of the KV cache hold other numbers than were computed? */
+bool options_change_pages(const options *o);
+
+/* Does perplexity judge a cache that is changed so, or by a codec? And the same options with the exact one.
+ */
+bool options_change_cache(const options *o);
+options options_of_exact_cache(const options *o);
+
 /* The table of a command's options (all commands when `help` came before any), on `to`. */
 void options_print_help(const options *o, FILE *to);
 
@@ -114,3 +122,4 @@ const char *options_example(const options *o);
 
 const char *options_command_name(command c);
 const char *options_action_name(snapshot_action a);
+const char *options_kv_name(kv_kind kind);

@@ -64,7 +64,7 @@ const option_spec options_table[] = {
     {"context-codec", &option_text, PERPLEXITY, AT(context_codec), NULL, "", 0, 0,
      "score behind contexts that went through it"},
     {"scored", &option_integer, PERPLEXITY, AT(scored), "256", NULL, 1, 1048576,
-     "tokens to score behind each context, with --context-codec"},
+     "tokens to score behind each context of a changed cache"},
     {"keys", &option_integer, PERPLEXITY, AT(keys), "0", NULL, 0, 16,
      "pass keys in each context, which is read again to ask for one"},
     {"key-depths", &option_text, PERPLEXITY, AT(key_depths), NULL, "--keys", 0, 0,

@@ -337,6 +337,10 @@ static const char *kv_name(unsigned value) {
     return value < sizeof names / sizeof *names ? names[value] : NULL;
 }
 
+const char *options_kv_name(kv_kind kind) {
+    return kv_name(kind);
+}
+
 static const char *load_name(unsigned value) {
     static const char *const names[] = {
         [LOAD_FULL] = "full", [LOAD_AUTO] = "auto", [LOAD_BASE] = "base", [LOAD_RECOMPUTE] = "recompute"};

@@ -1,6 +1,6 @@
-/* src/study/context_score.h: tokens behind a context as it was computed, beside the same tokens behind the
- * same context after a codec: what the last stage keeps of them, and what all of it says. Local, but where
- * said. */
+/* src/study/context_score.h: tokens behind a context in the exact cache, beside the same tokens behind the
+ * same context in a cache that was changed: what the last stage keeps of them, and what all of it says.
+ * Local, but where said. */
 #pragma once
 
 #include "io/codec/kv_codec.h"
@@ -18,13 +18,13 @@ typedef struct coded_sums {
 
 /* Over the scored tokens of a window. */
 typedef struct window_score {
-    double n, nll, coded_nll;
-    double divergence;         /* sum of KL(exact || coded) over next-token distributions, in nats */
-    double n_same_top;         /* tokens before which both find the same token likeliest */
-    double n_top, n_coded_top; /* and that this token is */
+    double n, nll, changed_nll;
+    double divergence;           /* sum of KL(exact || changed) over next-token distributions, in nats */
+    double n_same_top;           /* tokens before which both find the same token likeliest */
+    double n_top, n_changed_top; /* and that this token is */
 } window_score;
 
-/* The digits of a pass key, behind the context as it was computed [0], and coded [1]. */
+/* The digits of a pass key, in the exact cache [0], and in the changed one [1]. */
 typedef struct key_score {
     double n[2], nll[2]; /* tokens; sum over them */
     double n_missed[2];  /* that were not the likeliest */
@@ -36,19 +36,22 @@ typedef struct context_scores {
     int vocab_size;
     window_score *windows; /* [n_windows] */
     key_score *keys;       /* [n_windows, n_keys] */
-    float **exact;         /* [n_windows]: log-probabilities [n_scored, V] until the coded ones came */
+    float **exact;         /* [n_windows]: log-probabilities [n_scored, V] until the changed ones came */
 } context_scores;
 
 context_scores context_scores_new(int64_t n_windows, int64_t n_scored, int64_t n_keys, int vocab_size);
 void context_scores_free(context_scores *s); /* zeroed is fine */
 
-/* The logits [V] before the scored token number `row` of a window, which is target: those behind the context
- * as it was computed come first. Last stage. */
-void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is_coded, int32_t target,
+/* What is kept of n_windows, in bytes, when all of the exact cache comes before any of the changed one. */
+uint64_t context_scores_exact_bytes(int64_t n_windows, int64_t n_scored, int vocab_size);
+
+/* The logits [V] before the scored token number `row` of a window, which is target: those of the exact cache
+ * come first. Last stage. */
+void context_scores_take(context_scores *s, int64_t window, int64_t row, bool is_changed, int32_t target,
                          const float *logits);
 
 /* The logits [V] before a token of the digits of a key, of all windows' [n_windows, n_keys]. Last stage. */
-void context_scores_take_key(context_scores *s, int64_t key, bool is_coded, int32_t target,
+void context_scores_take_key(context_scores *s, int64_t key, bool is_changed, int32_t target,
                              const float *logits);
 
 /* The last stage's scores to every rank. Collective. */
@@ -60,24 +63,27 @@ typedef struct estimate {
 } estimate;
 
 typedef struct context_result {
+    double token_bytes[2]; /* of K and V of a position: in the exact cache [0], and in the changed one [1] */
+    bool is_coded;         /* by a codec, which has these: */
     double bits, part_bits[N_KV_PARTS]; /* per element */
     double error[N_KV_PARTS];           /* mean squares, in those of the elements */
     double kept_exact, kept_8bit; /* shares of tokens of layers that kvarve's codecs kept so; NaN of others */
-    double token_bytes[2]; /* of K and V of a position: as the run's pages have them [0], and coded [1] */
-    double nll;            /* per token, behind contexts as they were computed */
-    estimate change;       /* of nll by the codec, paired */
-    estimate divergence;   /* nats per token */
-    double same_top, top, coded_top; /* shares of all tokens */
+
+    double nll;                        /* per token, in the exact cache */
+    estimate change;                   /* of nll by the change, paired */
+    estimate divergence;               /* nats per token */
+    double same_top, top, changed_top; /* shares of all tokens */
     int64_t n_windows;
 
     int64_t n_keys, n_answered[2]; /* of all windows; those of which every token was the likeliest */
     int64_t n_answered_at[PASS_KEYS_MOST][2]; /* of the first keys of all windows, the second, ... */
-    double digit_nll;                         /* per digit, behind contexts as they were computed */
+    double digit_nll;                         /* per digit, in the exact cache */
     estimate digit_change;
 } context_result;
 
-/* sums: those of all ranks; token_bytes: of K and V of a position in pages of this type. */
-context_result context_result_of(const context_scores *s, const coded_sums *sums, double token_bytes,
+/* token_bytes: of K and V of a position in pages of both caches. sums: those of all ranks of what went
+ * through a codec, elements of this type, whose bytes then are the changed cache's; NULL: nothing did. */
+context_result context_result_of(const context_scores *s, const double token_bytes[2], const coded_sums *sums,
                                  dtype type);
 void context_result_print(const context_result *r);               /* on stdout */
 void context_result_put(json_writer *w, const context_result *r); /* the same, as members */

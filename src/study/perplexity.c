@@ -9,7 +9,7 @@
 #include "src/command/report.h"
 #include "src/command/run.h"
 #include "src/command/sizing.h"
-#include "src/study/context_codec.h"
+#include "src/study/changed_cache.h"
 #include "src/study/windows.h"
 
 enum { DEFAULT_CONTEXT = 2048 };
@@ -143,7 +143,7 @@ static void put_result(json_writer *w, const void *of) {
 }
 
 int command_perplexity(comm *c, const options *o) {
-    if (o->context_codec) return context_codec_run(c, o);
+    if (options_change_cache(o)) return changed_cache_run(c, o);
     scoring s = {.options = o};
     bool is_first = comm_rank(c) == 0;
     engine *e = NULL;

@@ -29,23 +29,22 @@ as_printed() {
             printf "tables          %s\n", substr(of["tables_digest"], 2, 16)
             printf "bits            %.4f per element (K %.4f, V %.4f)\n",
                 of["bits_per_element"], of["k_bits_per_element"], of["v_bits_per_element"]
-            printf "bytes a token   %.0f in memory; coded %.1f\n",
-                of["bytes_per_token"], of["coded_bytes_per_token"]
             printf "error           K %.3e, V %.3e of their mean squares\n", of["k_error"], of["v_error"]
             if ("tokens_kept_exactly" in of)
                 printf "kept otherwise  %.2f%% of tokens exactly, %.2f%% with 8 bits\n",
                     100 * of["tokens_kept_exactly"], 100 * of["tokens_kept_with_8_bits"]
-            printf "nll per token   %.6f exact; coded %+.6f +- %.6f\n",
+            printf "bytes a token   %.0f exact; changed %.1f\n", of["bytes_per_token"], of["changed_bytes_per_token"]
+            printf "nll per token   %.6f exact; changed %+.6f +- %.6f\n",
                 of["nll"], of["nll_change.mean"], of["nll_change.half_interval"]
-            printf "perplexity      %.4f exact; coded %+.3f%% +- %.3f%%\n", of["perplexity"],
+            printf "perplexity      %.4f exact; changed %+.3f%% +- %.3f%%\n", of["perplexity"],
                 100 * of["perplexity_change.mean"], 100 * of["perplexity_change.half_interval"]
             printf "divergence      %.3e +- %.3e nats per token\n",
                 of["divergence.mean"], of["divergence.half_interval"]
-            printf "likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% coded\n", 100 * of["same_likeliest"],
-                100 * of["right_likeliest"], 100 * of["coded_right_likeliest"]
-            printf "pass keys       %d of %d answered exact, %d coded\n",
-                of["answered_keys"], of["pass_keys"], of["coded_answered_keys"]
-            printf "nll per digit   %.6f exact; coded %+.6f +- %.6f\n",
+            printf "likeliest token %.2f%% the same; right %.2f%% exact, %.2f%% changed\n", 100 * of["same_likeliest"],
+                100 * of["right_likeliest"], 100 * of["changed_right_likeliest"]
+            printf "pass keys       %d of %d answered exact, %d changed\n",
+                of["answered_keys"], of["pass_keys"], of["changed_answered_keys"]
+            printf "nll per digit   %.6f exact; changed %+.6f +- %.6f\n",
                 of["digit_nll"], of["digit_nll_change.mean"], of["digit_nll_change.half_interval"]
         }'
 }
@@ -90,23 +89,23 @@ losses() {
     score 1 lossless
     expect 'lossless' 0 || return
     check 'lossless: no divergence' "$(value divergence)" [ "$(value divergence)" = 0.000e+00 ]
-    check 'lossless: no change' 'there is one' grep -q '^perplexity .* coded +0.000% +- 0.000%$' "$temp/out"
+    check 'lossless: no change' 'there is one' grep -q '^perplexity .* changed +0.000% +- 0.000%$' "$temp/out"
     score 1 lossless --keys 2
     expect 'lossless, keys' 0 || return
     check 'lossless, keys: some answered' 'not so' \
-        grep -q '^pass keys  *\([1-6]\) of 6 answered exact, \1 coded$' "$temp/out"
+        grep -q '^pass keys  *\([1-6]\) of 6 answered exact, \1 changed$' "$temp/out"
     check 'lossless, keys: no change' 'there is one' \
-        grep -q '^nll per digit  *[0-9.]* exact; coded +0.000000 +- 0.000000$' "$temp/out"
+        grep -q '^nll per digit  *[0-9.]* exact; changed +0.000000 +- 0.000000$' "$temp/out"
     check 'bytes of a token' 'not so' awk '
         $1 == "bits" { bits = $2 }
-        $1 == "bytes" { exit !($4 == 4096 && ($8 - 4096 * bits / 16) ^ 2 < 1) }' "$temp/out"
+        $1 == "bytes" { exit !($4 == 4096 && ($7 - 4096 * bits / 16) ^ 2 < 1) }' "$temp/out"
     score 1 lossless --key-depths 0,100 --add-bos --report "$temp/report"
     expect 'lossless, keys at depths' 0 || return
     check 'lossless, a begin token' 'not so' \
         grep -q '^begin token  *4088 before each context, one of its tokens$' "$temp/out"
     for percent in 0 100; do
         check "lossless, keys at ${percent}%" 'not so' \
-            grep -q "^ *{\"percent\": $percent, \"asked\": 3, \"answered\": \([0-3]\), \"coded_answered\": \1}" \
+            grep -q "^ *{\"percent\": $percent, \"asked\": 3, \"answered\": \([0-3]\), \"changed_answered\": \1}" \
             "$temp/report"
     done
     before=
@@ -126,7 +125,7 @@ losses() {
         check "cachegen:2, $np ranks" 'another result' cmp "$temp/out" "$temp/cachegen.2"
     done
     as_printed "$temp/report" >"$temp/reported"
-    sed -n "s|^\(tables  *\)$all/tables.1, |\1|; 4,\$p" "$temp/out" >"$temp/printed"
+    sed -n "s|^\(tables  *\)$all/tables.1, |\1|; 5,\$p" "$temp/out" >"$temp/printed"
     check 'no NOTE of tables or bf16' 'there is one' [ -z "$(grep 'NOTE: --' "$temp/err")" ]
     check 'the report has the figures' "$(diff "$temp/printed" "$temp/reported")" cmp "$temp/printed" "$temp/reported"
 }

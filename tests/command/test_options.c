@@ -555,15 +555,21 @@ static void what_belongs_together(void) {
     CHECK_REFUSED(parse_words("generate --model m --prompt p --input i --prompt-file f", &o), "and has 3");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --output o", &o), "--output is for");
     CHECK_REFUSED(parse_words("perplexity --model m", &o), "kvarve perplexity needs --file TEXT");
-    CHECK_REFUSED(parse_words("perplexity --model m --file f --keys 2", &o), "--keys is for --context-codec");
-    CHECK_REFUSED(parse_words("perplexity --model m --file f --windows 2", &o), "--windows is for --context");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --keys 2", &o),
+                  "--keys is for a changed cache: give");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --windows 2", &o), "--windows is for a changed");
     CHECK_REFUSED(parse_words("perplexity --model m --file f --tables t", &o), "--tables is for --context");
     CHECK_OK(parse_words("perplexity --model m --file f --context-codec c --keys 2 --windows 2", &o));
     CU_ASSERT(o.keys == 2 && o.windows == 2);
+    CHECK_OK(parse_words("perplexity --model m --file f --kv int8 --key-depths 10", &o));
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --kv bf16 --keys 2", &o),
+                  "--keys is for a changed");
+    CHECK_REFUSED(parse_words("perplexity --model m --file f --kv int8 --stride 2", &o),
+                  "--stride is not for");
     CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --stride 2", &o),
-                  "--stride is not for --context-codec");
+                  "--stride is not for a changed cache");
     CHECK_REFUSED(parse_words("perplexity --model m --file f --key-depths 10", &o),
-                  "--key-depths is for --context-codec");
+                  "--key-depths is for a changed cache");
     CHECK_REFUSED(parse_words("perplexity --model m --file f --context-codec c --keys 1 --key-depths 10", &o),
                   "takes one of --keys and --key-depths");
     CHECK_REFUSED(parse_words("generate --model m --prompt p --save-every 5", &o),

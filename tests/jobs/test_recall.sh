@@ -49,6 +49,19 @@ recall() {
     says 'another study in the folder' 2 'kept holds another study'
 }
 
+# As --kv bf16 is exact, and int8 is not.
+formats() {
+    study "$recall" --model "$model" --lengths 160 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" \
+        -- --threads 1 --device cpu --kv bf16
+    check 'bf16: exact' "$(cat "$temp/err" "$temp/found.csv")" rows "$temp/found.csv" '$7 == 4096 && !$8' 1
+    check 'bf16: bytes' "$(cat "$temp/out")" grep -q '^ *160  4096 bytes a token$' "$temp/out"
+    study "$recall" --model "$model" --lengths 160 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" \
+        -- --threads 1 --device cpu --kv=int8
+    check 'int8: changed' "$(cat "$temp/err" "$temp/found.csv")" rows "$temp/found.csv" \
+        '$6 == 4096 && $7 == 2176 && $8 != 0 && $10 > 0' 1
+    check 'int8: beside the exact' "$(cat "$temp/out")" grep -q '^ *160  4096 bytes a token; changed 2176, ' "$temp/out"
+}
+
 refusals() {
     study "$recall" --help
     check 'help' "$(cat "$temp/out")" grep -q '^  --depths "N..."' "$temp/out"
@@ -103,6 +116,7 @@ ln -s "$source/jobs" "$top/jobs"
 ln -s "$(cd "$(dirname "$kvarve")" && pwd)/${kvarve##*/}" "$top/build/kvarve"
 run_chain tables
 run_chain recall
+run_chain formats
 run_chain refusals
 run_chain pages
 end_test

@@ -1,4 +1,4 @@
-#include "src/study/context_codec.h"
+#include "src/study/changed_cache.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -13,10 +13,14 @@
 #include "src/command/run.h"
 #include "src/command/sizing.h"
 #include "src/study/coded_context.h"
+#include "src/study/context_score.h"
 #include "src/study/pass_keys.h"
 #include "src/study/windows.h"
 
 enum { DEFAULT_CONTEXT = 1024 };
+
+/* The caches that an engine has. */
+typedef enum caches { EXACT_CACHE = 1, CHANGED_CACHE = 2, BOTH_CACHES = 3 } caches;
 
 typedef struct study {
     const options *options;
@@ -32,6 +36,7 @@ typedef struct study {
     int64_t n_sessions, longest_tokens;
     coded_sums sums; /* of what this rank has coded */
     context_scores scores;
+    double exact_seconds;  /* of an engine that had the exact cache only */
     context_result result; /* on rank 0 */
 } study;
 
@@ -41,6 +46,7 @@ static status read_coding(study *s) {
     const options *o = s->options;
     const model_config *m = &s->config;
     kv_coding coding;
+    if (!o->context_codec) return STATUS_OK;
     status st =
         status_at(kv_coding_parse(o->context_codec, &coding), "--context-codec %.60s", o->context_codec);
     if (st != STATUS_OK) return st;
@@ -50,12 +56,12 @@ static status read_coding(study *s) {
     return chosen_coding_find(o, &coding, m->n_layers, m->n_kv_heads, m->head_dim, NULL, NULL, &s->chosen);
 }
 
-/* Two sessions of a window's context and n tokens behind it, scored but for the first n_given: with the
- * context as it is computed, and coded. Each text that is read so has a number, those of windows before those
- * of keys; the sequence ids that the probe sees are twice that, and one more where it is coded. */
+/* Two sessions of a window's context and n tokens behind it, scored but for the first n_given: in the exact
+ * cache, and in the changed one. Each text that is read so has a number, those of windows before those of
+ * keys; the sequence ids that the probe sees are twice that, and one more in the changed cache. */
 static void add_sessions(study *s, int64_t window, int64_t text, const int32_t *behind, int64_t n,
                          int64_t n_given) {
-    for (int is_coded = 0; is_coded < 2; is_coded++) {
+    for (int is_changed = 0; is_changed < 2; is_changed++) {
         session *q = &s->sessions[s->n_sessions++];
         *q = session_new(&s->begin_token, s->begin_token >= 0);
         for (int64_t i = 0; q->tokens.n < (size_t)s->context; i++)
@@ -63,7 +69,7 @@ static void add_sessions(study *s, int64_t window, int64_t text, const int32_t *
         for (int64_t i = 0; i < n; i++)
             token_list_append(&q->tokens, behind[i]);
         q->n_prompt = (int64_t)q->tokens.n;
-        q->sequence_id = 2 * text + is_coded;
+        q->sequence_id = 2 * text + is_changed;
         q->score_from = s->context + n_given;
         q->probe_at = s->context;
         if (q->n_prompt > s->longest_tokens) s->longest_tokens = q->n_prompt;
@@ -118,15 +124,15 @@ static status prepare(study *s) {
 
 /* ---- every rank: contexts through the codec ---- */
 
-/* Sessions of odd numbers are those of coded contexts. */
-static bool is_coded(int64_t sequence_id) {
+/* Sessions of odd numbers are those of the changed cache. */
+static bool is_changed(int64_t sequence_id) {
     return sequence_id % 2 == 1;
 }
 
 static status code_context(void *context, kv_cache *kv, slice own, int slot, int64_t n, int64_t sequence_id) {
     study *s = context;
     const coded_context how = {s->chosen.coding, s->chosen.tables, &s->config, s->type};
-    return is_coded(sequence_id) ? coded_context_pass(&how, kv, own, slot, n, &s->sums) : STATUS_OK;
+    return is_changed(sequence_id) ? coded_context_pass(&how, kv, own, slot, n, &s->sums) : STATUS_OK;
 }
 
 /* ---- the result ---- */
@@ -137,7 +143,9 @@ static void print_result(const study *s) {
            (long long)s->context, (long long)s->n_scored);
     if (s->begin_token >= 0)
         printf("begin token     %d before each context, one of its tokens\n", s->begin_token);
-    printf("codec           %s\n", s->options->context_codec);
+    printf("exact cache     %s\n", dtype_name(s->type));
+    if (options_change_pages(s->options)) printf("changed cache   %s\n", options_kv_name(s->options->kv));
+    if (s->options->context_codec) printf("codec           %s\n", s->options->context_codec);
     if (s->chosen.tables)
         printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->chosen.tables->digest);
     if (s->chosen.coding.codec >= KV_CODEC_FAST)
@@ -148,8 +156,13 @@ static void print_result(const study *s) {
 static void put_result(json_writer *w, const void *of) {
     const study *s = of;
     char digest[17];
-    json_open(w, "context_codec", '{');
-    json_put_text(w, "codec", s->options->context_codec);
+    json_open(w, "changed_cache", '{');
+    json_put_text(w, "exact_kv", dtype_name(s->type));
+    if (options_change_pages(s->options)) {
+        json_put_text(w, "kv", options_kv_name(s->options->kv));
+        json_put_number(w, "exact_seconds", s->exact_seconds);
+    }
+    if (s->options->context_codec) json_put_text(w, "codec", s->options->context_codec);
     if (s->chosen.tables) {
         snprintf(digest, sizeof digest, "%016" PRIx64, s->chosen.tables->digest);
         json_put_text(w, "tables_digest", digest);
@@ -167,7 +180,7 @@ static void put_result(json_writer *w, const void *of) {
         json_put_number(w, "percent", s->keys.percent[key]);
         json_put_integer(w, "asked", s->n_windows);
         json_put_integer(w, "answered", s->result.n_answered_at[key][0]);
-        json_put_integer(w, "coded_answered", s->result.n_answered_at[key][1]);
+        json_put_integer(w, "changed_answered", s->result.n_answered_at[key][1]);
         json_close(w);
     }
     if (s->keys.n > 0) json_close(w);
@@ -176,9 +189,10 @@ static void put_result(json_writer *w, const void *of) {
 
 /* ---- the run ---- */
 
-static void run_stage_0(study *s, engine *e) {
+static void run_stage_0(study *s, engine *e, caches which) {
     int64_t n_tokens = 0;
     for (session *q = s->sessions; q < s->sessions + s->n_sessions; q++) {
+        if (!(which & (is_changed(q->sequence_id) ? CHANGED_CACHE : EXACT_CACHE))) continue;
         n_tokens += q->n_prompt;
         engine_submit(e, q);
     }
@@ -191,9 +205,9 @@ static void take_logits(void *context, int64_t sequence_id, int64_t pos, int32_t
     study *s = context;
     const int64_t text = sequence_id / 2;
     if (text < s->n_windows)
-        context_scores_take(&s->scores, text, pos + 1 - s->context, is_coded(sequence_id), target, logits);
+        context_scores_take(&s->scores, text, pos + 1 - s->context, is_changed(sequence_id), target, logits);
     else
-        context_scores_take_key(&s->scores, text - s->n_windows, is_coded(sequence_id), target, logits);
+        context_scores_take_key(&s->scores, text - s->n_windows, is_changed(sequence_id), target, logits);
 }
 
 /* What all ranks must know of rank 0's windows. Collective. */
@@ -243,45 +257,101 @@ static void note_limits(const study *s, const engine *e) {
             s->options->context_codec);
 }
 
-static status run(study *s, comm *c, engine *e) {
-    share(s, c, e);
-    const bool is_first = comm_rank(c) == 0;
-    status st = chosen_coding_share(c, &s->chosen);
-    if (comm_any_failed(c, &st)) return st;
-    engine_use_probe(e, &(probe){s, code_context, take_logits});
-    if (is_first) note_limits(s, e);
-    if (is_first) run_print_begin(c, e, s->options);
-    if (is_first)
-        run_stage_0(s, e);
-    else
-        engine_serve(e);
-    coded_sums sums = add_up(c, &s->sums);
-    context_scores_share(&s->scores, c);
-    if (is_first) {
-        s->result =
-            context_result_of(&s->scores, &sums, model_kv_token_bytes(&s->config, s->type, KV_ROWS), s->type);
-        print_result(s);
-    }
-    return report_run(c, e, s->options,
-                      &(run_summary){.n_requests = s->n_sessions, .put_found = put_result, .found = s});
+/* Of K and V of a position in pages of both caches. */
+static void find_token_bytes(const study *s, const engine *e, double out[2]) {
+    const kv_layout changed = options_change_pages(s->options) ? engine_device(e)->kv_layout : KV_ROWS;
+    out[0] = model_kv_token_bytes(&s->config, s->type, KV_ROWS);
+    out[1] = model_kv_token_bytes(&s->config, s->type, changed);
 }
 
-int context_codec_run(comm *c, const options *o) {
-    study s = {.options = o};
-    engine *e = NULL;
-    status st = comm_rank(c) == 0 ? prepare(&s) : STATUS_OK;
-    const bool is_prepared = !comm_any_failed(c, &st);
-    if (is_prepared) {
-        const job_size jobs = {.n = s.n_sessions, .tokens = s.longest_tokens};
-        sizing wanted_size = sizing_of(o, &jobs, 1, 1);
-        engine_options wanted = run_engine_options(c, o, &wanted_size);
-        wanted.wants_digest = s.chosen.tables != NULL;
-        st = run_open_engine(c, o, &s.config, &wanted, &e);
+/* When both caches have been read. */
+static status conclude(study *s, comm *c, engine *e, int64_t n_sessions) {
+    const coded_sums sums = add_up(c, &s->sums);
+    context_scores_share(&s->scores, c);
+    if (comm_rank(c) == 0) {
+        double token_bytes[2];
+        find_token_bytes(s, e, token_bytes);
+        s->result =
+            context_result_of(&s->scores, token_bytes, s->options->context_codec ? &sums : NULL, s->type);
+        print_result(s);
+        if (s->exact_seconds > 0)
+            notice_add("these are times of the changed cache: the exact one had an engine of its own, which "
+                       "ran for %.1f s before",
+                       s->exact_seconds);
     }
-    if (st == STATUS_OK) st = run(&s, c, e);
-    if (is_prepared) comm_any_failed(c, &st);
-    int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
+    return report_run(c, e, s->options,
+                      &(run_summary){.n_requests = n_sessions, .put_found = put_result, .found = s});
+}
+
+/* What an engine with the exact cache keeps for the one behind it. */
+static uint64_t kept_bytes(const study *s) {
+    return context_scores_exact_bytes(s->n_windows, s->n_scored, s->config.vocab_size);
+}
+
+static void note_kept(const study *s) {
+    notice_add(
+        "--kv %s: the exact cache's distributions of %lld tokens are kept on the last rank until they are "
+        "compared, %.1f MiB in each rank's plan: fewer --windows or --scored take less",
+        options_kv_name(s->options->kv), (long long)(s->n_windows * s->n_scored), mem_mib(kept_bytes(s)));
+}
+
+/* What is kept is no longer free on a host when the second engine asks, but it is part of what
+ * --memory-per-rank allows. Counts on rank 0. */
+static sizing size_up(const study *s, const options *o, caches which, int64_t n_sessions) {
+    const job_size jobs = {.n = n_sessions, .tokens = s->longest_tokens};
+    sizing size = sizing_of(o, &jobs, 1, 1);
+    if (which == EXACT_CACHE || (which == CHANGED_CACHE && o->memory_per_rank))
+        size.host_bytes = kept_bytes(s);
+    return size;
+}
+
+/* Read what is for these caches in an engine with the pages of these options. Collective. */
+static status read_caches(study *s, comm *c, const options *o, caches which) {
+    const bool is_first = comm_rank(c) == 0;
+    const int64_t n_sessions = which == BOTH_CACHES ? s->n_sessions : s->n_sessions / 2;
+    const sizing size = size_up(s, o, which, n_sessions);
+    engine_options wanted = run_engine_options(c, o, &size);
+    engine *e = NULL;
+    wanted.wants_digest = s->chosen.tables != NULL;
+    if (is_first && which == EXACT_CACHE) note_kept(s);
+    status st = run_open_engine(c, o, &s->config, &wanted, &e);
+    if (st != STATUS_OK) return st;
+    if (which & EXACT_CACHE) share(s, c, e);
+    engine_use_probe(e, &(probe){s, o->context_codec ? code_context : NULL, take_logits});
+    if (is_first && which & CHANGED_CACHE) note_limits(s, e);
+    if (is_first) run_print_begin(c, e, o);
+    if (is_first)
+        run_stage_0(s, e, which);
+    else
+        engine_serve(e);
+    if (which & CHANGED_CACHE)
+        st = conclude(s, c, e, n_sessions);
+    else
+        s->exact_seconds = engine_get_times(e).seconds;
     engine_close(e);
+    return st;
+}
+
+static status run(study *s, comm *c) {
+    const options *o = s->options, exact = options_of_exact_cache(o);
+    status st = comm_rank(c) == 0 ? prepare(s) : STATUS_OK;
+    if (comm_any_failed(c, &st)) return st;
+    st = chosen_coding_share(c, &s->chosen);
+    if (comm_any_failed(c, &st)) return st;
+    if (options_change_pages(o)) {
+        st = read_caches(s, c, &exact, EXACT_CACHE);
+        if (st == STATUS_OK) st = read_caches(s, c, o, CHANGED_CACHE);
+    } else {
+        st = read_caches(s, c, o, BOTH_CACHES);
+    }
+    comm_any_failed(c, &st);
+    return st;
+}
+
+int changed_cache_run(comm *c, const options *o) {
+    study s = {.options = o};
+    const status st = run(&s, c);
+    const int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     tokenizer_close(s.tok);
     chosen_coding_free(&s.chosen);
     context_scores_free(&s.scores);
