@@ -15,7 +15,7 @@
 # tokens behind the pieces are foretold (nats a token, with half of the 95% interval over pieces).
 #   --lengths "N..."   tokens of a piece and what is behind it (default "500 1000 2000 4000")
 #   --depths "N..."    percent of the text before each key, rising (default "10 30 50 70 90")
-#   --prompts N        pieces of each length (default 10), or as many as the texts have
+#   --prompts "N..."   pieces of each length in turn, the last for those left (default 10), or as many as the texts have
 #   --scored N         tokens behind each piece, at least those of the question (default 64)
 #   --ranks N          MPI ranks (default 1, or those of the job of Slurm)
 #   --model DIR        the model (default: the demo's)
@@ -57,7 +57,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-for number in $lengths $depths "$n_prompts" "$n_scored" "$ranks"; do
+for number in $lengths $depths $n_prompts "$n_scored" "$ranks"; do
     case $number in
     '' | *[!0-9]*) refuse "$number: --lengths, --depths, --prompts, --scored and --ranks are numbers (see --help)" ;;
     esac
@@ -67,7 +67,7 @@ prepare_ranks "$ranks"
 temp=$(mktemp -d) || exit 1
 trap 'rm -rf "$temp"' EXIT
 trap 'exit 130' INT TERM
-open_study "${keep:-$temp}" "$model, $depths, $n_prompts, $n_scored: $*"
+open_study "${keep:-$temp}" "$model, $lengths, $depths, $n_prompts, $n_scored: $*"
 : >"$temp/text"
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
     cat "$1" >>"$temp/text" 2>/dev/null || refuse "cannot read $1"
@@ -90,8 +90,9 @@ table=$out/recall.csv
 } >"$table"
 for length in $lengths; do
     [ "$length" -gt "$n_scored" ] || refuse "--lengths $length: expected more than --scored, $n_scored"
+    windows=${n_prompts%% *} n_prompts=${n_prompts#* }
     measure "$length" "$ranks" perplexity --model "$model" --file "$temp/text" --context $((length - n_scored)) \
-        --scored "$n_scored" --windows "$n_prompts" --key-depths "$(echo "$depths" | tr -s ' ' ,)" "$@" || continue
+        --scored "$n_scored" --windows "$windows" --key-depths "$(echo "$depths" | tr -s ' ' ,)" "$@" || continue
     report=$runs/$length.json
     bytes=$(number "$report" bytes_per_token) changed_bytes=$(number "$report" changed_bytes_per_token)
     [ $is_changed = 1 ] || changed_bytes=$bytes # not what files would take
