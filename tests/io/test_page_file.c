@@ -1,10 +1,7 @@
-/* tests/io/test_page_file.c: KV pages in a file, by each engine: what is read is what was written, in the
- * order of the requests, whatever fails beside it. */
-#define _GNU_SOURCE /* unshare */
-#include <dirent.h>
+/* tests/io/test_page_file.c: records of a page file, of every engine: all that may be begun in any order. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,74 +16,9 @@
 #include "src/base/clock.h"
 #include "src/base/fault.h"
 #include "src/base/memory.h"
+#include "tests/fixtures/directory.h"
 #include "tests/fixtures/harness.h"
-
-static const double patience = 60;
-
-static bool check_failed(status st, const char *part) {
-    return harness_check(__FILE__, __LINE__, st, STATUS_FAILED, part);
-}
-
-/* NULL: that engine is not to be had here. */
-static page_file *open_with(page_file_engine engine, const char *dir, int64_t cap_bytes, size_t record_bytes,
-                            int depth) {
-    static const char *const names[N_PAGE_FILE_ENGINES] = {"io_uring", "threads"};
-    page_file *f = NULL;
-    if (!CHECK_OK(page_file_open(dir, cap_bytes, record_bytes, depth, engine, &f))) return NULL;
-    if (!strcmp(page_file_engine_text(f), names[engine])) return f;
-    harness_skip("%s", page_file_engine_text(f));
-    page_file_close(f, patience);
-    return NULL;
-}
-
-static void with_each_engine(void (*test)(page_file_engine)) {
-    for (int i = 0; i < N_PAGE_FILE_ENGINES; i++)
-        test((page_file_engine)i);
-}
-
-/* Bytes that tell one text of a record from all others. */
-static void fill(char *buffer, size_t n_bytes, uint64_t seed) {
-    for (size_t i = 0; i + sizeof seed <= n_bytes; i += sizeof seed)
-        memcpy(buffer + i, &(uint64_t){harness_random(&seed)}, sizeof seed);
-}
-
-static bool is_filled(const char *buffer, size_t n_bytes, uint64_t seed) {
-    for (size_t i = 0; i + sizeof seed <= n_bytes; i += sizeof seed)
-        if (memcmp(buffer + i, &(uint64_t){harness_random(&seed)}, sizeof seed) != 0) return false;
-    return true;
-}
-
-static status write_now(page_file *f, int record, char *buffer, uint64_t seed) {
-    fill(buffer, page_file_buffer_bytes(f), seed);
-    return page_file_wait(f, page_file_begin_write(f, record, buffer), patience);
-}
-
-static status read_now(page_file *f, int record, char *buffer) {
-    memset(buffer, 0xEE, page_file_buffer_bytes(f));
-    return page_file_wait(f, page_file_begin_read(f, record, buffer), patience);
-}
-
-static bool holds(page_file *f, int record, char *buffer, uint64_t seed) {
-    return CHECK_OK(read_now(f, record, buffer)) && is_filled(buffer, page_file_buffer_bytes(f), seed);
-}
-
-static int count_entries(const char *dir) {
-    int n = 0;
-    DIR *d = opendir(dir);
-    for (struct dirent *e; d && (e = readdir(d));)
-        n += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-    if (d) closedir(d);
-    return n;
-}
-
-/* A small file system of this thread's own, where it may have one; it goes with umount2. */
-static bool mount_small(const char *dir, const char *kind, const char *options) {
-    if (unshare(CLONE_NEWNS) == 0 && mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0 &&
-        mount("kvarve-test", dir, kind, 0, options) == 0)
-        return true;
-    harness_skip("no %s can be mounted here: %s", kind, strerror(errno));
-    return false;
-}
+#include "tests/fixtures/page_records.h"
 
 /* ---- open ---- */
 
@@ -118,7 +50,7 @@ static void test_refused(void) {
               (!is_root || (chmod(harness_temp_dir(), 0755) == 0 && seteuid(65534) == 0)));
     CHECK_REFUSED(page_file_open(dir, 1 << 20, 4096, 8, PAGE_FILE_IO_URING, &f), "Permission denied");
     CU_ASSERT(!is_root || seteuid(0) == 0);
-    CU_ASSERT(f == NULL && count_entries(dir) == 0);
+    CU_ASSERT(f == NULL && count_files(dir) == 0);
     page_file_close(NULL, 0);
 }
 
@@ -153,14 +85,14 @@ static void check_leaves_nothing(page_file_engine engine) {
         page_file *f = NULL;
         if (page_file_open(dir, 64 << 20, 1 << 20, 4, engine, &f) != STATUS_OK) _exit(1);
         char *buffer = page_file_new_buffer(f);
-        if (count_entries(dir) != 0 || write_now(f, page_file_take(f), buffer, 1) != STATUS_OK) _exit(2);
+        if (count_files(dir) != 0 || write_now(f, page_file_take(f), buffer, 1) != STATUS_OK) _exit(2);
         for (int record; (record = page_file_take(f)) >= 0;)
             page_file_begin_write(f, record, buffer);
         kill(getpid(), SIGKILL);
     }
     int how = 0;
     CU_ASSERT(waitpid(child, &how, 0) == child && WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
-    CU_ASSERT_EQUAL(count_entries(dir), 0);
+    CU_ASSERT_EQUAL(count_files(dir), 0);
 }
 
 static void test_leaves_nothing(void) {
@@ -200,20 +132,6 @@ static void test_numbers(void) {
         memmove(free_ones, free_ones + 1, (size_t)--n_free * sizeof *free_ones);
     }
     record_numbers_release(&numbers);
-}
-
-/* The descriptor of the only file without a name that lies in dir. */
-static int find_file(const char *dir) {
-    int found = -1;
-    for (int fd = 3; fd < 1024; fd++) {
-        char link[64], path[4096] = "";
-        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-        if (readlink(link, path, sizeof path - 1) > 0 && !strncmp(path, dir, strlen(dir)) &&
-            strstr(path, "(deleted)"))
-            found = fd;
-    }
-    CU_ASSERT(found >= 0);
-    return found;
 }
 
 static void check_cap(page_file_engine engine) {
@@ -371,7 +289,7 @@ static void check_in_memory(page_file_engine engine) {
         CU_ASSERT(rmdir(shm) == 0);
     }
     const char *dir = harness_fresh_dir();
-    if (!mount_small(dir, "ramfs", NULL)) return;
+    if (!mount_small(dir, "ramfs", 0, NULL)) return;
     page_file *f = open_with(engine, dir, 1 << 20, 4096, 4);
     if (f) {
         CU_ASSERT(!page_file_is_direct(f));
@@ -538,196 +456,6 @@ static void test_hangs(void) {
     with_each_engine(check_hangs);
 }
 
-/* ---- failures ---- */
-
-/* Each costs one request, in the middle of others. */
-static void check_one_fails(page_file *f, const char *fault, bool is_write, const char *part) {
-    enum { N = 8 };
-    page_file_ticket tickets[N];
-    char *buffers[N];
-    int records[N], n_failed = 0;
-    CHECK_OK(fault_arm(fault, 0));
-    for (int i = 0; i < N; i++) {
-        buffers[i] = page_file_new_buffer(f);
-        fill(buffers[i], page_file_buffer_bytes(f), (uint64_t)i);
-        records[i] = page_file_take(f);
-        tickets[i] = page_file_begin_write(f, records[i], buffers[i]);
-    }
-    bool is_good[N];
-    for (int pass = 0; pass < 2; pass++) {
-        for (int i = 0; i < N; i++) {
-            status st = page_file_wait(f, tickets[i], patience);
-            is_good[i] = st == STATUS_OK;
-            if (is_good[i]) continue;
-            char where[300];
-            snprintf(where, sizeof where, "KV page %d in /", records[i]);
-            CU_ASSERT((pass == 0) == is_write && strstr(status_text(), where) != NULL);
-            check_failed(st, part);
-            n_failed++;
-        }
-        for (int i = 0; i < N && pass == 0; i++) {
-            if (!is_good[i]) {
-                check_failed(read_now(f, records[i], buffers[i]), "there is nothing to read");
-                CHECK_OK(write_now(f, records[i], buffers[i], (uint64_t)i));
-            }
-            tickets[i] = page_file_begin_read(f, records[i], buffers[i]);
-        }
-    }
-    CU_ASSERT_EQUAL(n_failed, 1);
-    for (int i = 0; i < N; i++) {
-        CU_ASSERT(holds(f, records[i], buffers[i], (uint64_t)i));
-        free(buffers[i]);
-        page_file_give_back(f, records[i]);
-    }
-    CHECK_OK(fault_arm(NULL, 0));
-}
-
-static void check_faults(page_file_engine engine) {
-    page_file *f = open_with(engine, harness_fresh_dir(), 1 << 20, 20000, 4);
-    if (!f) return;
-    check_one_fails(f, "page-file-write:0:3fail", true, "cannot be written: No space left on device");
-    check_one_fails(f, "page-file-read:0:4fail", false,
-                    "the file ends within it: 0 of 20480 bytes could be read");
-    check_one_fails(f, "page-file-flip:0:5fail", false, "what was read is not what was written (checksum)");
-    check_one_fails(f, "page-file-write:0:3fail", true, "cannot be written: No space left on device");
-    const page_file_figures figures = page_file_measure(f);
-    CU_ASSERT(figures.written.n_failed == 2 && figures.written.n_moved == 4 * 8);
-    CU_ASSERT(figures.read.n_failed == 4 && figures.read.bytes == figures.read.n_moved * 20480);
-    char *buffer = page_file_new_buffer(f);
-    for (int i = 0; i < 8; i++)
-        CU_ASSERT_EQUAL(page_file_take(f), i);
-    check_failed(read_now(f, page_file_take(f), buffer), "KV page 8 in /"); /* it never held anything */
-    CU_ASSERT(strstr(status_text(), "there is nothing to read") != NULL);
-    free(buffer);
-    page_file_close(f, patience);
-}
-
-static void test_faults(void) {
-    with_each_engine(check_faults);
-}
-
-/* Every bit counts, but for those behind the record. */
-static void check_damage(page_file_engine engine) {
-    enum { N = 4, RECORD_BYTES = 10000, BUFFER_BYTES = 12288 };
-    const char *dir = harness_fresh_dir();
-    page_file *f = open_with(engine, dir, N * BUFFER_BYTES, RECORD_BYTES, 4);
-    if (!f) return;
-    char path[64], *buffer = page_file_new_buffer(f);
-    snprintf(path, sizeof path, "/proc/self/fd/%d", find_file(dir));
-    int fd = open(path, O_RDWR);
-    CU_ASSERT(fd >= 0);
-    for (int i = 0; i < N; i++)
-        CHECK_OK(write_now(f, page_file_take(f), buffer, (uint64_t)i));
-    static const int at[] = {0, 1, 4095, 4096, RECORD_BYTES - 1};
-    for (size_t k = 0; k <= sizeof at / sizeof *at; k++) {
-        const bool is_behind = k == sizeof at / sizeof *at;
-        const off_t offset = 2 * BUFFER_BYTES + (is_behind ? RECORD_BYTES : at[k]);
-        char byte;
-        CU_ASSERT(pread(fd, &byte, 1, offset) == 1);
-        byte ^= (char)(1 << k);
-        CU_ASSERT(pwrite(fd, &byte, 1, offset) == 1);
-        if (is_behind)
-            CHECK_OK(read_now(f, 2, buffer));
-        else
-            check_failed(read_now(f, 2, buffer), "KV page 2 in /");
-        byte ^= (char)(1 << k);
-        CU_ASSERT(pwrite(fd, &byte, 1, offset) == 1);
-        CU_ASSERT(holds(f, 2, buffer, 2));
-    }
-    CU_ASSERT(ftruncate(fd, 2 * BUFFER_BYTES + 5000) == 0);
-    check_failed(read_now(f, 2, buffer), "the file ends within it: 5000 of 12288 bytes could be read");
-    check_failed(read_now(f, 3, buffer), "the file ends within it: 0 of 12288 bytes could be read");
-    CU_ASSERT(holds(f, 1, buffer, 1));
-    CHECK_OK(write_now(f, 3, buffer, 3));
-    CU_ASSERT(holds(f, 3, buffer, 3));
-    close(fd);
-    free(buffer);
-    page_file_close(f, patience);
-}
-
-static void test_damage(void) {
-    with_each_engine(check_damage);
-}
-
-/* How many of 40 records of 100000 bytes are written, the others failing with `part`; those that are can be
- * read, also after they were written again, and so can what `free_some` makes possible. */
-static void fill_up(page_file *f, int n_least, int n_most, const char *part, void (*free_some)(void *),
-                    void *context) {
-    enum { N = 40 };
-    char *buffer = page_file_new_buffer(f);
-    bool is_good[N];
-    int n_good = 0, first_bad = -1;
-    for (int i = 0; i < N; i++) {
-        CU_ASSERT_EQUAL(page_file_take(f), i);
-        status st = write_now(f, i, buffer, (uint64_t)i);
-        is_good[i] = st == STATUS_OK;
-        n_good += is_good[i];
-        CU_ASSERT(is_filled(buffer, page_file_buffer_bytes(f), (uint64_t)i));
-        if (is_good[i]) continue;
-        check_failed(st, part);
-        if (first_bad < 0) first_bad = i;
-    }
-    CU_ASSERT(n_good >= n_least && n_good <= n_most);
-    for (int i = 0; i < N; i++) {
-        if (!is_good[i]) continue;
-        CU_ASSERT(holds(f, i, buffer, (uint64_t)i));
-        CHECK_OK(write_now(f, i, buffer, (uint64_t)i + N));
-        CU_ASSERT(holds(f, i, buffer, (uint64_t)i + N));
-    }
-    free_some(context);
-    if (first_bad >= 0) {
-        CHECK_OK(write_now(f, first_bad, buffer, 1));
-        CU_ASSERT(holds(f, first_bad, buffer, 1));
-    }
-    free(buffer);
-}
-
-static void remove_file(void *path) {
-    CU_ASSERT(unlink(path) == 0);
-}
-
-static void check_full_disk(page_file_engine engine) {
-    const char *dir = harness_fresh_dir();
-    if (!mount_small(dir, "tmpfs", "size=2m")) return;
-    char other[200];
-    snprintf(other, sizeof other, "%s/other", dir);
-    harness_write_file(other, dir, 0);
-    CU_ASSERT(truncate(other, 0) == 0);
-    char *zeros = mem_new(1, 1 << 20);
-    harness_write_file(other, zeros, 1 << 20);
-    free(zeros);
-    page_file *f = open_with(engine, dir, 40 * 102400, 100000, 4);
-    if (f) {
-        fill_up(f, 9, 11, "cannot be written: No space left on device", remove_file, other);
-        page_file_close(f, patience);
-    }
-    CU_ASSERT(umount2(dir, 0) == 0);
-}
-
-static void test_full_disk(void) {
-    with_each_engine(check_full_disk);
-}
-
-static void set_limit(void *old) {
-    setrlimit(RLIMIT_FSIZE, old);
-}
-
-/* The last record that begins below the limit is written in part before that is a failure. */
-static void check_file_limit(page_file_engine engine) {
-    page_file *f = open_with(engine, harness_fresh_dir(), 40 * 102400, 100000, 4);
-    if (!f) return;
-    struct rlimit old;
-    CU_ASSERT(getrlimit(RLIMIT_FSIZE, &old) == 0);
-    setrlimit(RLIMIT_FSIZE, &(struct rlimit){.rlim_cur = 10 * 102400 + 8192, .rlim_max = old.rlim_max});
-    fill_up(f, 10, 10, "cannot be written: File too large", set_limit, &old);
-    setrlimit(RLIMIT_FSIZE, &old);
-    page_file_close(f, patience);
-}
-
-static void test_file_limit(void) {
-    with_each_engine(check_file_limit);
-}
-
 /* What the system may say of a request, as the engines take it. */
 static void test_advance(void) {
     page_request r = {.is_write = true};
@@ -749,25 +477,11 @@ static void test_advance(void) {
 
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
-        {"refused", test_refused},
-        {"fallback", test_fallback},
-        {"leaves nothing", test_leaves_nothing},
-        {"numbers", test_numbers},
-        {"cap", test_cap},
-        {"histories", test_histories},
-        {"in memory", test_in_memory},
-        {"direct", test_direct},
-        {"order", test_order},
-        {"overflow", test_overflow},
-        {"late", test_late},
-        {"closes", test_closes},
-        {"hangs", test_hangs},
-        {"faults", test_faults},
-        {"damage", test_damage},
-        {"full disk", test_full_disk},
-        {"file limit", test_file_limit},
-        {"advance", test_advance},
-        CU_TEST_INFO_NULL,
+        {"refused", test_refused},     {"fallback", test_fallback}, {"leaves nothing", test_leaves_nothing},
+        {"numbers", test_numbers},     {"cap", test_cap},           {"histories", test_histories},
+        {"in memory", test_in_memory}, {"direct", test_direct},     {"order", test_order},
+        {"overflow", test_overflow},   {"late", test_late},         {"closes", test_closes},
+        {"hangs", test_hangs},         {"advance", test_advance},   CU_TEST_INFO_NULL,
     };
     return harness_run(&argc, &argv, "page file", tests);
 }

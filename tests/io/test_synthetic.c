@@ -1,7 +1,7 @@
 /* tests/io/test_synthetic.c: models of random weights: their numbers, their files, and that both are the
  * same.
  */
-#include <dirent.h>
+#define _GNU_SOURCE /* for directory.h */
 #include <math.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,6 +15,7 @@
 #include "src/model/model.h"
 #include "src/tokenizer/synth_tokenizer.h"
 #include "src/tokenizer/tokenizer.h"
+#include "tests/fixtures/directory.h"
 #include "tests/fixtures/harness.h"
 
 static const char *const shapes[] = {"tiny", "llama-100m", "llama-1b", "llama-8b", "llama-70b"};
@@ -47,15 +48,6 @@ static float value_of(uint16_t bf16) {
     float x;
     memcpy(&x, &bits, sizeof x);
     return x;
-}
-
-static int count_entries(const char *dir) {
-    int n = 0;
-    DIR *d = opendir(dir);
-    while (d && readdir(d))
-        n++;
-    if (d) closedir(d);
-    return n - 2; /* . and .. */
 }
 
 /* ---- the numbers ---- */
@@ -324,7 +316,7 @@ static void files_equal_memory(void) {
         CU_ASSERT_EQUAL(f.n_files, rows[i].n_files);
         CHECK_OK(write_files(&f, &m, rows[i].n_threads, &n_told));
         CU_ASSERT_EQUAL(n_told, f.n_data_bytes);
-        CU_ASSERT_EQUAL(count_entries(dir), f.n_files + (f.n_files > 1));
+        CU_ASSERT_EQUAL(count_files(dir), f.n_files + (f.n_files > 1));
         CU_ASSERT_STRING_EQUAL(f.files[0].name, f.n_files == 1   ? "model.safetensors"
                                                 : f.n_files == 4 ? "model-00001-of-00004.safetensors"
                                                                  : "model-00001-of-00039.safetensors");
@@ -335,7 +327,7 @@ static void files_equal_memory(void) {
         }
         check_equal(dir, &m);
         synthetic_files_remove(&f);
-        CU_ASSERT_EQUAL(count_entries(dir), 0);
+        CU_ASSERT_EQUAL(count_files(dir), 0);
         synthetic_files_free(&f);
     }
 }
@@ -370,7 +362,7 @@ static void failures(void) {
     signal(SIGXFSZ, handler);
 
     synthetic_files_remove(&f);
-    CU_ASSERT(count_entries(dir) == 1 && access(others, F_OK) == 0); /* what others made stays */
+    CU_ASSERT(count_files(dir) == 1 && access(others, F_OK) == 0); /* what others made stays */
     CHECK_REFUSED(synthetic_files_fill(&f, 1, v, 2, count_bytes, &n_told), "No such file or directory");
     synthetic_values_close(v);
     synthetic_files_free(&f);

@@ -1,4 +1,5 @@
 /* tests/io/test_weights.c: safetensors files that are good, and every way in which they can lie. */
+#define _GNU_SOURCE /* for directory.h */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,13 +10,8 @@
 #include "io/weights/weights.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
+#include "tests/fixtures/directory.h"
 #include "tests/fixtures/harness.h"
-
-static const char *path_of(const char *dir, const char *file) {
-    static char path[300];
-    snprintf(path, sizeof path, "%s/%s", dir, file);
-    return path;
-}
 
 static void write_file(const char *dir, const char *file, const char *header, const void *data, size_t n) {
     size_t n_header = strlen(header);
