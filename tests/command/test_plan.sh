@@ -6,16 +6,6 @@
 
 context=108 n_new=8
 
-write_lines() { # write_lines N: prompts of equal length
-    awk -v n="$1" -v length_of="$((context - n_new))" -v n_new="$n_new" 'BEGIN {
-        for (i = 0; i < n; i++) {
-            printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"tokens\": [300", i, n_new
-            for (k = 1; k < length_of; k++) printf ", %d", 300 + k
-            print "]}"
-        }
-    }' >"$temp/prompts.jsonl"
-}
-
 # A line for each rank, and the pools: of the plan that was printed, and of the run that was reported.
 planned() {
     awk '/^ *[0-9]+ +[0-9]+\.\.[0-9]+ / { print $2, $3, $4, $7 }' "$temp/out"
@@ -58,7 +48,7 @@ is_bounded() {
 }
 
 batches() {
-    write_lines 4
+    write_lines 4 $((context - n_new)) 0 $n_new >"$temp/prompts.jsonl"
     same 'one rank' 1
     same 'two ranks' 2
     same 'chunks and pages' 3 --chunk-tokens 64 --page-tokens 32
@@ -74,7 +64,7 @@ batches() {
     most=$(sed -n 's/^fits: the largest rank takes \([0-9.]*\) of.*/\1/p' "$temp/out")
     same 'memory' 2 --memory-per-rank "$(awk -v most="$most" 'BEGIN { printf "%d", most * 1024 - 300 }')K"
     check 'memory: a bound' 'it is none' is_bounded
-    write_lines 7
+    write_lines 7 $((context - n_new)) 0 $n_new >"$temp/prompts.jsonl"
     same 'more lines than sequences' 2
 }
 

@@ -9,22 +9,8 @@
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
 
-mkdir "$all/disk" "$all/windowed"
-cp "$model"/* "$all/windowed/"
-s='"sliding_attention"' f='"full_attention"'
-sed -e 's/LlamaForCausalLM/MistralForCausalLM/' -e 's/"llama"/"mistral"/' \
-    -e "1s/{/{ \"sliding_window\": 96, \"layer_types\": [$s, $f, $s, $s, $s, $f, $s, $s],/" \
-    "$model/config.json" >"$all/windowed/config.json"
-
-write_lines() { # write_lines N TOKENS-OF-THE-FIRST NEW: the others are shorter
-    awk -v n="$1" -v length_of="$2" -v n_new="$3" 'BEGIN {
-        for (i = 0; i < n; i++) {
-            printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i, n_new
-            for (k = 1; k < length_of - 150 * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
-            print "]}"
-        }
-    }'
-}
+mkdir "$all/disk"
+make_windowed "$all/windowed"
 
 batch() { # batch MODEL NP OPTIONS...: the results, in the order of the lines
     on=$1 np=$2
@@ -61,11 +47,11 @@ same() { # same NAME EXPECTED MODEL NP OPTIONS...: as with all in memory, and pa
 
 in_memory() {
     lines=$all/lines.jsonl
-    write_lines 4 1100 20 >"$lines"
+    write_lines 4 1100 150 20 >"$lines"
     batch "$model" 1 --sequences 3
     expect 'all in memory' 0 && cp "$temp/sorted.jsonl" "$all/expected.jsonl"
     lines=$all/many.jsonl
-    write_lines 9 200 250 | sed 's/tokens": \[300/tokens": [300, 301, 302, 303/' >"$lines"
+    write_lines 9 200 150 250 | sed 's/tokens": \[300/tokens": [300, 301, 302, 303/' >"$lines"
     batch "$model" 1 --sequences 9
     expect 'many, all in memory' 0 && cp "$temp/sorted.jsonl" "$all/expected.many.jsonl"
     lines=$all/lines.jsonl

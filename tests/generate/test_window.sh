@@ -8,24 +8,8 @@
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
 
-# The demo model with a window of 96 positions in three of four layers.
-mkdir "$all/model"
-cp "$model"/* "$all/model/"
-s='"sliding_attention"' f='"full_attention"'
-sed -e 's/LlamaForCausalLM/MistralForCausalLM/' -e 's/"llama"/"mistral"/' \
-    -e "1s/{/{ \"sliding_window\": 96, \"layer_types\": [$s, $f, $s, $s, $s, $f, $s, $s],/" \
-    "$model/config.json" >"$all/model/config.json"
+make_windowed "$all/model"
 model=$all/model
-
-write_lines() { # write_lines N TOKENS-OF-THE-FIRST NEW: the others are shorter
-    awk -v n="$1" -v length_of="$2" -v n_new="$3" 'BEGIN {
-        for (i = 0; i < n; i++) {
-            printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i, n_new
-            for (k = 1; k < length_of - 250 * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
-            print "]}"
-        }
-    }'
-}
 
 batch() { # batch NP OPTIONS...: the results, in the order of the lines
     np=$1
@@ -44,7 +28,7 @@ same() { # same NAME NP OPTIONS...: as the run that kept all
 
 keep_all() {
     lines=$all/lines.jsonl
-    write_lines 4 1100 20 >"$lines"
+    write_lines 4 1100 250 20 >"$lines"
     batch 1 --save "$temp/all.kvs"
     expect 'a run that keeps all' 0 && cp "$temp/sorted.jsonl" "$all/expected.jsonl"
 }
@@ -59,10 +43,10 @@ runs() {
 
 resumes() {
     lines=$temp/lines.jsonl
-    write_lines 1 1100 0 >"$lines"
+    write_lines 1 1100 0 0 >"$lines"
     generate 2 --input "$lines" --output "$temp/read.jsonl" --save "$temp/read.kvs"
     expect 'a prompt that is read' 0
-    write_lines 1 1100 20 >"$lines"
+    write_lines 1 1100 0 20 >"$lines"
     head -n 1 "$all/expected.jsonl" >"$temp/first.jsonl"
     for np in 1 3; do
         batch $np --resume "$temp/read.kvs"
