@@ -166,6 +166,8 @@ typedef struct varve_job {
     float step;           /* of what is decoded */
     int64_t positions;    /* int64 [n_tokens] */
     int64_t grades;       /* uint8 [tiles] */
+    int64_t sources;      /* int32 [n_tokens]: of what copies another's components in the first layer; of what
+                             does not -1. 0: nothing copies */
     int64_t own;          /* int8 [n_layers, numbers]; 0: the chunk has no levels of its own */
     int64_t coded;        /* uint32 [tiles, n_layers]: the tokens that are not kept otherwise */
     int64_t first_kept;   /* int32 [tiles * n_layers + 1]: of those that are, which come in this order: */

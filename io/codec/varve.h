@@ -16,6 +16,11 @@
  * the bases, made from other texts, would lose too much. The last 32 positions have a quarter of the step,
  * and the 96 before them half: most rows that come attend to those.
  *
+ * In a model's first layer K before RoPE and V follow from the token alone. A token that came before in its
+ * chunk copies there what that has (io/codec/varve_copies.h), and costs next to nothing; that they are alike
+ * is seen from the elements, so that nobody needs to know tokens, and a model in which it is otherwise copies
+ * nothing.
+ *
  * A chunk may be coded in two planes (io/codec/varve_planes.h): the base, which can be decoded by itself, is
  * three times as coarse, and what refines it makes of it what one plane would have held. Layers that are
  * predicted from a coarse one drift: of VARVE_SMALL, a base alone has more errors than one plane of its step.

@@ -103,11 +103,13 @@ static void put_rows(const decoder *d, int tile, int model_layer) {
 
 static bool decode_layer(decoder *d, int tile, int layer, int grade) {
     const int model_layer = d->chunk->first_layer + layer;
-    uint32_t coded;
+    uint32_t coded, copies = 0;
     int n_bases = 0;
     const varve_basis *bases = varve_tile_bases(&d->tile, model_layer, layer == 0, &n_bases);
     if (!varve_payload_coded(&d->payload, tile, layer, d->tile.n_tokens, &coded)) return false;
-    take_symbols(d, bases, n_bases, layer, grade, coded);
+    if (layer == 0 && !varve_payload_copies(&d->payload, tile, grade, coded, &copies)) return false;
+    take_symbols(d, bases, n_bases, layer, grade, coded & ~copies);
+    if (layer == 0 && d->tile.firsts) varve_tile_copy(&d->tile, tile, &d->payload.copies, copies);
     varve_tile_predict(&d->tile, model_layer, layer == 0);
     varve_tile_rebuild(&d->tile, model_layer, layer == 0, varve_grade_step(d->payload.step, grade));
     for (int part = 0; part < N_KV_PARTS; part++)
@@ -146,7 +148,7 @@ status varve_decode_rows(const varve_tables *t, const varve_plane *planes, int n
                          const varve_chunk *chunk, const kv_output *out) {
     decoder d = {.chunk = chunk, .out = out, .n_planes = n_planes};
     bool good = varve_payload_open(&t->shape, planes, n_planes, chunk, &d.payload);
-    varve_tile_open(t, (varve_kind)d.payload.head.kind, &d.tile);
+    varve_tile_open(t, (varve_kind)d.payload.head.kind, d.payload.copies.n_tokens, &d.tile);
     const size_t n = (size_t)d.tile.n_numbers;
     d.first = mem_new(n, sizeof *d.first);
     d.classes = mem_new(n, sizeof *d.classes);

@@ -119,10 +119,11 @@ static void walk_free(walk *w) {
 }
 
 static bool walk_layer(walk *w, varve_payload *p, const varve_tables *t, const varve_chunk *chunk, int tile,
-                       int layer, char *room) {
+                       int grade, int layer, char *room) {
     const int left = chunk->n_tokens - tile * VARVE_TILE, n = left < VARVE_TILE ? left : VARVE_TILE;
-    uint32_t coded;
+    uint32_t coded, copies;
     if (!varve_payload_coded(p, tile, layer, n, &coded)) return false;
+    if (layer == 0 && !varve_payload_copies(p, tile, grade, coded, &copies)) return false;
     text_append(&w->coded, (const char *)&coded, sizeof coded);
     text_append(&w->first_kept, (const char *)&w->n_kept, sizeof w->n_kept);
     for (; varve_payload_is_at(p, tile, layer); w->n_kept++) {
@@ -141,7 +142,7 @@ static bool walk_tiles(walk *w, varve_payload *p, const varve_tables *t, const v
         good = varve_payload_grade(p, &grade);
         text_append(&w->grades, &(char){(char)grade}, 1);
         for (int layer = 0; good && layer < chunk->n_layers; layer++)
-            good = walk_layer(w, p, t, chunk, tile, layer, room);
+            good = walk_layer(w, p, t, chunk, tile, grade, layer, room);
     }
     text_append(&w->first_kept, (const char *)&w->n_kept, sizeof w->n_kept);
     free(room);
@@ -163,6 +164,8 @@ static void lay_out(const walk *w, const varve_payload *p, const varve_chunk *ch
                        .n_escapes = p->head.n_escapes};
     out->positions = append(to, p->positions, (size_t)chunk->n_tokens * sizeof *p->positions);
     out->grades = append(to, w->grades.data, w->grades.n);
+    if (p->copies.sources)
+        out->sources = append(to, p->copies.sources, (size_t)chunk->n_tokens * sizeof *p->copies.sources);
     if (p->own.n) out->own = append(to, p->own.at, p->own.n);
     out->coded = append(to, w->coded.data, w->coded.n);
     out->first_kept = append(to, w->first_kept.data, w->first_kept.n);

@@ -16,6 +16,9 @@ static const float poor_error = 0.5f;
  * they are worth encoding it twice: of another domain than the tables'. */
 static const double least_gain = 0.08;
 
+/* What a copy may have of the errors that a token would have by itself. */
+static const float most_copied = 1.25f;
+
 /* What is being put together. tiles: as they are decoded without the last plane (of two), and with all. */
 typedef struct encoder {
     varve_tile tiles[VARVE_PLANES];
@@ -25,8 +28,8 @@ typedef struct encoder {
     int n_planes, step_level;
     float step;
     varve_rounding rounding[VARVE_CLASSES];
-    text_buffer marks, kept, escapes;
-    rans_range *ranges[VARVE_PLANES]; /* [n_ranges] */
+    text_buffer list, marks, kept, escapes; /* list: of copies */
+    rans_range *ranges[VARVE_PLANES];       /* [n_ranges] */
     size_t n_ranges;
     int16_t **columns;   /* [n_layers]: the bases of each, by components (transpose), one behind the other */
     uint16_t *all_pairs; /* [numbers / 2]: 0, 1, ... */
@@ -35,7 +38,10 @@ typedef struct encoder {
     float *steps;        /* [numbers, TILE]: components in steps of the tile's grade, and */
     uint8_t *classes;    /* [numbers] of them */
     int16_t *symbols, *bases; /* [numbers, TILE], and of two planes the first */
-    uint32_t coded;           /* lanes */
+    uint32_t coded, copied;   /* lanes; those that are copied are coded, too, but have no symbols */
+    varve_copies copies;      /* of the model's first layer, where that is the chunk's; else zeroed */
+    double *norms;            /* [n_tokens] of V in the chunk's first layer */
+    double saved;             /* bits, by copies */
     double *squares,
         *n_squares; /* of components in steps [n_layers, numbers], and of how many tokens [n_layers] */
     int8_t *own;    /* [n_layers, numbers]: what is added to the tables' levels; NULL: nothing */
@@ -103,28 +109,6 @@ static void read_values(encoder *e, const void *elements, int tile, int layer) {
     for (int part = 0; part < N_KV_PARTS; part++)
         varve_tile_values(e->tile, e->chunk->first_layer + layer, (kv_part)part, e->chunk->type,
                           elements_of(e, elements, layer, part, tile * VARVE_TILE), e->values);
-}
-
-/* A basis as sums over its numbers want it: what varve_basis has for two numbers and two components, for
- * those components and those numbers. */
-static void transpose(const varve_basis *b, int16_t *out) {
-    const size_t n_pairs = (size_t)b->n / 2;
-    for (size_t c = 0; c < n_pairs; c++)
-        for (size_t j = 0; j < n_pairs; j++) {
-            const int16_t *from = b->pairs + (j * n_pairs + c) * 4;
-            const int16_t square[4] = {from[0], from[2], from[1], from[3]};
-            memcpy(out + (c * n_pairs + j) * 4, square, sizeof square);
-        }
-}
-
-static int16_t *transpose_all(const varve_basis *bases, int n_bases) {
-    size_t n = 0;
-    for (const varve_basis *b = bases; b < bases + n_bases; b++)
-        n += (size_t)b->n * (size_t)b->n;
-    int16_t *columns = mem_resize(NULL, n, sizeof *columns), *at = columns;
-    for (const varve_basis *b = bases; b < bases + n_bases; at += b->n * b->n, b++)
-        transpose(b, at);
-    return columns;
 }
 
 /* Symbols of all components; the lanes in which one is too large, and in *poor those whose tokens are unlike
@@ -202,13 +186,13 @@ static void append_digits(encoder *e, int class, const int16_t *symbols, const i
     }
 }
 
-/* The symbols of the coded lanes go to the streams; others have none, and become 0. */
-static void append_layer(encoder *e) {
+/* The symbols of these lanes go to the streams; others have none, and become 0. */
+static void append_layer(encoder *e, uint32_t lanes) {
     const varve_tables *t = e->tile->tables;
     const rans_range none = {0, RANS_TOTAL};
     int16_t coded[VARVE_TILE];
     for (int lane = 0; lane < VARVE_TILE; lane++)
-        coded[lane] = (e->coded >> lane & 1) ? -1 : 0;
+        coded[lane] = (lanes >> lane & 1) ? -1 : 0;
     for (int i = 0; i < e->tile->n_numbers; i++) {
         const int class = e->classes[i];
         int16_t *symbols = e->symbols + i * VARVE_TILE, *bases = e->bases + i * VARVE_TILE;
@@ -219,7 +203,7 @@ static void append_layer(encoder *e) {
         if (t->classes[class].is_silent) continue;
         append_symbols(e, e->coarse ? &t->coarse[class] : &t->classes[class], e->coarse ? bases : symbols);
         if (e->coarse) append_digits(e, class, symbols, bases);
-        for (int lane = 0; e->coded != UINT32_MAX && lane < VARVE_TILE; lane++)
+        for (int lane = 0; lanes != UINT32_MAX && lane < VARVE_TILE; lane++)
             for (int plane = 0; plane < e->n_planes && !coded[lane]; plane++)
                 e->ranges[plane][e->n_ranges + (size_t)lane] = none;
         e->n_ranges += VARVE_TILE;
@@ -239,7 +223,7 @@ static void add_errors(const encoder *e, const float *squares, const float *erro
 
 /* What is decoded of a plane beside what was wanted. Where no layer is predicted from the one before,
  * components are enough: a basis keeps lengths, and the numbers are only rounded once more. */
-static void count_errors(encoder *e, int plane, int layer, int grade) {
+static void count_errors(encoder *e, int plane, int tile, int layer, int grade) {
     const varve_tables *t = e->tile->tables;
     varve_tile *decoded = &e->tiles[plane];
     varve_report *report = &e->reports[plane];
@@ -248,6 +232,7 @@ static void count_errors(encoder *e, int plane, int layer, int grade) {
     float squares[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
     decoded->loops->rebuild(is_coarse ? t->coarse : t->classes, e->classes, decoded->n_numbers,
                             is_coarse ? e->bases : e->symbols, decoded->components);
+    if (layer == 0 && decoded->firsts) varve_tile_copy(decoded, tile, &e->copies, e->copied);
     if (decoded->kind == VARVE_FAST) {
         decoded->loops->compare(e->steps, decoded->components, steps / VARVE_SYMBOL_UNIT, decoded->n_numbers,
                                 squares, errors);
@@ -263,15 +248,54 @@ static void count_errors(encoder *e, int plane, int layer, int grade) {
     add_errors(e, squares, errors, 1, report);
 }
 
-/* How large components of coded tokens are, in steps of the chunk. */
-static void count_squares(encoder *e, int layer, int grade) {
+/* How large components of these tokens are, in steps of the chunk. */
+static void count_squares(encoder *e, uint32_t lanes, int layer, int grade) {
     double *squares = e->squares + (size_t)layer * (size_t)e->tile->n_numbers;
     const float share = varve_grade_step(1, grade);
     float shares[VARVE_TILE];
     for (int lane = 0; lane < VARVE_TILE; lane++)
-        shares[lane] = (e->coded >> lane & 1) ? share : 0;
-    e->n_squares[layer] += __builtin_popcount(e->coded);
+        shares[lane] = (lanes >> lane & 1) ? share : 0;
+    e->n_squares[layer] += __builtin_popcount(lanes);
     e->tile->loops->add_squares(e->steps, shares, e->tile->n_numbers, squares);
+}
+
+/* The last token before this one that has the same V, bit for bit, and is no copy itself; -1: there is none.
+ */
+static int find_source(const encoder *e, const void *elements, int token, int grade) {
+    const char *v = elements_of(e, elements, 0, KV_PART_V, token);
+    for (int i = token; i-- > 0;)
+        if (e->norms[i] == e->norms[token] && e->copies.grades[i] == 1 + grade &&
+            memcmp(elements_of(e, elements, 0, KV_PART_V, i), v, token_bytes(e)) == 0)
+            return i;
+    return -1;
+}
+
+/* Of the coded tokens, which can copy: K before RoPE is known only as exactly as it was rounded after, and
+ * not at all in a model that has no RoPE, so that V alone does not say it. */
+static void find_copies(encoder *e, const void *elements, int tile, int grade) {
+    varve_tile *t = e->tile;
+    varve_copies *c = &e->copies;
+    float squares[VARVE_TILE] = {0}, own[VARVE_TILE] = {0}, errors[VARVE_TILE] = {0};
+    for (int lane = 0, token = tile * VARVE_TILE; lane < t->n_tokens; lane++, token++) {
+        if (!(e->coded >> lane & 1)) continue;
+        c->sources[token] = find_source(e, elements, token, grade);
+        c->grades[token] = (uint8_t)(c->sources[token] < 0 ? 1 + grade : 0);
+        e->copied |= (uint32_t)(c->sources[token] >= 0) << lane;
+    }
+    if (e->copied) {
+        t->loops->rebuild(t->tables->classes, e->classes, t->n_numbers, e->symbols, t->components);
+        t->loops->compare(e->steps, t->components, 1.0f / VARVE_SYMBOL_UNIT, t->n_numbers, squares, own);
+        varve_tile_copy(t, tile, c, e->copied);
+        t->loops->compare(e->steps, t->components, 1.0f / VARVE_SYMBOL_UNIT, t->n_numbers, squares, errors);
+    }
+    for (int lane = 0; lane < t->n_tokens; lane++)
+        if ((e->copied >> lane & 1) && !(errors[lane] <= most_copied * own[lane]))
+            c->sources[tile * VARVE_TILE + lane] = -1;
+    const bool good = varve_copies_settle(c, tile, grade, e->coded, &e->copied);
+    assert(good);
+    (void)good;
+    for (int i = 0; i < t->n_numbers; i++)
+        e->saved += __builtin_popcount(e->copied) * varve_class_bits(&t->tables->classes[e->classes[i]]);
 }
 
 static void encode_layer(encoder *e, const void *elements, int tile, int layer, int grade) {
@@ -288,13 +312,17 @@ static void encode_layer(encoder *e, const void *elements, int tile, int layer, 
         const int token = tile * VARVE_TILE + lane;
         if (e->tokens[token].position < VARVE_EXACT_POSITIONS) exact |= 1u << lane;
         const char *v = elements_of(e, elements, layer, KV_PART_V, token);
-        if (varve_norm(e->chunk->type, v, n_channels) < (double)norm) sinks |= 1u << lane;
+        const double length = varve_norm(e->chunk->type, v, n_channels);
+        if (layer == 0) e->norms[token] = length;
+        if (length < (double)norm) sinks |= 1u << lane;
     }
     e->coded = all & ~exact & ~sinks;
-    append_layer(e);
-    count_squares(e, layer, grade);
+    e->copied = 0;
+    if (layer == 0 && e->copies.sources) find_copies(e, elements, tile, grade);
+    append_layer(e, e->coded & ~e->copied);
+    count_squares(e, e->coded & ~e->copied, layer, grade);
     for (int i = 0; i < e->n_planes; i++)
-        count_errors(e, i, layer, grade);
+        count_errors(e, i, tile, layer, grade);
     for (int lane = 0; lane < e->tile->n_tokens; lane++)
         if (!(e->coded >> lane & 1)) keep_token(e, elements, tile, layer, lane, exact >> lane & 1);
     for (int i = 0; i < e->n_planes; i++)
@@ -336,8 +364,11 @@ static void append_runs(const encoder *e, text_buffer *out, uint32_t *n_runs) {
 }
 
 static void open_encoder(encoder *e, const varve_tables *t, varve_kind kind, int n_tiles) {
+    const bool may_copy = e->chunk->first_layer == 0;
     for (int i = 0; i < e->n_planes; i++)
-        varve_tile_open(t, kind, &e->tiles[i]);
+        varve_tile_open(t, kind, may_copy ? e->chunk->n_tokens : 0, &e->tiles[i]);
+    if (may_copy) varve_copies_open(e->chunk->n_tokens, &e->copies);
+    e->norms = mem_new((size_t)e->chunk->n_tokens, sizeof *e->norms);
     e->tile = &e->tiles[e->n_planes - 1];
     e->coarse = e->n_planes > 1 ? &e->tiles[e->n_planes - 2] : NULL;
     const size_t n = (size_t)e->tile->n_numbers * VARVE_TILE;
@@ -361,7 +392,7 @@ static void open_encoder(encoder *e, const varve_tables *t, varve_kind kind, int
         int n_bases = 0;
         const varve_basis *bases =
             varve_tile_bases(e->tile, e->chunk->first_layer + layer, layer == 0, &n_bases);
-        e->columns[layer] = transpose_all(bases, n_bases);
+        e->columns[layer] = varve_transpose(bases, n_bases);
     }
     for (int i = 0; i < VARVE_CLASSES; i++)
         e->rounding[i] =
@@ -377,6 +408,7 @@ static void close_encoder(encoder *e) {
         free(e->columns[layer]);
     free(e->columns);
     free(e->all_pairs);
+    free(e->list.data);
     free(e->marks.data);
     free(e->kept.data);
     free(e->escapes.data);
@@ -389,6 +421,8 @@ static void close_encoder(encoder *e) {
     free(e->classes);
     free(e->symbols);
     free(e->bases);
+    free(e->norms);
+    varve_copies_close(&e->copies);
 }
 
 /* Empty ones have no data. */
@@ -410,7 +444,9 @@ static void encode_chunk(encoder *e, const void *elements, varve_kind kind, text
                        .step_level = (int16_t)e->step_level,
                        .kind = (uint8_t)((int)kind | (e->own ? VARVE_OWN_LEVELS : 0)),
                        .n_planes = (uint8_t)e->n_planes};
-    e->marks.n = e->kept.n = e->escapes.n = e->n_ranges = 0;
+    e->list.n = e->marks.n = e->kept.n = e->escapes.n = e->n_ranges = 0;
+    e->saved = 0;
+    varve_copies_clear(&e->copies);
     memset(e->reports, 0, sizeof e->reports);
     append_runs(e, &runs, &head.n_runs);
     for (int tile = 0; tile < n_tiles; tile++) {
@@ -419,6 +455,8 @@ static void encode_chunk(encoder *e, const void *elements, varve_kind kind, text
         encode_tile(e, elements, tile, grade);
     }
     text_append(&grades, "\0\0\0", (size_t)(-n_tiles & 3));
+    if (e->saved > 0) varve_copies_append(&e->copies, &e->list);
+    if (e->list.n) head.kind |= VARVE_COPIES;
     head.n_marks = (uint32_t)(e->marks.n / sizeof(uint32_t));
     head.n_escapes = (uint32_t)(e->escapes.n / sizeof(int16_t));
     for (int i = 0; i < e->n_planes; i++)
@@ -426,6 +464,7 @@ static void encode_chunk(encoder *e, const void *elements, varve_kind kind, text
     text_append(&planes[0], (const char *)&head, sizeof head);
     append_text(&planes[0], &runs);
     append_text(&planes[0], &grades);
+    append_text(&planes[0], &e->list);
     if (e->own)
         text_append(&planes[0], (const char *)e->own,
                     (size_t)e->chunk->n_layers * (size_t)e->tile->n_numbers);
@@ -476,6 +515,10 @@ void varve_encode(const varve_tables *t, const varve_coding *how, const varve_ch
     text_buffer made[VARVE_PLANES] = {{0}};
     open_encoder(&e, t, how->kind, (chunk->n_tokens - 1) / VARVE_TILE + 1);
     encode_chunk(&e, elements, how->kind, made);
+    if (e.saved < 8.0 * (double)e.list.n) {
+        varve_copies_close(&e.copies);
+        encode_chunk(&e, elements, how->kind, made);
+    }
     const double n = (double)chunk->n_layers * e.tile->n_numbers;
     if (find_own_levels(&e) > (8 + least_gain * chunk->n_tokens) * n)
         encode_chunk(&e, elements, how->kind, made);
@@ -485,29 +528,4 @@ void varve_encode(const varve_tables *t, const varve_coding *how, const varve_ch
         free(made[i].data);
     }
     close_encoder(&e);
-}
-
-/* ---- what to expect ---- */
-
-static double entropy_of(const varve_class *c) {
-    double bits = 0;
-    for (int i = 0; !c->is_silent && i < 2 * c->most + 2; i++) {
-        const double share = (double)(c->starts[i + 1] - c->starts[i]) / RANS_TOTAL;
-        bits -= share * log2(share);
-    }
-    return bits;
-}
-
-double varve_expected_bits(const varve_tables *t, varve_kind kind, int step_level, int n_layers) {
-    double bits[VARVE_CLASSES], all = 0;
-    for (int i = 0; i < VARVE_CLASSES; i++)
-        bits[i] = entropy_of(&t->classes[i]);
-    for (int layer = 0; layer < t->n_layers; layer++) {
-        const varve_bases of = varve_bases_of(kind, layer % n_layers == 0);
-        const varve_basis *bases = t->layers[layer].bases[of];
-        for (int i = 0; i < varve_n_bases(&t->shape, of); i++)
-            for (int c = 0; c < bases[i].n; c++)
-                all += bits[varve_class_of(bases[i].levels[c], step_level)];
-    }
-    return all / t->n_layers / varve_n_numbers(&t->shape);
 }

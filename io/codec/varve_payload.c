@@ -52,15 +52,17 @@ bool varve_payload_open(const varve_shape *shape, const varve_plane *planes, int
     byte_reader_take(&r, head, sizeof *head);
     const size_t n_own =
         head->kind & VARVE_OWN_LEVELS ? (size_t)chunk->n_layers * (size_t)varve_n_numbers(shape) : 0;
-    head->kind &= VARVE_OWN_LEVELS - 1;
+    const bool has_copies = head->kind & VARVE_COPIES;
+    head->kind &= VARVE_KINDS;
+    if (has_copies) varve_copies_open(chunk->n_tokens, &p.copies);
     bool good = !r.is_short && head->n_planes >= n_planes && head->n_planes <= VARVE_PLANES &&
                 head->kind < N_VARVE_KINDS && head->step > 0 && isfinite(head->step) &&
                 abs(head->step_level) <= 1000 && head->n_runs >= 1 &&
                 head->n_runs <= (uint32_t)chunk->n_tokens;
     good = good && split(&r, head->n_runs * sizeof(varve_run), &runs) &&
            read_positions(&runs, head->n_runs, chunk->n_tokens, p.positions) &&
-           split(&r, (n_tiles + 3) / 4 * 4, &p.grades) && split(&r, n_own, &p.own) &&
-           split(&r, (size_t)head->n_marks * sizeof(uint32_t), &p.marks) &&
+           split(&r, (n_tiles + 3) / 4 * 4, &p.grades) && (!has_copies || varve_copies_read(&r, &p.copies)) &&
+           split(&r, n_own, &p.own) && split(&r, (size_t)head->n_marks * sizeof(uint32_t), &p.marks) &&
            split(&r, count_kept(&p, shape, chunk->type), &p.kept) &&
            split(&r, (size_t)head->n_escapes * sizeof(int16_t), &p.escapes);
     p.streams[0] = r;
@@ -76,6 +78,7 @@ bool varve_payload_open(const varve_shape *shape, const varve_plane *planes, int
 
 void varve_payload_close(varve_payload *p) {
     free(p->positions);
+    varve_copies_close(&p->copies);
 }
 
 bool varve_payload_grade(varve_payload *p, int *grade) {
@@ -95,6 +98,11 @@ bool varve_payload_coded(const varve_payload *p, int tile, int layer, int n_toke
         *coded &= ~(1u << lane);
     }
     return true;
+}
+
+bool varve_payload_copies(varve_payload *p, int tile, int grade, uint32_t coded, uint32_t *copies) {
+    *copies = 0;
+    return !p->copies.sources || varve_copies_settle(&p->copies, tile, grade, coded, copies);
 }
 
 int varve_payload_take_kept(varve_payload *p, const varve_shape *shape, dtype type, void *elements) {

@@ -3,14 +3,15 @@
 
 #include "io/codec/byte_reader.h"
 #include "io/codec/varve.h"
+#include "io/codec/varve_copies.h"
 
-enum { VARVE_OWN_LEVELS = 128 };
+enum { VARVE_COPIES = 64, VARVE_OWN_LEVELS = 128, VARVE_KINDS = VARVE_COPIES - 1 };
 
 /* As in a file, little-endian. Behind it: runs [n_runs], the tiles' grades [n_tiles] and zeros to a multiple
- * of 4 bytes, where the kind has VARVE_OWN_LEVELS what is added to the tables' levels [n_layers, numbers], of
- * 1 byte each, marks [n_marks] in rising order, what they keep, escapes [n_escapes] of 2 bytes, the stream.
- * Of a chunk in two planes this is the base, with symbols and escapes of bases, and the other plane is a
- * stream of digits. */
+ * of 4 bytes, where the kind has VARVE_COPIES those (varve_copies.h), where it has VARVE_OWN_LEVELS what is
+ * added to the tables' levels [n_layers, numbers], of 1 byte each, marks [n_marks] in rising order, what they
+ * keep, escapes [n_escapes] of 2 bytes, the stream. Of a chunk in two planes this is the base, with symbols
+ * and escapes of bases, and the other plane is a stream of digits. */
 typedef struct varve_head {
     float step;
     int16_t step_level;
@@ -41,9 +42,10 @@ static inline size_t varve_sink_bytes(const varve_shape *s) {
 
 /* What is left of each part. */
 typedef struct varve_payload {
-    varve_head head;    /* kind: without VARVE_OWN_LEVELS */
+    varve_head head;    /* kind: a varve_kind */
     float step;         /* of what is decoded */
     int64_t *positions; /* [n_tokens] */
+    varve_copies copies;
     byte_reader grades, own, marks, kept, escapes;
     byte_reader streams[VARVE_PLANES]; /* [n_planes], each with its head */
     uint32_t mark;                     /* the next one; UINT32_MAX behind the last */
@@ -62,6 +64,9 @@ bool varve_payload_grade(varve_payload *p, int *grade);
 /* Of the first n_tokens of a tile, those that are coded in a layer; false: the marks of the others, which are
  * the next ones, are not in their order. */
 bool varve_payload_coded(const varve_payload *p, int tile, int layer, int n_tokens, uint32_t *coded);
+
+/* Of a tile's tokens that are coded in the chunk's first layer, those that copy; false: what they cannot. */
+bool varve_payload_copies(varve_payload *p, int tile, int grade, uint32_t coded, uint32_t *copies);
 
 /* The next mark is one of this layer. */
 static inline bool varve_payload_is_at(const varve_payload *p, int tile, int layer) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "io/codec/varve.h"
+#include "io/codec/varve_copies.h"
 #include "io/codec/varve_loops.h"
 
 /* The class of a component of a basis. own: what the chunk adds to a layer's levels [numbers]; NULL: nothing.
@@ -17,6 +18,9 @@ static inline int varve_component_class(const varve_basis *b, int component, con
 static inline int varve_grade(int32_t age) {
     return age < 32 ? 2 : age < 128 ? 1 : 0;
 }
+
+/* The bits of a symbol of a class, where its probabilities are right. */
+double varve_class_bits(const varve_class *c);
 
 enum { VARVE_BLOCK = 64 }; /* numbers at a time, whose sums stay in the first cache */
 
@@ -34,6 +38,7 @@ typedef struct varve_tile {
     int16_t *before;     /* numbers of the layer before, and */
     int16_t *numbers;    /* of this one */
     int16_t *components;
+    int16_t *firsts;  /* [tiles, numbers, TILE]: components of the first layer, of copies' sources */
     float *predicted; /* [numbers, TILE] */
     int32_t *sums;    /* [VARVE_BLOCK, TILE] of some numbers */
     uint16_t *list;   /* [numbers / 2] */
@@ -41,7 +46,8 @@ typedef struct varve_tile {
     float *room;      /* [width, TILE] */
 } varve_tile;
 
-void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out);
+/* n_copied: tokens of a chunk in which some copy others; else 0. */
+void varve_tile_open(const varve_tables *t, varve_kind kind, int n_copied, varve_tile *out);
 void varve_tile_close(varve_tile *tile);
 
 /* The tile's tokens are n_tokens from now on, whose positions the caller sets. */
@@ -58,11 +64,18 @@ static inline varve_bases varve_bases_of(varve_kind kind, bool is_first) {
 /* They, and how many. */
 const varve_basis *varve_tile_bases(const varve_tile *tile, int layer, bool is_first, int *n);
 
+/* Bases as sums over numbers want them, one behind the other: [n / 2, n / 2, 2, 2], by components. Released
+ * with free(). */
+int16_t *varve_transpose(const varve_basis *bases, int n_bases);
+
 /* What the layer before says of this one; zeros for the first of a chunk. */
 void varve_tile_predict(varve_tile *tile, int layer, bool is_first);
 
 /* Numbers from components and the prediction. */
 void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step);
+
+/* Of the chunk's i-th tile in its first layer: these lanes get the components of their sources. */
+void varve_tile_copy(varve_tile *tile, int i, const varve_copies *c, uint32_t copies);
 
 /* This layer is the one before from now on. */
 void varve_tile_next(varve_tile *tile);

@@ -6,7 +6,7 @@
 #include "io/codec/varve_private.h"
 #include "kernels/convert.h"
 
-void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out) {
+void varve_tile_open(const varve_tables *t, varve_kind kind, int n_copied, varve_tile *out) {
     const size_t n = (size_t)varve_n_numbers(&t->shape), width = (size_t)t->shape.width;
     *out = (varve_tile){.tables = t, .loops = varve_loops_best(), .kind = kind, .n_numbers = (int)n};
     out->turns = mem_new(width * VARVE_TILE, sizeof(float));
@@ -14,6 +14,8 @@ void varve_tile_open(const varve_tables *t, varve_kind kind, varve_tile *out) {
     out->before = mem_new(n * VARVE_TILE, sizeof(int16_t));
     out->numbers = mem_new(n * VARVE_TILE, sizeof(int16_t));
     out->components = mem_new(n * VARVE_TILE, sizeof(int16_t));
+    const size_t n_tiles = ((size_t)n_copied + VARVE_TILE - 1) / VARVE_TILE;
+    if (n_tiles) out->firsts = mem_new(n_tiles * n * VARVE_TILE, sizeof(int16_t));
     out->predicted = mem_new(n * VARVE_TILE, sizeof(float));
     out->sums = mem_new((size_t)VARVE_BLOCK * VARVE_TILE, sizeof(int32_t));
     out->list = mem_new(n / 2, sizeof(uint16_t));
@@ -25,6 +27,7 @@ void varve_tile_close(varve_tile *tile) {
     free(tile->before);
     free(tile->numbers);
     free(tile->components);
+    free(tile->firsts);
     free(tile->predicted);
     free(tile->sums);
     free(tile->list);
@@ -104,10 +107,48 @@ void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step) 
     }
 }
 
+/* Row by row of all pairs, as those of the tile's tokens are neighbours. */
+void varve_tile_copy(varve_tile *tile, int i, const varve_copies *c, uint32_t copies) {
+    const size_t n = (size_t)tile->n_numbers * VARVE_TILE;
+    const int16_t *from[VARVE_TILE];
+    int lanes[VARVE_TILE], n_lanes = 0;
+    memcpy(tile->firsts + (size_t)i * n, tile->components, n * sizeof *tile->components);
+    for (int lane = 0; lane < VARVE_TILE; lane++) {
+        if (!(copies >> lane & 1)) continue;
+        const int source = c->sources[i * VARVE_TILE + lane];
+        from[n_lanes] = varve_pair(tile->firsts + (size_t)(source / VARVE_TILE) * n, 0, source % VARVE_TILE);
+        lanes[n_lanes++] = lane;
+    }
+    for (size_t row = 0; row < n; row += (size_t)2 * VARVE_TILE)
+        for (int k = 0; k < n_lanes; k++)
+            memcpy(varve_pair(tile->components + row, 0, lanes[k]), from[k] + row, 2 * sizeof **from);
+}
+
 void varve_tile_next(varve_tile *tile) {
     int16_t *numbers = tile->numbers;
     tile->numbers = tile->before;
     tile->before = numbers;
+}
+
+/* What varve_basis has for two numbers and two components, for those components and those numbers. */
+static void transpose(const varve_basis *b, int16_t *out) {
+    const size_t n_pairs = (size_t)b->n / 2;
+    for (size_t c = 0; c < n_pairs; c++)
+        for (size_t j = 0; j < n_pairs; j++) {
+            const int16_t *from = b->pairs + (j * n_pairs + c) * 4;
+            const int16_t square[4] = {from[0], from[2], from[1], from[3]};
+            memcpy(out + (c * n_pairs + j) * 4, square, sizeof square);
+        }
+}
+
+int16_t *varve_transpose(const varve_basis *bases, int n_bases) {
+    size_t n = 0;
+    for (const varve_basis *b = bases; b < bases + n_bases; b++)
+        n += (size_t)b->n * (size_t)b->n;
+    int16_t *columns = mem_resize(NULL, n, sizeof *columns), *at = columns;
+    for (const varve_basis *b = bases; b < bases + n_bases; at += b->n * b->n, b++)
+        transpose(b, at);
+    return columns;
 }
 
 /* ---- elements ---- */

@@ -174,11 +174,15 @@ typedef struct coded_chunk {
     char *elements; /* room for what is decoded */
 } coded_chunk;
 
+/* n_words: of which the text is, over and over; 0: no token comes again. */
 static coded_chunk encode(const varve_tables *t, const varve_coding *how, const varve_chunk *chunk,
-                          float noise) {
+                          float noise, int n_words) {
     coded_chunk c = {.chunk = *chunk};
     const size_t n = (size_t)chunk->n_tokens * N_KV_PARTS * N_LAYERS;
-    char *all = make_elements(&t->shape, chunk->type, chunk->n_tokens, chunk->n_tokens, noise, 8);
+    int *words = mem_new((size_t)chunk->n_tokens, sizeof *words);
+    for (int i = 0; i < chunk->n_tokens; i++)
+        words[i] = n_words ? i % n_words : i;
+    char *all = make_words(&t->shape, chunk->type, chunk->n_tokens, words, noise, 8);
     kv_token *tokens = make_tokens(chunk->n_tokens, 0, 40);
     varve_report reports[VARVE_PLANES] = {{.n_numbers = 0}};
     c.elements = mem_new(n, varve_token_bytes(&t->shape, chunk->type));
@@ -187,6 +191,7 @@ static coded_chunk encode(const varve_tables *t, const varve_coding *how, const 
                  c.planes, reports);
     free(all);
     free(tokens);
+    free(words);
     return c;
 }
 
@@ -196,8 +201,12 @@ static void coded_free(coded_chunk *c) {
     free(c->elements);
 }
 
-static void check_chunk(const loaded *l, const varve_coding *how, const varve_chunk *chunk, float noise) {
-    coded_chunk c = encode(l->tables, how, chunk, noise);
+static void check_chunk(const loaded *l, const varve_coding *how, const varve_chunk *chunk, float noise,
+                        int n_words) {
+    coded_chunk c = encode(l->tables, how, chunk, noise, n_words);
+    varve_head head;
+    memcpy(&head, c.planes[0].data, sizeof head);
+    CU_ASSERT(n_words == 0 || head.kind & VARVE_COPIES);
     varve_plane planes[VARVE_PLANES];
     page_set pages[VARVE_PLANES];
     order orders[VARVE_PLANES];
@@ -224,12 +233,15 @@ static void check_shape(const tested *on, const varve_shape *s) {
         for (int i = 0; i < 3; i++)
             for (int n_planes = 1; n_planes <= VARVE_PLANES; n_planes++) {
                 const varve_coding how = {(varve_kind)kind, levels[(i + n_planes) % 3], n_planes};
-                check_chunk(&l, &how, &(varve_chunk){on->dev->kv, tokens[i], 0, N_LAYERS}, USUAL_NOISE);
+                check_chunk(&l, &how, &(varve_chunk){on->dev->kv, tokens[i], 0, N_LAYERS}, USUAL_NOISE, 0);
             }
         check_chunk(&l, &(varve_coding){(varve_kind)kind, -3, 2}, &(varve_chunk){on->dev->kv, 64, 1, 2},
-                    USUAL_NOISE);
+                    USUAL_NOISE, 0);
+        for (int n_planes = 1; n_planes <= VARVE_PLANES; n_planes++)
+            check_chunk(&l, &(varve_coding){(varve_kind)kind, -18, n_planes},
+                        &(varve_chunk){on->dev->kv, 300, 0, N_LAYERS}, USUAL_NOISE, 37);
         check_chunk(&l, &(varve_coding){(varve_kind)kind, -3, 2},
-                    &(varve_chunk){on->dev->kv, 300, 0, N_LAYERS}, MUCH_NOISE);
+                    &(varve_chunk){on->dev->kv, 300, 0, N_LAYERS}, MUCH_NOISE, 0);
         on->dev->ops->release(on->dev, l.memory);
     }
     varve_tables_free(&t);
@@ -257,7 +269,7 @@ static void check_damaged(const tested *on) {
         const loaded l = load(on, &t, (varve_kind)kind);
         const varve_chunk chunk = {on->dev->kv, 40, 0, N_LAYERS};
         const varve_coding how = {(varve_kind)kind, -30, 2};
-        coded_chunk c = encode(&t, &how, &chunk, USUAL_NOISE);
+        coded_chunk c = encode(&t, &how, &chunk, USUAL_NOISE, 5);
         int n_refused = 0;
         for (int i = 0; i < 120; i++) {
             const int plane = i % VARVE_PLANES;
@@ -307,7 +319,7 @@ static void check_together(const tested *on) {
     order orders[N];
     for (int i = 0; i < N; i++) {
         const varve_chunk chunk = {on->dev->kv, tokens[i / 2], 0, N_LAYERS};
-        chunks[i] = encode(&t, &(varve_coding){(varve_kind)(i % 2), -9, 1}, &chunk, USUAL_NOISE);
+        chunks[i] = encode(&t, &(varve_coding){(varve_kind)(i % 2), -9, 1}, &chunk, USUAL_NOISE, 0);
         planes[i] = (varve_plane){chunks[i].planes[0].data, chunks[i].planes[0].n};
         pages[i] = new_pages(on->dev, &s, &chunk);
         orders[i] = (order){&kinds[i % 2], &planes[i], 1, &chunks[i].chunk, &pages[i], STATUS_OK};

@@ -28,6 +28,12 @@ __device__ __forceinline__ const varve_device_basis *bases_of(const varve_image 
     return at<varve_device_basis>(image.bytes, layer_of(image, job, layer)->bases[layer > 0]);
 }
 
+/* The token whose components this one copies in a layer; -1: it has its own. */
+__device__ __forceinline__ int source_of(const varve_job &job, int layer, int token) {
+    if (layer > 0 || !job.sources || token >= job.n_tokens) return -1;
+    return at<int32_t>(job.bytes, job.sources)[token];
+}
+
 /* ---- the turns of keys ---- */
 
 /* A thread for each pair of a token in a layer; blockIdx.y: the job. */
@@ -158,7 +164,9 @@ __global__ void take_components(const varve_job *jobs) {
     for (int tile = 0; tile < varve_job_tiles(&job); tile++)
         for (int layer = 0; layer < job.n_layers; layer++) {
             const int row = tile * job.n_layers + layer, grade = at<uint8_t>(job.bytes, job.grades)[tile];
-            const bool is_coded = at<uint32_t>(job.bytes, job.coded)[row] >> threadIdx.x & 1;
+            const int token = tile * VARVE_TILE + static_cast<int>(threadIdx.x);
+            const bool is_coded = (at<uint32_t>(job.bytes, job.coded)[row] >> threadIdx.x & 1) &&
+                                  source_of(job, layer, token) < 0;
             int16_t *to = job.components + static_cast<int64_t>(row) * image.n_numbers * VARVE_TILE;
             for (int i = 0; i < n_bases; i++) {
                 const varve_device_basis b = bases_of(image, job, layer)[i];
@@ -263,15 +271,15 @@ __device__ __forceinline__ int components_at(int basis, int n_padded) {
 
 __device__ void load_components(const varve_image &image, const varve_job &job, const block_part &p,
                                 int layer, tile_rows to) {
-    const int16_t *from =
-        job.components + (static_cast<int64_t>(p.tile) * job.n_layers + layer) * image.n_numbers * VARVE_TILE;
+    const int lane = static_cast<int>(threadIdx.x) % WARP, own = p.tile * VARVE_TILE + lane;
+    const int copied = source_of(job, layer, own), source = copied < 0 ? own : copied;
+    const int64_t row = static_cast<int64_t>(source / VARVE_TILE) * job.n_layers + layer;
+    const int16_t *from = job.components + row * image.n_numbers * VARVE_TILE + source % VARVE_TILE;
     for (int i = 0; i < image.block_bases; i++) {
         const varve_device_basis b = bases_of(image, job, layer)[p.first_basis + i];
-        for (int c = static_cast<int>(threadIdx.x) / WARP; c < b.n_padded; c += WARPS) {
-            const int token = static_cast<int>(threadIdx.x) % WARP;
-            to.put(token, components_at(i, b.n_padded) + c,
-                   c < b.n ? from[static_cast<int64_t>(b.first + c) * VARVE_TILE + token] : 0);
-        }
+        for (int c = static_cast<int>(threadIdx.x) / WARP; c < b.n_padded; c += WARPS)
+            to.put(lane, components_at(i, b.n_padded) + c,
+                   c < b.n ? from[static_cast<int64_t>(b.first + c) * VARVE_TILE] : 0);
     }
 }
 
