@@ -312,6 +312,9 @@ static status check_tables(const frame_header *header, const kv_tables *t, const
     if (!t || t->digest != header->tables_digest)
         return status_refuse("frame that needs the tables %016" PRIx64 ", which are not there",
                              header->tables_digest);
+    if (header->codec == KV_CODEC_CACHEGEN && !t->cachegen)
+        return status_refuse("frame of the codec %s, of which generic tables have none",
+                             kv_codec_name((kv_codec)header->codec));
     if (t->shape.n_kv_heads == chunk->shape.n_kv_heads && t->shape.head_dim == chunk->shape.head_dim &&
         chunk->first_layer >= 0 && chunk->n_layers <= t->shape.n_layers - chunk->first_layer)
         return STATUS_OK;

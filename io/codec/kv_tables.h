@@ -2,14 +2,16 @@
  * that `kvarve calibrate` makes, and that whoever decodes needs too. It goes by its digest.
  *
  * The file: the head, for each layer K's tables of cachegen.h, V's, and the layer's of varve_tables.h, then
- * the classes of those, and the digest. All functions are Local. */
+ * the classes of those, and the digest. Where nobody has calibrated, a file of another version has generic
+ * tables, which CacheGen cannot have: the head, the frequencies of the keys' turns [head width / 2], a
+ * varve_scale for each layer (varve_generic.h), and the digest. All functions are Local. */
 #pragma once
 
 #include <stdbool.h>
 #include <stdint.h>
 
 #include "io/codec/cachegen.h"
-#include "io/codec/varve_tables.h"
+#include "io/codec/varve_generic.h"
 #include "kernels/kv_page.h"
 
 /* More than any model needs. */
@@ -24,7 +26,7 @@ typedef struct kv_tables_shape {
 typedef struct kv_tables {
     kv_tables_shape shape;
     uint64_t digest;           /* XXH3 (64 bits, seed 0) of all bytes of the file before it; never 0 */
-    cachegen_tables *cachegen; /* [n_layers, N_KV_PARTS] */
+    cachegen_tables *cachegen; /* [n_layers, N_KV_PARTS]; NULL: these are generic */
     varve_tables varve;
 } kv_tables;
 
@@ -34,6 +36,10 @@ static inline const cachegen_tables *kv_tables_cachegen(const kv_tables *t, int 
 
 /* The bytes of a file from those of all layers, in their order, and of the classes behind them. */
 void kv_tables_append(const kv_tables_shape *shape, const void *parts, size_t n_bytes, text_buffer *out);
+
+/* The same of generic ones, of all layers. */
+void kv_tables_append_generic(const kv_tables_shape *shape, const float *frequencies,
+                              const varve_scale *layers, text_buffer *out);
 
 /* "tables-0123456789abcdef.kvt": as a snapshot names them. */
 enum { KV_TABLES_NAME_BYTES = 32 };

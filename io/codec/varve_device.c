@@ -18,6 +18,7 @@ static int64_t append(text_buffer *to, const void *bytes, size_t n) {
 
 /* Of pairs (io/codec/varve_tables.h), what they say of number j and of component, or number before, c. */
 static int16_t pair_at(const int16_t *pairs, int n, int j, int c) {
+    if (!pairs) return j == c ? 1 << VARVE_BASIS_BITS : 0;
     return pairs[((size_t)(j / 2) * (size_t)n + (size_t)(c / 2 * 2 + j % 2)) * 2 + (size_t)c % 2];
 }
 

@@ -120,7 +120,7 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
     int16_t largest[VARVE_TILE] = {0};
     float errors[VARVE_TILE] = {0}; /* squares, in those of the step */
     const int16_t *columns = e->columns[layer];
-    for (const varve_basis *b = bases; b < bases + n_bases; columns += b->n * b->n, b++) {
+    for (const varve_basis *b = bases; b < bases + n_bases; columns += b->pairs ? b->n * b->n : 0, b++) {
         float units[VARVE_TILE];
         tile->loops->scale(e->values + b->first * VARVE_TILE, tile->predicted + b->first * VARVE_TILE, b->n,
                            e->rest, units);
@@ -131,8 +131,11 @@ static uint32_t find_symbols(encoder *e, const varve_basis *bases, int n_bases, 
             for (int i = 0; i < n; i++)
                 e->classes[first + i] =
                     (uint8_t)varve_component_class(b, c + i, own_levels(e, layer), grade, e->step_level);
-            tile->loops->sum_pairs(columns + c * b->n, n, b->n / 2, e->rest, e->all_pairs, b->n / 2,
-                                   tile->sums);
+            if (b->pairs)
+                tile->loops->sum_pairs(columns + c * b->n, n, b->n / 2, e->rest, e->all_pairs, b->n / 2,
+                                       tile->sums);
+            else
+                varve_sum_same(e->rest, c, n, tile->sums);
             tile->loops->quantise(tile->sums, n, units, e->classes + first, e->rounding,
                                   e->steps + first * VARVE_TILE, e->symbols + first * VARVE_TILE, largest,
                                   errors);

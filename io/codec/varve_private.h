@@ -71,6 +71,13 @@ int16_t *varve_transpose(const varve_basis *bases, int n_bases);
 /* What the layer before says of this one; zeros for the first of a chunk. */
 void varve_tile_predict(varve_tile *tile, int layer, bool is_first);
 
+/* What sums over a basis are where components are the numbers: of those from j on, n of in[.., TILE, 2]. */
+static inline void varve_sum_same(const int16_t *in, int j, int n, int32_t *sums) {
+    for (int i = j; i < j + n; i++)
+        for (int t = 0; t < VARVE_TILE; t++)
+            *sums++ = in[(i / 2 * VARVE_TILE + t) * 2 + i % 2] * (1 << VARVE_BASIS_BITS);
+}
+
 /* Numbers from components and the prediction. */
 void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step);
 

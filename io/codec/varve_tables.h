@@ -43,7 +43,7 @@ int varve_number(const varve_shape *s, kv_part part, int head);
 typedef struct varve_basis {
     int first, n;     /* of numbers [first, first + n); n is even */
     int16_t *pairs;   /* [n / 2, n / 2, 2, 2]: of two numbers at a time, for each two components, their shares
-                         in the first number and in the second */
+                         in the first number and in the second. NULL: each component is its number */
     int16_t *levels;  /* [n] of components: their deviations are 2^(level / VARVE_OCTAVE) */
     int16_t *shares;  /* as pairs: of numbers of the layer before, their shares in ... */
     float *predicted; /* [n] ... the prediction of each number, in these units. NULL: there is none */

@@ -96,12 +96,15 @@ void varve_tile_rebuild(varve_tile *tile, int layer, bool is_first, float step) 
     const varve_basis *bases = varve_tile_bases(tile, layer, is_first, &n_bases);
     for (const varve_basis *b = bases; b < bases + n_bases; b++) {
         const int16_t *in = tile->components + (size_t)b->first * VARVE_TILE;
-        const int n_listed = list_pairs(in, b->n, tile->list);
+        const int n_listed = b->pairs ? list_pairs(in, b->n, tile->list) : 0;
         for (int j = 0; j < b->n; j += VARVE_BLOCK) {
             const int n = b->n - j < VARVE_BLOCK ? b->n - j : VARVE_BLOCK;
             const size_t begin = (size_t)(b->first + j) * VARVE_TILE;
-            tile->loops->sum_pairs(b->pairs + (size_t)j * (size_t)b->n, n, b->n / 2, in, tile->list, n_listed,
-                                   tile->sums);
+            if (b->pairs)
+                tile->loops->sum_pairs(b->pairs + (size_t)j * (size_t)b->n, n, b->n / 2, in, tile->list,
+                                       n_listed, tile->sums);
+            else
+                varve_sum_same(in, j, n, tile->sums);
             tile->loops->round_sums(tile->sums, scale, tile->predicted + begin, n, tile->numbers + begin);
         }
     }
@@ -144,10 +147,13 @@ static void transpose(const varve_basis *b, int16_t *out) {
 int16_t *varve_transpose(const varve_basis *bases, int n_bases) {
     size_t n = 0;
     for (const varve_basis *b = bases; b < bases + n_bases; b++)
-        n += (size_t)b->n * (size_t)b->n;
+        n += b->pairs ? (size_t)b->n * (size_t)b->n : 0;
     int16_t *columns = mem_resize(NULL, n, sizeof *columns), *at = columns;
-    for (const varve_basis *b = bases; b < bases + n_bases; at += b->n * b->n, b++)
+    for (const varve_basis *b = bases; b < bases + n_bases; b++) {
+        if (!b->pairs) continue;
         transpose(b, at);
+        at += b->n * b->n;
+    }
     return columns;
 }
 

@@ -18,7 +18,8 @@ status chosen_coding_find(const options *o, const kv_coding *coding, int n_layer
     char name[KV_TABLES_NAME_BYTES], *bytes = NULL;
     size_t n_bytes = 0;
     *out = (chosen_coding){.coding = *coding};
-    if (kv_codec_is_exact(coding->codec) || (!o->tables && !coded)) return STATUS_OK;
+    if (kv_codec_is_exact(coding->codec) || options_wants_generic(o) || (!o->tables && !coded))
+        return STATUS_OK;
     if (coded) kv_tables_name(coded->tables_digest, name);
     char *path = o->tables ? mem_copy_text(o->tables, strlen(o->tables)) : file_path(dir, name);
     status st = file_read_all(path, kv_tables_most_bytes, &bytes, &n_bytes);

@@ -15,7 +15,8 @@ typedef struct chosen_coding {
 
 /* With the tables that the coding needs, for a model of this shape: those of --tables or, where it is not
  * given, those that segments of the snapshot `dir` need, such as this one (NULL: no segment does). Neither,
- * or the coding is exact: without. Rank 0, before chosen_coding_share. Local. */
+ * or generic ones are to be made, or the coding is exact: without. Rank 0, before chosen_coding_share. Local.
+ */
 status chosen_coding_find(const options *o, const kv_coding *coding, int n_layers, int n_kv_heads,
                           int head_dim, const char *dir, const segment_info *coded, chosen_coding *out);
 

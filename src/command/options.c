@@ -116,7 +116,15 @@ static status take_word(options *o, const char *word) {
     return STATUS_OK;
 }
 
+bool options_wants_generic(const options *o) {
+    return o->tables && strcmp(o->tables, "generic") == 0;
+}
+
 static status check_coding(const options *o, const kv_coding *c) {
+    if (options_wants_generic(o) && c->codec == KV_CODEC_CACHEGEN)
+        return status_refuse(
+            "--tables generic is for kvarve:fast and kvarve:small: cachegen's tables know each "
+            "channel of a model");
     if (!o->tables || !kv_codec_is_exact(c->codec)) return STATUS_OK;
     return status_refuse("--tables is for codecs that are not exact, and --codec is %s",
                          kv_codec_name(c->codec));
@@ -229,6 +237,10 @@ static status check_perplexity(const options *o) {
         return status_refuse("--stride is not for a changed cache, as of --context-codec or --kv int8");
     if (o->tables && !o->context_codec)
         return status_refuse("--tables is for --context-codec, which is not given");
+    if (options_wants_generic(o))
+        return status_refuse(
+            "--tables generic is for what is saved: kvarve perplexity needs a file, such as a "
+            "snapshot with generic tables keeps");
     if (o->keys > 0 && o->key_depths)
         return status_refuse("kvarve perplexity takes one of --keys and --key-depths, not both");
     return STATUS_OK;

@@ -121,5 +121,8 @@ char *options_effective(const options *o);
 const char *options_example(const options *o);
 
 const char *options_command_name(command c);
+
+/* --tables generic, and no file: tables that are made of what is saved, without knowing its model. */
+bool options_wants_generic(const options *o);
 const char *options_action_name(snapshot_action a);
 const char *options_kv_name(kv_kind kind);

@@ -18,7 +18,8 @@ status generate_choose_coding(generation *g) {
                                    manifest_find_coded(&g->past), &g->chosen);
     if (st != STATUS_OK || kv_codec_is_exact(o->codec.codec) || g->chosen.tables) return st;
     g->chosen.coding = (kv_coding){.codec = KV_CODEC_LOSSLESS};
-    return linear_load(&l); /* what is missing then is missing now */
+    return o->codec.codec == KV_CODEC_CACHEGEN ? linear_load(&l) : STATUS_OK; /* what is missing then is
+                                                                                 missing now */
 }
 
 bool generate_recodes(const generation *g) {
@@ -27,13 +28,14 @@ bool generate_recodes(const generation *g) {
 }
 
 void generate_announce_recode(const generation *g) {
+    const bool is_generic = options_wants_generic(g->options);
     char text[KV_CODING_TEXT_BYTES];
     if (!generate_recodes(g)) return;
     kv_coding_text(&g->options->codec, text);
     notice_add(
-        "--codec %s without --tables: what is saved is lossless until the end of the run, when %s is coded "
-        "anew with tables of what it holds",
-        text, g->options->save);
+        "--codec %s %s: what is saved is lossless until the end of the run, when %s is coded anew with %s",
+        text, is_generic ? "--tables generic" : "without --tables", g->options->save,
+        is_generic ? "those" : "tables of what it holds");
 }
 
 void generate_note_lossless(const generation *g, const char *why) {
@@ -58,7 +60,7 @@ static bool may_recode(generation *g, status st) {
         generate_note_lossless(g, "the run failed");
     else if (g->stop_reason)
         note_end(g);
-    else if (own_tables_check(m) != STATUS_OK)
+    else if (own_tables_check(m, g->options->codec.codec) != STATUS_OK)
         notice_add("%s stays lossless: %s", g->options->save, status_text());
     else
         return true;

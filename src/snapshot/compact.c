@@ -232,7 +232,8 @@ static status read_coding(compaction *k, const options *o, int n_threads) {
         st = chosen_coding_find(o, &given, m->n_layers, m->n_kv_heads, m->head_dim, o->dir,
                                 manifest_find_coded(m), &k->chosen);
     if (st != STATUS_OK || kv_codec_is_exact(given.codec) || k->chosen.tables) return st;
-    st = own_tables_make(o->dir, m, n_threads, &k->limits, &bytes, &n_bytes);
+    st = own_tables_make(o->dir, m, given.codec, options_wants_generic(o), n_threads, &k->limits, &bytes,
+                         &n_bytes);
     return st == STATUS_OK ? chosen_coding_take(&given, bytes, n_bytes, &k->chosen) : st;
 }
 

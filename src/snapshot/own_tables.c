@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "io/snapshot/snapshot_tables.h"
 #include "src/base/alive.h"
@@ -90,6 +91,7 @@ size_t own_tables_memory(dtype type, int n_layers, int n_kv_heads, int head_dim,
            2 * file + kv_tables_memory(file);
 }
 
+/* Their file: generic where there is no linear algebra to be done (NULL). */
 static status append_tables(const linear *l, const manifest *m, const table_samples *s, int n_threads,
                             const stop_limits *limits, text_buffer *out) {
     const kv_tables_shape shape = {
@@ -100,40 +102,71 @@ static status append_tables(const linear *l, const manifest *m, const table_samp
     float *frequencies = frequencies_of(m);
     const table_model model = {m->n_layers, m->n_kv_heads, m->head_dim, importance, frequencies};
     varve_counts *counts = mem_new(1, sizeof *counts);
+    varve_scale *scales = mem_new((size_t)m->n_layers, sizeof *scales);
     text_buffer layers = {0};
     progress bar = progress_begin("layers");
-    status st = tables_append_layers(l, &model, s, n_threads, limits, &bar, counts, &layers);
+    status st = l ? tables_append_layers(l, &model, s, n_threads, limits, &bar, counts, &layers)
+                  : tables_find_scales(&model, s, scales);
     progress_end(&bar);
-    if (st == STATUS_OK) varve_append_classes(counts, &layers);
-    if (st == STATUS_OK) kv_tables_append(&shape, layers.data, layers.n, out);
+    if (st == STATUS_OK && l) {
+        varve_append_classes(counts, &layers);
+        kv_tables_append(&shape, layers.data, layers.n, out);
+    } else if (st == STATUS_OK) {
+        kv_tables_append_generic(&shape, frequencies, scales, out);
+    }
     free(layers.data);
+    free(scales);
     free(counts);
     free(frequencies);
     free(importance);
     return st;
 }
 
-status own_tables_check(const manifest *m) {
+/* Refuses where there can be no tables but generic ones. */
+static status load_linear(const manifest *m, const linear **out) {
     const manifest_sequence *q = find_longest(m);
     const int64_t n = q ? manifest_kv_tokens(q) : 0;
-    if (n >= FEWEST_TOKENS) return STATUS_OK;
-    return status_refuse("its longest sequence has %lld tokens, and tables are made of %d at least: give "
-                         "those of kvarve calibrate by --tables",
+    if (n >= FEWEST_TOKENS) return linear_load(out);
+    return status_refuse("its longest sequence has %lld tokens, and tables of a text are made of %d at least",
                          (long long)n, FEWEST_TOKENS);
 }
 
-status own_tables_make(const char *dir, const manifest *m, int n_threads, const stop_limits *limits,
-                       char **bytes, size_t *n_bytes) {
+status own_tables_check(const manifest *m, kv_codec codec) {
+    const linear *l;
+    char why[STATUS_TEXT_BYTES];
+    if (codec != KV_CODEC_CACHEGEN || load_linear(m, &l) == STATUS_OK) return STATUS_OK;
+    memcpy(why, status_text(), sizeof why);
+    return status_refuse("%s: give those of kvarve calibrate by --tables", why);
+}
+
+/* NULL: they are to be generic, as a NOTE says. */
+static status choose_linear(const char *dir, const manifest *m, kv_codec codec, bool wants_generic,
+                            const linear **out) {
+    status st = status_at(own_tables_check(m, codec), "%s", dir);
+    *out = NULL;
+    if (st != STATUS_OK || (!wants_generic && load_linear(m, out) == STATUS_OK)) return st;
+    notice_add(
+        "%s: coded with generic tables%s%s: those of kvarve calibrate, which know the model, would take "
+        "far fewer bits",
+        dir, wants_generic ? "" : ", as there is nothing to make better ones of: ",
+        wants_generic ? "" : status_text());
+    return STATUS_OK;
+}
+
+status own_tables_make(const char *dir, const manifest *m, kv_codec codec, bool wants_generic, int n_threads,
+                       const stop_limits *limits, char **bytes, size_t *n_bytes) {
     const linear *l = NULL;
-    status st = status_at(own_tables_check(m), "%s", dir);
-    if (st == STATUS_OK) st = linear_load(&l);
-    if (st != STATUS_OK) return st;
+    status st = choose_linear(dir, m, codec, wants_generic, &l);
     const manifest_sequence *q = find_longest(m);
-    const int64_t n_saved = manifest_kv_tokens(q), n = n_saved < MOST_TOKENS ? n_saved : MOST_TOKENS;
+    const int64_t n_saved = q ? manifest_kv_tokens(q) : 0;
+    if (st == STATUS_OK && n_saved < 1) st = status_refuse("%s: it holds no tokens", dir);
+    if (st != STATUS_OK) return st;
+    const int64_t n = n_saved < MOST_TOKENS ? n_saved : MOST_TOKENS;
     const size_t row_bytes = (size_t)(m->n_kv_heads * m->head_dim) * dtype_bytes(m->type);
-    notice_add("%s: without --tables, they are made of %lld tokens of what it holds: "
-               "tables of kvarve calibrate know the model, and leave smaller errors in as many bits",
-               dir, (long long)n);
+    if (l)
+        notice_add("%s: without --tables, they are made of %lld tokens of what it holds: "
+                   "tables of kvarve calibrate know the model, and leave smaller errors in as many bits",
+                   dir, (long long)n);
     char *elements = mem_new((size_t)m->n_layers * N_KV_PARTS * (size_t)n, row_bytes);
     const table_samples s = {m->type, 0, m->n_layers, n, n, elements, NULL};
     text_buffer file = {0};

@@ -58,6 +58,17 @@ size_t tables_layer_memory(size_t n_elements) {
     return MATRICES * N_KV_PARTS * n_elements * sizeof(float);
 }
 
+status tables_find_scales(const table_model *m, const table_samples *s, varve_scale *out) {
+    const varve_shape shape = {m->n_kv_heads, m->head_dim};
+    status st = check_samples(m, s);
+    for (int layer = s->first_layer; st == STATUS_OK && layer < s->last_layer; layer++) {
+        const varve_samples own = samples_of(m, s, layer);
+        out[layer - s->first_layer] = varve_build_scale(&shape, &own, m->frequencies);
+        alive_say();
+    }
+    return st;
+}
+
 status tables_append_layers(const linear *l, const table_model *m, const table_samples *s, int n_threads,
                             const stop_limits *limits, progress *bar, varve_counts *counts,
                             text_buffer *out) {

@@ -27,6 +27,9 @@ typedef struct table_model {
 /* The memory that a layer takes while its tables are made, of so many elements of K, and as many of V. */
 size_t tables_layer_memory(size_t n_elements);
 
+/* The scales of these layers (kv_tables_append_generic), [layers]. Refuses samples as below. */
+status tables_find_scales(const table_model *m, const table_samples *s, varve_scale *out);
+
 /* Append these layers as they stand in a file, computed side by side; add to the counts, from which the
  * classes behind the last layer are made (varve_append_classes). Refuses samples that are not all finite,
  * naming the layer, and as stop_ask does (NULL: nothing ends it), between two layers. The bar, of layers,

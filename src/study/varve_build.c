@@ -331,6 +331,26 @@ void varve_build_layer(const linear *l, const varve_shape *shape, const varve_sa
     layer_values_free(&v);
 }
 
+/* Of the few tokens that a text may have, the squares around their means are too small by one of them; of
+ * one, they are nothing, and those around 0 must do. */
+varve_scale varve_build_scale(const varve_shape *shape, const varve_samples *samples,
+                              const float *frequencies) {
+    const size_t n = (size_t)samples->n_tokens * (size_t)(shape->n_heads * shape->width);
+    layer_values v = read_values(samples, shape, frequencies);
+    varve_scale out = {.sink_norm = v.sink_norm};
+    double n_ordinary = 0;
+    for (int64_t t = 0; t < samples->n_tokens; t++)
+        n_ordinary += v.is_ordinary[t];
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        const double around_0 = varve_norm(samples->type, samples->elements[part], n) / sqrt((double)n);
+        const double unit = n_ordinary < 2 ? around_0 / samples->importance[part]
+                                           : (double)v.units[part] * sqrt(n_ordinary / (n_ordinary - 1));
+        out.units[part] = unit > 0 ? (float)unit : 1;
+    }
+    layer_values_free(&v);
+    return out;
+}
+
 void varve_counts_add(const varve_counts *more, varve_counts *counts) {
     for (int i = 0; i < VARVE_CLASSES; i++) {
         for (int k = 0; k < VARVE_MOST_SYMBOL + 2; k++)

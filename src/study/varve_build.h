@@ -2,7 +2,7 @@
  * and V. Local. */
 #pragma once
 
-#include "io/codec/varve_tables.h"
+#include "io/codec/varve_generic.h"
 #include "kernels/dtype.h"
 #include "src/study/linear.h"
 
@@ -26,6 +26,10 @@ typedef struct varve_counts {
 void varve_build_layer(const linear *l, const varve_shape *shape, const varve_samples *samples,
                        const varve_samples *before, const float *frequencies, varve_counts *counts,
                        text_buffer *out);
+
+/* What generic tables have of a layer: of samples from one token on. */
+varve_scale varve_build_scale(const varve_shape *shape, const varve_samples *samples,
+                              const float *frequencies);
 
 void varve_counts_add(const varve_counts *more, varve_counts *counts);
 

@@ -9,6 +9,7 @@
 #include "io/codec/varve_payload.h"
 #include "io/codec/varve_private.h"
 #include "tests/fixtures/device_arrays.h"
+#include "tests/fixtures/generic_tables.h"
 #include "tests/fixtures/varve_samples.h"
 
 enum { PAGE_TOKENS = 16, SHIFT = 21 }; /* SHIFT: positions of the cache less those of the chunk */
@@ -247,12 +248,30 @@ static void check_shape(const tested *on, const varve_shape *s) {
     varve_tables_free(&t);
 }
 
+/* Tables that nobody has calibrated: the device has their bases as matrices. */
+static void check_generic(const tested *on) {
+    const varve_shape s = {9, 6};
+    text_buffer file = {0};
+    kv_tables *t = NULL;
+    append_generic(&s, &file);
+    CHECK_OK(kv_tables_parse(file.data, file.n, &t));
+    for (int kind = 0; kind < N_VARVE_KINDS; kind++) {
+        const loaded l = load(on, &t->varve, (varve_kind)kind);
+        check_chunk(&l, &(varve_coding){(varve_kind)kind, -3, 2},
+                    &(varve_chunk){on->dev->kv, 70, 0, N_LAYERS}, USUAL_NOISE, 0);
+        on->dev->ops->release(on->dev, l.memory);
+    }
+    kv_tables_free(t);
+    free(file.data);
+}
+
 static void check_shapes(const tested *on) {
     static const varve_shape shapes[] = {{1, 2}, {2, 16}, {9, 6}, {5, 64}, {1, 256}};
     const size_t n = harness_is_long() ? sizeof shapes / sizeof *shapes : 3;
     if (!on->dev->ops->decode_chunks) return;
     for (size_t i = 0; i < n; i++)
         check_shape(on, &shapes[i]);
+    check_generic(on);
 }
 
 static void same_as_the_host(void) {

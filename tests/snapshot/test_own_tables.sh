@@ -5,7 +5,8 @@
 #   recoded   a snapshot that is there
 #   saved     lossless while the run goes on, and recoded at its end, as if by `snapshot recode`
 #   goes_on   with the tables that are there, in the same snapshot or in another
-#   stays     lossless, and says why: too little text, told to end, nothing computed
+#   stays     lossless, and says why: too little text for CacheGen, told to end, nothing computed
+#   generic   tables, where those of the text cannot be made, or where they are asked for
 #   fails     or is killed on the way: lossless as before
 #   memory    that it takes is part of the plan
 # shellcheck source=tests/fixtures/snapshot_test.sh
@@ -74,7 +75,7 @@ recoded() {
         [ "$before" = "$(cd "$dir" && echo tables-*.kvt)" ]
     generate 1 --prompt 'Too little' --max-tokens 3 --ignore-eos --save "$temp/few.kvs"
     keep "$temp/few.kvs"
-    run 1 snapshot recode "$temp/few.kvs" --codec kvarve:fast:2
+    run 1 snapshot recode "$temp/few.kvs" --codec cachegen:2
     refused 'recoded: of few tokens' 2 "$temp/few.kvs: its longest sequence has" '--tables'
     kept=
 }
@@ -128,7 +129,7 @@ goes_on() {
 }
 
 stays() {
-    generate 2 --prompt 'Too little' --max-tokens 3 --ignore-eos --save "$temp/few.kvs" --codec kvarve:small:2 \
+    generate 2 --prompt 'Too little' --max-tokens 3 --ignore-eos --save "$temp/few.kvs" --codec cachegen:2 \
         --report "$temp/report"
     expect 'too little text' 0
     says 'too little text' 'stays lossless: its longest sequence has .* 64 at least.*by --tables$'
@@ -182,6 +183,76 @@ is_recoding() { # rank 1, while rank 0 is slow
     find "$dir" -name '*S0002*' | grep .
 }
 
+# dumps DIR ROWS FILE: the first rows of K of layer 0 by h5dump, with the plugin and nothing else of ours.
+dumps() {
+    HDF5_PLUGIN_PATH=$(dirname "$kvarve")/plugin h5dump -d /layers/0/k -s 0,0,0 -c "$2,1,8" "$1/manifest.h5" \
+        >"$temp/dump" && tail -n +2 "$temp/dump" >"$3"
+}
+
+generic() {
+    few='It was too little text, they said, to make tables of'
+    generate 1 --prompt "$few" --max-tokens 24 --ignore-eos --temperature 0 --save "$temp/exact.kvs"
+    generate 1 --prompt "$few" --max-tokens 24 --ignore-eos --temperature 0 --save "$temp/few.kvs" \
+        --codec kvarve:fast:3 --report "$temp/report"
+    expect 'too little text' 0
+    says 'too little text: before' 'lossless until the end of the run'
+    says 'too little text' 'few.kvs: coded with generic tables, as .*: its longest sequence has .* 64 at least'
+    says 'too little text' 'few.kvs: coded anew by kvarve:fast:3'
+    check 'too little text: coded' 'it is not' is_coded "$temp/few.kvs" kvarve:fast:3
+    check 'too little text: the report' 'another codec' grep -q '"saved_codec": "kvarve:fast:3"' "$temp/report"
+    n=$(file_bytes "$temp"/few.kvs/tables-*.kvt)
+    check 'too little text: small tables' "$n bytes" [ "$n" -lt 1000 ]
+    for np in 1 3; do
+        generate $np --prompt "$few" --max-tokens 40 --ignore-eos --temperature 0 --resume "$temp/few.kvs"
+        expect "too little text: resumed by $np" 0
+        says "too little text: resumed by $np" 'few.kvs'
+        [ $np = 1 ] && cp "$temp/out" "$temp/one"
+        check "too little text: resumed by $np" 'another text' cmp "$temp/out" "$temp/one"
+    done
+    if command -v h5dump >"$temp/which"; then
+        for n in 4 30; do
+            check "too little text: h5dump of $n rows" 'it fails' dumps "$temp/few.kvs" $n "$temp/few.$n"
+            check "too little text: h5dump of $n exact rows" 'it fails' dumps "$temp/exact.kvs" $n "$temp/exact.$n"
+        done
+        check 'too little text: h5dump: the first rows are exact' 'they are not' cmp "$temp/few.4" "$temp/exact.4"
+        check 'too little text: h5dump: the others are not' 'they are' eval '! cmp -s "$temp/few.30" "$temp/exact.30"'
+    else
+        skipped 'too little text: h5dump' 'it is not here'
+    fi
+    run 3 snapshot recode "$temp/few.kvs" --codec kvarve:fast:5
+    expect 'too little text: recoded more coarsely' 0
+    says_not 'too little text: recoded more coarsely' 'generic tables'
+
+    cp -r "$all/exact.kvs" "$temp/asked.kvs"
+    run 2 snapshot recode "$temp/asked.kvs" --codec kvarve:small:2+base --tables generic
+    expect 'asked for' 0
+    says 'asked for' 'asked.kvs: coded with generic tables: those of kvarve calibrate'
+    check 'asked for: coded' 'it is not' is_coded "$temp/asked.kvs" kvarve:small:2+base
+    n=$(($(bytes_of "$all/exact.kvs") * 10 / $(bytes_of "$temp/asked.kvs")))
+    check 'asked for: small' "$n tenths" [ "$n" -ge 20 ]
+    generate 2 --prompt-file "$all/text" --max-tokens 0 --save "$temp/saved.kvs" --codec kvarve:small:2+base \
+        --tables generic
+    expect 'asked for by a run' 0
+    says 'asked for by a run: before' '--tables generic: what is saved is lossless until the end'
+    check 'asked for by a run: as if recoded' 'other bytes' \
+        [ "$(sum_of "$temp/saved.kvs")" = "$(sum_of "$temp/asked.kvs")" ]
+    generate 1 --prompt "$few" --save "$temp/none.kvs" --codec cachegen:2 --tables generic
+    refused 'asked for CacheGen' 2 '--tables generic is for kvarve:fast and kvarve:small' 'each channel'
+
+    run 1 perplexity --model "$model" --file "$all/text" --context-codec kvarve:fast:3 --tables generic
+    refused 'asked for where nothing is saved' 2 '--tables generic is for what is saved'
+
+    mkdir "$temp/alone"
+    cp "$kvarve" "$temp/alone"
+    cp -r "$all/exact.kvs" "$temp/alone.kvs"
+    with=$kvarve kvarve=$temp/alone/${kvarve##*/}
+    run 1 snapshot recode "$temp/alone.kvs" --codec kvarve:small:2
+    expect 'no linear algebra' 0
+    says 'no linear algebra' 'alone.kvs: coded with generic tables, as .*kvarve_linear.so'
+    check 'no linear algebra: coded' 'it is not' is_coded "$temp/alone.kvs" kvarve:small:2
+    kvarve=$with
+}
+
 fails() {
     dir=$temp/failed.kvs
     read_text 2 --save "$dir" --codec kvarve:small:2 --fail-at tables-write --report "$temp/report"
@@ -222,6 +293,7 @@ run_chain exact
 run_chain recoded goes_on &
 run_chain saved memory &
 run_chain stays &
+run_chain generic &
 run_chain fails &
 wait
 end_test
