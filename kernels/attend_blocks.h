@@ -5,7 +5,9 @@
  * The places of a sequence (a position's place is its number) are cut into blocks of ATTEND_BLOCK, counted
  * from place 0 whatever the page size. The blocks are the leaves of a binary tree: node i of level j covers
  * the blocks [i 2^j, (i + 1) 2^j). What a row does not see is the tree's neutral element, so a row's result
- * depends only on its own position and window, and any node can be computed apart and merged later. A node of
+ * depends only on its own position and window, and any node can be computed apart and merged later. Where a
+ * row sees one part of a block as it was put and codes of the rest (attend_exact_places), the leaf is the two
+ * parts' results, merged in this order. A node of
  * ATTEND_NODE_LEVEL, `node` for short, is what attend_part computes and attend_merge merges (device.h).
  *
  * A backend may add up the places of one node in another order than the tree's: its own, always.
@@ -32,7 +34,8 @@ enum {
     ATTEND_BLOCK = 256,
     ATTEND_NODE_LEVEL = 5,
     ATTEND_NODE = ATTEND_BLOCK << ATTEND_NODE_LEVEL, /* places of a node */
-    ATTEND_ROOT_LEVEL = 40, /* of a node that has all places that can be: its number is 0 */
+    ATTEND_ROOT_LEVEL = 40,  /* of a node that has all places that can be: its number is 0 */
+    ATTEND_EXACT_FIRST = 64, /* attend_exact_places; no more than a block has */
 };
 
 /* ---- what a row sees ---- */
@@ -62,6 +65,13 @@ ATTEND_FUNCTION attend_range attend_range_in(int64_t pos, int64_t window, int64_
                                 : last > all ? all
                                              : last)};
     return range;
+}
+
+/* Where pages hold codes: so many of a block's first places the row at `pos` sees as they were put, and codes
+ * of the others. All of its own block: which rows have been coded by now never matters. And the first of a
+ * sequence: keys of place 0 are of another kind, and what codes make of them is most of their error. */
+ATTEND_FUNCTION int attend_exact_places(int64_t pos, int64_t block) {
+    return block == attend_block_of(pos) ? ATTEND_BLOCK : block == 0 ? ATTEND_EXACT_FIRST : 0;
 }
 
 /* Numbers [first, last) of nodes of one level; empty when first >= last. */

@@ -58,6 +58,9 @@ typedef struct kv_layer {
     kv_format format;      /* device_kv_format */
     const int32_t *tables; /* [n_slots, table_pages], the device's memory */
     int table_pages;
+    /* Where these pages hold codes (kv_is_coded): pages of the places that rows see as they were put
+     * (attend_exact_places), in the format kv_near_format, with tables of their own. Else NULL. */
+    const struct kv_layer *near;
 } kv_layer;
 
 /* The table of a slot. */
@@ -213,7 +216,8 @@ typedef struct device_ops {
     void (*rope_table)(device *dev, const float *host_inv_freq, float factor, int head_dim, float *cos_sin);
 
     /* qkv[T, (H + 2G) K] is q heads, then k heads, then v heads: add bias, norm q and k, rotate q and k
-     * (pairs i and i + K/2), write q[T, H K] (act) and append k and v to the pages. Overwrites qkv. */
+     * (pairs i and i + K/2), write q[T, H K] (act) and append k and v to the pages, to those of codes and to
+     * the near ones. Overwrites qkv. */
     void (*kv_append)(device *dev, const attention_shape *shape, const qkv_weights *weights,
                       const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
 

@@ -19,6 +19,7 @@
  * units: elements of the format's type, or bytes in KV_INT8. Local. */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -38,6 +39,7 @@
 
 enum {
     KV_PAGE_QUANTUM = 32, /* page_tokens is a multiple of it */
+    KV_NEAR_TOKENS = 64,  /* of a near page, whatever those of codes have */
     KV_PANEL = 16,
     KV_WORD_BYTES = 4,
 };
@@ -53,6 +55,18 @@ typedef struct kv_format {
     int k_width, v_width; /* elements of a head's key, which are whole words, and of its value */
     int page_tokens;
 } kv_format;
+
+KV_FUNCTION bool kv_is_coded(const kv_format *f) {
+    return f->layout == KV_INT8;
+}
+
+/* Of the pages of the same rows as they are put. */
+KV_FUNCTION kv_format kv_near_format(const kv_format *f) {
+    kv_format near = *f;
+    near.layout = KV_PANELS;
+    near.page_tokens = KV_NEAR_TOKENS;
+    return near;
+}
 
 /* Of usual attention, with keys and values of head_dim elements. */
 KV_FUNCTION kv_format kv_format_of(dtype type, kv_layout layout, int n_heads, int head_dim, int page_tokens) {

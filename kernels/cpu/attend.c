@@ -5,6 +5,9 @@
  * block's partial results (attend_block.c) enter the tree. Where a tile has several units, their results are
  * merged after all tasks.
  *
+ * Of pages of codes (kv_layer) a job reads the near ones, too: it is one job in each of both, over the same
+ * tiles.
+ *
  * attend_part wants the results of nodes of ATTEND_NODE_LEVEL, attend that of the root; attend_merge takes
  * the nodes for units of the root, whose results are there already. */
 #include <omp.h>
@@ -23,15 +26,21 @@ static void *take(char *base, size_t *used, size_t bytes) {
 }
 
 static size_t work_layout(const attend_job *job, char *base, attend_work *work) {
-    size_t used = 0, words = (size_t)job->n_words, rows = (size_t)job->tile_rows;
+    size_t used = 0, rows = 0, weights = 0;
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
-    work->input = take(base, &used, TILE_QUERIES * words * job->tile->input_word_bytes);
+    for (const attend_job *of = job; of; of = of->codes) {
+        const size_t of_rows = (size_t)of->tile_rows, words = (size_t)of->n_words;
+        if (of_rows > rows) rows = of_rows;
+        if (of_rows * of->weight_bytes > weights) weights = of_rows * of->weight_bytes;
+        work->input[of->is_int8] = take(base, &used, TILE_QUERIES * words * of->tile->input_word_bytes);
+    }
     work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
-    work->scales = take(base, &used, job->is_int8 ? ATTEND_BLOCK * sizeof(float) : 0);
+    work->scales = take(base, &used, job->codes ? ATTEND_BLOCK * sizeof(float) : 0);
     work->scores = take(base, &used, rows * ATTEND_BLOCK * sizeof(float));
-    work->weights = take(base, &used, rows * job->weight_bytes);
+    work->weights = take(base, &used, weights);
     work->partials = take(base, &used, partials);
+    work->earlier = take(base, &used, job->codes ? partials : 0);
     work->levels = take(base, &used, (size_t)job->n_levels * partials);
     return used;
 }
@@ -85,12 +94,13 @@ static void pack_queries(const attend_job *job, const attend_work *work, const a
     for (int i = 0; i < tile->n_queries; i++)
         memcpy(work->queries + (size_t)i * row_bytes, job->q + query_offset(job, tile, kv_head, i),
                row_bytes);
-    for (int query = 0; query < tile->n_queries;) {
-        int n = attend_queries_at_once(job, tile, query);
-        job->tile->pack_input(work->queries + (size_t)query * row_bytes, row_bytes, n, job->shape->head_dim,
-                              work->input + (size_t)(query * job->n_words) * job->tile->input_word_bytes);
-        query += n;
-    }
+    for (const attend_job *of = job; of; of = of->codes)
+        for (int query = 0, n; query < tile->n_queries; query += n) {
+            const size_t word = (size_t)(query * of->n_words);
+            n = attend_queries_at_once(of, tile, query);
+            of->tile->pack_input(work->queries + (size_t)query * row_bytes, row_bytes, n, of->shape->head_dim,
+                                 work->input[of->is_int8] + word * of->tile->input_word_bytes);
+        }
 }
 
 /* Where a query's partial result lies among the job's. */
@@ -169,14 +179,23 @@ static void merge_units(const attend_job *job, const attend_work *work, const at
 
 /* ---- the plan ---- */
 
+/* Behind the last query of the tile that begins with this one, at `pos`. */
+static int tile_end(const attend_job *job, const span *s, int query0, int64_t pos) {
+    const int64_t next_block = (attend_block_of(pos) + 1) * ATTEND_BLOCK - s->pos0; /* its first row */
+    int end = s->n_rows * job->group;
+    if (end - query0 > TILE_QUERIES) end = query0 + TILE_QUERIES;
+    return job->codes && next_block * job->group < end ? (int)next_block * job->group : end;
+}
+
 /* The tiles of a span, from `tile` on; returns how many, also without filling them in, where tile is NULL. */
 static int plan_span(const attend_job *job, const span *s, attend_tile *tile) {
     int n_queries = s->n_rows * job->group, n_tiles = 0;
-    for (int query0 = 0; query0 < n_queries; query0 += TILE_QUERIES) {
+    for (int query0 = 0, end; query0 < n_queries; query0 = end) {
         attend_tile next = {.span = s, .query0 = query0};
-        next.n_queries = n_queries - query0 < TILE_QUERIES ? n_queries - query0 : TILE_QUERIES;
-        const int64_t pos = attend_query_pos(job, &next, 0),
-                      last_pos = attend_query_pos(job, &next, next.n_queries - 1);
+        const int64_t pos = attend_query_pos(job, &next, 0);
+        end = tile_end(job, s, query0, pos);
+        next.n_queries = end - query0;
+        const int64_t last_pos = attend_query_pos(job, &next, next.n_queries - 1);
         const attend_nodes blocks = attend_nodes_seen(pos, last_pos, job->shape->window, 0),
                            nodes = attend_nodes_common(
                                job->extent.nodes,
@@ -239,29 +258,41 @@ static void run_tasks(const attend_job *job, char *work_memory, size_t work_byte
     }
 }
 
+/* What follows from the job's pages. */
+static void look_at_pages(attend_job *job) {
+    const int head_dim = job->shape->head_dim;
+    assert(!job->kv || job->kv->format.page_tokens % KV_PAGE_QUANTUM == 0);
+    job->is_int8 = job->kv && job->kv->format.layout == KV_INT8;
+    job->tile = job->is_int8 ? &job->kernels->int8_tile : &job->kernels->tile;
+    job->tile_rows = job->is_int8 ? job->kernels->int8_most_rows : job->tile->rows;
+    job->n_words = job->is_int8 ? kv_int8_key_words(&job->kv->format)
+                                : (int)((size_t)head_dim * job->type_bytes / sizeof(uint32_t));
+    job->weight_bytes = (size_t)(job->is_int8 ? ATTEND_BLOCK / INT8_GROUP * INT8_GROUP_WORDS
+                                              : BLOCK_PANELS * job->panel_words) *
+                        job->tile->input_word_bytes;
+}
+
 /* Do what the members of the job ask for that the operations fill in. */
 static void run_job(cpu_device *dev, attend_job job) {
     const attention_shape *shape = job.shape;
+    const kv_layer *kv = job.kv;
+    attend_job codes;
+    assert(!kv || (kv->format.layout != KV_ROWS && kv_is_coded(&kv->format) == (kv->near != NULL)));
     job.kernels = dev->kernels;
     job.exact = dev->exact;
-    job.is_int8 = job.kv && job.kv->format.layout == KV_INT8;
-    job.tile = job.is_int8 ? &job.kernels->int8_tile : &job.kernels->tile;
-    job.tile_rows = job.is_int8 ? job.kernels->int8_most_rows : job.tile->rows;
     job.n_spans = dev->n_spans;
     job.spans = dev->spans;
     assert(job.extent.first_span >= 0 && job.extent.last_span <= job.n_spans);
-    assert(!job.kv ||
-           (job.kv->format.layout != KV_ROWS && job.kv->format.page_tokens % KV_PAGE_QUANTUM == 0));
     job.type_bytes = dtype_bytes(dev->base.kv);
     job.group = shape->n_heads / shape->n_kv_heads;
     job.width = (shape->head_dim + PANEL - 1) / PANEL * PANEL;
     job.partial_floats = attend_partial_floats(shape->head_dim);
-    job.n_words = job.is_int8 ? kv_int8_key_words(&job.kv->format)
-                              : (int)((size_t)shape->head_dim * job.type_bytes / sizeof(uint32_t));
     job.panel_words = (int)(PANEL * job.type_bytes / sizeof(uint32_t));
-    job.weight_bytes = (size_t)(job.is_int8 ? ATTEND_BLOCK / INT8_GROUP * INT8_GROUP_WORDS
-                                            : BLOCK_PANELS * job.panel_words) *
-                       job.tile->input_word_bytes;
+    if (kv && kv->near) {
+        job.kv = kv->near;
+        job.codes = &codes;
+    }
+    look_at_pages(&job);
     job.n_tiles = plan_spans(&job, NULL);
     if (!job.n_tiles) return;
 
@@ -271,6 +302,10 @@ static void run_job(cpu_device *dev, attend_job job) {
     job.tiles = mem_new((size_t)job.n_tiles, sizeof *job.tiles);
     plan_spans(&job, job.tiles);
     plan_units(&job, dev->n_threads);
+    codes = job;
+    codes.kv = kv;
+    codes.codes = NULL;
+    if (job.codes) look_at_pages(&codes);
     attend_work work;
     size_t work_bytes = work_layout(&job, NULL, &work);
     size_t results = (size_t)(job.n_results * shape->n_kv_heads) * TILE_QUERIES * job.partial_floats;

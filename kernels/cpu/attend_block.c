@@ -20,8 +20,28 @@ typedef struct block_view {
 
 /* ---- what is seen ---- */
 
+static int clip(int place, int first, int last) {
+    return place < first ? first : place < last ? place : last;
+}
+
+/* As far as it lies in the job's pages. */
 static attend_range query_range(const attend_job *job, const attend_tile *tile, int query, int64_t block) {
-    return attend_range_in(attend_query_pos(job, tile, query), job->shape->window, block);
+    const int64_t pos = attend_query_pos(job, tile, query);
+    const attend_range seen = attend_range_in(pos, job->shape->window, block);
+    if (!job->is_int8 && !job->codes) return seen;
+    const int n_exact = attend_exact_places(pos, block), first = job->is_int8 ? n_exact : 0,
+              last = job->is_int8 ? ATTEND_BLOCK : n_exact;
+    return (attend_range){clip(seen.first, first, last), clip(seen.last, first, last)};
+}
+
+/* Places of a block that the rows of a tile see as they were put. */
+static int exact_places(const attend_job *job, const attend_tile *tile, int64_t block) {
+    return job->codes ? attend_exact_places(attend_query_pos(job, tile, 0), block) : ATTEND_BLOCK;
+}
+
+/* The job in the pages where most of a block lies. */
+static const attend_job *job_of_block(const attend_job *job, const attend_tile *tile, int64_t block) {
+    return exact_places(job, tile, block) < ATTEND_BLOCK ? job->codes : job;
 }
 
 static panel_range panels_of(attend_range seen) {
@@ -132,8 +152,9 @@ static int block_lines(const attend_job *job) {
 static void move_ahead(const attend_job *job, const attend_tile *tile, int kv_head, int64_t block,
                        cpu_ahead *ahead) {
     enum { QUARTERS = AHEAD_PLACES / N_KV_PARTS, QUARTER_PANELS = BLOCK_PANELS / QUARTERS };
-    const kv_format *f = &job->kv->format;
     if (block >= tile->blocks.last) block = tile->blocks.last - 1;
+    job = job_of_block(job, tile, block);
+    const kv_format *f = &job->kv->format;
     const panel_range seen = panels_of(query_range(job, tile, 0, block));
     for (int i = 0; i < QUARTERS; i++) {
         const int panel = i * QUARTER_PANELS;
@@ -152,21 +173,23 @@ static void move_ahead(const attend_job *job, const attend_tile *tile, int kv_he
 void attend_look_ahead(const attend_job *job, const attend_tile *tile, int kv_head, int64_t block,
                        cpu_ahead *ahead) {
     const int share = job->kernels->tile.ahead_share;
+    const attend_job *first = job_of_block(job, tile, block);
     *ahead = (cpu_ahead){.n_lines = 0};
     if (tile->span->n_rows > 1) return;
     if (share)
         ahead->softmax_lines =
-            block_lines(job) / share / (attend_queries_at_once(job, tile, 0) * BLOCK_PANELS);
+            block_lines(first) / share / (attend_queries_at_once(first, tile, 0) * BLOCK_PANELS);
     move_ahead(job, tile, kv_head, block, ahead);
     move_ahead(job, tile, kv_head, block + 1, ahead);
-    cpu_ahead_lines(ahead, block_lines(job));
+    cpu_ahead_lines(ahead, block_lines(first));
 }
 
 /* ---- one block ---- */
 
 static void score(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                   int64_t block, int query, int n_queries, panel_range panels, cpu_ahead *ahead) {
-    const char *input = work->input + (size_t)(query * job->n_words) * job->tile->input_word_bytes;
+    const char *input =
+        work->input[job->is_int8] + (size_t)(query * job->n_words) * job->tile->input_word_bytes;
     for (int panel = panels.first, n; panel < panels.last; panel += n) {
         n = panels_in_page(job, block, panel, panels.last);
         job->tile->multiply(input, n_queries,
@@ -298,8 +321,13 @@ void attend_block(const attend_job *job, const attend_work *work, const attend_t
         move_ahead(job, tile, kv_head, block + 2, ahead);
     else
         ahead = NULL;
-    if (job->is_int8)
-        attend_block_of_codes(job, work, tile, kv_head, block, ahead);
-    else
-        attend_block_of_elements(job, work, tile, kv_head, block, ahead);
+    const int n_exact = exact_places(job, tile, block);
+    if (n_exact > 0)
+        attend_block_of_elements(job, work, tile, kv_head, block, n_exact < ATTEND_BLOCK ? NULL : ahead);
+    if (n_exact == ATTEND_BLOCK) return;
+    const size_t n_floats = (size_t)tile->n_queries * job->partial_floats;
+    if (n_exact > 0) memcpy(work->earlier, work->partials, n_floats * sizeof *work->earlier);
+    attend_block_of_codes(job->codes, work, tile, kv_head, block, ahead);
+    for (size_t at = 0; n_exact > 0 && at < n_floats; at += job->partial_floats)
+        job->kernels->merge(work->earlier + at, work->partials + at, job->width);
 }

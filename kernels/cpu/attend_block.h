@@ -16,7 +16,8 @@ enum {
 
 static_assert((int)ATTEND_PARTIAL_LINE == PANEL, "the values of a partial result are whole panels");
 
-/* Queries that read every key and value of a node together. */
+/* Queries that read every key and value of a node together. Where there are codes, their rows are of one
+ * block. */
 typedef struct attend_tile {
     const span *span;
     int query0, n_queries; /* of the span's rows times `group` */
@@ -29,7 +30,9 @@ typedef struct attend_tile {
 typedef struct attend_job {
     /* What the operations fill in. */
     const attention_shape *shape;
-    const kv_layer *kv;   /* not looked at where there are given ones */
+    const kv_layer *kv; /* not looked at where there are given ones */
+    /* The same job in pages of codes, where there are some: then kv has the near ones. */
+    const struct attend_job *codes;
     attend_extent extent; /* with nodes of `level` */
     int level;            /* of the nodes whose results are wanted */
     const char *q;
@@ -60,14 +63,15 @@ typedef struct attend_job {
 
 /* One thread's workspace. */
 typedef struct attend_work {
-    char *queries; /* act [TILE_QUERIES][head_dim] */
-    char *input;   /* the same, packed tile after tile */
+    char *queries;  /* act [TILE_QUERIES][head_dim] */
+    char *input[2]; /* the same, packed tile after tile: for elements, and for codes */
     uint32_t
         *values;   /* [BLOCK_PANELS * panel_words][width]: a block's, those that are not read in the pages */
     float *scales; /* [ATTEND_BLOCK] of a block's values, in int8 */
     float *scores; /* [tile_rows][ATTEND_BLOCK] */
     char *weights; /* [tile_rows] of weight_bytes */
     float *partials; /* [TILE_QUERIES] of the present block */
+    float *earlier;  /* the same, of its places that are seen as they were put, where there are others */
     float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
 

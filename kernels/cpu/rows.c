@@ -88,6 +88,13 @@ static void rotate(const float *cosines, int head_dim, float *x) {
     }
 }
 
+static void put_row(const kv_layer *kv, const span *s, int64_t pos, kv_part part, int kv_head,
+                    const char *row) {
+    kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, pos), part, kv_head,
+                (int)(pos % kv->format.page_tokens), 1, row, 0);
+    if (kv->near) put_row(kv->near, s, pos, part, kv_head, row);
+}
+
 void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
     cpu_device *dev = cpu_device_of(base);
@@ -115,9 +122,7 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                 const int64_t pos = s->pos0 + (t - s->row0);
                 char *kv_row = kv_rows + (size_t)omp_get_thread_num() * kv_bytes;
                 dev->kernels->store(x, K, kv_row);
-                kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, pos),
-                            head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G,
-                            (int)(pos % kv->format.page_tokens), 1, kv_row, kv_bytes);
+                put_row(kv, s, pos, head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G, kv_row);
             }
         }
 }

@@ -59,6 +59,7 @@ sizing sizing_of(const options *o, const job_size *jobs, int64_t n, double head_
         .n_sequences = 1, /* where there is no job, one of one token: to see whose snapshot it is */
         .longest_tokens = 1,
         .saves = o->save != NULL,
+        .loads = o->resume != NULL,
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,
         .kv_disk = o->kv_disk,
         .bound = plan_bound_asked((uint64_t)o->memory_per_rank),

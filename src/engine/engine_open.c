@@ -175,6 +175,7 @@ static status open_slice(engine *e) {
         .n_slots = engine_n_slots(e),
         .longest_tokens = o->sizing.longest_tokens,
         .max_rows = o->sizing.chunk_tokens,
+        .n_near_blocks = sizing_near_blocks(&o->sizing),
         .n_frames = mine->n_frames,
         .n_turn = 2 * e->max_in_flight,
     };
@@ -357,6 +358,7 @@ status engine_open(comm *c, const model_config *config, const engine_options *op
     share_options(e);
     e->options.tables = options->tables;
     assert(e->options.sizing.saves == (e->options.save_dir != NULL));
+    assert(e->options.sizing.loads || !e->options.load_dir);
     status st = open_parts(e);
     forget_shared_options(e);
     if (st != STATUS_OK) {

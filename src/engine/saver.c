@@ -73,6 +73,8 @@ saver *saver_open(const char *dir, const kv_coding *coding, const kv_tables *tab
 static void join(saver *v) {
     if (v->has_thread) pthread_join(v->thread, NULL);
     v->has_thread = false;
+    for (int i = 0; i < v->order.n_extents; i++)
+        kv_cache_unpin(v->kv, v->order.extents[i].slot);
     free(v->order.extents);
     v->order = (save_order){0};
 }
@@ -204,6 +206,7 @@ status saver_begin(saver *v, const step *order) {
         const step_extent *x = &order->extents[i];
         v->order.extents[i] = (saved_rows){order->save.row0 + v->order.n_rows, x->pos0, x->n_tokens, x->slot};
         v->order.n_rows += x->n_tokens;
+        kv_cache_pin(v->kv, x->slot);
     }
     atomic_store(&v->hurries, order->save.is_last);
     if (v->order.n_rows == 0) {

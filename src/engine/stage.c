@@ -128,6 +128,7 @@ static void prepare(stage *g, const step *todo) {
         row += wanted->n_rows;
     }
     assert(row == todo->n_rows);
+    kv_cache_settle(g->kv);
     if (g->walk) kv_walk_announce(g->walk, todo->n_spans, g->spans);
     for (const span *s = g->spans; s < g->spans + todo->n_spans; s++)
         kv_cache_extend(g->kv, s->slot, s->pos0, s->pos0 + s->n_rows);

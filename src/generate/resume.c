@@ -7,6 +7,7 @@
 
 #include "io/files.h"
 #include "io/snapshot/snapshot_tables.h"
+#include "kernels/attend_blocks.h"
 #include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/base/notice.h"
@@ -268,13 +269,21 @@ static void replay(generation *g, job *j, const manifest_sequence *q) {
     }
 }
 
-static int64_t common_tokens(const job *j, const manifest_sequence *q) {
+/* Of `saved` positions, how many of the first n can be gone on from with the same numbers. Where pages hold
+ * codes, rows behind them see the others of their block as they were put, which a snapshot has of the last
+ * block that was saved. */
+static int64_t reusable(const generation *g, int64_t n, int64_t saved) {
+    const bool is_coded = g->options->kv == KV_CACHE_INT8;
+    return is_coded && attend_block_of(n) < attend_block_of(saved) ? n - n % ATTEND_BLOCK : n;
+}
+
+static int64_t common_tokens(const generation *g, const job *j, const manifest_sequence *q) {
     const session *s = &j->session;
     int64_t n = q->n_tokens < s->n_prompt ? q->n_tokens : s->n_prompt, i = 0;
     while (i < n && s->tokens.ids[i] == q->tokens[i])
         i++;
     int64_t saved = manifest_kv_tokens(q);
-    return i < saved ? i : saved;
+    return i < saved ? reusable(g, i, saved) : saved;
 }
 
 /* The saved sequence that this prompt has most in common with. */
@@ -282,7 +291,7 @@ static int64_t find_beginning(const generation *g, const job *j, int64_t *n_toke
     int64_t best = -1;
     *n_tokens = 0;
     for (int64_t i = 0; i < g->past.n_sequences; i++) {
-        int64_t n = common_tokens(j, &g->past.sequences[i]);
+        int64_t n = common_tokens(g, j, &g->past.sequences[i]);
         if (n <= *n_tokens) continue;
         *n_tokens = n;
         best = i;
@@ -294,7 +303,7 @@ static int64_t find_beginning(const generation *g, const job *j, int64_t *n_toke
 static void reuse(generation *g, int64_t index, past_match match) {
     session *s = &g->jobs[index].session;
     int64_t n_known = (int64_t)s->tokens.n;
-    s->n_cached = match.n_tokens < n_known ? match.n_tokens : n_known - 1;
+    s->n_cached = match.n_tokens < n_known ? match.n_tokens : reusable(g, n_known - 1, match.n_tokens);
     if (s->n_cached < LEAST_REUSED_TOKENS || g->options->load == LOAD_RECOMPUTE) s->n_cached = 0;
     s->source = s->n_cached > 0 ? match.source : -1;
     /* Where the snapshot goes on, it keeps what it has, be it loaded or computed again. */

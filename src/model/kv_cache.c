@@ -7,6 +7,7 @@
 
 #include "kernels/attend_blocks.h"
 #include "src/base/memory.h"
+#include "src/model/kv_near.h"
 
 /* Pages [first, end) of a sequence. */
 typedef struct page_range {
@@ -33,6 +34,7 @@ struct kv_cache {
     int64_t n_free;
     int32_t *n_users; /* [n_pages]: slots whose tables have the page */
     kv_tier *tier;    /* NULL: all pages lie in memory, each at its number */
+    kv_near *near;    /* NULL: pages hold no codes */
     bool *gave_up;    /* [n_slots]: what comes of the sequence is lost, too */
     layer_pages *layers;
     /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
@@ -55,6 +57,25 @@ int64_t kv_pool_pages(const kv_shape *s, int64_t window) {
     int64_t each = kv_pages_for(most, page_tokens) + 1, all = kv_pages_for(s->longest_tokens, page_tokens);
     if (each > all) each = all;
     return s->n_slots * each < s->n_pages ? s->n_slots * each : s->n_pages;
+}
+
+/* Of whole pages, each of which may begin a near one. */
+static kv_near_shape near_shape_of(const kv_shape *s) {
+    return (kv_near_shape){
+        .format = s->format,
+        .n_layers = s->n_layers,
+        .n_slots = s->n_slots,
+        .n_tokens = s->n_pages * kv_pages_for(s->format.page_tokens, KV_NEAR_TOKENS) * KV_NEAR_TOKENS,
+        .longest_tokens = s->longest_tokens,
+        .max_rows = s->max_rows,
+        .n_blocks = s->n_near_blocks,
+    };
+}
+
+uint64_t kv_cache_near_bytes(const kv_shape *s) {
+    const kv_format near = kv_near_format(&s->format);
+    const kv_near_shape shape = near_shape_of(s);
+    return kv_is_coded(&s->format) ? (uint64_t)kv_near_pages(&shape) * kv_page_bytes(&near) : 0;
 }
 
 /* ---- open and close ---- */
@@ -118,8 +139,10 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     for (int l = 0; shape->windows && l < shape->n_layers; l++)
         kv->layers[l].window = shape->windows[l];
     kv->shape.windows = NULL;
+    const kv_near_shape near = near_shape_of(shape);
     status st = open_staging(kv);
     if (st == STATUS_OK) st = open_pool(kv);
+    if (st == STATUS_OK && kv_is_coded(&shape->format)) st = kv_near_open(dev, &near, &kv->near);
     for (int l = 0; st == STATUS_OK && l < shape->n_layers; l++)
         st = open_tables(kv, &kv->layers[l]);
     st = status_at(st, "KV cache");
@@ -139,6 +162,7 @@ void kv_cache_close(kv_cache *kv) {
         free(layer->slots);
     }
     free(kv->layers);
+    kv_near_close(kv->near);
     kv_tier_close(kv->tier);
     if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
     free(kv->free);
@@ -197,11 +221,25 @@ static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t beg
 void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end) {
     for (int l = 0; l < kv->shape.n_layers; l++)
         extend_layer(kv, &kv->layers[l], slot, begin, end);
+    if (kv->near) kv_near_extend(kv->near, slot, begin, end);
+}
+
+void kv_cache_settle(kv_cache *kv) {
+    if (kv->near) kv_near_settle(kv->near);
+}
+
+void kv_cache_pin(kv_cache *kv, int slot) {
+    if (kv->near) kv_near_pin(kv->near, slot);
+}
+
+void kv_cache_unpin(kv_cache *kv, int slot) {
+    if (kv->near) kv_near_unpin(kv->near, slot);
 }
 
 void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
     const int page_tokens = kv->shape.format.page_tokens;
     assert(n_tokens % page_tokens == 0 && from != to);
+    if (kv->near) kv_near_share(kv->near, from, to, n_tokens);
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         const page_range *theirs = &layer->slots[from];
         page_range *mine = &layer->slots[to];
@@ -228,6 +266,7 @@ void kv_cache_give_up(kv_cache *kv, int slot) {
 
 void kv_cache_release(kv_cache *kv, int slot) {
     kv->gave_up[slot] = false;
+    if (kv->near) kv_near_release(kv->near, slot);
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         give_back(kv, layer, slot, INT64_MAX);
         layer->slots[slot] = (page_range){0};
@@ -243,7 +282,8 @@ int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer) {
 }
 
 kv_layer kv_cache_layer(const kv_cache *kv, int layer) {
-    return (kv_layer){kv->pool, kv->shape.format, kv->layers[layer].device_tables, (int)kv->table_pages};
+    return (kv_layer){kv->pool, kv->shape.format, kv->layers[layer].device_tables, (int)kv->table_pages,
+                      kv->near ? kv_near_layer(kv->near, layer) : NULL};
 }
 
 /* ---- rows out of and into pages ---- */
@@ -272,27 +312,32 @@ void kv_cache_set_frame(kv_cache *kv, int slot, int layer, int64_t entry, int32_
     kv->layers[layer].device_tables[slot * kv->table_pages + entry] = frame;
 }
 
-/* How many positions of [pos, end) the page that holds `pos` has. */
-static int64_t rows_in_page(const kv_cache *kv, int64_t pos, int64_t end) {
-    const int64_t page_tokens = kv->shape.format.page_tokens, left = page_tokens - pos % page_tokens;
-    return left < end - pos ? left : end - pos;
-}
-
-/* The page of a position that is kept, and which of its places that is. Where pages may leave memory, it is
- * held until it is left. */
+/* The first positions of [pos, end), which are kept, of one page, all of them read and written in the same
+ * way. Where pages may leave memory, it is held until it is left. */
 typedef struct page_place {
     int32_t id;
     int place;
-    char *page;
+    char *page, *near; /* near: where they lie as they were put (kv_near.h); NULL: nowhere */
+    int near_place;
+    int64_t n;
 } page_place;
 
-static page_place hold_place(const kv_cache *kv, int slot, int layer, int64_t pos, bool to_write) {
-    const int64_t page_tokens = kv->shape.format.page_tokens;
+static page_place hold_place(const kv_cache *kv, int slot, int layer, int64_t pos, int64_t end,
+                             bool to_write) {
+    const int64_t page_tokens = kv->shape.format.page_tokens,
+                  page_end = (pos / page_tokens + 1) * page_tokens;
     const int32_t id = kv_cache_table(kv, slot, layer)[pos / page_tokens];
     assert(pos >= kv_cache_first_kept(kv, slot, layer));
+    if (page_end < end) end = page_end;
+    char *near = kv->near ? kv_near_find(kv->near, slot, layer, pos, &end) : NULL;
     if (kv->tier) kv_tier_hold(kv->tier, id);
     const int32_t frame = kv->tier ? kv_tier_wait(kv->tier, id, to_write) : id;
-    return (page_place){id, (int)(pos % page_tokens), kv->pool + (size_t)frame * kv->page_bytes};
+    return (page_place){.id = id,
+                        .place = (int)(pos % page_tokens),
+                        .page = kv->pool + (size_t)frame * kv->page_bytes,
+                        .near = near,
+                        .near_place = (int)(pos % KV_NEAR_TOKENS),
+                        .n = end - pos};
 }
 
 /* STATUS_FAILED: the page is lost. */
@@ -321,25 +366,26 @@ static size_t row_bytes_of(const kv_cache *kv, kv_part part) {
 /* Rows of one page in a device's own memory, which holds the positions of a head together; outside, the heads
  * of a position are together. What lies between those of two heads is fetched with them: the model may write
  * it meanwhile, and nobody looks at it. */
-static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, int64_t n, char *out) {
+static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
     const kv_format *f = &kv->shape.format;
     assert(f->layout == KV_ROWS);
     const size_t row_bytes = row_bytes_of(kv, part), G = (size_t)f->n_heads;
     const size_t head_bytes = (size_t)f->page_tokens * row_bytes;
-    status st =
-        fetch(kv, kv_place_in(f, at.page, part, 0, at.place), (G - 1) * head_bytes + (size_t)n * row_bytes);
+    status st = fetch(kv, kv_place_in(f, at.page, part, 0, at.place),
+                      (G - 1) * head_bytes + (size_t)at.n * row_bytes);
     for (size_t head = 0; st == STATUS_OK && head < G; head++)
-        for (size_t i = 0; i < (size_t)n; i++)
+        for (size_t i = 0; i < (size_t)at.n; i++)
             memcpy(out + (i * G + head) * row_bytes, kv->staging + head * head_bytes + i * row_bytes,
                    row_bytes);
     return st;
 }
 
-static void get_rows(const kv_cache *kv, page_place at, kv_part part, int64_t n, char *out) {
-    const kv_format *f = &kv->shape.format;
+static void get_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
+    const kv_format near = kv_near_format(&kv->shape.format), *f = at.near ? &near : &kv->shape.format;
     const size_t row_bytes = row_bytes_of(kv, part), all_bytes = (size_t)f->n_heads * row_bytes;
     for (int head = 0; head < f->n_heads; head++)
-        kv_get_rows(f, at.page, part, head, at.place, (int)n, out + (size_t)head * row_bytes, all_bytes);
+        kv_get_rows(f, at.near ? at.near : at.page, part, head, at.near ? at.near_place : at.place, (int)at.n,
+                    out + (size_t)head * row_bytes, all_bytes);
 }
 
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
@@ -349,13 +395,13 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
     status st = STATUS_OK;
     if (!kv->dev->host_memory) pthread_mutex_lock(&kv->lock);
     for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < end; pos += n) {
-        const page_place at = hold_place(kv, slot, layer, pos, false);
+        const page_place at = hold_place(kv, slot, layer, pos, end, false);
         char *to = (char *)out + (size_t)(pos - pos0) * all_bytes;
-        n = rows_in_page(kv, pos, end);
+        n = at.n;
         if (kv->dev->host_memory)
-            get_rows(kv, at, part, n, to);
+            get_rows(kv, at, part, to);
         else
-            st = fetch_rows(kv, at, part, n, to);
+            st = fetch_rows(kv, at, part, to);
         const status left = leave_place(kv, at, KV_TIER_READ);
         if (st == STATUS_OK) st = left;
     }
@@ -365,12 +411,13 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
 
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in) {
-    const kv_format *f = &kv->shape.format;
+    const kv_format *f = &kv->shape.format, near = kv_near_format(f);
     const size_t row_bytes = row_bytes_of(kv, part);
     for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
-        const page_place at = hold_place(kv, slot, layer, pos, true);
+        const page_place at = hold_place(kv, slot, layer, pos, pos0 + n_tokens, true);
         const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
-        n = rows_in_page(kv, pos, pos0 + n_tokens);
+        n = at.n;
+        if (at.near) kv_put_rows(&near, at.near, part, head, at.near_place, (int)n, from, row_bytes);
         if (kv->dev->host_memory)
             kv_put_rows(f, at.page, part, head, at.place, (int)n, from, row_bytes);
         else

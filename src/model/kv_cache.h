@@ -8,6 +8,9 @@
  * they leave the window and when it is released; stage 0 admits a sequence only when all it may ever need is
  * there, so taking a page never fails.
  *
+ * Where pages hold codes, a few places of each sequence lie in memory as they were put, too
+ * (src/model/kv_near.h).
+ *
  * Where not all pages lie in memory (src/model/kv_tier.h), a step's operations see those that
  * src/model/kv_walk.h holds for them. All functions are Local. */
 #pragma once
@@ -29,6 +32,10 @@ typedef struct kv_shape {
     int n_slots;     /* sequences at once */
     int64_t longest_tokens; /* of a sequence */
     int max_rows;           /* of a step */
+    /* Where pages hold codes: blocks of a sequence that are kept as they were put at the same time. One,
+     * another where saves may read it while the sequence goes on, and another where it goes on from what is
+     * loaded. */
+    int n_near_blocks;
     /* Where the pages of all layers together are more than memory has: the file for the others, with records
      * of a page. Borrowed. NULL: all are in memory. */
     page_file *file;
@@ -40,6 +47,11 @@ typedef struct kv_shape {
  * whatever the step: the blocks (kernels/attend_blocks.h) that it reaches into, and a step's rows. */
 int64_t kv_pool_pages(const kv_shape *shape, int64_t window);
 
+/* Bytes that it needs besides, for places as they were put, where pages hold codes. They are always in
+ * memory.
+ */
+uint64_t kv_cache_near_bytes(const kv_shape *shape);
+
 status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out);
 void kv_cache_close(kv_cache *kv); /* NULL is fine */
 
@@ -47,9 +59,12 @@ void kv_cache_close(kv_cache *kv); /* NULL is fine */
  * `begin` on do not see. Both only grow. */
 void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end);
 
+/* All rows that there is room for have been appended: between two steps. */
+void kv_cache_settle(kv_cache *kv);
+
 /* The sequence in slot `to`, which has no pages yet, begins with the first n_tokens positions of that in
- * slot `from`: whole pages, which are not copied, and stay until the last of their users gives them back.
- * What `from` keeps must be all that rows from n_tokens on see. */
+ * slot `from`: whole pages, and of codes whole blocks (ATTEND_BLOCK), which are not copied, and stay until
+ * the last of their users gives them back. What `from` keeps must be all that rows from n_tokens on see. */
 void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens);
 
 /* The sequence in this slot has lost a page: what else it has and does not share, and what it takes from now
@@ -65,9 +80,16 @@ int64_t kv_cache_free_pages(const kv_cache *kv);
 /* The first position of the sequence in this slot that a layer still keeps. */
 int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer);
 
+/* Rows that exist now, and that those which come see as they were put, are read so, until they are unpinned
+ * or the slot is released: by a save, which goes on beside the run. */
+void kv_cache_pin(kv_cache *kv, int slot);
+void kv_cache_unpin(kv_cache *kv, int slot);
+
 /* Copy rows of one layer of the slice (0-based) out of or into the pages of the sequence in this slot, in any
  * number of threads: positions [pos0, pos0 + n_tokens), which are kept, K or V, as dense [n_tokens, G, K]
- * host elements. Fails where one of the pages is lost. Rows that exist never change, but for those that are
+ * host elements: where pages hold codes, those that rows behind the last one see as they were put
+ * (attend_exact_places) are read so, and the others as their codes say; these have the same codes when they
+ * are written. Fails where one of the pages is lost. Rows that exist never change, but for those that are
  * refined between two steps (src/engine/loader.h), so that any thread may read them while the model appends
  * others, as long as the slot is not released. */
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,

@@ -38,17 +38,28 @@ static const double most_held_bytes = 4e9, most_held_logits_bytes = 256e6;
 
 /* ---- parts of a rank's bytes ---- */
 
-/* K and V of a layer where sequences have so many pages, all together. */
-static uint64_t layer_kv_bytes(const model_config *c, const sizing *s, int layer_index, int64_t n_pages) {
-    const kv_shape shape = {
+static kv_shape shape_of(const model_config *c, const sizing *s, int64_t n_pages) {
+    return (kv_shape){
         .format = model_kv_format(c, precision_kv(s->precision), sizing_kv_layout(s), s->page_tokens),
         .n_pages = n_pages,
         .n_slots = s->n_sequences + s->n_held,
         .longest_tokens = s->longest_tokens,
         .max_rows = s->chunk_tokens,
+        .n_near_blocks = sizing_near_blocks(s),
     };
+}
+
+/* What of the layers' K and V is always in memory. */
+static uint64_t near_bytes(const model_config *c, const sizing *s, slice part, int64_t n_pages) {
+    const kv_shape shape = shape_of(c, s, n_pages);
+    return (uint64_t)(part.last_layer - part.first_layer) * kv_cache_near_bytes(&shape);
+}
+
+/* K and V of a layer where sequences have so many pages, all together. */
+static uint64_t layer_kv_bytes(const model_config *c, const sizing *s, int layer_index, int64_t n_pages) {
+    const kv_shape shape = shape_of(c, s, n_pages);
     int64_t kept = model_config_kept(c, layer_index, s->saves);
-    return (uint64_t)kv_pool_pages(&shape, kept) * kv_page_bytes(&shape.format);
+    return (uint64_t)kv_pool_pages(&shape, kept) * kv_page_bytes(&shape.format) + kv_cache_near_bytes(&shape);
 }
 
 static uint64_t kv_bytes(const model_config *c, const sizing *s, slice part, int64_t n_pages) {
@@ -75,9 +86,8 @@ static uint64_t workspace_bytes(const model_config *c, const sizing *s, slice pa
 }
 
 static size_t page_bytes(const model_config *c, const sizing *s) {
-    const kv_format format =
-        model_kv_format(c, precision_kv(s->precision), sizing_kv_layout(s), s->page_tokens);
-    return kv_page_bytes(&format);
+    const kv_shape shape = shape_of(c, s, 0);
+    return kv_page_bytes(&shape.format);
 }
 
 /* What the disk takes beside memory. */
@@ -88,10 +98,7 @@ static uint64_t disk_bytes(const model_config *c, const sizing *s) {
 
 /* What must be in memory at least where there is a disk. */
 static uint64_t least_frame_bytes(const model_config *c, const sizing *s) {
-    const kv_shape shape = {.format.page_tokens = s->page_tokens,
-                            .n_slots = s->n_sequences + s->n_held,
-                            .longest_tokens = s->longest_tokens,
-                            .max_rows = s->chunk_tokens};
+    const kv_shape shape = shape_of(c, s, 0);
     return (uint64_t)(kv_walk_least_frames(&shape) + 1) * page_bytes(c, s);
 }
 
@@ -118,7 +125,8 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
     for (int l = 0; l < n; l++) {
         layers[l].cost = layer_elements(c, l);
         layers[l].bytes = layer_weight_bytes(c, l, s->precision) + s->host_layer_bytes +
-                          (s->kv_disk.bytes ? 0 : layer_kv_bytes(c, s, l, n_pages));
+                          (s->kv_disk.bytes ? near_bytes(c, s, (slice){l, l + 1, n}, n_pages)
+                                            : layer_kv_bytes(c, s, l, n_pages));
     }
     return (partition_problem){
         .n_layers = n,
@@ -201,18 +209,19 @@ static int64_t pages_wanted(const sizing *s, int64_t least) {
 }
 
 /* Where memory does not hold them all, they are its frames. */
-static status fit_frames(const model_config *c, const sizing *s, int index, plan_rank *k) {
+static status fit_frames(const model_config *c, const sizing *s, int index, int64_t n_pages, plan_rank *k) {
     uint64_t most = UINT64_MAX;
     if (s->bound.bytes) most = s->bound.bytes - k->total_bytes;
     if (s->kv_bytes_per_rank && s->kv_bytes_per_rank < most) most = s->kv_bytes_per_rank;
     if (k->kv_bytes <= most) return STATUS_OK;
-    if (most < least_frame_bytes(c, s))
+    const uint64_t near = near_bytes(c, s, k->slice, n_pages);
+    if (most < near + least_frame_bytes(c, s))
         return status_refuse(
             "rank %d has %.1f MiB of memory for KV pages, but beside --kv-disk it needs %.1f "
             "MiB: raise --kv-memory, or lower --sequences or --chunk-tokens",
-            index, mem_mib(most), mem_mib(least_frame_bytes(c, s)));
-    k->n_frames = (int64_t)(most / page_bytes(c, s)) - 1;
-    k->kv_bytes = (uint64_t)(k->n_frames + 1) * page_bytes(c, s);
+            index, mem_mib(most), mem_mib(near + least_frame_bytes(c, s)));
+    k->n_frames = (int64_t)((most - near) / page_bytes(c, s)) - 1;
+    k->kv_bytes = near + (uint64_t)(k->n_frames + 1) * page_bytes(c, s);
     return STATUS_OK;
 }
 
@@ -227,7 +236,7 @@ static status choose_pages(const model_config *c, const sizing *s, int64_t least
     out->n_pages = wanted < room ? wanted : room;
     for (plan_rank *k = out->ranks; k < out->ranks + out->n_ranks; k++) {
         k->kv_bytes = kv_bytes(c, s, k->slice, out->n_pages);
-        st = fit_frames(c, s, (int)(k - out->ranks), k);
+        st = fit_frames(c, s, (int)(k - out->ranks), out->n_pages, k);
         if (st != STATUS_OK) return st;
         k->total_bytes += k->kv_bytes;
     }
@@ -260,7 +269,7 @@ static status make_for(const model_config *c, const sizing *s, int n_ranks, int6
 
 static int most_held(const model_config *c, const sizing *s) {
     const slice all = {0, c->n_layers, c->n_layers};
-    double each_bytes = s->held_pages * (double)kv_bytes(c, s, all, 1);
+    double each_bytes = s->held_pages * (double)(kv_bytes(c, s, all, 1) - near_bytes(c, s, all, 1));
     double logits_bytes = (double)model_kept_bytes(c, all, 1);
     if (s->n_held == 0) return 0;
     return (int)fmin(s->n_held, fmin(most_held_logits_bytes / logits_bytes, most_held_bytes / each_bytes));

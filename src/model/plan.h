@@ -40,6 +40,7 @@ typedef struct sizing {
     int64_t longest_tokens; /* of any sequence, prompt and generated: its pages must fit */
     int64_t wanted_pages;   /* for all that would run at once if there were room; the pool takes no more */
     bool saves;             /* so that the last logits of each sequence are kept */
+    bool loads;             /* sequences may go on from a snapshot */
     int n_held;             /* as far as there is room: more that are over and wait for a save ... */
     double held_pages;      /* ... each of so many pages */
     uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
@@ -54,6 +55,11 @@ typedef struct sizing {
 /* The layout of its pages: at most, as panels never take less than rows. */
 static inline kv_layout sizing_kv_layout(const sizing *s) {
     return s->kv_is_int8 ? KV_INT8 : KV_PANELS;
+}
+
+/* kv_shape */
+static inline int sizing_near_blocks(const sizing *s) {
+    return 1 + s->saves + s->loads;
 }
 
 typedef struct plan_rank {

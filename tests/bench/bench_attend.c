@@ -35,10 +35,10 @@ typedef struct setting {
     attention_shape shape;
     int n_layers, n_threads;
     size_t layer_bytes;
-    kv_layer *layers;
+    kv_layer *layers, *near;
     span *spans;
-    int32_t *table;
-    void *pages, *q, *y;
+    int32_t *table, *near_table;
+    void *pages, *near_pages, *q, *y;
 } setting;
 
 static void check(status st) {
@@ -64,6 +64,25 @@ static void *new_numbers(device *dev, size_t bytes) {
     return memory;
 }
 
+/* Beside pages of codes, those that rows see as they were put: of each sequence so many, in turns. */
+static void add_near(device *dev, const job *j, const kv_format *coded, setting *s) {
+    const kv_format f = kv_near_format(coded);
+    const int table_pages = (int)kv_pages_for(j->context, f.page_tokens),
+              own_pages = 2 + (int)kv_pages_for(ATTEND_BLOCK + j->n_rows, f.page_tokens),
+              n_entries = table_pages * j->n_sequences;
+    const size_t layer_bytes = (size_t)(own_pages * j->n_sequences) * kv_page_bytes(&f);
+    s->near_pages = new_numbers(dev, (size_t)s->n_layers * layer_bytes);
+    s->near_table = mem_new((size_t)n_entries, sizeof *s->near_table);
+    for (int i = 0; i < n_entries; i++)
+        s->near_table[i] = (int32_t)(i / table_pages * own_pages + i % table_pages % own_pages);
+    s->near = mem_new((size_t)s->n_layers, sizeof *s->near);
+    for (int i = 0; i < s->n_layers; i++) {
+        s->near[i] =
+            (kv_layer){(char *)s->near_pages + (size_t)i * layer_bytes, f, s->near_table, table_pages, NULL};
+        s->layers[i].near = &s->near[i];
+    }
+}
+
 static setting new_setting(device *dev, const job *j, int n_threads) {
     const int H = j->shape.n_heads, G = j->shape.n_kv_heads, K = j->shape.head_dim;
     const int table_pages = (int)kv_pages_for(j->context, PAGE_TOKENS),
@@ -78,7 +97,9 @@ static setting new_setting(device *dev, const job *j, int n_threads) {
         s.table[i] = (int32_t)i;
     s.layers = mem_new((size_t)s.n_layers, sizeof *s.layers);
     for (int i = 0; i < s.n_layers; i++)
-        s.layers[i] = (kv_layer){(char *)s.pages + (size_t)i * s.layer_bytes, format, s.table, table_pages};
+        s.layers[i] =
+            (kv_layer){(char *)s.pages + (size_t)i * s.layer_bytes, format, s.table, table_pages, NULL};
+    if (kv_is_coded(&format)) add_near(dev, j, &format, &s);
     s.spans = mem_new((size_t)j->n_sequences, sizeof *s.spans);
     for (int i = 0; i < j->n_sequences; i++)
         s.spans[i] = (span){i * j->n_rows, j->n_rows, j->context - j->n_rows, i, j->n_rows == 1};
@@ -90,6 +111,9 @@ static setting new_setting(device *dev, const job *j, int n_threads) {
 
 static void free_setting(setting *s) {
     free(s->pages);
+    free(s->near);
+    free(s->near_table);
+    free(s->near_pages);
     free(s->q);
     free(s->y);
     free(s->layers);

@@ -8,14 +8,18 @@
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
 
+prompts() { # prompts N LENGTH STEP: N lines, each STEP tokens shorter than the one before
+    awk -v n="$1" -v length_of="$2" -v step="$3" 'BEGIN {
+        for (i = 0; i < n; i++) {
+            printf "{\"id\": %d, \"max_tokens\": 20, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i
+            for (k = 1; k < length_of - step * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
+            print "]}"
+        }
+    }'
+}
+
 lines=$all/lines.jsonl
-awk 'BEGIN {
-    for (i = 0; i < 4; i++) {
-        printf "{\"id\": %d, \"max_tokens\": 20, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i
-        for (k = 1; k < 900 - 150 * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
-        print "]}"
-    }
-}' >"$lines"
+prompts 4 900 150 >"$lines"
 
 batch() { # batch NP OPTIONS...: the results, in the order of the lines
     np=$1
@@ -49,10 +53,18 @@ same() {
     same_as '3 ranks' "$all/expected.jsonl" 3
     same_as 'small chunks, small pages' "$all/expected.jsonl" 1 --chunk-tokens 48 --page-tokens 32
     same_as 'two threads' "$all/expected.jsonl" 1 --threads 2
-    same_as 'a disk' "$all/expected.jsonl" 2 --page-tokens 256 --kv-memory 1500K --kv-disk "$all:64M"
+}
+
+# A context that memory has no room for.
+on_disk() {
+    lines=$temp/long.jsonl
+    prompts 2 2100 50 >"$lines"
+    batch 1 --kv int8
+    expect 'in memory' 0 && cp "$temp/sorted.jsonl" "$temp/expected.jsonl"
+    same_as 'a disk' "$temp/expected.jsonl" 2 --page-tokens 256 --chunk-tokens 64 --kv-memory 3500K \
+        --kv-disk "$temp:64M"
     check 'a disk: it is read' 'nothing was' \
-        awk '/KV pages on disks:/ { split($0, word, /[: ]+/); found = $5 > 0 && $10 > 0 } END { exit !found }' \
-        "$temp/err"
+        awk '/KV pages on disks:/ { found = $5 + 0 > 0 && $12 + 0 > 0 } END { exit !found }' "$temp/err"
 }
 
 # Of greedy text, at once and in two runs.
@@ -96,6 +108,6 @@ refusals() {
 }
 
 (run_chain same) &
-(run_chain resumed plans refusals)
+(run_chain on_disk resumed plans refusals)
 wait
 end_test

@@ -10,7 +10,7 @@
  * 1e-6 after scaling, which is then a relative error of its weight; a few of them, squared, are 1e-11. */
 static const double F32_BOUND = 1e-12, F32_ATTENTION_BOUND = 1e-11, BF16_ROUNDING_BOUND = 4e-6;
 
-/* With pages of int8 it has the rows as they come out of them, rounded to bf16: a score of deviation 2 is off
+/* Of pages of int8 it has the rows as they come out of them, rounded to bf16: a score of deviation 2 is off
  * by 2e-3, and so a weight is. */
 static const double INT8_ATTENTION_BOUND = 4e-5;
 
@@ -39,23 +39,26 @@ typedef struct sequence {
     attention_shape shape;
     int n; /* positions */
     char *k, *v, *q, *y;
+    char *coded[N_KV_PARTS]; /* k and v as they are after they went through a page of codes */
 } sequence;
 
 static size_t q_width(const attention_shape *s) {
     return (size_t)(s->n_heads * s->head_dim);
 }
 
-/* n rows of keys and values as they are after they went through a page of int8. */
-static void round_rows(const sequence *s, int n) {
+static void code_rows(sequence *s, int n) {
     const int K = s->shape.head_dim;
     const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, 1, K, KV_PAGE_QUANTUM);
     void *page = mem_new(kv_page_bytes(&f), 1);
-    for (int part = 0; part < N_KV_PARTS; part++)
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        s->coded[part] = mem_new((size_t)(n * K), sizeof(uint16_t));
         for (int i = 0; i < n; i++) {
-            char *row = (part == KV_PART_K ? s->k : s->v) + (size_t)(i * K) * sizeof(uint16_t);
-            kv_put_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1, row, 0);
-            kv_get_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1, row, 0);
+            const size_t at = (size_t)(i * K) * sizeof(uint16_t);
+            kv_put_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1,
+                        (part == KV_PART_K ? s->k : s->v) + at, 0);
+            kv_get_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1, s->coded[part] + at, 0);
         }
+    }
     free(page);
 }
 
@@ -66,7 +69,7 @@ static sequence new_sequence(attention_shape shape, int n, dtype type, uint64_t 
     s.v = new_random_of(type, seed, (size_t)n * kv_width(&shape), 1);
     s.q = new_random_of(type, seed, (size_t)n * q_width(&shape), 2);
     s.y = new_poisoned(type, (size_t)n * q_width(&shape));
-    if (has_int8_pages) round_rows(&s, n * shape.n_kv_heads);
+    if (has_int8_pages) code_rows(&s, n * shape.n_kv_heads);
     return s;
 }
 
@@ -75,18 +78,35 @@ static void free_sequence(sequence *s) {
     free(s->v);
     free(s->q);
     free(s->y);
+    free(s->coded[KV_PART_K]);
+    free(s->coded[KV_PART_V]);
 }
 
-static void fill_cache(cache *c, const sequence *s, size_t type_bytes, int first, int last) {
-    const kv_format *f = &c->layer.format;
+static int block_begin(int pos) {
+    return pos - pos % ATTEND_BLOCK;
+}
+
+static void put_position(const kv_layer *kv, const sequence *s, size_t type_bytes, int pos) {
+    const kv_format *f = &kv->format;
     size_t head_bytes = (size_t)s->shape.head_dim * type_bytes;
+    for (int g = 0; g < s->shape.n_kv_heads; g++) {
+        size_t at = (size_t)(pos * s->shape.n_kv_heads + g) * head_bytes;
+        char *page = kv_layer_page(kv, 0, pos);
+        kv_put_rows(f, page, KV_PART_K, g, pos % f->page_tokens, 1, s->k + at, head_bytes);
+        kv_put_rows(f, page, KV_PART_V, g, pos % f->page_tokens, 1, s->v + at, head_bytes);
+    }
+}
+
+/* Positions [first, last), and of pages of codes and near ones only what rows [row0, last) see there; row0 is
+ * `first` or `last`. What was open behind positions before may have become codes. */
+static void fill_cache(cache *c, const sequence *s, size_t type_bytes, int first, int last, int row0) {
+    const int coded_end = block_begin(last > row0 ? last - 1 : last);
     for (int pos = first; pos < last; pos++)
-        for (int g = 0; g < s->shape.n_kv_heads; g++) {
-            size_t at = (size_t)(pos * s->shape.n_kv_heads + g) * head_bytes;
-            char *page = kv_layer_page(&c->layer, 0, pos);
-            kv_put_rows(f, page, KV_PART_K, g, pos % f->page_tokens, 1, s->k + at, head_bytes);
-            kv_put_rows(f, page, KV_PART_V, g, pos % f->page_tokens, 1, s->v + at, head_bytes);
-        }
+        if (!c->near || pos < ATTEND_EXACT_FIRST || pos >= block_begin(row0))
+            put_position(c->near ? c->layer.near : &c->layer, s, type_bytes, pos);
+    for (int pos = first < ATTEND_BLOCK ? ATTEND_EXACT_FIRST : block_begin(first) - ATTEND_BLOCK;
+         c->near && pos < coded_end; pos++)
+        put_position(&c->layer, s, type_bytes, pos);
 }
 
 /* Attention of rows [first, last), one span a step of at most `chunk` rows. */
@@ -94,10 +114,10 @@ static void attend_rows(device *dev, const sequence *s, int page_tokens, int chu
                         char *y) {
     size_t type_bytes = dtype_bytes(dev->act), row_bytes = q_width(&s->shape) * type_bytes;
     cache c = new_cache(dev, &s->shape, s->n, page_tokens);
-    fill_cache(&c, s, type_bytes, 0, first);
+    fill_cache(&c, s, type_bytes, 0, first, first);
     for (int pos = first; pos < last; pos += chunk) {
         span whole = {0, last - pos < chunk ? last - pos : chunk, pos, 0, false};
-        fill_cache(&c, s, type_bytes, pos, pos + whole.n_rows);
+        fill_cache(&c, s, type_bytes, pos, pos + whole.n_rows, pos);
         dev->ops->begin_step(dev, 1, &whole);
         dev->ops->attend(dev, &s->shape, &c.layer, s->q + (size_t)pos * row_bytes,
                          y + (size_t)pos * row_bytes);
@@ -266,6 +286,13 @@ static void test_append(void) {
 
 /* ---- attention against the reference ---- */
 
+/* An element of K or V of position j, as the row at `pos` sees it. */
+static double element_seen(const sequence *s, dtype type, int pos, kv_part part, int j, int g, int i) {
+    const bool is_exact = !has_int8_pages || j % ATTEND_BLOCK < attend_exact_places(pos, attend_block_of(j));
+    const char *rows = !is_exact ? s->coded[part] : part == KV_PART_K ? s->k : s->v;
+    return (double)number_at(rows, type, (size_t)((j * s->shape.n_kv_heads + g) * s->shape.head_dim + i));
+}
+
 static void expected_attention(const sequence *s, dtype type, int pos, int head, double *y) {
     int K = s->shape.head_dim, G = s->shape.n_kv_heads, g = head / (s->shape.n_heads / G);
     int64_t window = s->shape.window;
@@ -273,7 +300,7 @@ static void expected_attention(const sequence *s, dtype type, int pos, int head,
     for (int j = 0; j <= pos; j++) {
         for (int i = 0; i < K; i++)
             scores[j] += (double)number_at(s->q, type, (size_t)((pos * s->shape.n_heads + head) * K + i)) *
-                         (double)number_at(s->k, type, (size_t)((j * G + g) * K + i));
+                         element_seen(s, type, pos, KV_PART_K, j, g, i);
         scores[j] = window && j <= pos - window ? -INFINITY : scores[j] * (double)s->shape.scale;
         max = fmax(max, scores[j]);
     }
@@ -283,7 +310,7 @@ static void expected_attention(const sequence *s, dtype type, int pos, int head,
         double e = exp(scores[j] - max);
         sum += e;
         for (int i = 0; i < K; i++)
-            y[i] += e * (double)number_at(s->v, type, (size_t)((j * G + g) * K + i));
+            y[i] += e * element_seen(s, type, pos, KV_PART_V, j, g, i);
     }
     for (int i = 0; i < K; i++)
         y[i] /= sum;
@@ -333,6 +360,8 @@ static void check_attend(const char *isa, precision p) {
         {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 20, .window = 100}, 32, 300, 64},
         {{.n_heads = 4, .n_kv_heads = 2, .head_dim = 64, .window = 256}, 64, 0, 600},
         {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 32, .window = 700}, 160, 1530, 10},
+        {{.n_heads = 7, .n_kv_heads = 1, .head_dim = 32}, 64, 500, 30},
+        {{.n_heads = 2, .n_kv_heads = 1, .head_dim = 16, .window = 480}, 64, 505, 120},
     };
     device *dev = open_paged(isa, p, 2);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
@@ -430,6 +459,34 @@ static void test_same(void) {
     for_each_paged(check_same);
 }
 
+/* Pages of several sequences in one pool. */
+typedef struct pooled {
+    kv_layer layer;
+    char *pages;
+    int32_t *tables;
+    int n_pages;
+} pooled;
+
+/* The cache of a sequence, copied behind those of the others; that of the first one is the longest. */
+static void add_to_pool(pooled *p, const cache *own, int slot, int n_slots) {
+    const int own_pages = (int)(own->bytes / own->page_bytes);
+    if (slot == 0) {
+        p->layer = own->layer;
+        p->layer.near = NULL;
+        p->layer.tables = p->tables = mem_new((size_t)(n_slots * own_pages), sizeof *p->tables);
+    }
+    p->layer.pages = p->pages = mem_resize(p->pages, (size_t)(p->n_pages + own_pages), own->page_bytes);
+    memcpy(p->pages + (size_t)p->n_pages * own->page_bytes, own->layer.pages, own->bytes);
+    for (int i = 0; i < own_pages; i++)
+        p->tables[slot * p->layer.table_pages + i] = own->page_ids[i] + p->n_pages;
+    p->n_pages += own_pages;
+}
+
+static void free_pooled(pooled *p) {
+    free(p->pages);
+    free(p->tables);
+}
+
 /* A step of several sequences, rows of different ages and numbers, against each of them alone; and one long
  * context, which several threads share. */
 static void check_company(const char *isa, precision p) {
@@ -440,42 +497,33 @@ static void check_company(const char *isa, precision p) {
     size_t row_bytes = q_width(&shape) * dtype_bytes(alone->act);
     uint64_t seed = 12;
     sequence s[N_SEQUENCES];
-    cache c = {0};
     for (int i = 0; i < N_SEQUENCES; i++) {
         s[i] = new_sequence(shape, ends[i], alone->kv, &seed);
         attend_rows(alone, &s[i], 64, rows[i], ends[i] - rows[i], ends[i], s[i].y);
     }
-    /* All pages in one pool: each sequence's cache, copied behind the others'. */
-    int32_t *tables = NULL, n_pages = 0;
+    pooled all = {0}, near = {0};
     span spans[N_SEQUENCES];
-    char *q = mem_new(ROWS, row_bytes), *y = mem_new(ROWS, row_bytes), *pool = NULL;
+    char *q = mem_new(ROWS, row_bytes), *y = mem_new(ROWS, row_bytes);
     int row0 = 0;
     for (int i = 0; i < N_SEQUENCES; i++) {
+        const int first = ends[i] - rows[i];
         cache own = new_cache(alone, &s[i].shape, ends[i], 64);
-        int own_pages = (int)(own.bytes / own.page_bytes);
-        fill_cache(&own, &s[i], dtype_bytes(alone->kv), 0, ends[i]);
-        pool = mem_resize(pool, (size_t)(n_pages + own_pages), own.page_bytes);
-        memcpy(pool + (size_t)n_pages * own.page_bytes, own.layer.pages, own.bytes);
-        if (i == 0) c.layer.table_pages = own_pages; /* the longest */
-        if (i == 0) tables = mem_new((size_t)(N_SEQUENCES * own_pages), sizeof *tables);
-        for (int j = 0; j < own_pages; j++)
-            tables[i * c.layer.table_pages + j] = own.page_ids[j] + n_pages;
-        n_pages += own_pages;
-        c.layer.format = own.layer.format;
+        fill_cache(&own, &s[i], dtype_bytes(alone->kv), 0, first, first);
+        fill_cache(&own, &s[i], dtype_bytes(alone->kv), first, ends[i], first);
+        add_to_pool(&all, &own, i, N_SEQUENCES);
+        if (own.near) add_to_pool(&near, own.near, i, N_SEQUENCES);
         free_cache(&own);
-        int first = ends[i] - rows[i];
         spans[i] = (span){row0, rows[i], first, i, false};
         memcpy(q + (size_t)row0 * row_bytes, s[i].q + (size_t)first * row_bytes, (size_t)rows[i] * row_bytes);
         row0 += rows[i];
     }
-    c.layer.pages = pool;
-    c.layer.tables = tables;
+    if (has_int8_pages) all.layer.near = &near.layer;
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
         device *dev = open_paged(isa, p, n_threads);
         char *long_y = mem_new((size_t)ends[0], row_bytes);
         memset(y, 0xff, ROWS * row_bytes);
         dev->ops->begin_step(dev, N_SEQUENCES, spans);
-        dev->ops->attend(dev, &s[0].shape, &c.layer, q, y);
+        dev->ops->attend(dev, &s[0].shape, &all.layer, q, y);
         for (int i = 0; i < N_SEQUENCES; i++)
             CHECK_CASE(!memcmp(y + (size_t)spans[i].row0 * row_bytes,
                                s[i].y + (size_t)spans[i].pos0 * row_bytes, (size_t)rows[i] * row_bytes),
@@ -489,8 +537,8 @@ static void check_company(const char *isa, precision p) {
     }
     for (int i = 0; i < N_SEQUENCES; i++)
         free_sequence(&s[i]);
-    free(tables);
-    free(pool);
+    free_pooled(&all);
+    free_pooled(&near);
     free(q);
     free(y);
     close_device(alone);
@@ -513,7 +561,8 @@ static void check_parts(const char *isa, precision p) {
     const char *expected = s.y + (q - s.q);
 
     cache c = new_cache(alone, &s.shape, END, 160);
-    fill_cache(&c, &s, dtype_bytes(alone->kv), 0, END);
+    fill_cache(&c, &s, dtype_bytes(alone->kv), 0, (int)first, (int)first);
+    fill_cache(&c, &s, dtype_bytes(alone->kv), (int)first, END, (int)first);
     const span rows = {0, ROWS, (int64_t)first, 0, false};
     const attend_partials layout = {0, 0, ROWS, s.shape.n_heads, s.shape.head_dim};
     float *partials = new_poisoned(DTYPE_F32, 3 * attend_node_floats(&layout));

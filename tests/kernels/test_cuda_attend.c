@@ -485,7 +485,7 @@ static void test_far(void) {
     for (int generated = 0; generated < 2; generated++) {
         uint16_t y[2 * K];
         span row = {0, 1, POS, 0, generated};
-        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, KV_ROWS, 1, K, PAGE), ids, N_PAGES};
+        kv_layer layer = {pool, kv_format_of(DTYPE_BF16, KV_ROWS, 1, K, PAGE), ids, N_PAGES, NULL};
         dev->ops->begin_step(dev, 1, &row);
         dev->ops->attend(dev, &s.shape, &layer, s.q + (size_t)(N - 1) * 2 * K, y);
         CHECK_OK(dev->ops->sync(dev));

@@ -81,16 +81,9 @@ static void for_each_paged(void (*body)(const tested *t)) {
     close_device(t.dev);
 }
 
-/* With the tables in the device's memory, which array_... releases. */
-static kv_layer layer_of(const step *s, device *dev, void *pages) {
-    size_t n_entries = (size_t)(s->n_spans * s->table_pages);
-    return (kv_layer){pages, format_of(s, dev), array_new(dev, s->tables, n_entries * sizeof *s->tables),
-                      s->table_pages};
-}
-
 /* The same pool, copied to host memory. */
 static kv_layer host_layer_of(const step *s, const device *dev, const void *pool) {
-    return (kv_layer){(void *)pool, format_of(s, dev), s->tables, s->table_pages};
+    return (kv_layer){(void *)pool, format_of(s, dev), s->tables, s->table_pages, NULL};
 }
 
 /* K or V of a kv head at a position of a span's sequence, out of such a pool. */
@@ -112,22 +105,75 @@ static void fill_random(void *to, dtype type, size_t at, int K, uint64_t what) {
     free(x);
 }
 
+/* A row of K or V as it is put. */
+static void fill_row(const step *s, int i, int64_t pos, kv_part part, int kv_head, dtype type, void *row) {
+    const int g = (part == KV_PART_V) * s->shape.n_kv_heads + kv_head;
+    fill_random(row, type, 0, s->shape.head_dim, (uint64_t)((s->sequences[i] * 100000 + pos) * 64 + g + 1));
+}
+
+/* Is the position put into these pages? Into those of codes where rows of the span see them. Into near ones
+ * also where rows up to a block before would. */
+static bool is_put(const step *s, int i, int64_t pos, bool is_near, const kv_format *f) {
+    const int64_t begin = s->spans[i].pos0, last = begin + s->spans[i].n_rows - 1;
+    if (kv_is_coded(f)) return pos >= ATTEND_EXACT_FIRST && attend_block_of(pos) < attend_block_of(last);
+    return !is_near || pos < ATTEND_EXACT_FIRST || attend_block_of(pos) + 1 >= attend_block_of(begin);
+}
+
 /* All keys and values up to the last row of every span; the rest is NaN. */
-static void *new_pool(const step *s, const device *dev) {
-    void *pool = new_poisoned(dev->kv, pool_elements(s, dev));
-    void *row = mem_new((size_t)s->shape.head_dim, dtype_bytes(dev->kv));
-    const kv_layer kv = host_layer_of(s, dev, pool);
+static void fill_pool(const step *s, const kv_layer *kv, bool is_near) {
+    void *row = mem_new((size_t)s->shape.head_dim, dtype_bytes(kv->format.type));
     for (int i = 0; i < s->n_spans; i++)
         for (int64_t pos = first_seen(s, i); pos < s->spans[i].pos0 + s->spans[i].n_rows; pos++)
-            for (int g = 0; g < 2 * s->shape.n_kv_heads; g++) {
-                fill_random(row, dev->kv, 0, s->shape.head_dim,
-                            (uint64_t)((s->sequences[i] * 100000 + pos) * 64 + g + 1));
-                kv_put_rows(&kv.format, kv_layer_page(&kv, i, pos),
-                            g < s->shape.n_kv_heads ? KV_PART_K : KV_PART_V, g % s->shape.n_kv_heads,
-                            (int)(pos % s->page_tokens), 1, row, 0);
+            for (int g = 0; is_put(s, i, pos, is_near, &kv->format) && g < 2 * s->shape.n_kv_heads; g++) {
+                const kv_part part = g < s->shape.n_kv_heads ? KV_PART_K : KV_PART_V;
+                fill_row(s, i, pos, part, g % s->shape.n_kv_heads, kv->format.type, row);
+                kv_put_rows(&kv->format, kv_layer_page(kv, i, pos), part, g % s->shape.n_kv_heads,
+                            (int)(pos % kv->format.page_tokens), 1, row, 0);
             }
     free(row);
+}
+
+static void *new_pool(const step *s, const device *dev) {
+    void *pool = new_poisoned(dev->kv, pool_elements(s, dev));
+    const kv_layer kv = host_layer_of(s, dev, pool);
+    fill_pool(s, &kv, false);
     return pool;
+}
+
+/* The near pages beside those of codes, filled; of the CPU. */
+static kv_layer *new_near(const step *s, device *dev) {
+    const kv_format coded = format_of(s, dev), f = kv_near_format(&coded);
+    const int table_pages = (int)kv_pages_for((int64_t)s->table_pages * s->page_tokens, f.page_tokens),
+              n_entries = s->n_spans * table_pages;
+    int32_t *tables = mem_new((size_t)n_entries, sizeof *tables);
+    for (int i = 0; i < n_entries; i++)
+        tables[i] = n_entries - 1 - i;
+    const size_t bytes = (size_t)n_entries * kv_page_bytes(&f);
+    void *pages = new_poisoned(f.type, bytes / dtype_bytes(f.type));
+    kv_layer *near = mem_new(1, sizeof *near);
+    *near = (kv_layer){array_new(dev, pages, bytes), f,
+                       array_new(dev, tables, (size_t)n_entries * sizeof *tables), table_pages, NULL};
+    fill_pool(s, near, true);
+    free(tables);
+    free(pages);
+    return near;
+}
+
+/* With the tables in the device's memory. */
+static kv_layer layer_of(const step *s, device *dev, void *pages) {
+    const kv_format f = format_of(s, dev);
+    size_t n_entries = (size_t)(s->n_spans * s->table_pages);
+    return (kv_layer){pages, f, array_new(dev, s->tables, n_entries * sizeof *s->tables), s->table_pages,
+                      kv_is_coded(&f) ? new_near(s, dev) : NULL};
+}
+
+/* All but its pages. */
+static void release_layer(device *dev, kv_layer *kv) {
+    dev->ops->release(dev, (void *)kv->tables);
+    if (!kv->near) return;
+    dev->ops->release(dev, (void *)kv->near->tables);
+    dev->ops->release(dev, kv->near->pages);
+    free((void *)kv->near);
 }
 
 static void *new_queries(const step *s, dtype type) {
@@ -236,7 +282,7 @@ static void append(const tested *t, const append_case *c, const step *s, const a
     dev->ops->release(dev, bias);
     dev->ops->release(dev, norms);
     dev->ops->release(dev, cos_sin);
-    dev->ops->release(dev, (void *)kv.tables);
+    release_layer(dev, &kv);
 }
 
 static void check_append_case(const tested *t, const append_case *c) {
@@ -312,9 +358,9 @@ static loaded load(const tested *t, const step *s) {
     return l;
 }
 
-static void unload(const tested *t, const loaded *l) {
+static void unload(const tested *t, loaded *l) {
     t->dev->ops->release(t->dev, l->kv.pages);
-    t->dev->ops->release(t->dev, (void *)l->kv.tables);
+    release_layer(t->dev, &l->kv);
     t->dev->ops->release(t->dev, l->q);
 }
 
@@ -335,6 +381,15 @@ static void *attend(const tested *t, const step *s) {
     return y;
 }
 
+/* As the row at `pos` sees it. */
+static void get_seen(const step *s, const kv_layer *kv, int i, int64_t pos, int64_t j, kv_part part,
+                     int kv_head, void *row) {
+    if (kv_is_coded(&kv->format) && j % ATTEND_BLOCK < attend_exact_places(pos, attend_block_of(j)))
+        fill_row(s, i, j, part, kv_head, kv->format.type, row);
+    else
+        get_row(kv, i, j, part, kv_head, row);
+}
+
 static void expected_row(const step *s, const kv_layer *kv, const void *q, int i, int t, int head,
                          double *y) {
     int K = s->shape.head_dim, g = head / (s->shape.n_heads / s->shape.n_kv_heads);
@@ -344,7 +399,7 @@ static void expected_row(const step *s, const kv_layer *kv, const void *q, int i
     double *scores = mem_new((size_t)pos + 1, sizeof *scores), max = -INFINITY, sum = 0;
     void *row = mem_new((size_t)K, dtype_bytes(type));
     for (int64_t j = first; j <= pos; j++) {
-        get_row(kv, i, j, KV_PART_K, g, row);
+        get_seen(s, kv, i, pos, j, KV_PART_K, g, row);
         for (int k = 0; k < K; k++)
             scores[j] +=
                 (double)number_at(q, type, query + (size_t)k) * (double)number_at(row, type, (size_t)k);
@@ -355,7 +410,7 @@ static void expected_row(const step *s, const kv_layer *kv, const void *q, int i
         y[k] = 0;
     for (int64_t j = first; j <= pos; j++) {
         double weight = exp(scores[j] - max);
-        get_row(kv, i, j, KV_PART_V, g, row);
+        get_seen(s, kv, i, pos, j, KV_PART_V, g, row);
         sum += weight;
         for (int k = 0; k < K; k++)
             y[k] += weight * (double)number_at(row, type, (size_t)k);
@@ -651,7 +706,7 @@ static void check_replay(const tested *t) {
         dev->ops->release(dev, d.q);
         dev->ops->release(dev, d.y);
         dev->ops->release(dev, d.pages);
-        dev->ops->release(dev, (void *)d.kv.tables);
+        release_layer(dev, &d.kv);
     }
     CHECK_CASE(same_bits(results[0], results[1], dev->act, STEPS * n), "%s: a replayed step differs",
                t->name);
