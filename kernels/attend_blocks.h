@@ -2,12 +2,12 @@
  * and how partial results lie in memory. Nothing else knows; for C, for CUDA, and for tests. Pure arithmetic.
  * Local.
  *
- * The places of a sequence (a position's place is its number) are cut into blocks of ATTEND_BLOCK, counted
- * from place 0 whatever the page size. The blocks are the leaves of a binary tree: node i of level j covers
- * the blocks [i 2^j, (i + 1) 2^j). What a row does not see is the tree's neutral element, so a row's result
- * depends only on its own position and window, and any node can be computed apart and merged later. Where a
- * row sees one part of a block as it was put and codes of the rest (attend_exact_places), the leaf is the two
- * parts' results, merged in this order. A node of
+ * The places of a sequence (a position's place is its number, less how many were evicted before it) are cut
+ * into blocks of ATTEND_BLOCK, counted from place 0 whatever the page size. The blocks are the leaves of a
+ * binary tree: node i of level j covers the blocks [i 2^j, (i + 1) 2^j). What a row does not see is the
+ * tree's neutral element, so a row's result depends only on its own position and window, and any node can be
+ * computed apart and merged later. Where a row sees one part of a block as it was put and codes of the rest
+ * (attend_exact_places), the leaf is the two parts' results, merged in this order. A node of
  * ATTEND_NODE_LEVEL, `node` for short, is what attend_part computes and attend_merge merges (device.h).
  *
  * A backend may add up the places of one node in another order than the tree's: its own, always.

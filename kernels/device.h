@@ -39,6 +39,10 @@ typedef struct attention_shape {
     int n_heads, n_kv_heads, head_dim; /* H, G, K */
     float scale;                       /* of the scores: usually 1/sqrt(K) */
     int64_t window;                    /* a row at p sees positions > p - window; 0: all up to p */
+    /* [n_slots] positions of a slot's sequence that this layer has no more, where it has no window: others
+     * have moved up, so that a position that comes has the place position - removed. Host memory. NULL: none
+     * of any slot, as on GPUs. */
+    const int64_t *removed;
 } attention_shape;
 
 /* Rows [row0, row0 + n_rows) of a step: consecutive positions from pos0 of the sequence in a slot of the
@@ -50,7 +54,12 @@ typedef struct span {
     bool is_generated; /* all of its rows are; such spans come first in a step */
 } span;
 
-/* The KV pages of one layer. Keys are kept after rope. Entry i of a slot's table is the page of the positions
+/* The place in this layer's pages of the first row of a span; those of the others follow. */
+static inline int64_t span_place(const attention_shape *shape, const span *s) {
+    return s->pos0 - (shape->removed ? shape->removed[s->slot] : 0);
+}
+
+/* The KV pages of one layer. Keys are kept after rope. Entry i of a slot's table is the page of the places
  * [i * page_tokens, (i + 1) * page_tokens) of the sequence there; entries that no row of the step sees any
  * part of may hold anything. */
 typedef struct kv_layer {
@@ -68,9 +77,9 @@ KV_FUNCTION const int32_t *kv_layer_table(const kv_layer *kv, int slot) {
     return kv->tables + (size_t)slot * (size_t)kv->table_pages;
 }
 
-/* The page of a position of the sequence in a slot; of pages and tables in host memory. */
-static inline char *kv_layer_page(const kv_layer *kv, int slot, int64_t pos) {
-    const size_t id = (size_t)kv_layer_table(kv, slot)[pos / kv->format.page_tokens];
+/* The page of a place of the sequence in a slot; of pages and tables in host memory. */
+static inline char *kv_layer_page(const kv_layer *kv, int slot, int64_t place) {
+    const size_t id = (size_t)kv_layer_table(kv, slot)[place / kv->format.page_tokens];
     return (char *)kv->pages + id * kv_page_bytes(&kv->format);
 }
 
@@ -82,9 +91,11 @@ typedef struct attend_extent {
 } attend_extent;
 
 /* Whether its rows see nothing beside its nodes. */
-static inline bool attend_extent_is_whole(const attend_extent *e, const span *spans, int64_t window) {
+static inline bool attend_extent_is_whole(const attend_extent *e, const span *spans,
+                                          const attention_shape *shape) {
     for (const span *s = spans + e->first_span; s < spans + e->last_span; s++) {
-        attend_nodes seen = attend_nodes_seen(s->pos0, s->pos0 + s->n_rows - 1, window, ATTEND_NODE_LEVEL);
+        const int64_t place = span_place(shape, s);
+        attend_nodes seen = attend_nodes_seen(place, place + s->n_rows - 1, shape->window, ATTEND_NODE_LEVEL);
         if (seen.first < e->nodes.first || seen.last > e->nodes.last) return false;
     }
     return true;

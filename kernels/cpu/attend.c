@@ -332,7 +332,7 @@ void cpu_attend_part(device *base, const attention_shape *shape, const kv_layer 
 
 void cpu_attend_merge(device *base, const attention_shape *shape, const attend_extent *extent,
                       const float *partials, void *y) {
-    assert(attend_extent_is_whole(extent, cpu_device_of(base)->spans, shape->window));
+    assert(attend_extent_is_whole(extent, cpu_device_of(base)->spans, shape));
     run_job(cpu_device_of(base), (attend_job){.shape = shape,
                                               .extent = {extent->first_span, extent->last_span, {0, 1}},
                                               .level = ATTEND_ROOT_LEVEL,

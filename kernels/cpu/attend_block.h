@@ -75,9 +75,9 @@ typedef struct attend_work {
     float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
 
-/* The position of a query's row. */
+/* The place of a query's row. */
 static inline int64_t attend_query_pos(const attend_job *job, const attend_tile *tile, int query) {
-    return tile->span->pos0 + (tile->query0 + query) / job->group;
+    return span_place(job->shape, tile->span) + (tile->query0 + query) / job->group;
 }
 
 /* Of a tile's queries from `query` on, those that are packed together and that a call takes. */

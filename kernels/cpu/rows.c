@@ -88,11 +88,11 @@ static void rotate(const float *cosines, int head_dim, float *x) {
     }
 }
 
-static void put_row(const kv_layer *kv, const span *s, int64_t pos, kv_part part, int kv_head,
+static void put_row(const kv_layer *kv, const span *s, int64_t place, kv_part part, int kv_head,
                     const char *row) {
-    kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, pos), part, kv_head,
-                (int)(pos % kv->format.page_tokens), 1, row, 0);
-    if (kv->near) put_row(kv->near, s, pos, part, kv_head, row);
+    kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, place), part, kv_head,
+                (int)(place % kv->format.page_tokens), 1, row, 0);
+    if (kv->near) put_row(kv->near, s, place, part, kv_head, row);
 }
 
 void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
@@ -119,10 +119,10 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                 dev->kernels->store(x, K, (char *)q + element * dtype_bytes(base->act));
             } else {
                 const span *s = span_of_row(dev, t);
-                const int64_t pos = s->pos0 + (t - s->row0);
+                const int64_t place = span_place(shape, s) + (t - s->row0);
                 char *kv_row = kv_rows + (size_t)omp_get_thread_num() * kv_bytes;
                 dev->kernels->store(x, K, kv_row);
-                put_row(kv, s, pos, head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G, kv_row);
+                put_row(kv, s, place, head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G, kv_row);
             }
         }
 }

@@ -21,6 +21,7 @@ typedef struct layer_pages {
      * is, and all pages are there. */
     int32_t *tables, *device_tables;
     page_range *slots;
+    int64_t *removed; /* [n_slots] */
 } layer_pages;
 
 struct kv_cache {
@@ -123,6 +124,7 @@ static status open_tables(kv_cache *kv, layer_pages *layer) {
     layer->device_tables = tables;
     layer->tables = has_one_table(kv) ? tables : mem_new(n_entries, sizeof *layer->tables);
     layer->slots = mem_new((size_t)kv->shape.n_slots, sizeof *layer->slots);
+    layer->removed = mem_new((size_t)kv->shape.n_slots, sizeof *layer->removed);
     return STATUS_OK;
 }
 
@@ -160,6 +162,7 @@ void kv_cache_close(kv_cache *kv) {
         if (layer->device_tables) kv->dev->ops->release(kv->dev, layer->device_tables);
         if (!has_one_table(kv)) free(layer->tables);
         free(layer->slots);
+        free(layer->removed);
     }
     free(kv->layers);
     kv_near_close(kv->near);
@@ -177,17 +180,27 @@ void kv_cache_close(kv_cache *kv) {
 /* ---- pages of sequences ---- */
 
 /* -1, so that where memory is the host's a read of what is gone does not find another sequence's page. */
+static void leave_entry(kv_cache *kv, int32_t *entry) {
+    if (--kv->n_users[*entry] == 0) {
+        if (kv->tier) kv_tier_remove(kv->tier, *entry);
+        kv->free[kv->n_free++] = *entry;
+    }
+    *entry = -1;
+}
+
 static void give_back(kv_cache *kv, layer_pages *layer, int slot, int64_t end) {
     int32_t *table = layer->tables + slot * kv->table_pages;
-    for (page_range *mine = &layer->slots[slot]; mine->first < end && mine->first < mine->end;
-         mine->first++) {
-        const int32_t id = table[mine->first];
-        if (--kv->n_users[id] == 0) {
-            if (kv->tier) kv_tier_remove(kv->tier, id);
-            kv->free[kv->n_free++] = id;
-        }
-        table[mine->first] = -1;
-    }
+    for (page_range *mine = &layer->slots[slot]; mine->first < end && mine->first < mine->end; mine->first++)
+        leave_entry(kv, &table[mine->first]);
+}
+
+static int32_t take_page(kv_cache *kv, int slot) {
+    assert(kv->n_free > 0);
+    const int32_t id = kv->free[--kv->n_free];
+    if (kv->tier) kv_tier_add(kv->tier, id);
+    if (kv->gave_up[slot]) kv_tier_give_up(kv->tier, id);
+    kv->n_users[id] = 1;
+    return id;
 }
 
 /* Entries [first, end) of a slot's table are new. */
@@ -202,19 +215,14 @@ static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t beg
     int page_tokens = kv->shape.format.page_tokens;
     int32_t *table = layer->tables + slot * kv->table_pages;
     page_range *mine = &layer->slots[slot];
-    int64_t first = first_read(layer->window, begin) / page_tokens, last = kv_pages_for(end, page_tokens);
+    const int64_t first = first_read(layer->window, begin - layer->removed[slot]) / page_tokens,
+                  last = kv_pages_for(end - layer->removed[slot], page_tokens);
     give_back(kv, layer, slot, first);
     if (mine->first == mine->end && mine->first < first) mine->first = mine->end = first;
     int64_t had = mine->end;
     assert(last <= kv->table_pages);
-    while (mine->end < last) {
-        assert(kv->n_free > 0);
-        const int32_t id = kv->free[--kv->n_free];
-        if (kv->tier) kv_tier_add(kv->tier, id);
-        if (kv->gave_up[slot]) kv_tier_give_up(kv->tier, id);
-        kv->n_users[id] = 1;
-        table[mine->end++] = id;
-    }
+    while (mine->end < last)
+        table[mine->end++] = take_page(kv, slot);
     send_entries(kv, layer, slot, had, mine->end);
 }
 
@@ -245,6 +253,7 @@ void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
         page_range *mine = &layer->slots[to];
         const int64_t first = first_read(layer->window, n_tokens) / page_tokens;
         assert(mine->first == mine->end && theirs->first <= first && theirs->end >= n_tokens / page_tokens);
+        assert(layer->removed[from] == 0);
         *mine = (page_range){first, n_tokens / page_tokens};
         for (int64_t i = mine->first; i < mine->end; i++) {
             const int32_t id = layer->tables[from * kv->table_pages + i];
@@ -270,6 +279,7 @@ void kv_cache_release(kv_cache *kv, int slot) {
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         give_back(kv, layer, slot, INT64_MAX);
         layer->slots[slot] = (page_range){0};
+        layer->removed[slot] = 0;
     }
 }
 
@@ -436,5 +446,99 @@ void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos
             memcpy(rows + i * row_bytes, (const char *)in + (i * G + head) * row_bytes, row_bytes);
         kv_cache_write_rows(kv, slot, layer, part, (int)head, pos0, n_tokens, rows);
     }
+    free(rows);
+}
+
+const void *kv_cache_hold(kv_cache *kv, int slot, int layer, int64_t entry) {
+    return hold_place(kv, slot, layer, entry * kv->shape.format.page_tokens, false).page;
+}
+
+status kv_cache_leave(kv_cache *kv, int slot, int layer, int64_t entry) {
+    return leave_place(kv, (page_place){.id = kv_cache_table(kv, slot, layer)[entry]}, KV_TIER_READ);
+}
+
+/* ---- eviction ---- */
+
+const int64_t *kv_cache_removed(const kv_cache *kv, int layer) {
+    return kv->layers[layer].removed;
+}
+
+/* K or V of a head at places that rise, as dense rows. */
+static status gather_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, const int32_t *places,
+                          int64_t n, char *out) {
+    const kv_format *f = &kv->shape.format;
+    const size_t row_bytes = row_bytes_of(kv, part);
+    status st = STATUS_OK;
+    for (int64_t i = 0; st == STATUS_OK && i < n;) {
+        const int32_t page = places[i] / f->page_tokens;
+        const page_place at = hold_place(kv, slot, layer, places[i], false);
+        for (; i < n && places[i] / f->page_tokens == page; i++)
+            kv_get_rows(f, at.page, part, head, places[i] % f->page_tokens, 1, out + (size_t)i * row_bytes,
+                        row_bytes);
+        st = leave_place(kv, at, KV_TIER_READ);
+    }
+    return st;
+}
+
+/* Do these rows lie where they are kept already? */
+static bool are_in_place(const kv_cache *kv, int64_t first, int64_t n, int64_t n_kept, const int32_t *kept) {
+    bool same = true;
+    for (int head = 0; same && head < kv->shape.format.n_heads; head++, kept += n_kept)
+        for (int64_t i = first; same && i < first + n; i++)
+            same = kept[i] == i;
+    return same;
+}
+
+/* The first n places of an entry get the rows that are kept there. Those come from it or from behind it, so
+ * that entries are filled in order; they are read before a page of the sequence's own takes the place of one
+ * that is shared. */
+static status fill_entry(kv_cache *kv, int slot, int layer, int64_t entry, int n, int64_t n_kept,
+                         const int32_t *kept, char *rows) {
+    const kv_format *f = &kv->shape.format;
+    const int64_t first = entry * f->page_tokens;
+    int32_t *mine = &kv->layers[layer].tables[slot * kv->table_pages + entry];
+    const bool is_shared = kv->n_users[*mine] > 1, is_full = n == f->page_tokens;
+    if (are_in_place(kv, first, n, n_kept, kept) && (is_full || !is_shared)) return STATUS_OK;
+    status st = STATUS_OK;
+    char *at = rows;
+    for (int i = 0; st == STATUS_OK && i < N_KV_PARTS * f->n_heads; i++) {
+        const kv_part part = (kv_part)(i / f->n_heads);
+        const int head = i % f->n_heads;
+        st = gather_rows(kv, slot, layer, part, head, kept + head * n_kept + first, n, at);
+        at += (size_t)n * row_bytes_of(kv, part);
+    }
+    if (st != STATUS_OK) return st;
+    if (is_shared) {
+        leave_entry(kv, mine);
+        *mine = take_page(kv, slot);
+    }
+    const page_place to = hold_place(kv, slot, layer, first, true);
+    at = rows;
+    for (int i = 0; i < N_KV_PARTS * f->n_heads; i++) {
+        const kv_part part = (kv_part)(i / f->n_heads);
+        const size_t row_bytes = row_bytes_of(kv, part);
+        kv_put_rows(f, to.page, part, i % f->n_heads, 0, n, at, row_bytes);
+        at += (size_t)n * row_bytes;
+    }
+    return leave_place(kv, to, is_full ? KV_TIER_CLOSED : KV_TIER_OPEN);
+}
+
+void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t n_kept,
+                    const int32_t *kept) {
+    const kv_format *f = &kv->shape.format;
+    layer_pages *l = &kv->layers[layer];
+    page_range *mine = &l->slots[slot];
+    assert(kv->dev->host_memory && l->window == 0 && mine->first == 0 && n_kept <= n_places);
+    assert(kv_pages_for(n_places, f->page_tokens) == mine->end);
+    char *rows = mem_new((size_t)(f->n_heads * f->page_tokens),
+                         row_bytes_of(kv, KV_PART_K) + row_bytes_of(kv, KV_PART_V));
+    status st = STATUS_OK;
+    for (int64_t at = 0; at < n_kept && st == STATUS_OK && !kv->gave_up[slot]; at += f->page_tokens)
+        st = fill_entry(kv, slot, layer, at / f->page_tokens, (int)rows_in_page(kv, at, n_kept), n_kept, kept,
+                        rows);
+    if (st != STATUS_OK) kv_cache_give_up(kv, slot); /* a page was lost: so is what is left */
+    while (mine->end > kv_pages_for(n_kept, f->page_tokens))
+        leave_entry(kv, &l->tables[slot * kv->table_pages + --mine->end]);
+    l->removed[slot] += n_places - n_kept;
     free(rows);
 }

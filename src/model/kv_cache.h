@@ -2,14 +2,21 @@
  * them each running sequence has.
  *
  * All layers take their pages (kernels/kv_page.h) from one pool, made before the run, so that what one layer
- * gives back any other may have. Each layer has a table for each slot: the sequence's positions
- * [i * page_tokens, (i + 1) * page_tokens) lie in page table[i]. Layers without a window keep all positions,
- * those with one what rows that come may still see. Pages are taken as a sequence grows, and given back as
+ * gives back any other may have. Each layer has a table for each slot: the sequence's places
+ * [i * page_tokens, (i + 1) * page_tokens) lie in page table[i]. A position's place is its number, until
+ * tokens are evicted. Layers without a window keep all positions, those with one what rows that come may
+ * still see. Pages are taken as a sequence grows, and given back as
  * they leave the window and when it is released; stage 0 admits a sequence only when all it may ever need is
  * there, so taking a page never fails.
  *
  * Where pages hold codes, a few places of each sequence lie in memory as they were put, too
  * (src/model/kv_near.h).
+ *
+ * Eviction is compaction: of a layer without a window each head keeps rows of its own choice, as many as the
+ * other heads, which move together to its first places, in their order. So there are never gaps, nobody who
+ * reads pages asks what is left in them (a bitmap would have to be read with every page), and the pages
+ * behind are free at once. What comes later lies behind what is left: its place is its position less how many
+ * were removed. Which position a row was of is not kept: keys are kept after rope.
  *
  * Where not all pages lie in memory (src/model/kv_tier.h), a step's operations see those that
  * src/model/kv_walk.h holds for them. All functions are Local. */
@@ -64,12 +71,22 @@ void kv_cache_settle(kv_cache *kv);
 
 /* The sequence in slot `to`, which has no pages yet, begins with the first n_tokens positions of that in
  * slot `from`: whole pages, and of codes whole blocks (ATTEND_BLOCK), which are not copied, and stay until
- * the last of their users gives them back. What `from` keeps must be all that rows from n_tokens on see. */
+ * the last of their users gives them back. What `from` keeps must be all that rows from n_tokens on see, and
+ * nothing of it evicted. */
 void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens);
 
 /* The sequence in this slot has lost a page: what else it has and does not share, and what it takes from now
  * on, is given up (kv_tier.h), so that there is room for others. */
 void kv_cache_give_up(kv_cache *kv, int slot);
+
+/* Of the n_places that a layer (0-based) without a window has of the sequence in this slot, each head keeps
+ * n_kept: kept[G, n_kept], which rise. Pages of its own are written: one that others share is taken anew
+ * where a row moves into it, as admission has to provide for. What is lost of it is lost all the same. Host
+ * memory only. */
+void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t n_kept, const int32_t *kept);
+
+/* Positions of each slot that a layer has removed so, for the operations: [n_slots]. */
+const int64_t *kv_cache_removed(const kv_cache *kv, int layer);
 
 /* Give all pages of the slot back: those that no other sequence shares are free. */
 void kv_cache_release(kv_cache *kv, int slot);
@@ -77,7 +94,7 @@ void kv_cache_release(kv_cache *kv, int slot);
 /* Pages that no sequence has. */
 int64_t kv_cache_free_pages(const kv_cache *kv);
 
-/* The first position of the sequence in this slot that a layer still keeps. */
+/* The first place of the sequence in this slot that a layer still keeps. */
 int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer);
 
 /* Rows that exist now, and that those which come see as they were put, are read so, until they are unpinned
@@ -86,8 +103,8 @@ void kv_cache_pin(kv_cache *kv, int slot);
 void kv_cache_unpin(kv_cache *kv, int slot);
 
 /* Copy rows of one layer of the slice (0-based) out of or into the pages of the sequence in this slot, in any
- * number of threads: positions [pos0, pos0 + n_tokens), which are kept, K or V, as dense [n_tokens, G, K]
- * host elements: where pages hold codes, those that rows behind the last one see as they were put
+ * number of threads: places [pos0, pos0 + n_tokens), which are kept, K or V, as dense [n_tokens, G, K] host
+ * elements: where pages hold codes, those that rows behind the last one see as they were put
  * (attend_exact_places) are read so, and the others as their codes say; these have the same codes when they
  * are written. Fails where one of the pages is lost. Rows that exist never change, but for those that are
  * refined between two steps (src/engine/loader.h), so that any thread may read them while the model appends
@@ -100,6 +117,11 @@ void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos
 /* The same of one head: rows [n_tokens, K]. */
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in);
+
+/* A page of a slot's table, in host memory, which stays there until it is left; and leave it. Fails where it
+ * is lost. */
+const void *kv_cache_hold(kv_cache *kv, int slot, int layer, int64_t entry);
+status kv_cache_leave(kv_cache *kv, int slot, int layer, int64_t entry);
 
 /* A slot's table of one layer of the slice (0-based), in host memory, and behind which entry it ends; and the
  * device of it all. */

@@ -74,12 +74,12 @@ kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows) {
 /* ---- what a step needs ---- */
 
 /* Those that there are: what is expected may be of a sequence that is no more, or further behind. */
-static void add_pages(const kv_walk *w, walk_way *way, int layer, int slot, int64_t pos, int64_t end) {
+static void add_pages(const kv_walk *w, walk_way *way, int layer, int slot, int64_t place, int64_t end) {
     const int page_tokens = w->shape->format.page_tokens;
     const int32_t *table = kv_cache_table(w->kv, slot, layer);
     const int64_t first = kv_cache_first_kept(w->kv, slot, layer),
                   last = kv_cache_end_page(w->kv, slot, layer);
-    for (int64_t i = (pos > first ? pos : first) / page_tokens;
+    for (int64_t i = (place > first ? place : first) / page_tokens;
          i < kv_pages_for(end, page_tokens) && i < last; i++) {
         way->pages = mem_grow(way->pages, way->n_pages, sizeof *way->pages);
         way->pages[way->n_pages++] = (walk_page){slot, (int32_t)i, table[i]};
@@ -93,15 +93,22 @@ static walk_unit *add_unit(walk_way *way, int layer) {
     return unit;
 }
 
+/* The place of a span's first row in a layer. */
+static int64_t place_of(const kv_walk *w, int layer, const span *s) {
+    return s->pos0 - kv_cache_removed(w->kv, layer)[s->slot];
+}
+
 /* What the rows of a span see in these nodes. */
 static void add_seen(const kv_walk *w, walk_way *way, int layer, const span *s, attend_nodes nodes) {
-    const int64_t seen = attend_first_position(s->pos0, w->windows[layer]), end = s->pos0 + s->n_rows;
+    const int64_t place = place_of(w, layer, s), end = place + s->n_rows,
+                  seen = attend_first_position(place, w->windows[layer]);
     const int64_t first = nodes.first * ATTEND_NODE, last = nodes.last * ATTEND_NODE;
     add_pages(w, way, layer, s->slot, seen > first ? seen : first, end < last ? end : last);
 }
 
 static attend_nodes nodes_of(const kv_walk *w, int layer, const span *s) {
-    return attend_nodes_seen(s->pos0, s->pos0 + s->n_rows - 1, w->windows[layer], ATTEND_NODE_LEVEL);
+    const int64_t place = place_of(w, layer, s);
+    return attend_nodes_seen(place, place + s->n_rows - 1, w->windows[layer], ATTEND_NODE_LEVEL);
 }
 
 /* Spans together, as long as they take no more than a quarter of what is left of memory; one that takes more
@@ -145,7 +152,7 @@ static void make_way(const kv_walk *w, walk_way *way, int n_spans, const span *s
         walk_unit *unit = add_unit(way, layer);
         unit->is_append = true;
         for (const span *s = spans; s < spans + n_spans; s++)
-            add_pages(w, way, layer, s->slot, s->pos0, s->pos0 + s->n_rows);
+            add_pages(w, way, layer, s->slot, place_of(w, layer, s), place_of(w, layer, s) + s->n_rows);
         unit->end = way->n_pages;
         add_parts(w, way, layer, unit->end - unit->first, n_spans, spans);
     }
@@ -249,7 +256,8 @@ static void leave_appended(kv_walk *w) {
     for (const span *s = w->spans; s < w->spans + w->n_spans; s++)
         for (; p < w->now.pages + w->append->end && p->slot == s->slot; p++)
             kv_tier_leave(w->tier, p->page,
-                          ((int64_t)p->entry + 1) * w->shape->format.page_tokens <= s->pos0 + s->n_rows
+                          ((int64_t)p->entry + 1) * w->shape->format.page_tokens <=
+                                  place_of(w, w->append->layer, s) + s->n_rows
                               ? KV_TIER_CLOSED
                               : KV_TIER_OPEN);
     assert(p == w->now.pages + w->append->end);

@@ -41,5 +41,5 @@ typedef struct kv_extent {
 /* The next part, of the layer that was entered; false: it is over. What was read is not held any more. */
 bool kv_walk_next(kv_walk *w, kv_extent *out);
 
-/* No pages are held beyond the steps: before a slot is released. */
+/* No pages are held beyond the steps: before a slot is released, and before tokens of it are evicted. */
 void kv_walk_rest(kv_walk *w);

@@ -120,6 +120,7 @@ static void attention_block(model *m, int index, const kv_cache *cache, kv_walk 
         .head_dim = c->head_dim,
         .scale = 1 / sqrtf((float)c->head_dim),
         .window = model_config_window(c, m->slice.first_layer + index),
+        .removed = kv_cache_removed(cache, index),
     };
     const kv_layer kv = kv_cache_layer(cache, index);
 

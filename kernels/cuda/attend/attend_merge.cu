@@ -160,7 +160,7 @@ attend_merging attend_merging_of(const cuda_device *dev, const attention_shape *
 void cuda_attend_merge(device *base, const attention_shape *shape, const attend_extent *extent,
                        const float *partials, void *y) {
     cuda_device *dev = cuda_device_of(base);
-    assert(attend_extent_is_whole(extent, dev->step.host_spans, shape->window));
+    assert(attend_extent_is_whole(extent, dev->step.host_spans, shape));
     if (extent->first_span >= extent->last_span) return;
     attend_merging merging = attend_merging_of(dev, shape, extent, nullptr, y);
     const attend_nodes blocks = {0, attend_rounded_blocks(attend_last_pos(dev, extent))};
