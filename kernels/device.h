@@ -41,7 +41,7 @@ typedef struct attention_shape {
     int64_t window;                    /* a row at p sees positions > p - window; 0: all up to p */
     /* [n_slots] positions of a slot's sequence that this layer has no more, where it has no window: others
      * have moved up, so that a position that comes has the place position - removed. Host memory. NULL: none
-     * of any slot, as on GPUs. */
+     * of any slot. GPUs take no others. */
     const int64_t *removed;
 } attention_shape;
 
@@ -100,6 +100,24 @@ static inline bool attend_extent_is_whole(const attend_extent *e, const span *sp
     }
     return true;
 }
+
+/* Rows that look at keys of a layer. */
+typedef struct attend_look {
+    const kv_format *format;
+    const void *const *pages; /* host memory, of places that follow each other */
+    int64_t place, n_places;  /* which these are */
+    const void *q;            /* act [n_rows, H K], after rope */
+    int n_rows;
+    int64_t row_place; /* of the first row: row i sees the places up to row_place + i */
+} attend_look;
+
+/* Of a query's scores so far; of none -infinity and 0. */
+typedef struct attend_norm {
+    float max;
+    double sum; /* of exp(score - max) */
+} attend_norm;
+
+enum { MOMENT_ROWS = 64 };
 
 enum { DEVICE_MAX_TOP = 64, DEVICE_TOP_ROWS = 64 };
 enum { MEASURE_MIB = 192 };
@@ -245,6 +263,30 @@ typedef struct device_ops {
     void (*attend_merge)(device *dev, const attention_shape *shape, const attend_extent *extent,
                          const float *partials, void *y);
     void (*attend)(device *dev, const attention_shape *shape, const kv_layer *kv, const void *q, void *y);
+
+    /* What tokens are evicted by (src/model/evict.h). What is given and wanted is in host memory; NULL: the
+     * device cannot. Results depend neither on how places are cut into pages nor on how rows that follow each
+     * other are cut into calls, which come in order.
+     *
+     * take_queries: out[n_rows, H K] = q of rows [row0, row0 + n_rows) of what kv_append is given, with bias
+     * and norm, before rope.
+     * add_moments: moments[H, K + K K] += the sum over n_rows, at most MOMENT_ROWS, of q[K] and of q q'[K,
+     * K]. add_norms: norms[n_rows, H] have seen these places too, which come in order. add_shares: shares[G,
+     * stride], in the page's places, += what each row's heads pay to a place of their attention, row after
+     * row and head after head. norms: of all places that the rows see. expect: scores[H, stride], in the
+     * page's places, = scale k.m + scale^2 / 2 k'Sk; means[H, K], covariances[H, K, K]. value_norms: norms[G,
+     * stride], in the page's places, = sqrt(sum of v^2). */
+    void (*take_queries)(device *dev, const attention_shape *shape, const qkv_weights *weights,
+                         const float *qkv, int row0, int n_rows, float *out);
+    void (*add_moments)(device *dev, const attention_shape *shape, const float *queries, int n_rows,
+                        double *moments);
+    void (*add_norms)(device *dev, const attention_shape *shape, const attend_look *look, attend_norm *norms);
+    void (*add_shares)(device *dev, const attention_shape *shape, const attend_look *look,
+                       const attend_norm *norms, double *shares, int64_t stride);
+    void (*expect)(device *dev, const attention_shape *shape, const attend_look *look, const float *means,
+                   const float *covariances, double *scores, int64_t stride);
+    void (*value_norms)(device *dev, const attention_shape *shape, const attend_look *look, double *norms,
+                        int64_t stride);
 
     /* What is wanted of n (at most DEVICE_TOP_ROWS) rows of logits [n, V], so that these need not leave the
      * device; results are there after sync. A NaN counts as absent.

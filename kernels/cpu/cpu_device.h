@@ -53,6 +53,17 @@ void cpu_add_bias(device *dev, const float *bias, int T, int N, float *y);
 void cpu_rope_table(device *dev, const float *host_inv_freq, float factor, int head_dim, float *cos_sin);
 void cpu_kv_append(device *dev, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q);
+void cpu_take_queries(device *dev, const attention_shape *shape, const qkv_weights *weights, const float *qkv,
+                      int row0, int n_rows, float *out);
+void cpu_add_moments(device *dev, const attention_shape *shape, const float *queries, int n_rows,
+                     double *moments);
+void cpu_add_norms(device *dev, const attention_shape *shape, const attend_look *look, attend_norm *norms);
+void cpu_add_shares(device *dev, const attention_shape *shape, const attend_look *look,
+                    const attend_norm *norms, double *shares, int64_t stride);
+void cpu_expect(device *dev, const attention_shape *shape, const attend_look *look, const float *means,
+                const float *covariances, double *scores, int64_t stride);
+void cpu_value_norms(device *dev, const attention_shape *shape, const attend_look *look, double *norms,
+                     int64_t stride);
 /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
 void cpu_swiglu(cpu_device *dev, const float *gate_up, int T, int F, void *y);
 void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);

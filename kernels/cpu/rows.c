@@ -95,6 +95,29 @@ static void put_row(const kv_layer *kv, const span *s, int64_t place, kv_part pa
     if (kv->near) put_row(kv->near, s, place, part, kv_head, row);
 }
 
+/* Bias and norm of a row's head, before rope. */
+static void finish_head(const cpu_device *dev, const attention_shape *shape, const qkv_weights *weights,
+                        int head, float *x) {
+    const int H = shape->n_heads, K = shape->head_dim;
+    if (weights->bias)
+        for (int i = 0; i < K; i++)
+            x[i] += weights->bias[head * K + i];
+    const float *norm = head < H ? weights->q_norm : head < H + shape->n_kv_heads ? weights->k_norm : NULL;
+    if (norm) dev->exact->rmsnorm(x, norm, weights->norm_eps, K, x);
+}
+
+void cpu_take_queries(device *base, const attention_shape *shape, const qkv_weights *weights,
+                      const float *qkv, int row0, int n_rows, float *out) {
+    const size_t K = (size_t)shape->head_dim, H = (size_t)shape->n_heads,
+                 all = H + 2 * (size_t)shape->n_kv_heads;
+    for (size_t row = 0; row < (size_t)n_rows; row++)
+        for (size_t head = 0; head < H; head++) {
+            float *x = out + (row * H + head) * K;
+            memcpy(x, qkv + (((size_t)row0 + row) * all + head) * K, K * sizeof *x);
+            finish_head(cpu_device_of(base), shape, weights, (int)head, x);
+        }
+}
+
 void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights *weights,
                    const float *cos_sin, const kv_layer *kv, float *qkv, void *q) {
     cpu_device *dev = cpu_device_of(base);
@@ -108,11 +131,7 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
     for (int t = 0; t < T; t++)
         for (int head = 0; head < heads; head++) {
             float *x = qkv + ((size_t)t * (size_t)heads + (size_t)head) * width;
-            if (weights->bias)
-                for (int i = 0; i < K; i++)
-                    x[i] += weights->bias[(size_t)head * width + (size_t)i];
-            const float *norm = head < H ? weights->q_norm : head < H + G ? weights->k_norm : NULL;
-            if (norm) dev->exact->rmsnorm(x, norm, weights->norm_eps, K, x);
+            finish_head(dev, shape, weights, head, x);
             if (head < H + G) rotate(cos_sin + (size_t)t * width, K, x);
             if (head < H) {
                 size_t element = ((size_t)t * (size_t)H + (size_t)head) * width;

@@ -26,6 +26,7 @@ const char *region_name(region r) {
         [REGION_ROPE_APPEND] = "rope and append",
         [REGION_PAGE_WAIT] = "page wait",
         [REGION_ATTEND] = "attention",
+        [REGION_EVICT] = "eviction",
         [REGION_OUTPUT] = "output matrix",
         [REGION_MLP] = "mlp",
         [REGION_HEAD] = "head",

@@ -11,6 +11,7 @@ typedef enum region {
     REGION_ROPE_APPEND,
     REGION_PAGE_WAIT,
     REGION_ATTEND,
+    REGION_EVICT,
     REGION_OUTPUT,
     REGION_MLP,
     REGION_HEAD,

@@ -215,14 +215,30 @@ bool options_change_pages(const options *o) {
 }
 
 bool options_change_cache(const options *o) {
-    return o->context_codec || options_change_pages(o);
+    return o->context_codec || options_change_pages(o) || o->evict.kind != EVICT_NOTHING;
 }
 
 options options_of_exact_cache(const options *o) {
     options exact = *o;
     exact.kv = KV_CACHE_OF_PRECISION;
     exact.context_codec = exact.tables = NULL;
+    exact.evict.kind = EVICT_NOTHING;
     return exact;
+}
+
+static status check_evict(const options *o) {
+    if (o->evict.kind == EVICT_NOTHING) return STATUS_OK;
+    if (o->device == DEVICE_CUDA) return status_refuse("--evict: not with --device cuda: the CPU only");
+    if (o->save)
+        return status_refuse("--evict: not with --save: a snapshot has every position of its sequences");
+    if (o->load == LOAD_BASE || !isnan(o->deadline_seconds))
+        return status_refuse(
+            "--evict: not with --load base or --deadline, as what refines a base comes behind "
+            "the prompt");
+    if (o->evict.kind == EVICT_H2O && o->kv_disk.bytes)
+        return status_refuse("--evict h2o reads all keys twice: not with --kv-disk");
+    if (options_change_pages(o)) return status_refuse("--evict is for pages of bf16: not with --kv int8");
+    return STATUS_OK;
 }
 
 static status check_perplexity(const options *o) {
@@ -349,6 +365,7 @@ status options_parse(int argc, char **argv, options *out) {
     if (st == STATUS_OK) st = parse_words(&o, argc - n_verbs, argv + n_verbs);
     if (st == STATUS_OK && !o.help) st = check_together(&o);
     if (st == STATUS_OK) st = check_kv(&o);
+    if (st == STATUS_OK) st = check_evict(&o);
     if (st == STATUS_OK) st = join_precision(&o);
     if (st == STATUS_OK) *out = o;
     return st;

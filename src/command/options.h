@@ -11,6 +11,7 @@
 #include "kernels/device.h"
 #include "mpi/transport/transport.h"
 #include "src/base/status.h"
+#include "src/model/evict.h"
 #include "src/model/kv_tier.h"
 
 typedef enum command {
@@ -88,6 +89,7 @@ typedef struct options {
     precision precision;  /* what --precision and --weights mean together */
     weights_kind weights; /* as given */
     kv_kind kv;           /* as given */
+    evict_policy evict;   /* EVICT_NOTHING: not given */
     transport_kind transport;
     load_mode load;                          /* of what --resume has cached */
     int64_t io_bandwidth;                    /* bytes a second of a rank; 0: no limit */

@@ -37,7 +37,7 @@ extern const option_type option_time;  /* 90s, 30m, 12h or [D-]HH:MM:SS */
 extern const option_type option_every; /* 90s, 30m, 12h, or a number of tokens */
 extern const option_type option_precision, option_weights, option_kv, option_codec, option_device,
     option_transport;
-extern const option_type option_load;
+extern const option_type option_load, option_evict;
 
 /* "bf16|f32": the names of a choice with this between them, and `last` before the last one. */
 void option_type_append_names(const option_type *type, const char *between, const char *last,

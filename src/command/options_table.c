@@ -137,6 +137,8 @@ const option_spec options_table[] = {
      "of matrices and KV cache: bf16, or f32 to check"},
     {"kv", &option_kv, GENERATE | PERPLEXITY | PLAN | BENCH, AT(kv), NULL, "precision's", 0, 0,
      "int8: the KV cache takes half the memory; the CPU only"},
+    {"evict", &option_evict, GENERATE | PERPLEXITY | PLAN | BENCH, AT(evict), NULL, "", 0, 0,
+     "keep part of a prompt's KV, such as expected:0.5; the CPU only"},
     {"prefill", &option_text, BENCH, AT(prefill), "512", NULL, 0, 0,
      "lengths of prompts to measure, or none"},
     {"weights", &option_weights, MODEL, AT(weights), NULL, "precision's", 0, 0,

@@ -288,6 +288,22 @@ static void append_coding(const options *o, const option_spec *spec, text_buffer
 
 const option_type option_codec = {.takes = "CODEC", .set = set_coding, .append = append_coding};
 
+/* ---- eviction ---- */
+
+static status set_evict(options *o, const option_spec *spec, const char *text) {
+    return status_at(evict_parse(text, field(o, spec)), "--%s", spec->name);
+}
+
+static void append_evict(const options *o, const option_spec *spec, text_buffer *out) {
+    char text[EVICT_TEXT_BYTES];
+    const evict_policy *policy = value_of(o, spec);
+    if (policy->kind == EVICT_NOTHING) return;
+    evict_text(policy, text);
+    append_value(out, spec, text);
+}
+
+const option_type option_evict = {.takes = "POLICY:BUDGET", .set = set_evict, .append = append_evict};
+
 /* ---- choices: the fields are enums ---- */
 
 void option_type_append_names(const option_type *type, const char *between, const char *last,

@@ -30,21 +30,37 @@ static void hold_for_saves(sizing *s, int64_t n_jobs, int64_t n_kept, int64_t n_
     s->held_pages = (double)n_pages / (double)n_jobs;
 }
 
-/* The largest of the jobs count for what is wanted at once. */
+/* Places that a job has at most: those that it ends with, and before, those of its prompt. */
+typedef struct job_places {
+    int64_t last, most;
+} job_places;
+
+static job_places places_of(const sizing *s, const job_size *j) {
+    const int64_t last = j->tokens - j->evict_at + evict_most_places(&s->evict, j->evict_at);
+    return (job_places){last, last > j->evict_at ? last : j->evict_at};
+}
+
+/* The largest of the jobs count for what is wanted at once. Where tokens are evicted, one job after the other
+ * has all of its prompt. */
 static void add_up_jobs(sizing *s, int64_t most_sequences, const job_size *jobs, int64_t n) {
     job_size *sorted = mem_new((size_t)n, sizeof *sorted);
-    int64_t n_jobs = 0, n_kept = 0, n_pages = 0, n_left = most_sequences;
+    int64_t n_jobs = 0, n_kept = 0, n_pages = 0, n_more = 0, n_left = most_sequences;
     if (n > 0) memcpy(sorted, jobs, (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, by_tokens_down);
     for (const job_size *j = sorted; j < sorted + n; j++) {
-        int64_t pages = kv_pages_for(j->tokens, s->page_tokens), n_at_once = j->n < n_left ? j->n : n_left;
+        const job_places places = places_of(s, j);
+        int64_t pages = kv_pages_for(places.last, s->page_tokens), n_at_once = j->n < n_left ? j->n : n_left;
+        int64_t more = kv_pages_for(places.most, s->page_tokens) - pages;
         if (j->tokens > s->longest_tokens) s->longest_tokens = j->tokens;
+        if (places.most > s->longest_places) s->longest_places = places.most;
+        if (more > n_more) n_more = more;
         s->wanted_pages += n_at_once * pages;
         n_left -= n_at_once;
         n_jobs += j->n;
         n_kept += j->is_kept ? j->n : 0;
         n_pages += j->n * pages;
     }
+    s->wanted_pages += n_more;
     if (n_left < most_sequences) s->n_sequences = (int)(most_sequences - n_left);
     hold_for_saves(s, n_jobs, n_kept, n_pages);
     free(sorted);
@@ -62,6 +78,7 @@ sizing sizing_of(const options *o, const job_size *jobs, int64_t n, double head_
         .loads = o->resume != NULL,
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,
         .kv_disk = o->kv_disk,
+        .evict = o->evict,
         .bound = plan_bound_asked((uint64_t)o->memory_per_rank),
         .head_share = head_share,
         .layers_per_rank = o->layers_per_rank,
@@ -75,6 +92,7 @@ sizing sizing_of_bench(const options *o, int64_t longest_tokens, int64_t batch_t
                    batch = {.n = o->sequences, .tokens = batch_tokens};
     sizing alone = sizing_of(o, &one, 1, head_share), s = sizing_of(o, &batch, 1, head_share);
     s.longest_tokens = longest_tokens;
+    s.longest_places = alone.longest_places;
     if (alone.wanted_pages > s.wanted_pages) s.wanted_pages = alone.wanted_pages;
     return s;
 }

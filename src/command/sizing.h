@@ -8,7 +8,8 @@
 /* n jobs of at most so many tokens each, prompt and generated. */
 typedef struct job_size {
     int64_t n, tokens;
-    bool is_kept; /* what is over stays until it is saved */
+    bool is_kept;     /* what is over stays until it is saved */
+    int64_t evict_at; /* with --evict: when so many are in the cache; 0: they stay */
 } job_size;
 
 /* Of jobs of which any --sequences may run at once. head_share: of all of them, see below. */

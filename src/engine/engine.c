@@ -22,13 +22,20 @@ void engine_use_probe(engine *e, const probe *p) {
 void engine_submit(engine *e, session *s) {
     assert(s->n_prompt > 0 && session_most_tokens(s) <= e->options.sizing.longest_tokens);
     s->n_known = (int64_t)s->tokens.n;
-    s->handle = schedule_add(e->schedule, &(schedule_request){
-                                              .n_prompt = s->n_known,
-                                              .n_generated = session_n_generated(s),
-                                              .n_all = session_most_tokens(s),
-                                              .n_cached = s->n_cached,
-                                              .cut_at = s->probe_at,
-                                          });
+    if (e->options.sizing.evict.kind == EVICT_NOTHING)
+        s->evict_at = 0;
+    else if (s->evict_at == 0 && s->max_tokens > 0)
+        s->evict_at = s->n_known;
+    s->handle =
+        schedule_add(e->schedule, &(schedule_request){
+                                      .n_prompt = s->n_known,
+                                      .n_generated = session_n_generated(s),
+                                      .n_all = session_most_tokens(s),
+                                      .n_cached = s->n_cached,
+                                      .cut_at = s->probe_at,
+                                      .evict_at = s->evict_at,
+                                      .n_left = evict_most_places(&e->options.sizing.evict, s->evict_at),
+                                  });
     e->sessions = mem_grow(e->sessions, (size_t)s->handle, sizeof(session *));
     e->sessions[s->handle] = s;
     e->n_unloaded += s->n_cached > 0;
@@ -66,7 +73,7 @@ static span_want wanted_of(const session *q, const planned_span *s) {
 static void add_span(engine *e, const planned_span *s) {
     const session *q = session_of(e, s);
     step *t = &e->worker.step;
-    if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, q->sequence_id, q->sampling};
+    if (s->starts) t->starts[t->n_starts++] = (step_start){s->slot, q->sequence_id, q->sampling, q->evict_at};
     t->spans[t->n_spans++] = (step_span){.slot = s->slot,
                                          .n_rows = s->n_rows,
                                          .want = wanted_of(q, s),
@@ -240,7 +247,8 @@ static bool issue_loads(engine *e) {
     begin_step(e, STEP_LOAD);
     do {
         session *s = e->sessions[q.sequence];
-        e->worker.step.starts[e->worker.step.n_starts++] = (step_start){q.slot, s->sequence_id, s->sampling};
+        e->worker.step.starts[e->worker.step.n_starts++] =
+            (step_start){q.slot, s->sequence_id, s->sampling, s->evict_at};
         e->worker.step.extents[e->worker.step.n_extents++] = (step_extent){q.slot, 0, q.n_tokens, s->source};
         engine_begin_load(e, q.slot, s, q.n_tokens);
     } while (schedule_next_load(e->schedule, &q));

@@ -33,6 +33,8 @@ static status choose_device(engine *e) {
     if (e->options.sizing.kv_disk.bytes)
         return status_refuse("--kv-disk is for KV pages in host memory: give --device cpu");
     if (e->options.sizing.kv_is_int8) return status_refuse("--kv int8 is for the CPU: give --device cpu");
+    if (e->options.sizing.evict.kind != EVICT_NOTHING)
+        return status_refuse("--evict is for the CPU: give --device cpu");
     e->device_ranks = (e->device_ranks + n - 1) / n;
     return gpu_choice_index(local_rank, n, &e->device_index);
 }
@@ -335,8 +337,9 @@ static status open_parts(engine *e) {
     st = open_slice(e);
     if (comm_any_failed(e->worker.comm, &st)) return st;
     const plan_rank *mine = &e->plan.ranks[comm_rank(e->worker.comm)];
-    e->worker.stage = stage_open(&e->config, mine->slice, e->worker.model, e->worker.kv, mine->weight_bytes,
-                                 engine_n_slots(e), e->options.sizing.chunk_tokens, &e->worker.trace);
+    e->worker.stage =
+        stage_open(&e->config, mine->slice, e->worker.model, e->worker.kv, &e->options.sizing.evict,
+                   mine->weight_bytes, engine_n_slots(e), e->options.sizing.chunk_tokens, &e->worker.trace);
     e->worker.times_steps = e->options.times_steps;
     if (e->options.times_steps) stage_time_steps(e->worker.stage, &e->worker.seconds);
     e->worker.notes = mailbox_open(e->worker.comm);

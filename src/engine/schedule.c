@@ -20,9 +20,10 @@ typedef enum sequence_state {
 typedef struct sequence {
     sequence_state state;
     int slot;
-    int64_t n_prompt, n_given, n_cached, n_pages, cut_at;
+    int64_t n_prompt, n_given, n_cached, n_pages, cut_at, evict_at, n_left, n_all;
     int64_t n_issued; /* rows that were put into steps, or loaded */
-    int64_t step;     /* the last of those */
+    int64_t removed;  /* of those, that have no place any more */
+    int64_t step;     /* the last step that had rows of it */
     int n_let;        /* LOADING: rows that may be in the next step all the same */
     bool is_paused;   /* READY, and not to go on */
 } sequence;
@@ -81,14 +82,17 @@ int64_t schedule_chunk_rows(const schedule *s, int64_t pos) {
     return s->chunks.n > 0 ? chunk_list_rows_at(&s->chunks, pos) : s->limits.chunk_tokens;
 }
 
-bool schedule_fits(const schedule *s, int64_t n_tokens) {
-    return kv_pages_for(n_tokens, s->limits.page_tokens) <= s->limits.n_pages;
+bool schedule_fits(const schedule *s, int64_t n_places) {
+    return kv_pages_for(n_places, s->limits.page_tokens) <= s->limits.n_pages;
 }
 
 int64_t schedule_add(schedule *s, const schedule_request *r) {
     assert(r->n_cached >= 0 && r->n_cached < r->n_prompt);
     assert(r->n_generated >= 0 && r->n_generated < r->n_prompt);
-    assert(r->n_all >= r->n_prompt && schedule_fits(s, r->n_all));
+    assert(r->n_all >= r->n_prompt && r->n_prompt >= r->evict_at && r->evict_at >= r->n_left);
+    const int64_t n_behind = r->n_all - r->evict_at + r->n_left,
+                  n_most = n_behind > r->evict_at ? n_behind : r->evict_at;
+    assert(schedule_fits(s, n_most));
     s->sequences = mem_grow(s->sequences, (size_t)s->n, sizeof *s->sequences);
     s->sequences[s->n] = (sequence){
         .slot = -1,
@@ -96,7 +100,10 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
         .n_given = r->n_prompt - r->n_generated,
         .n_cached = r->n_cached,
         .cut_at = r->cut_at,
-        .n_pages = kv_pages_for(r->n_all, s->limits.page_tokens),
+        .evict_at = r->evict_at,
+        .n_left = r->n_left,
+        .n_all = r->n_all,
+        .n_pages = kv_pages_for(n_most, s->limits.page_tokens),
     };
     s->n_left++;
     return s->n++;
@@ -107,7 +114,7 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
 /* Pages of a sequence that goes on: all of its prompt, or what it has and its next row. */
 static int64_t pages_in_use(const schedule *s, const sequence *q) {
     const int64_t n_tokens = q->n_issued < q->n_prompt ? q->n_prompt : q->n_issued + 1;
-    return kv_pages_for(n_tokens, s->limits.page_tokens);
+    return kv_pages_for(n_tokens - q->removed, s->limits.page_tokens);
 }
 
 /* Of all that go on, and how many these are. */
@@ -222,6 +229,16 @@ static int decode_share(const schedule *s) {
     return n_on_their_way >= n_stages && !has_prompt ? 0 : share;
 }
 
+/* All steps so far go before the next one on every rank: what the step that is being made evicts is free
+ * then. */
+static void count_evicted(schedule *s, sequence *q) {
+    if (q->evict_at == 0 || q->n_issued != q->evict_at) return;
+    const int64_t n_pages = kv_pages_for(q->n_all - q->evict_at + q->n_left, s->limits.page_tokens);
+    q->removed = q->evict_at - q->n_left;
+    s->free_pages += q->n_pages - n_pages;
+    q->n_pages = n_pages;
+}
+
 static planned_span issue(schedule *s, int64_t id, int n_rows) {
     sequence *q = &s->sequences[id];
     planned_span planned = {
@@ -237,6 +254,7 @@ static planned_span issue(schedule *s, int64_t id, int n_rows) {
     q->n_let = 0;
     q->step = s->n_steps;
     if (planned.ends_prompt) q->state = AWAITING;
+    count_evicted(s, q);
     return planned;
 }
 
@@ -256,6 +274,7 @@ static int issue_known(schedule *s, bool generated, int *n_used, planned_span *s
         if (room < 1) room = 1;
         int n = (int)(left < room ? left : room);
         if (q->n_issued < q->cut_at && n > q->cut_at - q->n_issued) n = (int)(q->cut_at - q->n_issued);
+        if (q->n_issued < q->evict_at && n > q->evict_at - q->n_issued) n = (int)(q->evict_at - q->n_issued);
         spans[n_spans++] = issue(s, s->running[i], n);
         *n_used += (int)((n * (int64_t)all + size - 1) / size);
     }

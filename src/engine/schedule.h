@@ -4,9 +4,9 @@
  * decode, so that with at least as many sequences as stages none idles; the rest of its row budget goes to
  * prompts, first come first served, and several short ones may share a step. A waiting sequence enters as
  * soon as a slot is free and the pages for all that it may ever hold are there, so that nothing runs out
- * later. Where some of these are not in memory, it enters when memory has room for its prompt; and if those
- * that run outgrow memory, the last ones pause until there is room for them again. Results do not depend on
- * any of this. Pure. Local. */
+ * later. What eviction frees others may have from the next step on. Where some of these are not in memory, it
+ * enters when memory has room for its prompt; and if those that run outgrow memory, the last ones pause until
+ * there is room for them again. Results do not depend on any of this. Pure. Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -58,8 +58,8 @@ void schedule_keep_for_held(schedule *s, int n_slots);
 /* The most rows of a prompt that a step takes from this position on. */
 int64_t schedule_chunk_rows(const schedule *s, int64_t pos);
 
-/* Would a sequence of so many tokens in all ever fit? */
-bool schedule_fits(const schedule *s, int64_t n_tokens);
+/* Would a sequence that has so many places at once ever fit? */
+bool schedule_fits(const schedule *s, int64_t n_places);
 
 /* Tokens of a sequence. */
 typedef struct schedule_request {
@@ -68,6 +68,8 @@ typedef struct schedule_request {
     int64_t n_all;       /* whose K and V it may ever hold */
     int64_t n_cached;    /* of the prompt the first ones, less than all, that are loaded from a snapshot */
     int64_t cut_at;      /* no span has rows on both sides of this position; 0: nobody asks */
+    int64_t evict_at;    /* the same; when its positions before are in the cache, */
+    int64_t n_left;      /* only so many places of them stay; evict_at 0: all do */
 } schedule_request;
 
 /* Put a sequence at the end of the queue. Its number. */

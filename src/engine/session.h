@@ -22,7 +22,9 @@ typedef struct session {
     int64_t n_cached;    /* the first tokens, less than all, whose K and V are loaded ... */
     int64_t source;      /* ... from this sequence of the manifest */
     int64_t probe_at; /* above 0: the probe is called when so many of the prompt's tokens are in the cache */
-    bool is_held;     /* when it is over, its K and V stay until engine_release */
+    int64_t
+        evict_at; /* the same of eviction, with --evict; 0: behind all that is known of it, if it generates */
+    bool is_held; /* when it is over, its K and V stay until engine_release */
 
     /* The engine's. */
     int64_t handle;       /* its number in the schedule; -1: it was never submitted */

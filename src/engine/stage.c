@@ -31,7 +31,8 @@ struct stage {
     slice slice;
     model *model;
     kv_cache *kv;
-    kv_walk *walk; /* NULL: all pages are in memory */
+    kv_walk *walk;  /* NULL: all pages are in memory */
+    evictor *evict; /* NULL: nothing is evicted */
     uint64_t weight_bytes;
     trace *trace;
     slot_state *slots;
@@ -45,8 +46,8 @@ struct stage {
     float *probed_logits; /* [HEAD_ROWS, V], where on_scored is wanted */
 };
 
-stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, uint64_t weight_bytes,
-                  int n_slots, int max_rows, trace *t) {
+stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, const evict_policy *evict,
+                  uint64_t weight_bytes, int n_slots, int max_rows, trace *t) {
     stage *g = mem_new(1, sizeof *g);
     *g = (stage){
         .config = config,
@@ -64,12 +65,14 @@ stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, u
     for (int l = s.first_layer; l < s.last_layer; l++)
         windows[l - s.first_layer] = model_config_window(config, l);
     if (kv_cache_tier(kv)) g->walk = kv_walk_open(kv, windows);
+    if (evict->kind != EVICT_NOTHING) g->evict = evictor_open(evict, config, s.first_layer, s.last_layer, kv);
     return g;
 }
 
 void stage_close(stage *g) {
     if (!g) return;
     kv_walk_close(g->walk);
+    evictor_close(g->evict);
     for (int i = 0; i < g->n_slots; i++)
         free(g->slots[i].seen);
     free(g->slots);
@@ -79,8 +82,10 @@ void stage_close(stage *g) {
     free(g);
 }
 
-static void start_sequence(stage *g, const step_start *start) {
+/* Its first n_cached tokens are loaded. */
+static void start_sequence(stage *g, const step_start *start, int64_t n_cached) {
     slot_state *slot = &g->slots[start->slot];
+    if (g->evict) evictor_begin(g->evict, start->slot, n_cached, start->evict_at);
     slot->sequence_id = start->sequence_id;
     slot->sampling = start->sampling;
     slot->logits_pos = -1;
@@ -100,20 +105,22 @@ static void note_seen(stage *g, int slot_number, const int32_t *tokens, int64_t 
 }
 
 void stage_start_cached(stage *g, const step_start *start, const int32_t *tokens, int64_t n_tokens) {
-    start_sequence(g, start);
+    start_sequence(g, start, n_tokens);
     note_seen(g, start->slot, tokens, n_tokens);
 }
 
 void stage_release(stage *g, const step *todo) {
     if (g->walk && todo->n_releases > 0) kv_walk_rest(g->walk);
-    for (int i = 0; i < todo->n_releases; i++)
+    for (int i = 0; i < todo->n_releases; i++) {
+        if (g->evict) evictor_end(g->evict, todo->releases[i]);
         kv_cache_release(g->kv, todo->releases[i]);
+    }
 }
 
 /* Starts, and pages for the rows; fills g->spans. */
 static void prepare(stage *g, const step *todo) {
     for (int i = 0; i < todo->n_starts; i++)
-        start_sequence(g, &todo->starts[i]);
+        start_sequence(g, &todo->starts[i], 0);
     int row = 0;
     for (int i = 0; i < todo->n_spans; i++) {
         const step_span *wanted = &todo->spans[i];
@@ -139,9 +146,12 @@ static void count(stage *g, const step *todo) {
     g->stats.n_rows += todo->n_rows;
     g->stats.weight_bytes += (double)g->weight_bytes;
     for (int i = 0; i < todo->n_spans; i++) {
-        model_cost cost =
-            model_rows_cost(g->config, g->slice, model_kv_type(g->model), model_kv_layout(g->model),
-                            todo->spans[i].pos0, todo->spans[i].n_rows);
+        const step_span *s = &todo->spans[i];
+        int64_t removed[MODEL_MAX_LAYERS];
+        for (int l = 0; l < g->slice.last_layer - g->slice.first_layer; l++)
+            removed[l] = kv_cache_removed(g->kv, l)[s->slot];
+        model_cost cost = model_rows_cost(g->config, g->slice, model_kv_type(g->model),
+                                          model_kv_layout(g->model), s->pos0, removed, s->n_rows);
         g->stats.kv_bytes += cost.kv_bytes;
         g->stats.flops += cost.flops;
     }
@@ -272,13 +282,23 @@ status stage_run(stage *g, const step *todo, float *x, step_reply *reply) {
     prepare(g, todo);
     count(g, todo);
     if (slice_embeds(g->slice)) model_embed(g->model, todo->tokens, todo->n_rows, x);
-    model_forward(g->model, g->kv, g->walk, todo->n_spans, g->spans, todo->n_rows, x);
+    model_forward(g->model, g->kv, g->walk, g->evict, todo->n_spans, g->spans, todo->n_rows, x);
     int n = 0;
     if (slice_has_head(g->slice)) {
         n = list_head_rows(g, todo);
         reply->n_choices = reply->n_scores = 0;
     }
     return g->seconds ? time_answer(g, n, x, reply, begin) : answer(g, n, x, reply);
+}
+
+void stage_evict(stage *g, const step *todo) {
+    for (const step_span *s = todo->spans; g->evict && s < todo->spans + todo->n_spans; s++) {
+        if (!evictor_is_due(g->evict, s->slot, s->pos0 + s->n_rows)) continue;
+        region before = trace_enter(g->trace, REGION_EVICT);
+        if (g->walk) kv_walk_rest(g->walk);
+        evictor_run(g->evict, s->slot);
+        trace_enter(g->trace, before);
+    }
 }
 
 void stage_time_steps(stage *g, stage_seconds *out) {

@@ -17,9 +17,9 @@ typedef struct stage_stats {
     double flops;        /* of matrices and attention */
 } stage_stats;
 
-/* Borrows everything. Steps have at most n_slots sequences and max_rows rows. */
-stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, uint64_t weight_bytes,
-                  int n_slots, int max_rows, trace *t);
+/* Borrows everything but the policy. Steps have at most n_slots sequences and max_rows rows. */
+stage *stage_open(const model_config *config, slice s, model *m, kv_cache *kv, const evict_policy *evict,
+                  uint64_t weight_bytes, int n_slots, int max_rows, trace *t);
 void stage_close(stage *s); /* NULL is fine */
 
 /* The slots that this step names are free. Before anything else of the step. */
@@ -28,6 +28,9 @@ void stage_release(stage *s, const step *todo);
 /* x[T, D]: this step's rows as the stage before left them; the result stands in x. The reply is written on
  * the last stage and left alone elsewhere. A failure is the device's. */
 status stage_run(stage *s, const step *todo, float *x, step_reply *reply);
+
+/* Behind the step, which others may work on meanwhile: evict what is due of its sequences. */
+void stage_evict(stage *s, const step *todo);
 
 /* The sequence of `start` takes its slot, and its first n_tokens tokens are in the cache already. */
 void stage_start_cached(stage *s, const step_start *start, const int32_t *tokens, int64_t n_tokens);

@@ -32,6 +32,7 @@ typedef struct step_start {
     int32_t slot;
     int64_t sequence_id; /* of the sampler */
     sampling_options sampling;
+    int64_t evict_at; /* tokens are evicted when so many are in the cache; 0: none are */
 } step_start;
 
 typedef struct step_span {

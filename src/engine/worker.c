@@ -41,6 +41,7 @@ static void run_rows(worker *w, pipeline_slot *slot) {
     pipeline_forward(w->pipe, slot);
     trace_enter(&w->trace, before);
     call_probe(w);
+    stage_evict(w->stage, &w->step);
 }
 
 /* What is sampled goes on from the cached tokens; their K and V come meanwhile. */

@@ -261,7 +261,8 @@ void generate_add_up(generation *g) {
         g->max_new_tokens += s->max_tokens - session_n_generated(s);
         g->known_tokens += (int64_t)s->tokens.n;
         g->reused_tokens += s->n_cached;
-        sizes[g->n_runnable++] = (job_size){1, session_most_tokens(s), j->is_kept};
+        sizes[g->n_runnable++] =
+            (job_size){1, session_most_tokens(s), j->is_kept, s->max_tokens > 0 ? (int64_t)s->tokens.n : 0};
     }
     g->sizing =
         sizing_of(g->options, sizes, g->n_runnable, sizing_head_share(prompt_tokens, g->max_new_tokens));

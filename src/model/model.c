@@ -20,13 +20,14 @@ uint64_t model_workspace_bytes(const model_config *c, slice s, precision prec, i
 /* A place's score takes as many operations as its key has elements, for each head, and its share of the
  * result as many as its value has. */
 model_cost model_rows_cost(const model_config *c, slice s, dtype kv, kv_layout layout, int64_t history,
-                           int64_t n_rows) {
+                           const int64_t *removed, int64_t n_rows) {
     const kv_format page = model_kv_format(c, kv, layout, KV_PAGE_QUANTUM);
     const double n = (double)n_rows, attended = (double)c->n_heads * (page.k_width + page.v_width);
     model_cost cost = {0};
     for (int l = s.first_layer; l < s.last_layer; l++) {
         int64_t window = model_config_window(c, l);
-        double seen = (double)(window > 0 && history > window ? window : history);
+        int64_t there = history - (removed ? removed[l - s.first_layer] : 0);
+        double seen = (double)(window > 0 && there > window ? window : there);
         cost.flops += 2 * n * layer_elements(c, l) + 2 * attended * n * (seen + (n + 1) / 2);
         cost.kv_bytes += (seen + n) * (double)kv_page_bytes(&page) / KV_PAGE_QUANTUM;
     }
@@ -108,8 +109,8 @@ static void attend_on_walk(model *m, const attention_shape *shape, const kv_laye
 }
 
 /* x += o(attend(rope(qkv(norm(x))))), of a layer of the slice */
-static void attention_block(model *m, int index, const kv_cache *cache, kv_walk *walk, int T, int T_few,
-                            float *x) {
+static void attention_block(model *m, int index, const kv_cache *cache, kv_walk *walk, evictor *evict,
+                            int n_spans, const span *spans, int T, int T_few, float *x) {
     const device_ops *op = m->dev->ops;
     const model_config *c = &m->config;
     const layer *l = &m->layers[index];
@@ -132,6 +133,10 @@ static void attention_block(model *m, int index, const kv_cache *cache, kv_walk 
         trace_enter(m->trace, REGION_PAGE_WAIT);
         kv_walk_enter(walk, index);
     }
+    if (evict) {
+        trace_enter(m->trace, REGION_EVICT);
+        evictor_see_queries(evict, index, &shape, &finish, n_spans, spans, m->wide);
+    }
     trace_enter(m->trace, REGION_ROPE_APPEND);
     op->kv_append(m->dev, &shape, &finish, m->cos_sin, &kv, m->wide, m->narrow);
     trace_enter(m->trace, REGION_ATTEND);
@@ -139,6 +144,10 @@ static void attention_block(model *m, int index, const kv_cache *cache, kv_walk 
         attend_on_walk(m, &shape, &kv, walk, T);
     else
         op->attend(m->dev, &shape, &kv, m->narrow, m->act);
+    if (evict) {
+        trace_enter(m->trace, REGION_EVICT);
+        evictor_see_attention(evict, index, n_spans, spans, m->narrow);
+    }
     trace_enter(m->trace, REGION_OUTPUT);
     op->matmul_add(m->dev, l->output, m->act, T, T_few, x);
     if (l->output_bias) op->add_bias(m->dev, l->output_bias, T, c->d_model, x);
@@ -156,8 +165,8 @@ static void mlp_block(model *m, const layer *l, int T, int T_few, float *x) {
     op->matmul_add(m->dev, l->down, m->act, T, T_few, x);
 }
 
-void model_forward(model *m, const kv_cache *kv, kv_walk *walk, int n_spans, const span *spans, int T,
-                   float *x) {
+void model_forward(model *m, const kv_cache *kv, kv_walk *walk, evictor *evict, int n_spans,
+                   const span *spans, int T, float *x) {
     const model_config *c = &m->config;
     region before = trace_enter(m->trace, REGION_ROPE_APPEND);
     int T_few = 0;
@@ -172,7 +181,7 @@ void model_forward(model *m, const kv_cache *kv, kv_walk *walk, int n_spans, con
     }
     for (int i = 0; i < m->slice.last_layer - m->slice.first_layer; i++) {
         alive_say();
-        attention_block(m, i, kv, walk, T, T_few, x);
+        attention_block(m, i, kv, walk, evict, n_spans, spans, T, T_few, x);
         mlp_block(m, &m->layers[i], T, T_few, x);
     }
     m->dev->ops->record_end(m->dev);

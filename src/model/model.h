@@ -11,6 +11,7 @@
 #include "io/weights/weights.h"
 #include "kernels/device.h"
 #include "src/base/trace.h"
+#include "src/model/evictor.h"
 #include "src/model/kv_walk.h"
 #include "src/model/model_config.h"
 
@@ -43,8 +44,9 @@ typedef struct model_cost {
     double kv_bytes; /* K and V read, in pages of such a layout */
 } model_cost;
 
+/* removed[layers of the slice]: of those positions, that are not in its pages; NULL: none. */
 model_cost model_rows_cost(const model_config *config, slice s, dtype kv, kv_layout layout, int64_t history,
-                           int64_t n_rows);
+                           const int64_t *removed, int64_t n_rows);
 
 /* Of a row of the head. */
 double model_head_flops(const model_config *config);
@@ -80,9 +82,10 @@ extern const uint64_t model_int8_digest[2];
 void model_embed(model *m, const int32_t *tokens, int T, float *x);
 
 /* x[T, D] through the layers of the slice; their K and V are appended to the cache. Spans tile the T rows.
- * Where not all pages lie in memory, `walk` brings them; else it is NULL. */
-void model_forward(model *m, const kv_cache *kv, kv_walk *walk, int n_spans, const span *spans, int T,
-                   float *x);
+ * Where not all pages lie in memory, `walk` brings them; else it is NULL. `evict` sees their queries, unless
+ * NULL. */
+void model_forward(model *m, const kv_cache *kv, kv_walk *walk, evictor *evict, int n_spans,
+                   const span *spans, int T, float *x);
 
 /* For a walk attention goes part by part, over at most longest_tokens places: take memory for the parts'
  * results, which are so many bytes. */

@@ -79,8 +79,17 @@ static int64_t most_pages(const model_config *c, const sizing *s, slice part, ui
     return fits;
 }
 
+/* What eviction gathers of a layer. */
+static uint64_t layer_evict_bytes(const model_config *c, const sizing *s, int layer_index) {
+    return (uint64_t)s->n_sequences *
+           evictor_layer_bytes(&s->evict, c, layer_index, s->longest_tokens, precision_act(s->precision));
+}
+
 static uint64_t workspace_bytes(const model_config *c, const sizing *s, slice part) {
-    return model_workspace_bytes(c, part, s->precision, s->chunk_tokens) +
+    uint64_t evict_bytes = evictor_bytes(&s->evict, c, s->longest_tokens);
+    for (int l = part.first_layer; l < part.last_layer; l++)
+        evict_bytes += layer_evict_bytes(c, s, l);
+    return evict_bytes + model_workspace_bytes(c, part, s->precision, s->chunk_tokens) +
            model_kept_bytes(c, part, s->saves ? s->n_sequences + s->n_held : 0) +
            (s->kv_disk.bytes ? model_partial_bytes(c, s->chunk_tokens, s->longest_tokens) : 0);
 }
@@ -125,6 +134,7 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
     for (int l = 0; l < n; l++) {
         layers[l].cost = layer_elements(c, l);
         layers[l].bytes = layer_weight_bytes(c, l, s->precision) + s->host_layer_bytes +
+                          layer_evict_bytes(c, s, l) +
                           (s->kv_disk.bytes ? near_bytes(c, s, (slice){l, l + 1, n}, n_pages)
                                             : layer_kv_bytes(c, s, l, n_pages));
     }
@@ -277,7 +287,8 @@ static int most_held(const model_config *c, const sizing *s) {
 
 /* Sequences that are over find room only where it is of no use to those that run. */
 status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *out) {
-    const int64_t least = kv_pages_for(asked->longest_tokens, asked->page_tokens);
+    const int64_t places = asked->longest_places ? asked->longest_places : asked->longest_tokens,
+                  least = kv_pages_for(places, asked->page_tokens);
     sizing s = *asked;
     if (s.kv_disk.bytes && disk_bytes(c, asked) == 0)
         return status_refuse(

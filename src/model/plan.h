@@ -38,6 +38,7 @@ typedef struct sizing {
     int chunk_tokens, page_tokens;
     int n_sequences;        /* at once */
     int64_t longest_tokens; /* of any sequence, prompt and generated: its pages must fit */
+    int64_t longest_places; /* that any has at once; 0: as many, as nothing is evicted */
     int64_t wanted_pages;   /* for all that would run at once if there were room; the pool takes no more */
     bool saves;             /* so that the last logits of each sequence are kept */
     bool loads;             /* sequences may go on from a snapshot */
@@ -45,6 +46,7 @@ typedef struct sizing {
     double held_pages;      /* ... each of so many pages */
     uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
     kv_disk kv_disk;             /* --kv-disk */
+    evict_policy evict;          /* --evict */
     uint64_t host_layer_bytes;   /* what the command itself keeps in host memory: of each layer ... */
     uint64_t host_bytes;         /* ... and besides, on each rank */
     plan_bound bound;            /* of all that a rank takes */

@@ -179,7 +179,7 @@ static void bench_prefill(bench *b, int64_t n_tokens, int64_t depth) {
         b->seconds[i] = time_prefill(b, n_tokens, depth, where);
     slice all = {0, b->config.n_layers, b->config.n_layers};
     model_cost cost = model_rows_cost(&b->config, all, precision_kv(b->options->precision),
-                                      engine_device(b->engine)->kv_layout, depth, n_tokens);
+                                      engine_device(b->engine)->kv_layout, depth, NULL, n_tokens);
     char what[48];
     snprintf(what, sizeof what, "prefill %lld tokens", (long long)n_tokens);
     print_row(b, what, depth, n_tokens, median(b->seconds, b->options->repeats),
@@ -188,10 +188,12 @@ static void bench_prefill(bench *b, int64_t n_tokens, int64_t depth) {
 
 static void bench_decode(bench *b, int64_t depth, int64_t n) {
     time_decode(b, depth, n, b->seconds, new_profile(b, "decode", n, depth));
-    int64_t middle = depth + DECODE_TOKENS * b->options->repeats / 2;
+    int64_t middle = depth + DECODE_TOKENS * b->options->repeats / 2, removed[MODEL_MAX_LAYERS];
+    for (int l = 0; l < b->config.n_layers; l++)
+        removed[l] = depth - evictor_kept(&b->options->evict, &b->config, l, depth);
     slice all = {0, b->config.n_layers, b->config.n_layers};
     model_cost cost = model_rows_cost(&b->config, all, precision_kv(b->options->precision),
-                                      engine_device(b->engine)->kv_layout, middle, 1);
+                                      engine_device(b->engine)->kv_layout, middle, removed, 1);
     int64_t groups = n < b->n_ranks ? n : b->n_ranks; /* the weights are read once a step */
     double steps = DECODE_TOKENS, rows = steps * (double)n;
     char what[48];

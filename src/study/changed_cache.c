@@ -72,6 +72,7 @@ static void add_sessions(study *s, int64_t window, int64_t text, const int32_t *
         q->sequence_id = 2 * text + is_changed;
         q->score_from = s->context + n_given;
         q->probe_at = s->context;
+        if (is_changed) q->evict_at = s->context; /* with --evict */
         if (q->n_prompt > s->longest_tokens) s->longest_tokens = q->n_prompt;
     }
 }

@@ -131,7 +131,7 @@ static sizing size_up(const options *o, const model_config *config) {
     int64_t context = o->context != OPTION_UNSET ? o->context : config->max_positions;
     int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
     if (new_tokens > context) new_tokens = context;
-    const job_size jobs = {.n = o->sequences, .tokens = context};
+    const job_size jobs = {.n = o->sequences, .tokens = context, .evict_at = context - new_tokens};
     return sizing_of(o, &jobs, 1, sizing_head_share(context - new_tokens, new_tokens));
 }
 

@@ -102,7 +102,7 @@ static void run_plainly(model *m, kv_cache *kv, float *x, sequence *s, int64_t i
         kv_cache_extend(kv, 0, pos, pos + 1);
         span row = {0, 1, pos, 0, pos >= s->n_prompt};
         model_embed(m, &token, 1, x);
-        model_forward(m, kv, NULL, 1, &row, 1, x);
+        model_forward(m, kv, NULL, NULL, 1, &row, 1, x);
         if (pos + 1 < s->n_prompt) {
             token = s->prompt[pos + 1];
             s->scores[pos + 1] = score_plainly(m, x, token);

@@ -61,8 +61,10 @@ static void use_chunks(simulation *m, int n, const int *rows) {
 
 static int64_t add_known(simulation *m, int64_t n_prompt, int64_t n_generated, int64_t n_new,
                          int64_t n_cached) {
-    int64_t id =
-        schedule_add(m->schedule, &(schedule_request){n_prompt, n_generated, n_prompt + n_new, n_cached, 0});
+    int64_t id = schedule_add(m->schedule, &(schedule_request){.n_prompt = n_prompt,
+                                                               .n_generated = n_generated,
+                                                               .n_all = n_prompt + n_new,
+                                                               .n_cached = n_cached});
     CU_ASSERT(id == m->n_sequences);
     m->sequences[m->n_sequences++] =
         (tracked){n_prompt, n_generated, n_prompt + n_new, .n_cached = n_cached, .slot = -1};

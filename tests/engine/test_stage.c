@@ -65,7 +65,8 @@ static bool open_fixture(fixture *f, device *dev) {
         !CHECK_OK(dev->ops->alloc(dev, MAX_ROWS * (size_t)f->config.d_model * sizeof(float), &x)))
         return false;
     f->x = x;
-    f->stage = stage_open(&f->config, all, f->model, f->kv, 0, N_SLOTS, MAX_ROWS, &f->trace);
+    f->stage =
+        stage_open(&f->config, all, f->model, f->kv, &(evict_policy){0}, 0, N_SLOTS, MAX_ROWS, &f->trace);
     f->step = step_new(N_SLOTS, MAX_ROWS);
     f->reply = step_reply_new(N_SLOTS, MAX_ROWS);
     return true;
@@ -84,7 +85,7 @@ static void close_fixture(fixture *f) {
 /* A prompt of n_rows tokens in a fresh slot. */
 static void add_prompt(fixture *f, int slot, int n_rows, span_want want, const sampling_options *o) {
     step *s = &f->step;
-    s->starts[s->n_starts++] = (step_start){slot, slot, *o};
+    s->starts[s->n_starts++] = (step_start){.slot = slot, .sequence_id = slot, .sampling = *o};
     s->spans[s->n_spans++] = (step_span){slot, n_rows, want, 0, false, false};
     for (int i = 0; i < n_rows; i++) {
         s->tokens[s->n_rows] = (s->n_rows * 7 + slot) % f->config.vocab_size;

@@ -57,7 +57,7 @@ static void run_parts(fixture *f, part *parts, int n_parts, const golden *g, int
         for (int i = 0; i < n_parts; i++) {
             kv_cache_extend(parts[i].kv, 0, pos, pos + T);
             span rows = {0, T, pos, 0, false};
-            model_forward(parts[i].model, parts[i].kv, NULL, 1, &rows, T, f->x);
+            model_forward(parts[i].model, parts[i].kv, NULL, NULL, 1, &rows, T, f->x);
         }
         for (; next < g->n_positions && g->positions[next] < pos + T; next++) {
             int32_t row = g->positions[next] - pos;
