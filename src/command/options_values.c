@@ -291,7 +291,7 @@ const option_type option_codec = {.takes = "CODEC", .set = set_coding, .append =
 /* ---- eviction ---- */
 
 static status set_evict(options *o, const option_spec *spec, const char *text) {
-    return status_at(evict_parse(text, field(o, spec)), "--%s", spec->name);
+    return status_at(evict_parse(text, field(o, spec)), "--%s %.60s", spec->name, text);
 }
 
 static void append_evict(const options *o, const option_spec *spec, text_buffer *out) {

@@ -19,6 +19,7 @@ typedef struct run_figures {
     engine_times times;
     yardstick machine;
     engine_loads loads;
+    engine_evictions evicted;
     run_summary summary;
     double bytes_read_per_second, flops;
 } run_figures;
@@ -180,7 +181,21 @@ static void note_waiting(const run_figures *f, const options *o) {
         fprintf(stderr, "\n");
 }
 
+/* What follows is not what it would be with all of the prompts. */
+static void note_evictions(const run_figures *f, const options *o) {
+    const engine_evictions *v = &f->evicted;
+    char policy[EVICT_TEXT_BYTES];
+    if (v->n_sequences == 0) return;
+    evict_text(&o->evict, policy);
+    notice_add(
+        "--evict %s: in a layer, %lld sequence%s kept %.0f of %lld places of their prompts (%.1f%%); in all "
+        "layers that is %.1f of %.1f MiB of K and V: text and scores behind are not those of the whole cache",
+        policy, (long long)v->n_sequences, v->n_sequences == 1 ? "" : "s", v->n_kept, (long long)v->n_places,
+        100 * v->n_kept / (double)v->n_places, v->kept_bytes / mib, v->bytes / mib);
+}
+
 static void print_notes(const run_figures *f, const options *o, const engine *e) {
+    note_evictions(f, o);
     notice_print_new(stderr);
     note_waiting(f, o);
     int64_t most = engine_plan(e)->n_pages * o->page_tokens;
@@ -252,6 +267,21 @@ static void put_snapshots(json_writer *w, const run_figures *f) {
     json_put_number(w, "tokens_per_second_otherwise", per_second((double)s->alone_tokens, s->alone_seconds));
 }
 
+static void put_evictions(json_writer *w, const run_figures *f, const options *o) {
+    const engine_evictions *v = &f->evicted;
+    char policy[EVICT_TEXT_BYTES];
+    if (o->evict.kind == EVICT_NOTHING) return;
+    evict_text(&o->evict, policy);
+    json_open(w, "evict", '{');
+    json_put_text(w, "policy", policy);
+    json_put_integer(w, "sequences", v->n_sequences);
+    json_put_integer(w, "places", v->n_places);
+    json_put_number(w, "kept_places", v->n_kept);
+    json_put_number(w, "kv_bytes", v->bytes);
+    json_put_number(w, "kept_kv_bytes", v->kept_bytes);
+    json_close(w);
+}
+
 static void put_run(json_writer *w, const run_figures *f, const options *o, const engine *e) {
     char shape[256], *effective = options_effective(o);
     model_config_describe(engine_config(e), shape, sizeof shape);
@@ -282,6 +312,7 @@ static status write_json(const run_figures *f, const options *o, const engine *e
     json_open(&w, NULL, '{');
     put_run(&w, f, o, e);
     put_snapshots(&w, f);
+    put_evictions(&w, f, o);
     json_open(&w, "notes", '[');
     for (int i = 0; i < notice_count(); i++)
         json_put_text(&w, NULL, notice_text(i));
@@ -308,6 +339,7 @@ status report_run(comm *c, engine *e, const options *o, const run_summary *summa
     if (comm_rank(c) == 0) {
         f.summary = *summary;
         f.loads = engine_get_loads(e);
+        f.evicted = engine_get_evictions(e);
         double busy = f.times.prefill_seconds + f.times.decode_seconds, bytes = 0, flops = 0;
         for (int i = 0; i < n; i++) {
             bytes += f.ranks[i].stage.weight_bytes + f.ranks[i].stage.kv_bytes;

@@ -30,14 +30,8 @@ static void hold_for_saves(sizing *s, int64_t n_jobs, int64_t n_kept, int64_t n_
     s->held_pages = (double)n_pages / (double)n_jobs;
 }
 
-/* Places that a job has at most: those that it ends with, and before, those of its prompt. */
-typedef struct job_places {
-    int64_t last, most;
-} job_places;
-
-static job_places places_of(const sizing *s, const job_size *j) {
-    const int64_t last = j->tokens - j->evict_at + evict_most_places(&s->evict, j->evict_at);
-    return (job_places){last, last > j->evict_at ? last : j->evict_at};
+sequence_places sizing_places(const evict_policy *policy, int64_t n_tokens, int64_t evict_at) {
+    return (sequence_places){evict_at, n_tokens - evict_at + evict_most_places(policy, evict_at)};
 }
 
 /* The largest of the jobs count for what is wanted at once. Where tokens are evicted, one job after the other
@@ -48,11 +42,12 @@ static void add_up_jobs(sizing *s, int64_t most_sequences, const job_size *jobs,
     if (n > 0) memcpy(sorted, jobs, (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, by_tokens_down);
     for (const job_size *j = sorted; j < sorted + n; j++) {
-        const job_places places = places_of(s, j);
-        int64_t pages = kv_pages_for(places.last, s->page_tokens), n_at_once = j->n < n_left ? j->n : n_left;
-        int64_t more = kv_pages_for(places.most, s->page_tokens) - pages;
+        const sequence_places p = sizing_places(&s->evict, j->tokens, j->evict_at);
+        const int64_t most = p.prompt > p.behind ? p.prompt : p.behind;
+        int64_t pages = kv_pages_for(p.behind, s->page_tokens), n_at_once = j->n < n_left ? j->n : n_left;
+        int64_t more = kv_pages_for(most, s->page_tokens) - pages;
         if (j->tokens > s->longest_tokens) s->longest_tokens = j->tokens;
-        if (places.most > s->longest_places) s->longest_places = places.most;
+        if (most > s->longest_places) s->longest_places = most;
         if (more > n_more) n_more = more;
         s->wanted_pages += n_at_once * pages;
         n_left -= n_at_once;

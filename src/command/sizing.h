@@ -12,6 +12,13 @@ typedef struct job_size {
     int64_t evict_at; /* with --evict: when so many are in the cache; 0: they stay */
 } job_size;
 
+/* Places that a sequence has at most while its prompt of evict_at tokens is read, and then behind it. */
+typedef struct sequence_places {
+    int64_t prompt, behind;
+} sequence_places;
+
+sequence_places sizing_places(const evict_policy *policy, int64_t n_tokens, int64_t evict_at);
+
 /* Of jobs of which any --sequences may run at once. head_share: of all of them, see below. */
 sizing sizing_of(const options *o, const job_size *jobs, int64_t n, double head_share);
 

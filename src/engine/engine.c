@@ -125,6 +125,25 @@ static void send_step(engine *e) {
     worker_run_step(&e->worker, slot);
 }
 
+/* A step is on its way behind which the session's tokens are evicted. */
+static void count_evicted(engine *e, const session *q) {
+    const model_config *c = &e->config;
+    const device *dev = e->worker.dev;
+    const double bytes = model_kv_token_bytes(c, dev->kv, dev->kv_layout) / c->n_layers;
+    int64_t n_kept = 0, n_layers = 0;
+    for (int l = 0; l < c->n_layers; l++) {
+        if (model_config_window(c, l) > 0) continue;
+        n_kept += evictor_kept(&e->options.sizing.evict, c, l, q->evict_at);
+        n_layers++;
+    }
+    if (n_layers == 0) return;
+    e->evicted.n_sequences++;
+    e->evicted.n_places += q->evict_at;
+    e->evicted.n_kept += (double)n_kept / (double)n_layers;
+    e->evicted.bytes += bytes * (double)(q->evict_at * n_layers);
+    e->evicted.kept_bytes += bytes * (double)n_kept;
+}
+
 /* Make the next step, run stage 0 on it and send it on; false when nothing is ready. */
 static bool issue_step(engine *e) {
     if (e->n_issued == e->max_in_flight) return false;
@@ -137,8 +156,11 @@ static bool issue_step(engine *e) {
         add_span(e, &s->spans[i]);
     s->n_prompt_rows = count_prompt_rows(e, s);
     s->begin = clock_seconds();
-    for (int i = 0; i < s->n_spans; i++)
-        engine_count_computed(e, s->spans[i].slot, s->spans[i].n_rows);
+    for (int i = 0; i < s->n_spans; i++) {
+        const planned_span *p = &s->spans[i];
+        engine_count_computed(e, p->slot, p->n_rows);
+        if (p->pos0 + p->n_rows == session_of(e, p)->evict_at) count_evicted(e, session_of(e, p));
+    }
 
     account_phase(e);
     e->n_issued++;
@@ -433,6 +455,10 @@ int64_t engine_n_unloaded(const engine *e) {
 
 int64_t engine_chunk_rows(const engine *e, int64_t pos) {
     return schedule_chunk_rows(e->schedule, pos);
+}
+
+engine_evictions engine_get_evictions(const engine *e) {
+    return e->evicted;
 }
 
 int engine_n_slots(const engine *e) {

@@ -164,6 +164,15 @@ int64_t engine_n_unloaded(const engine *e);
 /* Sequences in the cache at most, those that are over too. Local. */
 int engine_n_slots(const engine *e);
 
+/* What --evict has left of prompts so far: places of them, before and after, in a layer without a window (the
+ * mean over these), and bytes in all layers without one. Rank 0. Local. */
+typedef struct engine_evictions {
+    int64_t n_sequences, n_places;
+    double n_kept, bytes, kept_bytes;
+} engine_evictions;
+
+engine_evictions engine_get_evictions(const engine *e);
+
 /* Run this rank's stage until rank 0 stops the engine. Ranks > 0. */
 void engine_serve(engine *e);
 

@@ -66,6 +66,7 @@ struct engine {
     double seconds_per_row;       /* of the last step of many rows; 0: there was none */
     double last_reply;            /* by the clock */
     engine_loads loaded;          /* so far */
+    engine_evictions evicted;     /* so far */
     double waits_since;           /* for a rank to tell of a load, by the clock; 0: one just did */
     load_log log_of_loads;
     char *load_failure;

@@ -238,6 +238,11 @@ static void print_loads(const generation *g, const engine *e) {
 }
 
 static void print_reuse(const generation *g) {
+    if (g->asked_tokens > 0)
+        notice_add(
+            "--evict: %lld tokens that %s holds are computed again, as only computed ones have the queries "
+            "that it goes by",
+            (long long)g->asked_tokens, g->options->resume);
     if (g->reused_tokens == 0) return;
     fprintf(stderr, "kvarve: %s holds %lld of %lld tokens of %lld prompts\n", g->options->resume,
             (long long)g->reused_tokens, (long long)g->known_tokens, (long long)g->n_runnable);

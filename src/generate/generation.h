@@ -44,6 +44,7 @@ typedef struct generation {
     bool continues_batch;  /* the same prompts as those that the snapshot was made for */
     past_match *matches;   /* [n_jobs] */
     int64_t reused_tokens; /* of all prompts */
+    int64_t asked_tokens;  /* that could be reused, too, but --evict asks for their queries */
     int64_t known_tokens;
 
     /* --save */

@@ -299,11 +299,16 @@ static int64_t find_beginning(const generation *g, const job *j, int64_t *n_toke
     return best;
 }
 
-/* The last row is always computed: its logits choose the next token. */
+/* The last row is always computed: its logits choose the next token. So are those whose queries --evict asks
+ * for. */
 static void reuse(generation *g, int64_t index, past_match match) {
     session *s = &g->jobs[index].session;
     int64_t n_known = (int64_t)s->tokens.n;
-    s->n_cached = match.n_tokens < n_known ? match.n_tokens : reusable(g, n_known - 1, match.n_tokens);
+    const int64_t n_asked = s->max_tokens > 0 ? evict_least_rows(&g->options->evict) : 0,
+                  there = match.n_tokens < n_known ? match.n_tokens : n_known - 1,
+                  most = n_known > n_asked ? n_known - n_asked : 0, n = there < most ? there : most;
+    s->n_cached = n < match.n_tokens ? reusable(g, n, match.n_tokens) : n;
+    if (g->options->load != LOAD_RECOMPUTE) g->asked_tokens += there - n;
     if (s->n_cached < LEAST_REUSED_TOKENS || g->options->load == LOAD_RECOMPUTE) s->n_cached = 0;
     s->source = s->n_cached > 0 ? match.source : -1;
     /* Where the snapshot goes on, it keeps what it has, be it loaded or computed again. */

@@ -19,10 +19,11 @@ static const char *const names[N_EVICT_KINDS] = {[EVICT_WINDOW] = "window",
 
 /* A whole number from `least` on, which ends with this character; moves behind it. */
 static bool read_count(const char **text, int64_t least, char ends_with, int64_t *out) {
+    static const int64_t most = (int64_t)1 << 40;
     char *end;
     errno = 0;
     const long long n = strtoll(*text, &end, 10);
-    if (end == *text || *end != ends_with || errno || n < least) return false;
+    if (end == *text || *end != ends_with || errno || n < least || n > most) return false;
     *out = n;
     *text = end + (ends_with != '\0');
     return true;
@@ -37,24 +38,24 @@ static bool read_share(const char *text, double *out) {
         share /= 100;
         end++;
     }
+    if (*end || !(share > 0 && share <= 1)) return false;
     *out = share;
-    return *end == '\0' && share > 0 && share <= 1;
+    return true;
 }
 
-static status parse_budget(const char *text, const char *budget, evict_policy *p) {
+static status parse_budget(const char *budget, evict_policy *p) {
     const char *at = budget;
     if (p->kind == EVICT_WINDOW) {
         if (read_count(&at, 0, ',', &p->n_sinks) && read_count(&at, 1, '\0', &p->n)) return STATUS_OK;
         return status_refuse(
-            "%.60s: expected window:FIRST,LAST, the places that stay at the begin and at the "
-            "end, such as window:4,1024",
-            text);
+            "expected window:FIRST,LAST, the places that stay at the begin and at the end, such "
+            "as window:4,1024");
     }
     if (read_share(budget, &p->share) || read_count(&at, EVICT_LEAST_PLACES, '\0', &p->n)) return STATUS_OK;
     return status_refuse(
-        "%.60s: expected behind the colon what stays: a share above 0 up to 1, such as 0.5 or "
-        "50%%, or places of each layer, at least %d",
-        text, EVICT_LEAST_PLACES);
+        "expected behind the colon what stays: a share above 0 up to 1, such as 0.5 or 50%%, or "
+        "places of each layer, at least %d",
+        EVICT_LEAST_PLACES);
 }
 
 status evict_parse(const char *text, evict_policy *out) {
@@ -64,10 +65,9 @@ status evict_parse(const char *text, evict_policy *out) {
         if (strlen(names[kind]) == n && !strncmp(text, names[kind], n)) p.kind = (evict_kind)kind;
     if (p.kind == EVICT_NOTHING || text[n] == '\0')
         return status_refuse(
-            "%.60s: expected window:FIRST,LAST or one of h2o, snapkv, pyramid and expected with "
-            "what stays, such as expected:0.5",
-            text);
-    const status st = parse_budget(text, text + n + 1, &p);
+            "expected window:FIRST,LAST, or h2o, snapkv, pyramid or expected with what stays, such "
+            "as expected:0.5");
+    const status st = parse_budget(text + n + 1, &p);
     if (st == STATUS_OK) *out = p;
     return st;
 }

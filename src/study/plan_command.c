@@ -70,7 +70,44 @@ static void print_windows(const model_config *config, const sizing *s) {
                (long long)kv_pool_pages(&one, config->window) * s->page_tokens);
 }
 
-static void print_plan(const model_config *config, const sizing *s, const plan *p) {
+/* --sequences take the whole context, of which they generate as many tokens as --max-tokens says. */
+static int64_t new_tokens_of(const options *o, int64_t context) {
+    const int64_t n = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
+    return n < context ? n : context;
+}
+
+/* What a sequence needs of layers without a window. */
+static void print_eviction(const options *o, const model_config *config, const sizing *s) {
+    const int64_t n_new = new_tokens_of(o, s->longest_tokens), n_prompt = s->longest_tokens - n_new;
+    const double page_mib = model_kv_token_bytes(config, precision_kv(s->precision), sizing_kv_layout(s)) /
+                            config->n_layers * s->page_tokens / mib;
+    int64_t before = 0, behind = 0;
+    char policy[EVICT_TEXT_BYTES];
+    if (s->evict.kind == EVICT_NOTHING) return;
+    for (int l = 0; l < config->n_layers; l++) {
+        if (model_config_window(config, l) > 0) continue;
+        before += kv_pages_for(n_prompt, s->page_tokens);
+        behind += kv_pages_for(evictor_kept(&s->evict, config, l, n_prompt) + n_new, s->page_tokens);
+    }
+    evict_text(&s->evict, policy);
+    printf("--evict %s: a sequence takes %.1f MiB while its prompt of %lld tokens is read, and then %.1f MiB "
+           "with "
+           "%lld tokens behind it\n",
+           policy, (double)before * page_mib, (long long)n_prompt, (double)behind * page_mib,
+           (long long)n_new);
+}
+
+/* How many of these sequences may run at once. Where tokens are evicted, one has all of its prompt. */
+static int64_t sequences_at_once(const options *o, const sizing *s, const plan *p) {
+    const int64_t n_tokens = s->longest_tokens,
+                  evict_at = s->evict.kind == EVICT_NOTHING ? 0 : n_tokens - new_tokens_of(o, n_tokens);
+    const sequence_places places = sizing_places(&s->evict, n_tokens, evict_at);
+    const int64_t behind = kv_pages_for(places.behind, s->page_tokens),
+                  prompt = kv_pages_for(places.prompt, s->page_tokens);
+    return (p->n_pages - (prompt > behind ? prompt - behind : 0)) / behind;
+}
+
+static void print_plan(const options *o, const model_config *config, const sizing *s, const plan *p) {
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
     printf("%s\n", shape);
@@ -92,9 +129,9 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
     printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
            "sequences at once\n",
            model_kv_token_bytes(config, precision_kv(s->precision), sizing_kv_layout(s)) / 1024,
-           (long long)p->n_pages * s->page_tokens,
-           (long long)(p->n_pages / kv_pages_for(s->longest_tokens, s->page_tokens)));
+           (long long)p->n_pages * s->page_tokens, (long long)sequences_at_once(o, s, p));
     print_windows(config, s);
+    print_eviction(o, config, s);
     if (p->n_room_pages < PLAN_MOST_PAGES)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
                (long long)p->n_pages, (long long)s->wanted_pages, (long long)p->n_room_pages);
@@ -114,23 +151,21 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
 }
 
 /* It does not fit this host; what it takes on others is shown all the same. */
-static status say_for_other_hosts(const model_config *config, sizing s, int n_ranks, status st) {
+static status say_for_other_hosts(const options *o, const model_config *config, sizing s, status st) {
     char why[STATUS_TEXT_BYTES];
     plan p;
     snprintf(why, sizeof why, "%s", status_text());
     s.bound.bytes = 0;
-    if (plan_make(config, &s, n_ranks, &p) == STATUS_OK) {
-        print_plan(config, &s, &p);
+    if (plan_make(config, &s, (int)o->ranks, &p) == STATUS_OK) {
+        print_plan(o, config, &s, &p);
         plan_free(&p);
     }
     return status_adopt(st, why);
 }
 
-/* --sequences that take the whole context, of which they generate as many tokens as --max-tokens says. */
 static sizing size_up(const options *o, const model_config *config) {
     int64_t context = o->context != OPTION_UNSET ? o->context : config->max_positions;
-    int64_t new_tokens = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
-    if (new_tokens > context) new_tokens = context;
+    int64_t new_tokens = new_tokens_of(o, context);
     const job_size jobs = {.n = o->sequences, .tokens = context, .evict_at = context - new_tokens};
     return sizing_of(o, &jobs, 1, sizing_head_share(context - new_tokens, new_tokens));
 }
@@ -146,9 +181,9 @@ static status make_and_print(const options *o) {
     if (o->predict) return predict_print(o, &config, &s);
     plan p;
     st = plan_make(&config, &s, (int)o->ranks, &p);
-    if (st != STATUS_OK && is_of_host) return say_for_other_hosts(&config, s, (int)o->ranks, st);
+    if (st != STATUS_OK && is_of_host) return say_for_other_hosts(o, &config, s, st);
     if (st != STATUS_OK) return st;
-    print_plan(&config, &s, &p);
+    print_plan(o, &config, &s, &p);
     plan_free(&p);
     return STATUS_OK;
 }

@@ -611,6 +611,26 @@ static void generated_tokens_apart(void) {
     end(m);
 }
 
+/* The pool holds one prompt of 7 pages and what stays of two: each enters in the step behind that in which
+ * the one before it is evicted, whose rows end there. */
+static void evicted_pages_are_free(void) {
+    const schedule_limits limits = {1, 4, 512, 16, 11, 0};
+    schedule *s = schedule_open(&limits);
+    planned_span spans[4];
+    for (int i = 0; i < 3; i++)
+        (void)schedule_add(
+            s,
+            &(schedule_request){.n_prompt = 110, .n_all = 122, .evict_at = i == 2 ? 110 : 106, .n_left = 20});
+    CU_ASSERT(schedule_next(s, spans) == 1 && spans[0].sequence == 0 && spans[0].n_rows == 106);
+    CU_ASSERT(schedule_next(s, spans) == 2 && spans[0].sequence == 0 && spans[0].n_rows == 4);
+    CU_ASSERT(spans[0].pos0 == 106 && spans[0].ends_prompt);
+    CU_ASSERT(spans[1].sequence == 1 && spans[1].n_rows == 106);
+    CU_ASSERT(schedule_next(s, spans) == 2 && spans[0].sequence == 1 && spans[0].pos0 == 106);
+    CU_ASSERT(spans[1].sequence == 2 && spans[1].n_rows == 110 && spans[1].ends_prompt);
+    CU_ASSERT(schedule_fits(s, 176) && !schedule_fits(s, 177));
+    schedule_close(s);
+}
+
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"random runs", random_runs},
@@ -628,6 +648,7 @@ int main(int argc, char **argv) {
         {"short prompts share a step", short_prompts_share_a_step},
         {"generated tokens apart", generated_tokens_apart},
         {"waiting for pages", waiting_for_pages},
+        {"evicted pages are free", evicted_pages_are_free},
         {"slots are used again", slots_are_used_again},
         {"finish at any time", finish_at_any_time},
         {"more sequences than rows", more_sequences_than_rows},

@@ -1,0 +1,158 @@
+#!/bin/sh
+# tests/generate/test_evict.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: --evict, prompts of whose KV cache only a part stays.
+#
+#   same     the same tokens and probabilities over 1 to 3 ranks, by any chunks and pages, alone and beside others,
+#            with hardly any memory, with pages on a disk, with layers that have a window
+#   whole    where all places stay, as without it
+#   resumed  what is loaded is evicted, as if it had been computed
+#   said     what was removed, in a NOTE, the report and the plan; behind contexts that are scored
+#   refused  policies, budgets, what it does not go with
+# shellcheck source=tests/fixtures/command_test.sh
+. "$(dirname "$0")/../fixtures/command_test.sh"
+
+lines=$all/lines.jsonl
+awk 'BEGIN {
+    split("1800 1200 700 100", n)
+    for (i = 1; i <= 4; i++) {
+        printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i, 8 + 4 * i
+        for (k = 1; k < n[i]; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
+        print "]}"
+    }
+}' >"$lines"
+
+mkdir "$all/windowed"
+cp "$model"/* "$all/windowed/"
+s='"sliding_attention"' f='"full_attention"'
+sed -e 's/LlamaForCausalLM/MistralForCausalLM/' -e 's/"llama"/"mistral"/' \
+    -e "1s/{/{ \"sliding_window\": 96, \"layer_types\": [$s, $f, $s, $s, $s, $f, $s, $s],/" \
+    "$model/config.json" >"$all/windowed/config.json"
+
+batch() { # batch MODEL NP OPTIONS...: the results, in the order of the lines
+    on=$1 np=$2
+    shift 2
+    rm -f "$temp/results.jsonl"
+    generate_on "$on" "$np" --device cpu --input "$lines" --output "$temp/results.jsonl" --sequences 3 "$@"
+    [ ! -e "$temp/results.jsonl" ] || sort "$temp/results.jsonl" >"$temp/sorted.jsonl"
+}
+
+as_before() { # as_before NAME MODEL NP OPTIONS...: the results in $temp/expected.jsonl
+    name=$1
+    shift
+    batch "$@"
+    expect "$name" 0 && check "$name" 'other results' cmp "$temp/sorted.jsonl" "$temp/expected.jsonl"
+}
+
+differs() {
+    ! cmp -s "$1" "$2"
+}
+
+first() { # first NAME MODEL OPTIONS...: what others are compared with
+    name=$1 on=$2
+    shift 2
+    batch "$on" 1
+    cp "$temp/sorted.jsonl" "$temp/exact.jsonl"
+    batch "$on" 1 "$@"
+    expect "$name" 0 && check "$name" 'nothing was removed' differs "$temp/exact.jsonl" "$temp/sorted.jsonl"
+    cp "$temp/sorted.jsonl" "$temp/expected.jsonl"
+}
+
+same() {
+    for policy in window:4,200 h2o:0.3 snapkv:0.3 pyramid:0.3 expected:0.3; do
+        first "$policy" "$model" --evict $policy
+        as_before "$policy, 2 ranks, small chunks, small pages" "$model" 2 --evict $policy --chunk-tokens 48 \
+            --page-tokens 32 --threads 1
+        as_before "$policy, alone, hardly any memory" "$model" 3 --evict $policy --sequences 1 --chunk-tokens 700 \
+            --page-tokens 96 --kv-memory 3500K
+        case $policy in h2o*) continue ;; esac
+        as_before "$policy, a disk" "$model" 2 --evict $policy --kv-memory 3M --kv-disk "$all:64M"
+        check "$policy, a disk: it is read" 'nothing was' \
+            awk '/KV pages on disks:/ { split($0, word, /[: ]+/); found = $5 > 0 && $10 > 0 } END { exit !found }' \
+            "$temp/err"
+    done
+}
+
+others() {
+    first 'int8' "$model" --evict expected:0.3 --kv int8
+    as_before 'int8, 2 ranks, small chunks' "$model" 2 --evict expected:0.3 --kv int8 --chunk-tokens 100
+    as_before 'int8, a disk' "$model" 1 --evict expected:0.3 --kv int8 --page-tokens 256 --kv-memory 2500K \
+        --kv-disk "$all:64M"
+    first 'windows' "$all/windowed" --evict pyramid:0.3
+    as_before 'windows, 3 ranks, small chunks' "$all/windowed" 3 --evict pyramid:0.3 --chunk-tokens 100
+    batch "$all/windowed" 1 --evict window:4,300
+    check 'windows: two layers' 'other bytes' grep -q 'is 1.0 of 3.7 MiB' "$temp/err"
+}
+
+whole() {
+    batch "$model" 1
+    cp "$temp/sorted.jsonl" "$temp/expected.jsonl"
+    for policy in window:900,900 h2o:1.0 snapkv:100% pyramid:1800 expected:5000; do
+        as_before "$policy" "$model" 2 --evict $policy
+    done
+    check 'all stays: said' 'not' grep -q 'NOTE: --evict expected:5000: .* 4 sequences kept 3800 of 3800 places' \
+        "$temp/err"
+}
+
+text() { # text FILE NP OPTIONS...: of greedy text, in $temp/FILE
+    to=$temp/$1 np=$2
+    shift 2
+    generate "$np" --device cpu --prompt-file "$temp/page.txt" --max-tokens 24 --temperature 0 --ignore-eos "$@"
+    cp "$temp/out" "$to"
+}
+
+resumed() {
+    cat "$page" "$page" "$page" "$page" >"$temp/page.txt"
+    generate 1 --device cpu --prompt-file "$temp/page.txt" --max-tokens 0 --save "$temp/page.kvs"
+    expect 'saved' 0
+    for policy in window:4,200 snapkv:0.2 expected:0.2; do
+        text computed 1 --evict $policy
+        text loaded 1 --evict $policy --resume "$temp/page.kvs"
+        expect "$policy: loaded" 0
+        grep -q 'of K and V' "$temp/err" || failed "$policy: loaded" 'nothing was'
+        text again 3 --evict $policy --resume "$temp/page.kvs" --load auto --chunk-tokens 100
+        check "$policy: loaded, 3 ranks" 'other text' cmp "$temp/loaded" "$temp/again"
+        case $policy in expected*) continue ;; esac # it goes by queries that are not loaded
+        check "$policy: loaded as computed" 'other text' cmp "$temp/loaded" "$temp/computed"
+    done
+    check 'computed again: said' 'not' grep -q 'NOTE: --evict: [0-9]* tokens that .*page.kvs holds are computed again' \
+        "$temp/err"
+}
+
+said() {
+    batch "$model" 2 --evict expected:0.5 --report "$temp/report.json"
+    check 'a NOTE' 'none' grep -q 'NOTE: --evict expected:50%: in a layer, 4 sequences kept 1950 of 3800 places' \
+        "$temp/err"
+    check 'the report' 'it does not say so' grep -q '"policy": "expected:50%"' "$temp/report.json"
+    check 'the table' 'no row' grep -q '^  eviction ' "$temp/err"
+    run 1 plan --model "$model" --evict expected:0.5 --memory-per-rank 400M --context 4352
+    check 'the plan' 'it does not say so' \
+        grep -q 'takes 16.0 MiB while its prompt of 4096 tokens is read, and then 9.0 MiB with 256 ' "$temp/out"
+    for budget in 1.0 0.2; do
+        run 1 perplexity --model "$model" --device cpu --file "$temp/page.txt" --context 700 --scored 50 --windows 1 \
+            --context-codec none --evict snapkv:$budget --report "$temp/$budget.json"
+        expect "behind a context: $budget" 0
+    done
+    check 'behind a context: all stays' 'another score' grep -q '"divergence": {"mean": 0,' "$temp/1.0.json"
+    check 'behind a context: a part' 'the same score' differs "$temp/1.0.json" "$temp/0.2.json"
+}
+
+refusals() {
+    for policy in none expected expected: expected:0 expected:0% h2o:101% snapkv:1.5 pyramid:100 window:4 window:4,0; do
+        generate 1 --prompt a --evict $policy
+        refused "$policy" 2 "--evict $policy: expected "
+    done
+    generate 1 --prompt a --evict h2o:0.5 --device cuda
+    refused 'cuda' 2 '--evict: not with --device cuda'
+    generate 1 --prompt a --evict h2o:0.5 --save "$temp/none.kvs"
+    refused '--save' 2 '--evict: not with --save'
+    generate 1 --prompt a --evict h2o:0.5 --kv-disk "$all:1G"
+    refused 'h2o, a disk' 2 '--evict h2o reads all keys twice: not with --kv-disk'
+    generate 1 --prompt a --evict snapkv:0.5 --resume "$temp/none.kvs" --load base
+    refused '--load base' 2 '--evict: not with --load base or --deadline'
+    run 1 perplexity --model "$model" --file "$page" --evict snapkv:0.5
+    refused 'perplexity' 2 '--evict is for --context-codec'
+}
+
+(run_chain same) &
+(run_chain others whole resumed said refusals)
+wait
+end_test
