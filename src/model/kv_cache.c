@@ -450,7 +450,7 @@ void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos
 }
 
 const void *kv_cache_hold(kv_cache *kv, int slot, int layer, int64_t entry) {
-    return hold_place(kv, slot, layer, entry * kv->shape.format.page_tokens, false).page;
+    return hold_place(kv, slot, layer, entry * kv->shape.format.page_tokens, INT64_MAX, false).page;
 }
 
 status kv_cache_leave(kv_cache *kv, int slot, int layer, int64_t entry) {
@@ -471,7 +471,7 @@ static status gather_rows(kv_cache *kv, int slot, int layer, kv_part part, int h
     status st = STATUS_OK;
     for (int64_t i = 0; st == STATUS_OK && i < n;) {
         const int32_t page = places[i] / f->page_tokens;
-        const page_place at = hold_place(kv, slot, layer, places[i], false);
+        const page_place at = hold_place(kv, slot, layer, places[i], INT64_MAX, false);
         for (; i < n && places[i] / f->page_tokens == page; i++)
             kv_get_rows(f, at.page, part, head, places[i] % f->page_tokens, 1, out + (size_t)i * row_bytes,
                         row_bytes);
@@ -512,7 +512,7 @@ static status fill_entry(kv_cache *kv, int slot, int layer, int64_t entry, int n
         leave_entry(kv, mine);
         *mine = take_page(kv, slot);
     }
-    const page_place to = hold_place(kv, slot, layer, first, true);
+    const page_place to = hold_place(kv, slot, layer, first, INT64_MAX, true);
     at = rows;
     for (int i = 0; i < N_KV_PARTS * f->n_heads; i++) {
         const kv_part part = (kv_part)(i / f->n_heads);
@@ -533,9 +533,10 @@ void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t
     char *rows = mem_new((size_t)(f->n_heads * f->page_tokens),
                          row_bytes_of(kv, KV_PART_K) + row_bytes_of(kv, KV_PART_V));
     status st = STATUS_OK;
-    for (int64_t at = 0; at < n_kept && st == STATUS_OK && !kv->gave_up[slot]; at += f->page_tokens)
-        st = fill_entry(kv, slot, layer, at / f->page_tokens, (int)rows_in_page(kv, at, n_kept), n_kept, kept,
-                        rows);
+    for (int64_t at = 0; at < n_kept && st == STATUS_OK && !kv->gave_up[slot]; at += f->page_tokens) {
+        const int64_t n = n_kept - at < f->page_tokens ? n_kept - at : f->page_tokens;
+        st = fill_entry(kv, slot, layer, at / f->page_tokens, (int)n, n_kept, kept, rows);
+    }
     if (st != STATUS_OK) kv_cache_give_up(kv, slot); /* a page was lost: so is what is left */
     while (mine->end > kv_pages_for(n_kept, f->page_tokens))
         leave_entry(kv, &l->tables[slot * kv->table_pages + --mine->end]);
