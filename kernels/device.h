@@ -31,8 +31,9 @@
 #include "src/base/status.h"
 
 typedef struct device device;
-typedef struct matrix matrix;           /* weights [n_rows, n_cols] in the backend's own layout */
-typedef struct device_copy device_copy; /* one copy at a time that runs beside the operations */
+typedef struct matrix matrix;             /* weights [n_rows, n_cols] in the backend's own layout */
+typedef struct device_copy device_copy;   /* copies one after the other, beside the operations */
+typedef struct device_fence device_fence; /* a place between operations */
 
 /* The heads of one layer. */
 typedef struct attention_shape {
@@ -168,8 +169,8 @@ typedef struct device_ops {
     void (*copy_in)(device *dev, void *dst, const void *host_src, size_t bytes);
     void (*copy_out)(device *dev, void *host_dst, const void *src, size_t bytes);
 
-    /* Host memory that copies from and to the device are fastest with; alloc_host says in its text how many
-     * bytes were wanted. */
+    /* Host memory that copies from and to the device are fastest with, aligned for direct IO where it is 4096
+     * bytes or more; alloc_host says in its text how many bytes were wanted. */
     status (*alloc_host)(device *dev, size_t bytes, void **out);
     void (*release_host)(device *dev, void *ptr);
 
@@ -177,13 +178,22 @@ typedef struct device_ops {
      * device_copy is used by one thread at a time, which need not be the one that queues operations; only
      * copy_after is for that one: the next copy_begin waits for all operations queued until now, and what is
      * queued later does not hold it up. Without it the copy waits for nothing. copy_begin returns at once;
-     * copy_test says whether the copy is over (true before the first), and never waits: then operations that
-     * are queued see it. A failure of theirs is in what they return. */
+     * copies of one device_copy are done in the order in which they were begun, and copy_test says whether
+     * the last is over (true before the first), and never waits: then operations that are queued see it. A
+     * failure of theirs is in what they return. */
     status (*copy_open)(device *dev, device_copy **out);
     void (*copy_close)(device *dev, device_copy *copy); /* the copy is over; NULL is fine */
     status (*copy_after)(device *dev, device_copy *copy);
     status (*copy_begin)(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
     status (*copy_test)(device *dev, device_copy *copy, bool *over);
+
+    /* A fence lies behind all operations that were queued when it was set, by the thread that queues them;
+     * fence_passed says whether these are over (true before the first time), without waiting, to a thread at
+     * a time. A device that has failed has passed all. */
+    status (*fence_open)(device *dev, device_fence **out);
+    void (*fence_close)(device *dev, device_fence *fence); /* NULL is fine */
+    void (*fence_set)(device *dev, device_fence *fence);
+    bool (*fence_passed)(device *dev, device_fence *fence);
 
     /* Decode chunks of the codec kvarve, all of models of one shape, into pages of this format, as one of the
      * things that a device_copy does: they are done in the order in which they were begun, and copy_test says

@@ -99,6 +99,22 @@ static status cpu_copy_test(device *dev, device_copy *copy, bool *over) {
     return STATUS_OK;
 }
 
+/* So are operations. */
+static status cpu_fence_open(device *dev, device_fence **out) {
+    (void)dev;
+    *out = NULL;
+    return STATUS_OK;
+}
+
+static void cpu_fence_close(device *dev, device_fence *fence) {
+    (void)dev, (void)fence;
+}
+
+static bool cpu_fence_passed(device *dev, device_fence *fence) {
+    (void)dev, (void)fence;
+    return true;
+}
+
 static void cpu_begin_step(device *base, int n_spans, const span *spans) {
     cpu_device *dev = cpu_device_of(base);
     dev->n_spans = n_spans;
@@ -142,6 +158,10 @@ static const device_ops cpu_ops = {
     .copy_after = cpu_copy_after,
     .copy_begin = cpu_copy_begin,
     .copy_test = cpu_copy_test,
+    .fence_open = cpu_fence_open,
+    .fence_close = cpu_fence_close,
+    .fence_set = cpu_fence_close,
+    .fence_passed = cpu_fence_passed,
     .sync = cpu_sync,
     .measure_memory = cpu_measure_memory,
     .check = cpu_sync,

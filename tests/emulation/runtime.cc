@@ -200,18 +200,22 @@ cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes) {
     return cudaSuccess;
 }
 
-cudaError_t cudaMalloc(void **out, size_t bytes) {
+static cudaError_t take_memory(void **out, size_t bytes, size_t alignment) {
     size_t free_bytes, total_bytes;
     void *memory = nullptr;
     cudaMemGetInfo(&free_bytes, &total_bytes);
     if (captured) return result(cudaErrorStreamCaptureUnsupported);
     if (emulation_demanded(EMULATION_TAKE) != cudaSuccess) return cudaErrorMemoryAllocation;
-    if (bytes > free_bytes || (bytes && posix_memalign(&memory, 256, bytes)))
+    if (bytes > free_bytes || (bytes && posix_memalign(&memory, alignment, bytes)))
         return result(cudaErrorMemoryAllocation);
     if (bytes) memset(memory, 0xff, bytes);
     allocated += malloc_usable_size(memory);
     *out = memory;
     return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **out, size_t bytes) {
+    return take_memory(out, bytes, 256);
 }
 
 cudaError_t cudaFree(void *memory) {
@@ -220,12 +224,13 @@ cudaError_t cudaFree(void *memory) {
     return cudaSuccess;
 }
 
+/* Whole pages of the host, as with CUDA. */
 cudaError_t cudaMallocHost(void **out, size_t bytes) {
-    return cudaMalloc(out, bytes);
+    return take_memory(out, bytes, 4096);
 }
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned) {
-    return cudaMalloc(out, bytes);
+    return cudaMallocHost(out, bytes);
 }
 
 cudaError_t cudaFreeHost(void *memory) {

@@ -16,6 +16,34 @@ static double act_bound(const device *dev) {
 
 /* ---- memory ---- */
 
+/* Operations are over where their fence is passed: a copy that waits for nothing sees them. */
+static void check_fence(device *dev, void *memory, const char *text, size_t bytes) {
+    device_copy *copy = NULL;
+    device_fence *fence = NULL;
+    void *host = NULL;
+    CHECK_OK(dev->ops->copy_open(dev, &copy));
+    CHECK_OK(dev->ops->alloc_host(dev, bytes, &host));
+    CHECK_OK(dev->ops->fence_open(dev, &fence));
+    for (int i = 0; i < 2; i++) {
+        bool over = false;
+        CU_ASSERT(dev->ops->fence_passed(dev, fence));
+        dev->ops->copy_in(dev, memory, text + i, bytes - 1);
+        dev->ops->fence_set(dev, fence);
+        while (!dev->ops->fence_passed(dev, fence))
+            ;
+        CHECK_OK(dev->ops->copy_begin(dev, copy, host, memory, bytes / 2));
+        CHECK_OK(dev->ops->copy_begin(dev, copy, (char *)host + bytes / 2, (char *)memory + bytes / 2,
+                                      bytes - 1 - bytes / 2));
+        while (!over)
+            CHECK_OK(dev->ops->copy_test(dev, copy, &over));
+        CU_ASSERT(!memcmp(host, text + i, bytes - 1));
+    }
+    dev->ops->fence_close(dev, fence);
+    dev->ops->fence_close(dev, NULL);
+    dev->ops->release_host(dev, host);
+    dev->ops->copy_close(dev, copy);
+}
+
 /* Out beside the operations, behind those that wrote it, and back. */
 static void check_copy(device *dev, void *memory, const char *text, size_t bytes) {
     device_copy *copy = NULL;
@@ -49,6 +77,8 @@ static void check_memory(const tested *t) {
     void *memory = NULL;
     char text[] = "a varve is a layer of sediment laid down in one year";
     memory = array_new(dev, text, sizeof text);
+    check_fence(dev, memory, text, sizeof text);
+    dev->ops->copy_in(dev, memory, text, sizeof text);
     check_copy(dev, memory, text, sizeof text);
     char *copy = array_take(dev, memory, sizeof text);
     CU_ASSERT_STRING_EQUAL(copy, text);

@@ -1,5 +1,5 @@
-/* Pinned host memory, and copies between it and the GPU that run beside the operations: each on a stream of
- * its own, so that none waits for another.
+/* Pinned host memory, copies between it and the GPU that run beside the operations (those of a device_copy on
+ * a stream of their own, so that they wait for no others), and fences between operations.
  *
  * These may be called from threads that the runtime does not know yet, so each begins by naming the GPU. */
 #include <stdlib.h>
@@ -92,4 +92,45 @@ status cuda_copy_test(device *dev, device_copy *copy, bool *over) {
     if (code != cudaErrorNotReady) return copy_status(code, "copy");
     cudaGetLastError(); /* "not ready" is no error that a kernel's launch should find */
     return STATUS_OK;
+}
+
+/* ---- fences ---- */
+
+struct device_fence {
+    cudaEvent_t event;
+};
+
+status cuda_fence_open(device *dev, device_fence **out) {
+    device_fence *fence = mem_new(1, sizeof *fence);
+    cudaError_t code = use_gpu(dev);
+    if (code == cudaSuccess) code = cudaEventCreateWithFlags(&fence->event, cudaEventDisableTiming);
+    if (code != cudaSuccess) {
+        free(fence);
+        return copy_status(code, "a fence");
+    }
+    *out = fence;
+    return STATUS_OK;
+}
+
+void cuda_fence_close(device *dev, device_fence *fence) {
+    if (!fence) return;
+    use_gpu(dev);
+    cudaEventDestroy(fence->event);
+    free(fence);
+}
+
+void cuda_fence_set(device *dev, device_fence *fence) {
+    cuda_device_check(cuda_device_of(dev), cudaEventRecord(fence->event, cuda_device_of(dev)->stream),
+                      "fence");
+}
+
+bool cuda_fence_passed(device *dev, device_fence *fence) {
+    cudaError_t code = use_gpu(dev);
+    if (code == cudaSuccess) code = cudaEventQuery(fence->event);
+    if (code == cudaErrorNotReady) {
+        cudaGetLastError(); /* as in cuda_copy_test */
+        return false;
+    }
+    cuda_device_check(cuda_device_of(dev), code, "fence");
+    return true;
 }

@@ -20,7 +20,7 @@ void cuda_mark(const char *region_name);
 bool cuda_replay(device *dev, const void *x);
 void cuda_record_end(device *dev);
 
-/* copies.c: pinned host memory, and copies beside the operations */
+/* copies.c: pinned host memory, copies beside the operations, and fences between these */
 status cuda_alloc_host(device *dev, size_t bytes, void **out);
 void cuda_release_host(device *dev, void *ptr);
 status cuda_copy_open(device *dev, device_copy **out);
@@ -28,7 +28,11 @@ void cuda_copy_close(device *dev, device_copy *copy);
 status cuda_copy_after(device *dev, device_copy *copy);
 status cuda_copy_begin(device *dev, device_copy *copy, void *dst, const void *src, size_t bytes);
 status cuda_copy_test(device *dev, device_copy *copy, bool *over);
-/* Its stream, of the GPU that the caller's thread uses from now on. */
+status cuda_fence_open(device *dev, device_fence **out);
+void cuda_fence_close(device *dev, device_fence *fence);
+void cuda_fence_set(device *dev, device_fence *fence);
+bool cuda_fence_passed(device *dev, device_fence *fence);
+/* The stream of a copy, of the GPU that the caller's thread uses from now on. */
 cudaStream_t cuda_copy_stream(device *dev, device_copy *copy);
 
 /* codec/varve.cu */
