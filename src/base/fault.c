@@ -36,6 +36,7 @@ static const char *const sites[] = {
     "page-file-write",
     "page-file-read",
     "page-file-flip",
+    "kv-host-pin",
     "end",
 };
 enum { N_SITES = sizeof sites / sizeof *sites };

@@ -80,6 +80,7 @@ typedef struct options {
     int64_t chunk_tokens, page_tokens, sequences, threads, ranks, repeats;
     int64_t nodes;                      /* OPTION_UNSET: 1 */
     int64_t kv_memory, memory_per_rank; /* bytes; 0: not given */
+    int64_t kv_host;                    /* bytes; 0: not given */
     kv_disk kv_disk;                    /* bytes 0: not given */
     double peer_timeout;
     double save_every_seconds; /* NaN: not given */

@@ -111,6 +111,8 @@ const option_spec options_table[] = {
      "positions of a KV page, a multiple of 32"},
     {"kv-memory", &option_bytes, GENERATE | PERPLEXITY | PLAN | CALIBRATE, AT(kv_memory), NULL, "as needed",
      1, most, "KV cache of a rank, such as 8G"},
+    {"kv-host", &option_bytes, GENERATE | PERPLEXITY | PLAN, AT(kv_host), NULL, "", 1, most,
+     "of a GPU's host, for KV pages beyond its memory; of each rank"},
     {"kv-disk", &option_disk, GENERATE | PERPLEXITY | PLAN, AT(kv_disk), NULL, "", 1, most,
      "of a node, for KV pages beyond memory; bytes of each rank"},
     {"memory-per-rank", &option_bytes, MODEL, AT(memory_per_rank), NULL, "90% of free", 1, most,

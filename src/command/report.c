@@ -70,6 +70,24 @@ static double per_second(double n, double seconds) {
     return seconds > 0 ? n / seconds : 0;
 }
 
+/* Of all ranks whose KV pages a GPU's memory did not hold. */
+static void print_kv_hosts(const run_figures *f) {
+    double out = 0, in = 0, out_seconds = 0, in_seconds = 0;
+    bool any = false;
+    for (const rank_report *r = f->ranks; r < f->ranks + f->n_ranks; r++) {
+        any |= r->has_kv_host;
+        out += (double)r->kv.to_host.bytes;
+        in += (double)r->kv.from_host.bytes;
+        out_seconds += r->kv.to_host.seconds;
+        in_seconds += r->kv.from_host.seconds;
+    }
+    if (any)
+        fprintf(stderr,
+                "  KV pages in host memory: %.1f MiB written (%.2f GB/s a rank), %.1f MiB read (%.2f GB/s a "
+                "rank)\n",
+                out / mib, per_second(out, out_seconds) / giga, in / mib, per_second(in, in_seconds) / giga);
+}
+
 /* Of all ranks whose KV pages memory did not hold. */
 static void print_kv_files(const run_figures *f) {
     double written = 0, read = 0, write_seconds = 0, read_seconds = 0;
@@ -77,10 +95,10 @@ static void print_kv_files(const run_figures *f) {
     for (const rank_report *r = f->ranks; r < f->ranks + f->n_ranks; r++) {
         if (!*r->kv_file_by) continue;
         by = r->kv_file_by;
-        written += (double)r->kv_file.written.bytes;
-        read += (double)r->kv_file.read.bytes;
-        write_seconds += r->kv_file.written.seconds;
-        read_seconds += r->kv_file.read.seconds;
+        written += (double)r->kv.disk.written.bytes;
+        read += (double)r->kv.disk.read.bytes;
+        write_seconds += r->kv.disk.written.seconds;
+        read_seconds += r->kv.disk.read.seconds;
     }
     if (by)
         fprintf(stderr,
@@ -116,6 +134,7 @@ static void print_table(const run_figures *f, const options *o) {
     }
     fprintf(stderr, "\n  %.1f MiB sent between ranks; %.1f MiB of weights %s in %.2f s\n", sent / mib,
             file / mib, o->shape ? "made" : "read", f->ranks[0].load_seconds);
+    print_kv_hosts(f);
     print_kv_files(f);
 }
 
@@ -232,9 +251,12 @@ static void put_rank(json_writer *w, const rank_report *r, int rank) {
     json_put_integer(w, "steps", r->stage.n_steps);
     json_put_integer(w, "rows", r->stage.n_rows);
     json_put_number(w, "bytes_sent", r->bytes_sent);
-    json_put_integer(w, "kv_disk_bytes_written", r->kv_file.written.bytes);
-    json_put_integer(w, "kv_disk_bytes_read", r->kv_file.read.bytes);
-    json_put_number(w, "kv_disk_read_seconds", r->kv_file.read.seconds);
+    json_put_integer(w, "kv_host_bytes_written", r->kv.to_host.bytes);
+    json_put_integer(w, "kv_host_bytes_read", r->kv.from_host.bytes);
+    json_put_number(w, "kv_host_read_seconds", r->kv.from_host.seconds);
+    json_put_integer(w, "kv_disk_bytes_written", r->kv.disk.written.bytes);
+    json_put_integer(w, "kv_disk_bytes_read", r->kv.disk.read.bytes);
+    json_put_number(w, "kv_disk_read_seconds", r->kv.disk.read.seconds);
     json_open(w, "region_seconds", '{');
     for (int i = 0; i < N_REGIONS; i++)
         json_put_number(w, region_name((region)i), r->trace.seconds[i]);

@@ -73,6 +73,7 @@ sizing sizing_of(const options *o, const job_size *jobs, int64_t n, double head_
         .loads = o->resume != NULL,
         .kv_bytes_per_rank = (uint64_t)o->kv_memory,
         .kv_disk = o->kv_disk,
+        .kv_host_bytes = (uint64_t)o->kv_host,
         .evict = o->evict,
         .bound = plan_bound_asked((uint64_t)o->memory_per_rank),
         .head_share = head_share,

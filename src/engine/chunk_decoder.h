@@ -1,5 +1,6 @@
 /* src/engine/chunk_decoder.h: the device decodes chunks of a snapshot, straight into its pages, where it has
- * an operation for that (kernels/device.h) and memory for their tables; else the host does. Local. */
+ * an operation for that (kernels/device.h) and memory for their tables, and where all pages are in its memory
+ * (src/model/kv_tier.h); else the host does. Local. */
 #pragma once
 
 #include "io/snapshot/segment.h"

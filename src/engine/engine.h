@@ -198,8 +198,9 @@ typedef struct rank_report {
     uint64_t weight_bytes, kv_bytes, total_bytes, file_bytes;
     double load_seconds;
     double bytes_sent;
-    page_file_figures kv_file; /* of KV pages on the disk */
-    char kv_file_by[128];      /* what moved them, for people; "": all are in memory */
+    kv_figures kv;        /* of KV pages that memory has no room for */
+    bool has_kv_host;     /* some are in host memory, or go through it */
+    char kv_file_by[128]; /* what moved those on the disk, for people; "": none are there */
     slice slice;
 } rank_report;
 

@@ -27,11 +27,10 @@ static status choose_device(engine *e) {
     if (e->options.device == DEVICE_AUTO)
         e->options.device = comm_min(e->worker.comm, n) > 0 ? DEVICE_CUDA : DEVICE_CPU;
     e->device_ranks = comm_node_size(e->worker.comm);
+    e->options.sizing.is_apart = e->options.device == DEVICE_CUDA;
     if (e->options.device == DEVICE_CPU) return STATUS_OK;
     int local_rank = gpu_choice_local_rank(e->worker.comm);
     if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
-    if (e->options.sizing.kv_disk.bytes)
-        return status_refuse("--kv-disk is for KV pages in host memory: give --device cpu");
     if (e->options.sizing.kv_is_int8) return status_refuse("--kv int8 is for the CPU: give --device cpu");
     if (e->options.sizing.evict.kind != EVICT_NOTHING)
         return status_refuse("--evict is for the CPU: give --device cpu");
@@ -147,7 +146,6 @@ static status open_weights(engine *e) {
     return STATUS_OK;
 }
 
-/* For pages that memory has no room for. */
 static status open_kv_file(engine *e, const kv_shape *shape) {
     enum { DEPTH = 64 };
     const kv_disk *disk = &e->options.sizing.kv_disk;
@@ -159,6 +157,52 @@ static status open_kv_file(engine *e, const kv_shape *shape) {
     status st =
         page_file_open(disk->dir, (int64_t)disk->bytes, bytes, DEPTH, PAGE_FILE_IO_URING, &e->worker.kv_file);
     return status_at(st, "--kv-disk");
+}
+
+/* What goes to a disk goes through host memory. */
+static status open_kv_host(engine *e, const plan_rank *mine, const kv_shape *shape) {
+    const page_file *file = e->worker.kv_file;
+    const int64_t on_disk = file ? page_file_count_records(file) - KV_TIER_SPARE_RECORDS : 0;
+    kv_host_shape host = {
+        .dev = e->worker.dev,
+        .page_bytes = kv_page_bytes(&shape->format),
+        .n_records = (int32_t)mine->n_records,
+        .n_pages = (int32_t)mine->n_host_pages,
+        .n_least = (int32_t)mine->n_host_pages,
+        .n_turn = shape->n_turn,
+        .file = e->worker.kv_file,
+    };
+    if (file && host.n_least > KV_HOST_LEAST_PAGES) host.n_least = KV_HOST_LEAST_PAGES;
+    if (host.n_least < host.n_records - on_disk) host.n_least = (int32_t)(host.n_records - on_disk);
+    status st = kv_host_open(&host, &e->worker.kv_host);
+    if (st != STATUS_OK) return status_at(st, e->options.sizing.kv_host_bytes ? "--kv-host" : "--kv-disk");
+    if (kv_host_n_pages(e->worker.kv_host) < host.n_pages)
+        notice_add("--kv-host: only %.1f MiB of host memory could be pinned: the rest goes to --kv-disk",
+                   mem_mib((uint64_t)kv_host_n_pages(e->worker.kv_host) * host.page_bytes));
+    return STATUS_OK;
+}
+
+/* For pages that memory has no room for. */
+static status open_kv_records(engine *e, const plan_rank *mine, kv_shape *shape) {
+    status st = e->options.sizing.kv_disk.bytes ? open_kv_file(e, shape) : STATUS_OK;
+    if (st == STATUS_OK && e->options.sizing.is_apart) st = open_kv_host(e, mine, shape);
+    if (st != STATUS_OK) return st;
+    e->worker.kv_records =
+        e->worker.kv_host ? kv_host_records(e->worker.kv_host) : kv_records_of_file(e->worker.kv_file);
+    shape->records = &e->worker.kv_records;
+    return model_open_partials(e->worker.model, shape->longest_tokens);
+}
+
+/* What is asked for and of no use, and what is taken and was not asked for. */
+static void note_kv_tiers(const sizing *s, const plan_rank *mine) {
+    if (mine->n_frames == 0 && s->kv_host_bytes)
+        notice_add("--kv-host: nothing is kept there, as memory has room for all KV pages");
+    if (mine->n_frames == 0 && s->kv_disk.bytes)
+        notice_add("--kv-disk: nothing is kept there, as memory has room for all KV pages");
+    if (mine->n_frames > 0 && mine->kv_host_bytes > s->kv_host_bytes && s->kv_disk.bytes)
+        notice_add(
+            "--kv-disk: KV pages go there through %.1f MiB of pinned host memory; --kv-host gives more",
+            mem_mib(mine->kv_host_bytes));
 }
 
 static status open_slice(engine *e) {
@@ -183,13 +227,9 @@ static status open_slice(engine *e) {
     };
     for (int i = 0; i < shape.n_layers; i++)
         windows[i] = model_config_kept(&e->config, mine->slice.first_layer + i, o->sizing.saves);
-    if (st == STATUS_OK && mine->n_frames > 0) st = open_kv_file(e, &shape);
-    if (st == STATUS_OK && mine->n_frames > 0)
-        st = model_open_partials(e->worker.model, shape.longest_tokens);
-    shape.file = e->worker.kv_file;
+    if (st == STATUS_OK && mine->n_frames > 0) st = open_kv_records(e, mine, &shape);
     if (st == STATUS_OK) st = kv_cache_open(e->worker.dev, &shape, &e->worker.kv);
-    if (o->sizing.kv_disk.bytes && mine->n_frames == 0)
-        notice_add("--kv-disk: nothing is kept there, as memory has room for all KV pages");
+    note_kv_tiers(&o->sizing, mine);
     return st;
 }
 
@@ -384,6 +424,7 @@ void engine_close(engine *e) {
         free(e->waiting_notes[i]);
     stage_close(e->worker.stage);
     kv_cache_close(e->worker.kv);
+    kv_host_close(e->worker.kv_host);
     page_file_close(e->worker.kv_file, most_seconds_of_disk);
     model_close(e->worker.model);
     if (e->worker.dev) e->worker.dev->ops->close(e->worker.dev);
@@ -441,8 +482,9 @@ void engine_gather_reports(engine *e, rank_report *all) {
         .bytes_sent = pipeline_get_stats(e->worker.pipe).bytes_sent,
         .slice = mine->slice,
     };
+    if (kv_cache_tier(e->worker.kv)) report.kv = kv_tier_measure(kv_cache_tier(e->worker.kv));
+    report.has_kv_host = e->worker.kv_host != NULL;
     if (e->worker.kv_file) {
-        report.kv_file = kv_tier_measure(kv_cache_tier(e->worker.kv));
         snprintf(report.kv_file_by, sizeof report.kv_file_by, "%s%s",
                  page_file_engine_text(e->worker.kv_file),
                  page_file_is_direct(e->worker.kv_file) ? "" : ", through the page cache");

@@ -10,6 +10,7 @@
 #include "src/engine/stage.h"
 #include "src/engine/step.h"
 #include "src/engine/step_log.h"
+#include "src/model/kv_host.h"
 
 /* Opened and closed by engine_open.c. */
 typedef struct worker {
@@ -18,7 +19,10 @@ typedef struct worker {
     weights *files;
     model *model;
     kv_cache *kv;
-    page_file *kv_file; /* NULL: all of it is in memory */
+    /* Where the pages lie that memory has no room for; NULL: there is none such. */
+    page_file *kv_file;
+    kv_host *kv_host;
+    kv_records kv_records;
     stage *stage;
     pipeline *pipe;
     mailbox *notes;

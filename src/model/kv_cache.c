@@ -17,9 +17,9 @@ typedef struct page_range {
 /* What the sequences have of one layer. */
 typedef struct layer_pages {
     int64_t window;
-    /* [n_slots, table_pages]: of pages, and of where they lie, for the device: one and the same where memory
-     * is, and all pages are there. */
-    int32_t *tables, *device_tables;
+    /* [n_slots, table_pages]: of pages; and, for the device, of where they lie, with what the host knows of
+     * that where not all are in memory. All is one where memory is the host's, and all pages are there. */
+    int32_t *tables, *device_tables, *frames;
     page_range *slots;
     int64_t *removed; /* [n_slots] */
 } layer_pages;
@@ -96,13 +96,15 @@ static status open_pool(kv_cache *kv) {
     for (int l = 0; l < s->n_layers; l++)
         kv->n_pages += kv_pool_pages(s, kv->layers[l].window);
     assert(kv->n_pages <= INT32_MAX);
-    const int64_t n_frames = s->file ? s->n_frames + 1 : kv->n_pages; /* and the one of what is lost */
+    const int64_t n_frames = s->records ? s->n_frames + 1 : kv->n_pages; /* and the one of what is lost */
     status st = kv->dev->ops->alloc(kv->dev, (size_t)n_frames * kv->page_bytes, &pool);
     if (st != STATUS_OK) return st;
     kv->pool = pool;
-    if (s->file)
-        kv->tier = kv_tier_open(&(kv_tier_shape){(int32_t)kv->n_pages, (int32_t)s->n_frames, kv->page_bytes,
-                                                 s->n_turn, kv->pool, s->file});
+    if (s->records)
+        st = kv_tier_open(&(kv_tier_shape){(int32_t)kv->n_pages, (int32_t)s->n_frames, kv->page_bytes,
+                                           s->n_turn, kv->dev, kv->pool, *s->records},
+                          &kv->tier);
+    if (st != STATUS_OK) return st;
     kv->free = mem_new((size_t)kv->n_pages, sizeof *kv->free);
     kv->n_users = mem_new((size_t)kv->n_pages, sizeof *kv->n_users);
     while (kv->n_free < kv->n_pages) {
@@ -123,6 +125,10 @@ static status open_tables(kv_cache *kv, layer_pages *layer) {
     if (st != STATUS_OK) return st;
     layer->device_tables = tables;
     layer->tables = has_one_table(kv) ? tables : mem_new(n_entries, sizeof *layer->tables);
+    if (!kv->dev->host_memory && kv->tier) {
+        layer->frames = mem_new(n_entries, sizeof *layer->frames);
+        kv->dev->ops->copy_in(kv->dev, tables, layer->frames, n_entries * sizeof *layer->frames);
+    }
     layer->slots = mem_new((size_t)kv->shape.n_slots, sizeof *layer->slots);
     layer->removed = mem_new((size_t)kv->shape.n_slots, sizeof *layer->removed);
     return STATUS_OK;
@@ -161,6 +167,7 @@ void kv_cache_close(kv_cache *kv) {
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         if (layer->device_tables) kv->dev->ops->release(kv->dev, layer->device_tables);
         if (!has_one_table(kv)) free(layer->tables);
+        free(layer->frames);
         free(layer->slots);
         free(layer->removed);
     }
@@ -318,8 +325,13 @@ kv_tier *kv_cache_tier(const kv_cache *kv) {
     return kv->tier;
 }
 
-void kv_cache_set_frame(kv_cache *kv, int slot, int layer, int64_t entry, int32_t frame) {
-    kv->layers[layer].device_tables[slot * kv->table_pages + entry] = frame;
+void kv_cache_set_frames(kv_cache *kv, int slot, int layer, int64_t first, int64_t n, const int32_t *frames) {
+    const layer_pages *l = &kv->layers[layer];
+    const size_t at = (size_t)(slot * kv->table_pages + first), bytes = (size_t)n * sizeof *frames;
+    int32_t *known = kv->dev->host_memory ? l->device_tables : l->frames;
+    if (!memcmp(known + at, frames, bytes)) return;
+    memcpy(known + at, frames, bytes);
+    if (!kv->dev->host_memory) kv->dev->ops->copy_in(kv->dev, l->device_tables + at, known + at, bytes);
 }
 
 /* The first positions of [pos, end), which are kept, of one page, all of them read and written in the same
@@ -358,11 +370,11 @@ static status leave_place(const kv_cache *kv, page_place at, kv_tier_change chan
     return kv_tier_is_lost(kv->tier, at.id, text) ? status_fail("%s", text) : STATUS_OK;
 }
 
-/* Bytes of a page in a device's own memory, copied to the staging, with the lock held. */
-static status fetch(const kv_cache *kv, const char *from, size_t bytes) {
+/* Bytes of a page in a device's own memory, copied from or to the staging, with the lock held. */
+static status copy_staged(const kv_cache *kv, char *to, const char *from, size_t bytes) {
     const device_ops *ops = kv->dev->ops;
     bool over = false;
-    status st = ops->copy_begin(kv->dev, kv->copy, kv->staging, from, bytes);
+    status st = ops->copy_begin(kv->dev, kv->copy, to, from, bytes);
     while (st == STATUS_OK && !over)
         st = ops->copy_test(kv->dev, kv->copy, &over);
     return st;
@@ -381,8 +393,8 @@ static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, char *
     assert(f->layout == KV_ROWS);
     const size_t row_bytes = row_bytes_of(kv, part), G = (size_t)f->n_heads;
     const size_t head_bytes = (size_t)f->page_tokens * row_bytes;
-    status st = fetch(kv, kv_place_in(f, at.page, part, 0, at.place),
-                      (G - 1) * head_bytes + (size_t)at.n * row_bytes);
+    status st = copy_staged(kv, kv->staging, kv_place_in(f, at.page, part, 0, at.place),
+                            (G - 1) * head_bytes + (size_t)at.n * row_bytes);
     for (size_t head = 0; st == STATUS_OK && head < G; head++)
         for (size_t i = 0; i < (size_t)at.n; i++)
             memcpy(out + (i * G + head) * row_bytes, kv->staging + head * head_bytes + i * row_bytes,
@@ -419,6 +431,20 @@ status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t po
     return st;
 }
 
+/* Behind what is queued, where all pages are there; where not, before the page may leave, and what is lost
+ * stays as it is. */
+static void send_rows(kv_cache *kv, int32_t id, char *to, const char *from, size_t bytes) {
+    if (!kv->tier) {
+        kv->dev->ops->copy_in(kv->dev, to, from, bytes);
+        return;
+    }
+    if (kv_tier_is_lost(kv->tier, id, NULL)) return;
+    pthread_mutex_lock(&kv->lock);
+    memcpy(kv->staging, from, bytes);
+    if (copy_staged(kv, to, kv->staging, bytes) != STATUS_OK) status_die("%s", status_text());
+    pthread_mutex_unlock(&kv->lock);
+}
+
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in) {
     const kv_format *f = &kv->shape.format, near = kv_near_format(f);
@@ -431,8 +457,7 @@ void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int he
         if (kv->dev->host_memory)
             kv_put_rows(f, at.page, part, head, at.place, (int)n, from, row_bytes);
         else
-            kv->dev->ops->copy_in(kv->dev, kv_place_in(f, at.page, part, head, at.place), from,
-                                  (size_t)n * row_bytes);
+            send_rows(kv, at.id, kv_place_in(f, at.page, part, head, at.place), from, (size_t)n * row_bytes);
         leave_place(kv, at, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
     }
 }

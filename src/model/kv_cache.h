@@ -43,9 +43,9 @@ typedef struct kv_shape {
      * another where saves may read it while the sequence goes on, and another where it goes on from what is
      * loaded. */
     int n_near_blocks;
-    /* Where the pages of all layers together are more than memory has: the file for the others, with records
-     * of a page. Borrowed. NULL: all are in memory. */
-    page_file *file;
+    /* Where the pages of all layers together are more than memory has: records for the others. Borrowed.
+     * NULL: all are in memory. */
+    const kv_records *records;
     int64_t n_frames; /* pages in memory */
     int n_turn;       /* steps in which every sequence that does not pause has rows */
 } kv_shape;
@@ -133,8 +133,8 @@ device *kv_cache_device(const kv_cache *kv);
 const kv_shape *kv_cache_shape(const kv_cache *kv);
 kv_tier *kv_cache_tier(const kv_cache *kv);
 
-/* The operations find the page of this entry in that frame. */
-void kv_cache_set_frame(kv_cache *kv, int slot, int layer, int64_t entry, int32_t frame);
+/* Operations that are queued from now on find the pages of n entries from `first` on in these frames. */
+void kv_cache_set_frames(kv_cache *kv, int slot, int layer, int64_t first, int64_t n, const int32_t *frames);
 
 /* The pages and tables of one layer of the slice (0-based), for the operations of a step. */
 kv_layer kv_cache_layer(const kv_cache *kv, int layer);

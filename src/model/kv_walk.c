@@ -49,6 +49,7 @@ struct kv_walk {
     past_step past[MOST_PAST]; /* a ring; step i is at i % MOST_PAST */
     int64_t n_steps;
     int64_t *ends;     /* [slots] where the last span of each ended */
+    int32_t *frames;   /* [table_pages], of the pages of a slot */
     walk_unit *append; /* of the layer that was entered */
     bool has_part;     /* units[n_over - 1] is a part that was handed out */
 };
@@ -67,6 +68,8 @@ kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows) {
     w->shape = kv_cache_shape(kv);
     w->windows = mem_new((size_t)w->shape->n_layers, sizeof *w->windows);
     w->ends = mem_new((size_t)w->shape->n_slots, sizeof *w->ends);
+    w->frames = mem_new((size_t)kv_pages_for(w->shape->longest_tokens, w->shape->format.page_tokens),
+                        sizeof *w->frames);
     memcpy(w->windows, windows, (size_t)w->shape->n_layers * sizeof *w->windows);
     return w;
 }
@@ -195,19 +198,27 @@ static void expect_next(kv_walk *w) {
 /* ---- holding ---- */
 
 static void hold_ahead(kv_walk *w, walk_way *way) {
+    kv_tier_advance(w->tier);
     while (way->n_held < way->n_pages && kv_tier_try_hold(w->tier, way->pages[way->n_held].page))
         way->n_held++;
 }
 
-static void leave(kv_walk *w, const walk_way *way, size_t first, size_t end) {
-    for (size_t i = first; i < end; i++)
-        kv_tier_leave(w->tier, way->pages[i].page, KV_TIER_READ);
-}
-
 void kv_walk_rest(kv_walk *w) {
-    leave(w, &w->expected, 0, w->expected.n_held);
+    for (size_t i = 0; i < w->expected.n_held; i++)
+        kv_tier_leave(w->tier, w->expected.pages[i].page, KV_TIER_READ);
     w->expected.n_held = w->expected.n_pages = 0;
     w->n_next = 0;
+}
+
+/* Tell the operations where the unit's pages are, once they are there: of each slot they follow each other.
+ */
+static void show_frames(kv_walk *w, const walk_unit *unit) {
+    const walk_page *end = w->now.pages + unit->end;
+    for (const walk_page *first = w->now.pages + unit->first, *p = first; p < end; first = p) {
+        for (; p < end && p->slot == first->slot && p->entry - first->entry == p - first; p++)
+            w->frames[p - first] = kv_tier_wait(w->tier, p->page, unit->is_append);
+        kv_cache_set_frames(w->kv, first->slot, unit->layer, first->entry, p - first, w->frames);
+    }
 }
 
 /* All pages of the unit are there, and those behind it are on their way. */
@@ -220,9 +231,7 @@ static void need(kv_walk *w, const walk_unit *unit) {
         if (kv_tier_is_lost(w->tier, p->page, NULL)) kv_cache_give_up(w->kv, p->slot);
     }
     if (way->n_held == way->n_pages) hold_ahead(w, &w->expected);
-    for (const walk_page *p = way->pages + unit->first; p < way->pages + unit->end; p++)
-        kv_cache_set_frame(w->kv, p->slot, unit->layer, p->entry,
-                           kv_tier_wait(w->tier, p->page, unit->is_append));
+    show_frames(w, unit);
 }
 
 bool kv_walk_announce(kv_walk *w, int n_spans, const span *spans) {
@@ -255,22 +264,23 @@ static void leave_appended(kv_walk *w) {
     const walk_page *p = w->now.pages + w->append->first;
     for (const span *s = w->spans; s < w->spans + w->n_spans; s++)
         for (; p < w->now.pages + w->append->end && p->slot == s->slot; p++)
-            kv_tier_leave(w->tier, p->page,
-                          ((int64_t)p->entry + 1) * w->shape->format.page_tokens <=
-                                  place_of(w, w->append->layer, s) + s->n_rows
-                              ? KV_TIER_CLOSED
-                              : KV_TIER_OPEN);
+            kv_tier_leave_later(w->tier, p->page,
+                                ((int64_t)p->entry + 1) * w->shape->format.page_tokens <=
+                                        place_of(w, w->append->layer, s) + s->n_rows
+                                    ? KV_TIER_CLOSED
+                                    : KV_TIER_OPEN);
     assert(p == w->now.pages + w->append->end);
 }
 
 bool kv_walk_next(kv_walk *w, kv_extent *out) {
     walk_way *way = &w->now;
-    if (w->has_part) leave(w, way, way->units[way->n_over - 1].first, way->units[way->n_over - 1].end);
+    if (w->has_part)
+        for (size_t i = way->units[way->n_over - 1].first; i < way->units[way->n_over - 1].end; i++)
+            kv_tier_leave_later(w->tier, way->pages[i].page, KV_TIER_READ);
     w->has_part = way->n_over < way->n_units && !way->units[way->n_over].is_append;
-    if (!w->has_part) {
-        leave_appended(w);
-        return false;
-    }
+    if (!w->has_part) leave_appended(w);
+    kv_tier_fence(w->tier);
+    if (!w->has_part) return false;
     walk_unit *unit = &way->units[way->n_over++];
     need(w, unit);
     *out = unit->extent;
@@ -289,5 +299,6 @@ void kv_walk_close(kv_walk *w) {
     free(w->next);
     free(w->ends);
     free(w->windows);
+    free(w->frames);
     free(w);
 }

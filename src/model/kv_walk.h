@@ -38,7 +38,8 @@ typedef struct kv_extent {
     attend_nodes all; /* that the rows of its spans see: they come in order, and are merged behind the last */
 } kv_extent;
 
-/* The next part, of the layer that was entered; false: it is over. What was read is not held any more. */
+/* The next part, of the layer that was entered; false: it is over. What the operations that are queued by now
+ * have read and written is not held any more, once they are over. */
 bool kv_walk_next(kv_walk *w, kv_extent *out);
 
 /* No pages are held beyond the steps: before a slot is released, and before tokens of it are evicted. */

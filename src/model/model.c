@@ -175,7 +175,8 @@ void model_forward(model *m, const kv_cache *kv, kv_walk *walk, evictor *evict, 
     if (walk) kv_walk_begin(walk, n_spans, spans);
     m->dev->ops->begin_step(m->dev, n_spans, spans);
     m->dev->ops->rope_table(m->dev, m->inverse_frequencies, m->rope_factor, c->head_dim, m->cos_sin);
-    if (m->dev->ops->replay(m->dev, x)) {
+    /* A recorded step would find its pages where they were when it was recorded, and wait for none. */
+    if (!walk && m->dev->ops->replay(m->dev, x)) {
         trace_enter(m->trace, before);
         return;
     }

@@ -6,6 +6,7 @@
 
 #include "mpi/pipeline.h"
 #include "src/base/memory.h"
+#include "src/model/kv_host.h"
 #include "src/model/layer_table.h"
 #include "src/model/partition.h"
 
@@ -85,13 +86,18 @@ static uint64_t layer_evict_bytes(const model_config *c, const sizing *s, int la
            evictor_layer_bytes(&s->evict, c, layer_index, s->longest_tokens, precision_act(s->precision));
 }
 
+/* Is there room for pages beside memory? */
+static bool has_tiers(const sizing *s) {
+    return s->kv_disk.bytes || s->kv_host_bytes;
+}
+
 static uint64_t workspace_bytes(const model_config *c, const sizing *s, slice part) {
     uint64_t evict_bytes = evictor_bytes(&s->evict, c, s->longest_tokens);
     for (int l = part.first_layer; l < part.last_layer; l++)
         evict_bytes += layer_evict_bytes(c, s, l);
     return evict_bytes + model_workspace_bytes(c, part, s->precision, s->chunk_tokens) +
            model_kept_bytes(c, part, s->saves ? s->n_sequences + s->n_held : 0) +
-           (s->kv_disk.bytes ? model_partial_bytes(c, s->chunk_tokens, s->longest_tokens) : 0);
+           (has_tiers(s) ? model_partial_bytes(c, s->chunk_tokens, s->longest_tokens) : 0);
 }
 
 static size_t page_bytes(const model_config *c, const sizing *s) {
@@ -99,13 +105,27 @@ static size_t page_bytes(const model_config *c, const sizing *s) {
     return kv_page_bytes(&shape.format);
 }
 
-/* What the disk takes beside memory. */
-static uint64_t disk_bytes(const model_config *c, const sizing *s) {
+static uint64_t beyond_spare(const model_config *c, const sizing *s, uint64_t bytes) {
     const uint64_t spare = KV_TIER_SPARE_RECORDS * page_bytes(c, s);
-    return s->kv_disk.bytes > spare ? s->kv_disk.bytes - spare : 0;
+    return bytes > spare ? bytes - spare : 0;
 }
 
-/* What must be in memory at least where there is a disk. */
+/* Of host memory, where memory is apart: as is asked for, and at least what goes to a disk goes through. */
+static int64_t host_pages(const model_config *c, const sizing *s) {
+    const int64_t asked =
+        (int64_t)(s->kv_host_bytes / page_bytes(c, s)) - 1; /* and the one of what is lost */
+    const int64_t least = s->kv_disk.bytes ? KV_HOST_LEAST_PAGES : 0;
+    if (!s->is_apart || !has_tiers(s)) return 0;
+    return asked > least ? asked : least;
+}
+
+/* What tiers take beside memory. Each of them needs spare records. */
+static uint64_t beside_bytes(const model_config *c, const sizing *s) {
+    const uint64_t disk = beyond_spare(c, s, s->kv_disk.bytes);
+    return s->is_apart ? beyond_spare(c, s, (uint64_t)host_pages(c, s) * page_bytes(c, s) + disk) : disk;
+}
+
+/* What must be in memory at least where not all is. */
 static uint64_t least_frame_bytes(const model_config *c, const sizing *s) {
     const kv_shape shape = shape_of(c, s, 0);
     return (uint64_t)(kv_walk_least_frames(&shape) + 1) * page_bytes(c, s);
@@ -135,8 +155,8 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
         layers[l].cost = layer_elements(c, l);
         layers[l].bytes = layer_weight_bytes(c, l, s->precision) + s->host_layer_bytes +
                           layer_evict_bytes(c, s, l) +
-                          (s->kv_disk.bytes ? near_bytes(c, s, (slice){l, l + 1, n}, n_pages)
-                                            : layer_kv_bytes(c, s, l, n_pages));
+                          (has_tiers(s) ? near_bytes(c, s, (slice){l, l + 1, n}, n_pages)
+                                        : layer_kv_bytes(c, s, l, n_pages));
     }
     return (partition_problem){
         .n_layers = n,
@@ -146,7 +166,7 @@ static partition_problem make_problem(const model_config *c, const sizing *s, in
         .last = {s->head_share * head_elements(c), model_weight_bytes(c, behind, s->precision) + head_space},
         .both_bytes = model_weight_bytes(c, both, s->precision) + head_space,
         .every_bytes = space + transfer_bytes(c, s, n_ranks) + s->host_bytes + process_bytes +
-                       (s->kv_disk.bytes ? least_frame_bytes(c, s) : 0),
+                       (has_tiers(s) ? least_frame_bytes(c, s) : 0),
         .rank_bytes = s->bound.bytes,
         .bound_by = s->bound.by,
     };
@@ -179,7 +199,7 @@ static status fit_kv_memory(const model_config *c, const sizing *s, const plan *
                             int64_t *room) {
     uint64_t needs = 0;
     for (const plan_rank *k = p->ranks; s->kv_bytes_per_rank && k < p->ranks + p->n_ranks; k++) {
-        int64_t fits = most_pages(c, s, k->slice, s->kv_bytes_per_rank + disk_bytes(c, s));
+        int64_t fits = most_pages(c, s, k->slice, s->kv_bytes_per_rank + beside_bytes(c, s));
         uint64_t one = kv_bytes(c, s, k->slice, least);
         if (fits < *room) *room = fits;
         if (one > needs) needs = one;
@@ -199,7 +219,7 @@ static status fit_memory(const model_config *c, const sizing *s, const plan *p, 
     for (int i = 0; bound && i < p->n_ranks; i++) {
         const plan_rank *k = &p->ranks[i];
         const uint64_t left = k->total_bytes < bound ? bound - k->total_bytes : 0;
-        int64_t fits = left ? most_pages(c, s, k->slice, left + disk_bytes(c, s)) : 0;
+        int64_t fits = left ? most_pages(c, s, k->slice, left + beside_bytes(c, s)) : 0;
         if (fits < least)
             return status_refuse("rank %d may take %.1f MiB, %s, but needs %.1f MiB for layers %d to %d with "
                                  "one sequence of %lld "
@@ -226,12 +246,19 @@ static status fit_frames(const model_config *c, const sizing *s, int index, int6
     if (k->kv_bytes <= most) return STATUS_OK;
     const uint64_t near = near_bytes(c, s, k->slice, n_pages);
     if (most < near + least_frame_bytes(c, s))
-        return status_refuse(
-            "rank %d has %.1f MiB of memory for KV pages, but beside --kv-disk it needs %.1f "
-            "MiB: raise --kv-memory, or lower --sequences or --chunk-tokens",
-            index, mem_mib(most), mem_mib(near + least_frame_bytes(c, s)));
+        return status_refuse("rank %d has %.1f MiB of memory for KV pages, but beside %s it needs %.1f "
+                             "MiB: raise --kv-memory, or lower --sequences or --chunk-tokens",
+                             index, mem_mib(most), s->kv_host_bytes ? "--kv-host" : "--kv-disk",
+                             mem_mib(near + least_frame_bytes(c, s)));
+    const int64_t n_all = (int64_t)((k->kv_bytes - near) / page_bytes(c, s)), in_host = host_pages(c, s);
     k->n_frames = (int64_t)((most - near) / page_bytes(c, s)) - 1;
     k->kv_bytes = near + (uint64_t)(k->n_frames + 1) * page_bytes(c, s);
+    if (!s->is_apart) return STATUS_OK;
+    const int64_t n_outside = n_all - k->n_frames + KV_TIER_SPARE_RECORDS;
+    const int64_t on_disk = (int64_t)(beyond_spare(c, s, s->kv_disk.bytes) / page_bytes(c, s));
+    k->n_records = n_outside < in_host + on_disk ? n_outside : in_host + on_disk;
+    k->n_host_pages = k->n_records < in_host ? k->n_records : in_host;
+    k->kv_host_bytes = (uint64_t)(k->n_host_pages + 1) * page_bytes(c, s);
     return STATUS_OK;
 }
 
@@ -290,10 +317,18 @@ status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *
     const int64_t places = asked->longest_places ? asked->longest_places : asked->longest_tokens,
                   least = kv_pages_for(places, asked->page_tokens);
     sizing s = *asked;
-    if (s.kv_disk.bytes && disk_bytes(c, asked) == 0)
+    if (s.kv_disk.bytes && beyond_spare(c, asked, s.kv_disk.bytes) == 0)
         return status_refuse(
             "--kv-disk %s: %.1f MiB are too few: more than %.1f MiB are needed for it to be of use",
             s.kv_disk.dir, mem_mib(s.kv_disk.bytes), mem_mib(KV_TIER_SPARE_RECORDS * page_bytes(c, asked)));
+    if (s.kv_host_bytes && !s.is_apart)
+        return status_refuse(
+            "--kv-host is for GPUs: the CPU's memory is the host's, of which --kv-memory says "
+            "how much, and --kv-disk what goes beyond it");
+    if (s.kv_host_bytes && beside_bytes(c, asked) == 0)
+        return status_refuse(
+            "--kv-host: %.1f MiB are too few: more than %.1f MiB are needed for it to be of use",
+            mem_mib(s.kv_host_bytes), mem_mib(KV_TIER_SPARE_RECORDS * page_bytes(c, asked)));
     if (least > PLAN_MOST_PAGES)
         return status_refuse(
             "a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "
@@ -320,12 +355,13 @@ status plan_make_beside(const model_config *c, const sizing *s, int n_ranks, con
     for (int i = 0; st == STATUS_OK && i < n_ranks; i++) {
         plan_rank *k = &made.ranks[i];
         k->host_bytes = host_bytes(s, k->slice);
-        if (k->host_bytes == 0 || host->bytes == 0 || process_bytes + k->host_bytes <= host->bytes) continue;
-        st =
-            status_refuse("rank %d may take %.1f MiB of host memory, %s, but needs %.1f MiB for layers %d to "
-                          "%d: start more ranks, or lower --context or --windows",
-                          i, mem_mib(host->bytes), host->by, mem_mib(process_bytes + k->host_bytes),
-                          k->slice.first_layer, k->slice.last_layer - 1);
+        const uint64_t on_host = k->host_bytes + k->kv_host_bytes;
+        if (on_host == 0 || host->bytes == 0 || process_bytes + on_host <= host->bytes) continue;
+        st = status_refuse(
+            "rank %d may take %.1f MiB of host memory, %s, but needs %.1f MiB for layers %d to "
+            "%d: start more ranks, or lower %s",
+            i, mem_mib(host->bytes), host->by, mem_mib(process_bytes + on_host), k->slice.first_layer,
+            k->slice.last_layer - 1, k->kv_host_bytes ? "--kv-host" : "--context or --windows");
         plan_free(&made);
     }
     if (st == STATUS_OK) *out = made;

@@ -44,9 +44,11 @@ typedef struct sizing {
     bool loads;             /* sequences may go on from a snapshot */
     int n_held;             /* as far as there is room: more that are over and wait for a save ... */
     double held_pages;      /* ... each of so many pages */
-    uint64_t kv_bytes_per_rank;  /* --kv-memory; 0: as wanted, as far as the memory goes */
-    kv_disk kv_disk;             /* --kv-disk */
-    evict_policy evict;          /* --evict */
+    uint64_t kv_bytes_per_rank; /* --kv-memory; 0: as wanted, as far as the memory goes */
+    kv_disk kv_disk;            /* --kv-disk */
+    uint64_t kv_host_bytes;     /* --kv-host; only where memory is apart */
+    bool is_apart;      /* the memory that pages are in is a GPU's: what leaves it goes to the host's */
+    evict_policy evict; /* --evict */
     uint64_t host_layer_bytes;   /* what the command itself keeps in host memory: of each layer ... */
     uint64_t host_bytes;         /* ... and besides, on each rank */
     plan_bound bound;            /* of all that a rank takes */
@@ -67,10 +69,14 @@ static inline int sizing_near_blocks(const sizing *s) {
 typedef struct plan_rank {
     slice slice;
     uint64_t weight_bytes, kv_bytes, workspace_bytes, transfer_bytes;
-    uint64_t host_bytes;  /* what the command keeps of its layers */
-    uint64_t total_bytes; /* of the memory that the sizing's bound is of */
-    int64_t n_frames; /* KV pages in memory, of all its layers together; the rest is on the disk; 0: all */
-    double cost;      /* relative to the mean over ranks */
+    uint64_t host_bytes;    /* what the command keeps of its layers */
+    uint64_t kv_host_bytes; /* of pinned host memory, for n_host_pages; no part of the total */
+    uint64_t total_bytes;   /* of the memory that the sizing's bound is of */
+    int64_t n_frames;       /* KV pages in memory, of all its layers together; 0: all */
+    /* The others, where memory is apart: in host memory, or going through it; and in all in records there and
+     * on the disk, spare ones among them. */
+    int64_t n_host_pages, n_records;
+    double cost; /* relative to the mean over ranks */
 } plan_rank;
 
 typedef struct plan {

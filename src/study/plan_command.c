@@ -107,6 +107,24 @@ static int64_t sequences_at_once(const options *o, const sizing *s, const plan *
     return (p->n_pages - (prompt > behind ? prompt - behind : 0)) / behind;
 }
 
+/* Where the pages of a rank lie that has the most outside of memory. */
+static void print_tiers(const sizing *s, const plan *p) {
+    const plan_rank *most = p->ranks;
+    for (const plan_rank *k = p->ranks; k < p->ranks + p->n_ranks; k++)
+        if (k->n_records > most->n_records || (most->n_frames == 0 && k->n_frames > 0)) most = k;
+    if (most->n_frames == 0) return;
+    printf("\n%24s %12s\n", "KV pages of rank", "MiB");
+    printf("%24s %12.1f  %lld of them; every rank has %lld of each layer there\n",
+           s->is_apart ? "in the GPU's memory" : "in memory", mem_mib(most->kv_bytes),
+           (long long)most->n_frames, (long long)plan_memory_pages(p));
+    if (s->is_apart)
+        printf("%24s %12.1f  %lld of them, pinned\n", "in the host's memory", mem_mib(most->kv_host_bytes),
+               (long long)most->n_host_pages);
+    if (s->kv_disk.bytes)
+        printf("%24s %12.1f  in %s, at most\n", "on a disk", mem_mib(s->kv_disk.bytes), s->kv_disk.dir);
+    printf("\n");
+}
+
 static void print_plan(const options *o, const model_config *config, const sizing *s, const plan *p) {
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
@@ -135,10 +153,7 @@ static void print_plan(const options *o, const model_config *config, const sizin
     if (p->n_room_pages < PLAN_MOST_PAGES)
         printf("pool of each rank: %lld pages (%lld are wanted, and what the rest leaves holds %lld)\n",
                (long long)p->n_pages, (long long)s->wanted_pages, (long long)p->n_room_pages);
-    if (plan_memory_pages(p) > 0)
-        printf("of these, memory holds %lld on every rank; the others are on disks, up to %.1f MiB of each "
-               "rank\n",
-               (long long)plan_memory_pages(p), mem_mib(s->kv_disk.bytes));
+    print_tiers(s, p);
     printf("each rank's total includes %d MiB for the program itself; cost is relative to the mean of the "
            "ranks\n",
            PLAN_PROCESS_MIB);
@@ -176,6 +191,8 @@ static status make_and_print(const options *o) {
     status st = run_read_model(o, &config, NULL);
     if (st != STATUS_OK) return st;
     sizing s = size_up(o, &config);
+    s.is_apart = o->device == DEVICE_CUDA ||
+                 (o->device == DEVICE_AUTO && (o->kv_host > 0 || device_count(DEVICE_AUTO, NULL) > 0));
     st = find_bound(o, &s.bound, &is_of_host);
     if (st != STATUS_OK) return st;
     if (o->predict) return predict_print(o, &config, &s);

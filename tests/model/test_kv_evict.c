@@ -32,6 +32,7 @@ typedef struct rows {
 typedef struct fixture {
     device *dev;
     page_file *file;
+    kv_records records;
     kv_cache *kv;
     rows model[SLOTS][LAYERS][HEADS];
     int64_t n_tokens[SLOTS]; /* positions so far */
@@ -43,7 +44,7 @@ static int64_t pick(fixture *f, int64_t n) {
     return (int64_t)(harness_random(&f->state) % (uint64_t)n);
 }
 
-static fixture begin(bool is_int8, bool has_file, uint64_t seed) {
+static fixture begin(bool has_file, uint64_t seed) {
     fixture f = {.state = seed};
     kv_shape shape = {
         .n_layers = LAYERS,
@@ -55,7 +56,6 @@ static fixture begin(bool is_int8, bool has_file, uint64_t seed) {
         .n_turn = 2,
     };
     CHECK_OK(cpu_device_open(PRECISION_BF16, 1, NULL, &f.dev));
-    if (is_int8) f.dev->kv_layout = KV_INT8;
     shape.format = device_kv_format(f.dev, HEADS, WIDTH, PAGE);
     if (has_file) {
         const int64_t n_pages = (LAYERS - 1) * shape.n_pages + kv_pool_pages(&shape, WINDOW);
@@ -64,7 +64,8 @@ static fixture begin(bool is_int8, bool has_file, uint64_t seed) {
         CHECK_OK(page_file_open("/tmp", (n_pages + KV_TIER_SPARE_RECORDS) * (int64_t)bytes, bytes, 16,
                                 PAGE_FILE_IO_URING, &f.file));
     }
-    shape.file = f.file;
+    f.records = kv_records_of_file(f.file);
+    if (has_file) shape.records = &f.records;
     CHECK_OK(kv_cache_open(f.dev, &shape, &f.kv));
     for (int i = 0; i < SLOTS * LAYERS * HEADS; i++)
         for (int part = 0; part < N_KV_PARTS; part++)
@@ -188,8 +189,8 @@ static int64_t count_used(const fixture *f, int64_t n_all) {
     return n;
 }
 
-static void run_history(bool is_int8, bool has_file, uint64_t seed) {
-    fixture f = begin(is_int8, has_file, seed);
+static void run_history(bool has_file, uint64_t seed) {
+    fixture f = begin(has_file, seed);
     const int64_t n_all = kv_cache_free_pages(f.kv);
     int n_shares = 0, n_evictions = 0;
     for (int i = 0; i < OPERATIONS; i++) {
@@ -219,12 +220,12 @@ static void run_history(bool is_int8, bool has_file, uint64_t seed) {
 
 static void histories_in_memory(void) {
     for (uint64_t seed = 1; seed <= 4; seed++)
-        run_history(seed % 2 == 0, false, seed);
+        run_history(false, seed);
 }
 
 static void histories_on_disk(void) {
     for (uint64_t seed = 5; seed <= 6; seed++)
-        run_history(false, true, seed);
+        run_history(true, seed);
 }
 
 int main(int argc, char **argv) {
