@@ -233,6 +233,9 @@ right() {
     check 'operations' 40 "$tests/test_device_ops"
     check 'choices' 40 "$tests/test_device_choose"
     check 'the KV cache, and replay' 40 "$tests/test_device_attend"
+    check 'KV pages that leave memory' 40 "$tests/test_kv_tier"
+    check 'steps through such pages' 40 "$tests/test_kv_walk"
+    check 'ten times the pages of memory' 60 "$tests/test_model_tiers"
     check 'chunks of the codec kvarve' 40 "$tests/test_varve_device"
     check 'snapshots into pages' 40 "$tests/test_loader" cuda
     check 'golden logits of all models' 40 "$tests/test_golden" cuda
@@ -249,6 +252,8 @@ right() {
         done
     fi
     check 'saved on the GPU, gone on from on the CPU and back' 60 sh tests/command/test_devices.sh "$build/kvarve" \
+        "$(command -v mpirun)" jobs/demo/model "$top"
+    check 'KV pages in host memory and on a disk' 60 sh tests/generate/test_kv_host.sh "$build/kvarve" \
         "$(command -v mpirun)" jobs/demo/model "$top"
     if [ -x "$tests/test_nccl" ] && [ -z "$(missing)" ]; then
         check 'NCCL, as far as one GPU shows' 40 mpirun -n 2 "$tests/test_nccl"
@@ -292,6 +297,36 @@ steps() {
     [ "$result" = passed ] || show_errors "$temp/errors"
 }
 
+# link: bytes a second of it at best, in GB/s, for people.
+link() {
+    nvidia-smi --query-gpu=pcie.link.gen.max,pcie.link.width.max --format=csv,noheader 2>/dev/null |
+        awk -F ', *' 'NR == 1 && $1 > 0 { printf "%.1f", 0.985 * 2 ^ ($1 - 3) * $2 }'
+}
+
+# host_pages CHUNK TOKENS NEW PAGE_TOKENS KV_MEMORY: decode behind a context of which memory holds a part.
+host_pages() {
+    is_wanted "KV pages in host memory" || return
+    out=$temp/out
+    : >"$out"
+    awk -v n="$2" -v n_new="$3" 'BEGIN {
+        printf "{\"id\": 0, \"max_tokens\": %d, \"ignore_eos\": true, \"tokens\": [1", n_new
+        for (k = 1; k < n; k++) printf ", %d", 10 + k % 200
+        print "]}"
+    }' >"$temp/line.jsonl"
+    attempt "KV pages in host memory" 60 "$build/kvarve" generate --shape $shape --device cuda --sequences 1 \
+        --input "$temp/line.jsonl" --output "$temp/results.jsonl" --chunk-tokens "$1" --page-tokens "$4" \
+        --kv-memory "$5" --kv-host 8G
+    result=$said
+    rate=$(sed -n 's/.*KV pages in host memory:.* read (\([0-9.]*\) GB.s.*/\1/p' "$temp/errors")
+    best=$(link)
+    heads='| step | measured, GB/s | the link, GB/s | measured of the link |'
+    [ -z "$rate" ] || row "| KV pages from host memory, $2 tokens | $rate | ${best:-unknown} | $(
+        awk -v rate="$rate" -v best="${best:-0}" 'BEGIN { if (best > 0) printf "%.1f%%", 100 * rate / best }'
+    ) |"
+    block sed -n '/region, seconds/,$p' "$temp/errors"
+    [ "$result" = passed ] || show_errors "$temp/errors"
+}
+
 kernels() {
     is_wanted kernels || return
     say ''
@@ -308,10 +343,12 @@ fast() {
         divisor=32
         steps 16 64 1 16
         kernels
+        host_pages 16 200 4 32 180K
         return
     fi
     steps 512 32768 1 1024
     kernels
+    host_pages 4096 32768 32 64 1G
     steps 4096 32768 64 4096
 }
 

@@ -25,10 +25,12 @@ folder=$(cd "$2" && pwd)
 
 # ---- of the source ----
 
-mkdir -p "$folder/tests/golden" "$folder/tests/command" "$folder/tests/fixtures" "$folder/jobs/demo"
+mkdir -p "$folder/jobs/demo"
+for part in golden command generate fixtures; do mkdir -p "$folder/tests/$part"; done
 cd "$source"
 cp tests/gpu.sh "$folder/tests"
 cp tests/command/test_devices.sh "$folder/tests/command"
+cp tests/generate/test_kv_host.sh "$folder/tests/generate"
 cp tests/fixtures/command_test.sh tests/fixtures/snapshot_test.sh "$folder/tests/fixtures"
 cp -R tests/golden/models "$folder/tests/golden"
 cp -R jobs/demo/model jobs/demo/page.txt "$folder/jobs/demo"
