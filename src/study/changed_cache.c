@@ -258,20 +258,14 @@ static void note_limits(const study *s, const engine *e) {
             s->options->context_codec);
 }
 
-/* Of K and V of a position in pages of both caches. */
-static void find_token_bytes(const study *s, const engine *e, double out[2]) {
-    const kv_layout changed = options_change_pages(s->options) ? engine_device(e)->kv_layout : KV_ROWS;
-    out[0] = model_kv_token_bytes(&s->config, s->type, KV_ROWS);
-    out[1] = model_kv_token_bytes(&s->config, s->type, changed);
-}
-
 /* When both caches have been read. */
 static status conclude(study *s, comm *c, engine *e, int64_t n_sessions) {
     const coded_sums sums = add_up(c, &s->sums);
     context_scores_share(&s->scores, c);
     if (comm_rank(c) == 0) {
-        double token_bytes[2];
-        find_token_bytes(s, e, token_bytes);
+        const kv_layout changed = options_change_pages(s->options) ? engine_device(e)->kv_layout : KV_ROWS;
+        const double token_bytes[] = {model_kv_token_bytes(&s->config, s->type, KV_ROWS),
+                                      model_kv_token_bytes(&s->config, s->type, changed)};
         s->result =
             context_result_of(&s->scores, token_bytes, s->options->context_codec ? &sums : NULL, s->type);
         print_result(s);
