@@ -114,7 +114,7 @@ static float *run(device *dev, tier_kind kind) {
             kv_cache_extend(f.kv, s->slot, s->pos0, ends[s->slot]);
         }
         model_embed(f.model, tokens, T, f.x);
-        model_forward(f.model, f.kv, f.walk, n_spans, spans, T, f.x);
+        model_forward(f.model, f.kv, f.walk, NULL, n_spans, spans, T, f.x);
         dev->ops->copy_out(dev, all + (size_t)i * CHUNK * D, f.x, (size_t)T * D * sizeof(float));
         CHECK_OK(model_sync(f.model));
     }
