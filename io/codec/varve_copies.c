@@ -73,7 +73,7 @@ bool varve_copies_read(byte_reader *r, varve_copies *c) {
             n += 32;
         }
         c->sources[i] = (int32_t)(bits & ((UINT64_C(1) << n_bits) - 1));
-        if (c->sources[i] >= i) return false;
+        if (c->sources[i] >= c->n_tokens) return false;
         bits >>= n_bits;
         n -= n_bits;
     }

@@ -26,9 +26,9 @@ void varve_copies_close(varve_copies *c); /* zeroed is fine */
  * multiple of 4 bytes. */
 void varve_copies_append(const varve_copies *c, text_buffer *out);
 
-/* The same back; false: there is no such token, or none before its copy. */
+/* The same back; false: there is no such token. */
 bool varve_copies_read(byte_reader *r, varve_copies *c);
 
 /* Go on to the next tile, of this grade: the tokens that copy, of those that are coded. False: one is not
- * coded, or its source is none. */
+ * coded, or its source is none, such as a token behind it. */
 bool varve_copies_settle(varve_copies *c, int tile, int grade, uint32_t coded, uint32_t *copies);

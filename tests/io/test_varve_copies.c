@@ -264,7 +264,7 @@ static void check_refused(const coded *c, const text_buffer *bytes) {
 
 /* Token 50, a copy, gets another source; or another token a source that is good. */
 static void damaged(void) {
-    enum { N = 200, COPY = 50, NOT_CODED = 2, OTHER_GRADE = 190 };
+    enum { N = 200, COPY = 50, NOT_CODED = 60, OTHER_GRADE = 190 };
     static const int others[][2] = {
         {COPY, COPY},      /* itself, */
         {COPY, COPY + 2},  /* a later one, */
@@ -272,7 +272,7 @@ static void damaged(void) {
         {COPY, 40},        /* a copy, */
         {COPY, NOT_CODED}, /* a token that is kept, */
         {OTHER_GRADE, 6},  /* one of a coarser tile; */
-        {NOT_CODED, 0},    /* and a token that is kept copies */
+        {NOT_CODED, 6},    /* and a token that is kept copies */
     };
     const varve_shape s = {2, 16};
     const varve_chunk chunk = {DTYPE_F32, N, 0, N_LAYERS};
@@ -281,8 +281,9 @@ static void damaged(void) {
     int words[N];
     for (int i = 0; i < N; i++)
         words[i] = i % 8;
-    coded c = encode(&t, &(varve_coding){VARVE_SMALL, -3, 1}, &chunk, tokens,
-                     make_words(&s, DTYPE_F32, N, words, USUAL_NOISE, 8));
+    float *elements = make_words(&s, DTYPE_F32, N, words, USUAL_NOISE, 8);
+    elements[NOT_CODED * s.n_heads * s.width] = INFINITY; /* of K in layer 0 */
+    coded c = encode(&t, &(varve_coding){VARVE_SMALL, -3, 1}, &chunk, tokens, elements);
     varve_copies list;
     varve_copies_open(N, &list);
     for (size_t i = 0; i < 1 + sizeof others / sizeof *others; i++) {
