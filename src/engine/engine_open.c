@@ -44,8 +44,9 @@ static status open_device(engine *e) {
     status st = device_open(o->device, e->device_index, o->sizing.precision, o->n_threads, &e->worker.dev);
     if (st == STATUS_OK && o->sizing.kv_is_int8) {
         e->worker.dev->kv_layout = KV_INT8;
-        notice_add("--kv int8: keys and values are rounded to int8 with a scale for each head and token, so "
-                   "that text and scores are not those of --kv bf16");
+        notice_add(
+            "--kv int8: keys and values are rounded to int8 with a scale for each head and token, but for "
+            "the first and the last ones, so that text and scores are not those of --kv bf16");
     }
     if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
     e->worker.trace.mark = e->worker.dev->ops->mark;

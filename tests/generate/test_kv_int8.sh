@@ -2,7 +2,7 @@
 # tests/generate/test_kv_int8.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: --kv int8, a KV cache rounded to int8.
 #
 #   same     the same tokens and probabilities over 1 to 3 ranks, by any chunks and pages, with pages on a disk
-#   resumed  saved on the way and resumed as generated at once
+#   resumed  saved on the way and resumed as generated at once, wherever; and of what only begins so the same
 #   said     that it rounds, and what it takes
 #   refused  where it cannot be
 # shellcheck source=tests/fixtures/command_test.sh
@@ -88,6 +88,54 @@ resumed() {
     same_as 'lines resumed' "$temp/saved.jsonl" 1 --resume "$temp/lines.kvs"
 }
 
+# Saved behind so many positions, at and beside the ends of the first places and of blocks.
+awkward() {
+    head -c 100 "$page" >"$temp/prompt"
+    run 1 tokenize --model "$model" --prompt-file "$temp/prompt"
+    n=$(grep -c '^ *[0-9][0-9]*  "' "$temp/out")
+    page=$temp/prompt
+    text whole --max-tokens 540
+    expect "$n tokens at once" 0
+    for end in 63 64 255 256 257 511 512 513; do
+        rm -rf "$temp/page.kvs"
+        text first --max-tokens $((end - n + 1)) --save "$temp/page.kvs" --save-every 100 --chunk-tokens 100
+        expect "saved behind $end" 0
+        text second --resume "$temp/page.kvs" --max-tokens 540
+        expect "resumed behind $end" 0 && check "resumed behind $end" 'another text' cmp "$temp/second" "$temp/whole"
+    done
+}
+
+# A prompt whose first SAME tokens another one has as well.
+alike() { # alike LENGTH SAME MAX_TOKENS
+    awk -v n="$1" -v same="$2" -v most="$3" 'BEGIN {
+        printf "{\"id\": 1, \"max_tokens\": %d, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", most
+        for (k = 1; k < n; k++) printf ", %d", 10 + (k * k + (k < same ? 0 : 5)) % 4000
+        print "]}"
+    }'
+}
+
+shared() { # shared SAVED LENGTH SAME REUSED: saved positions, then a prompt that begins with SAME of them
+    alike "$1" "$1" 0 >"$temp/saved.jsonl"
+    alike "$2" "$3" 12 >"$temp/asked.jsonl"
+    rm -rf "$temp/saved.kvs"
+    lines=$temp/saved.jsonl
+    batch 1 --kv int8 --save "$temp/saved.kvs"
+    expect "shared $*: saved" 0
+    lines=$temp/asked.jsonl
+    batch 1 --kv int8
+    expect "shared $*: afresh" 0 && cp "$temp/sorted.jsonl" "$temp/afresh.jsonl"
+    same_as "shared $*" "$temp/afresh.jsonl" 1 --resume "$temp/saved.kvs"
+    check "shared $*: reused" 'another number' grep -q "holds $4 of $2 tokens" "$temp/err"
+}
+
+beginnings() {
+    shared 800 650 600 512
+    shared 700 650 600 600
+    shared 700 750 700 700
+    shared 512 512 512 256
+    shared 513 513 513 512
+}
+
 plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
     run 1 plan --model "$model" --memory-per-rank 250M "$@"
     sed -n 's/^KV cache: \([0-9.]*\) KiB a token.*/\1/p' "$temp/out"
@@ -96,6 +144,7 @@ plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
 plans() {
     check 'planned: bf16' 'others' test "$(plan_bytes --kv bf16)" = 4.0
     check 'planned: int8' 'others' test "$(plan_bytes --kv int8)" = 2.1
+    check 'planned: besides' 'no line' grep -q '^up to 320 tokens of each sequence.* in bf16 besides: 1.3 MiB' "$temp/out"
 }
 
 refusals() {
@@ -108,6 +157,7 @@ refusals() {
 }
 
 (run_chain same) &
-(run_chain on_disk resumed plans refusals)
+(run_chain on_disk resumed beginnings plans refusals) &
+(run_chain awkward)
 wait
 end_test
