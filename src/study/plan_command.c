@@ -70,7 +70,6 @@ static void print_windows(const model_config *config, const sizing *s) {
                (long long)kv_pool_pages(&one, config->window) * s->page_tokens);
 }
 
-<<<<<<< HEAD
 /* --sequences take the whole context, of which they generate as many tokens as --max-tokens says. */
 static int64_t new_tokens_of(const options *o, int64_t context) {
     const int64_t n = o->max_tokens != OPTION_UNSET ? o->max_tokens : DEFAULT_MAX_TOKENS;
@@ -126,8 +125,6 @@ static void print_tiers(const sizing *s, const plan *p) {
     printf("\n");
 }
 
-static void print_plan(const options *o, const model_config *config, const sizing *s, const plan *p) {
-=======
 /* What codes do not stand for. */
 static void print_near(const model_config *config, const sizing *s) {
     const int n_tokens = ATTEND_EXACT_FIRST + sizing_near_blocks(s) * ATTEND_BLOCK;
@@ -139,8 +136,7 @@ static void print_near(const model_config *config, const sizing *s) {
         mem_mib((uint64_t)(n_tokens * model_kv_token_bytes(config, precision_kv(s->precision), KV_PANELS))));
 }
 
-static void print_plan(const model_config *config, const sizing *s, const plan *p) {
->>>>>>> 5112e71 (What near pages take is said in the plan, and resumes at the ends of blocks and of beginnings are tested)
+static void print_plan(const options *o, const model_config *config, const sizing *s, const plan *p) {
     char shape[256];
     model_config_describe(config, shape, sizeof shape);
     printf("%s\n", shape);
@@ -162,13 +158,8 @@ static void print_plan(const model_config *config, const sizing *s, const plan *
     printf("\nKV cache: %.1f KiB a token over all layers; the pools hold %lld tokens, %lld of these "
            "sequences at once\n",
            model_kv_token_bytes(config, precision_kv(s->precision), sizing_kv_layout(s)) / 1024,
-<<<<<<< HEAD
            (long long)p->n_pages * s->page_tokens, (long long)sequences_at_once(o, s, p));
-=======
-           (long long)p->n_pages * s->page_tokens,
-           (long long)(p->n_pages / kv_pages_for(s->longest_tokens, s->page_tokens)));
     print_near(config, s);
->>>>>>> 5112e71 (What near pages take is said in the plan, and resumes at the ends of blocks and of beginnings are tested)
     print_windows(config, s);
     print_eviction(o, config, s);
     if (p->n_room_pages < PLAN_MOST_PAGES)

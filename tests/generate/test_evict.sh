@@ -1,5 +1,5 @@
 #!/bin/sh
-# tests/generate/test_evict.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: --evict, which keeps part of what prompts cached.
+# tests/generate/test_evict.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: --evict, by which a part of the KV cache stays.
 #
 #   same     the same tokens and probabilities over 1 to 3 ranks, by any chunks and pages, alone and beside others,
 #            with hardly any memory, with pages on a disk, with layers that have a window
