@@ -211,37 +211,75 @@ static void get_row(const attend_look *look, kv_part part, int head, int64_t pla
             out[i] = float_of_bf16(((const uint16_t *)(const void *)row)[i]);
 }
 
-/* k.m and k'Sk; `product` has room for Sk. */
-static double expect_row(const float *k, const float *mean, const float *covariance, int K, double scale,
-                         float *product) {
-    double first = 0, second = 0;
-    memset(product, 0, (size_t)K * sizeof *product);
-    for (int i = 0; i < K; i++)
-        for (int j = 0; j < K; j++)
-            product[j] += k[i] * covariance[i * K + j];
-    for (int i = 0; i < K; i++) {
-        first += (double)k[i] * (double)mean[i];
-        second += (double)k[i] * (double)product[i];
+/* What keys are multiplied with: `most` of them with the covariance of a query head at once. */
+typedef struct expect_job {
+    const attention_shape *shape;
+    const attend_look *look;
+    const cpu_tile *tile;
+    const float *means;
+    int n_panels;
+    char *panels; /* [H] of head_bytes: covariances, packed */
+    size_t head_bytes;
+    float *keys; /* for each thread [most][K], then as many packed, then products [most][whole panels] */
+    size_t floats;
+} expect_job;
+
+/* The scores of n places of a head. */
+static void expect_rows(const expect_job *job, int head, int64_t first, int n, double *scores) {
+    const int K = job->shape->head_dim, width = job->n_panels * PANEL, most = job->tile->rows;
+    const double scale = (double)job->shape->scale;
+    float *products = job->keys + (size_t)omp_get_thread_num() * job->floats, *keys = products + most * width,
+          *input = keys + most * K, *row = input + most * K;
+    for (int i = 0; i < n; i++)
+        get_row(job->look, KV_PART_K, head / (job->shape->n_heads / job->shape->n_kv_heads), first + i, K,
+                (char *)row, keys + i * K);
+    job->tile->pack_input(keys, (size_t)K * sizeof *keys, n, K, input);
+    job->tile->multiply(input, n,
+                        (const uint32_t *)(const void *)(job->panels + (size_t)head * job->head_bytes),
+                        (size_t)(K * PANEL), job->n_panels, K, NULL, false, products, (size_t)width);
+    for (int i = 0; i < n; i++) {
+        double mean = 0, square = 0;
+        for (int k = 0; k < K; k++) {
+            mean += (double)keys[i * K + k] * (double)job->means[head * K + k];
+            square += (double)keys[i * K + k] * (double)products[i * width + k];
+        }
+        scores[i] = scale * mean + scale * scale / 2 * square;
     }
-    return scale * first + scale * scale / 2 * second;
 }
 
 void cpu_expect(device *base, const attention_shape *shape, const attend_look *look, const float *means,
                 const float *covariances, double *scores, int64_t stride) {
     cpu_device *dev = cpu_device_of(base);
-    const int K = shape->head_dim, group = shape->n_heads / shape->n_kv_heads;
-    const size_t floats = 3 * (size_t)K; /* as it is stored, as floats, and a product */
-    float *memory = cpu_device_scratch(dev, floats * sizeof(float) * (size_t)dev->n_threads);
+    const int K = shape->head_dim, n_panels = (K + PANEL - 1) / PANEL, most = dev->exact->tile.rows;
+    expect_job job = {.shape = shape,
+                      .look = look,
+                      .tile = &dev->exact->tile,
+                      .means = means,
+                      .n_panels = n_panels,
+                      .head_bytes = (size_t)(n_panels * PANEL * K) * sizeof(float)};
+    job.floats = (size_t)(most * (n_panels * PANEL + 2 * K) + K + PANEL) / PANEL * PANEL;
+    const size_t H = (size_t)shape->n_heads;
+    char *memory =
+        cpu_device_scratch(dev, H * job.head_bytes + (size_t)dev->n_threads * job.floats * sizeof(float));
     if (!memory) return;
-#pragma omp parallel for num_threads(dev->n_threads) schedule(static) collapse(2)
-    for (int head = 0; head < shape->n_heads; head++)
-        for (int64_t place = 0; place < look->n_places; place++) {
-            float *k = memory + (size_t)omp_get_thread_num() * floats;
-            get_row(look, KV_PART_K, head / group, place, K, (char *)(k + K), k);
-            scores[head * stride + look->place + place] =
-                expect_row(k, means + head * K, covariances + (size_t)head * (size_t)(K * K), K,
-                           (double)shape->scale, k + 2 * K);
-        }
+    job.panels = memory;
+    job.keys = (float *)(void *)(memory + H * job.head_bytes);
+#pragma omp parallel num_threads(dev->n_threads)
+    {
+#pragma omp for schedule(static) collapse(2)
+        for (int head = 0; head < shape->n_heads; head++)
+            for (int first = 0; first < K; first += PANEL)
+                dev->exact->pack_panel(covariances + ((size_t)head * (size_t)K + (size_t)first) * (size_t)K,
+                                       (size_t)K * sizeof(float), K - first < PANEL ? K - first : PANEL, K,
+                                       (uint32_t *)(void *)(memory + (size_t)head * job.head_bytes) +
+                                           first * K);
+#pragma omp for schedule(static) collapse(2)
+        for (int head = 0; head < shape->n_heads; head++)
+            for (int64_t first = 0; first < look->n_places; first += most)
+                expect_rows(&job, head, first,
+                            look->n_places - first < most ? (int)(look->n_places - first) : most,
+                            scores + head * stride + look->place + first);
+    }
 }
 
 void cpu_value_norms(device *base, const attention_shape *shape, const attend_look *look, double *norms,

@@ -238,6 +238,7 @@ static status check_evict(const options *o) {
     if (o->evict.kind == EVICT_H2O && o->kv_disk.bytes)
         return status_refuse("--evict h2o reads all keys twice: not with --kv-disk");
     if (options_change_pages(o)) return status_refuse("--evict is for pages of bf16: not with --kv int8");
+    if (o->predict) return status_refuse("--evict: not with --predict, which knows only whole caches");
     return STATUS_OK;
 }
 
