@@ -3,7 +3,10 @@
  * is in emulation.h.
  *
  * "Device" memory is ordinary memory, full of NaN when new. Everything happens at once, in the calling
- * thread: a stream is always idle, but for graphs, whose operations are stored and replayed. */
+ * thread: a stream is always idle, but for graphs, whose operations are stored and replayed. Where the
+ * environment has EMULATED_GPU_LATE, it happens as late as it may: when somebody waits for the stream, or has
+ * asked an event a few times, in that thread; so that who does not wait for what it needs finds what was
+ * there before. */
 #pragma once
 
 #include <stddef.h>

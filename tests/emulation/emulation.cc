@@ -247,7 +247,8 @@ void run_grid(dim3 grid, dim3 block, size_t shared_bytes, const std::function<vo
 
 } // namespace
 
-void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> body) {
+void emulation_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
+                      std::function<void()> body) {
     uint64_t threads = static_cast<uint64_t>(block.x) * block.y * block.z;
     if (!threads || threads > MAX_THREADS || block.z > 64)
         emulation_fail("a launch with a bad number of threads");
@@ -255,7 +256,7 @@ void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<
         emulation_fail("a launch with a bad number of blocks");
     if (shared_bytes > MAX_SHARED_BYTES) emulation_fail("a launch with too much shared memory");
     if (emulation_demanded(EMULATION_LAUNCH) == cudaSuccess)
-        emulation_enqueue([=] { run_grid(grid, block, shared_bytes, body); });
+        emulation_enqueue(stream, [=] { run_grid(grid, block, shared_bytes, body); });
 }
 
 unsigned char *emulation_shared_memory() {

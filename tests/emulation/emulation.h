@@ -40,9 +40,10 @@ static inline unsigned emulation_thread_number() {
 
 /* ---- launching ---- */
 
-/* Run body() as every thread of every block, now, or when the graph is launched that this host thread
- * captures. A launch that no GPU would take ends the program. */
-void emulation_launch(dim3 grid, dim3 block, size_t shared_bytes, std::function<void()> body);
+/* Run body() as every thread of every block, when it is its turn in the stream, or when the graph is launched
+ * that this host thread captures. A launch that no GPU would take ends the program. */
+void emulation_launch(cudaStream_t stream, dim3 grid, dim3 block, size_t shared_bytes,
+                      std::function<void()> body);
 unsigned char *emulation_shared_memory();
 size_t emulation_shared_bytes();
 
@@ -58,8 +59,9 @@ void emulation_wait_until(const std::function<bool()> &holds);
 /* The other warps run as far as they can. */
 void emulation_let_others_run();
 
-/* Do something in the order of the stream: now, or when the graph is launched that is being captured. */
-void emulation_enqueue(std::function<void()> operation);
+/* Do something in the order of the stream: now, unless the device is late, or when the graph is launched that
+ * is being captured. */
+void emulation_enqueue(cudaStream_t stream, std::function<void()> operation);
 
 /* ---- the block ---- */
 

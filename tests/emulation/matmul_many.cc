@@ -24,8 +24,7 @@ void cuda_multiply_many(cuda_device *dev, const matrix *w, const void *x, int T,
     const uint16_t *weights = static_cast<const uint16_t *>(w->data),
                    *rows = static_cast<const uint16_t *>(x);
     const int64_t N = w->n_rows, M = w->n_cols;
-    (void)dev;
-    emulation_enqueue([=] { multiply(weights, rows, T, N, M, y, add); });
+    emulation_enqueue(dev->stream, [=] { multiply(weights, rows, T, N, M, y, add); });
 }
 
 void cuda_matmul_close(cuda_device *dev) {

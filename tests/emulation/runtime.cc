@@ -5,15 +5,29 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <malloc.h>
+#include <map>
+#include <memory>
+#include <mutex>
 #include <unistd.h>
 #include <vector>
 
+/* Of a device that is late: what a stream has not run yet. */
+struct stream_queue {
+    std::deque<std::function<void()>> waiting;
+    uint64_t n_queued, n_run;
+};
 struct emulation_stream {
     std::atomic<bool> capturing;
+    std::shared_ptr<stream_queue> queue = std::make_shared<stream_queue>();
 };
 struct emulation_event {
-    std::chrono::steady_clock::time_point at;
+    std::shared_ptr<std::chrono::steady_clock::time_point> at =
+        std::make_shared<std::chrono::steady_clock::time_point>();
+    std::shared_ptr<stream_queue> queue; /* it is behind so many of its operations */
+    uint64_t behind;
+    int n_looks; /* until they run */
 };
 struct emulation_graph {
     std::vector<std::function<void()>> operations;
@@ -29,17 +43,55 @@ static cudaError_t result(cudaError_t code) {
     return code;
 }
 
-void emulation_enqueue(std::function<void()> operation) {
-    if (captured)
-        captured->operations.push_back(operation);
-    else
+/* ---- a device that is late ---- */
+
+enum { MOST_LOOKS = 13 }; /* at an event, until what is before it runs; at some fewer than at others */
+
+static const bool is_late = getenv("EMULATED_GPU_LATE") != nullptr;
+static std::recursive_mutex order; /* of all queues, and of: */
+static int n_recorded;
+static std::vector<std::weak_ptr<stream_queue>> queues;
+static std::map<const char *, size_t> blocks; /* memory of the device, and pinned memory */
+
+static void run_until(stream_queue *q, uint64_t n) {
+    const std::lock_guard<std::recursive_mutex> guard(order);
+    while (q->n_run < n) {
+        const std::function<void()> operation = std::move(q->waiting.front());
+        q->waiting.pop_front();
         operation();
+        q->n_run++;
+    }
+}
+
+static void run_all() {
+    const std::lock_guard<std::recursive_mutex> guard(order);
+    for (const auto &weak : queues)
+        if (const auto q = weak.lock()) run_until(q.get(), q->n_queued);
+}
+
+static bool is_taken(const void *memory) {
+    const std::lock_guard<std::recursive_mutex> guard(order);
+    auto at = blocks.upper_bound(static_cast<const char *>(memory));
+    return at != blocks.begin() && (--at, static_cast<const char *>(memory) < at->first + at->second);
+}
+
+void emulation_enqueue(cudaStream_t stream, std::function<void()> operation) {
+    if (captured) {
+        captured->operations.push_back(operation);
+    } else if (is_late && stream) {
+        const std::lock_guard<std::recursive_mutex> guard(order);
+        stream->queue->waiting.push_back(operation);
+        stream->queue->n_queued++;
+    } else {
+        operation();
+    }
 }
 
 /* What waits, or may wait, is forbidden while a graph is captured. */
 static cudaError_t idle(cudaStream_t stream) {
-    return result(captured && (!stream || stream->capturing) ? cudaErrorStreamCaptureUnsupported
-                                                             : cudaSuccess);
+    if (captured && (!stream || stream->capturing)) return result(cudaErrorStreamCaptureUnsupported);
+    if (stream) run_until(stream->queue.get(), stream->queue->n_queued);
+    return cudaSuccess;
 }
 
 /* ---- errors ---- */
@@ -179,7 +231,9 @@ cudaError_t cudaDeviceGetPCIBusId(char *text, int size, int index) {
 }
 
 cudaError_t cudaDeviceSynchronize(void) {
-    return idle(nullptr);
+    cudaError_t code = idle(nullptr);
+    if (code == cudaSuccess) run_all();
+    return code;
 }
 
 cudaError_t cudaDriverGetVersion(int *version) {
@@ -210,6 +264,10 @@ static cudaError_t take_memory(void **out, size_t bytes, size_t alignment) {
         return result(cudaErrorMemoryAllocation);
     if (bytes) memset(memory, 0xff, bytes);
     allocated += malloc_usable_size(memory);
+    if (is_late) {
+        const std::lock_guard<std::recursive_mutex> guard(order);
+        blocks[static_cast<const char *>(memory)] = bytes;
+    }
     *out = memory;
     return cudaSuccess;
 }
@@ -219,6 +277,11 @@ cudaError_t cudaMalloc(void **out, size_t bytes) {
 }
 
 cudaError_t cudaFree(void *memory) {
+    if (is_late) {
+        run_all();
+        const std::lock_guard<std::recursive_mutex> guard(order);
+        blocks.erase(static_cast<const char *>(memory));
+    }
     allocated -= malloc_usable_size(memory);
     free(memory);
     return cudaSuccess;
@@ -240,14 +303,20 @@ cudaError_t cudaFreeHost(void *memory) {
 /* A copy that another thread has captured was hardly meant to be: CUDA would take it into the graph. */
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, cudaMemcpyKind, cudaStream_t stream) {
     if (stream && stream->capturing && !captured) return result(cudaErrorStreamCaptureUnsupported);
-    emulation_enqueue([=] { memmove(to, from, bytes); });
-    return cudaSuccess;
+    if (is_late && !captured && !is_taken(from)) { /* it may change, or go */
+        const auto copy = std::make_shared<std::vector<char>>(static_cast<const char *>(from),
+                                                              static_cast<const char *>(from) + bytes);
+        emulation_enqueue(stream, [=] { memmove(to, copy->data(), bytes); });
+    } else {
+        emulation_enqueue(stream, [=] { memmove(to, from, bytes); });
+    }
+    return is_late && !captured && !is_taken(to) ? idle(stream) : cudaSuccess;
 }
 
 cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_t from_pitch, size_t width,
-                              size_t height, cudaMemcpyKind, cudaStream_t) {
+                              size_t height, cudaMemcpyKind, cudaStream_t stream) {
     if (width > to_pitch || width > from_pitch) return result(cudaErrorInvalidValue);
-    emulation_enqueue([=] {
+    emulation_enqueue(stream, [=] {
         for (size_t i = 0; i < height; i++)
             memmove(static_cast<char *>(to) + i * to_pitch, static_cast<const char *>(from) + i * from_pitch,
                     width);
@@ -255,8 +324,8 @@ cudaError_t cudaMemcpy2DAsync(void *to, size_t to_pitch, const void *from, size_
     return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t) {
-    emulation_enqueue([=] { memset(memory, value, bytes); });
+cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream) {
+    emulation_enqueue(stream, [=] { memset(memory, value, bytes); });
     return cudaSuccess;
 }
 
@@ -294,7 +363,11 @@ template <typename T> static cudaError_t give_back(T *taken) {
 }
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned) {
-    return take(out);
+    cudaError_t code = take(out);
+    if (code != cudaSuccess || !is_late) return code;
+    const std::lock_guard<std::recursive_mutex> guard(order);
+    queues.push_back((*out)->queue);
+    return code;
 }
 
 cudaError_t cudaStreamCreate(cudaStream_t *out) {
@@ -302,6 +375,7 @@ cudaError_t cudaStreamCreate(cudaStream_t *out) {
 }
 
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    idle(stream);
     return give_back(stream);
 }
 
@@ -313,12 +387,15 @@ cudaError_t cudaStreamQuery(cudaStream_t stream) {
     return idle(stream);
 }
 
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) {
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    const auto queue = event->queue;
+    const uint64_t behind = event->behind;
+    if (queue) emulation_enqueue(stream, [=] { run_until(queue.get(), behind); });
     return cudaSuccess;
 }
 
-cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void *argument) {
-    emulation_enqueue([=] { function(argument); });
+cudaError_t cudaLaunchHostFunc(cudaStream_t stream, cudaHostFn_t function, void *argument) {
+    emulation_enqueue(stream, [=] { function(argument); });
     return cudaSuccess;
 }
 
@@ -334,21 +411,34 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
     return give_back(event);
 }
 
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
-    emulation_enqueue([=] { event->at = std::chrono::steady_clock::now(); });
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    const auto at = event->at;
+    emulation_enqueue(stream, [=] { *at = std::chrono::steady_clock::now(); });
+    if (!is_late || captured || !stream) return cudaSuccess;
+    const std::lock_guard<std::recursive_mutex> guard(order);
+    event->queue = stream->queue;
+    event->behind = stream->queue->n_queued;
+    event->n_looks = 5 * n_recorded++ % MOST_LOOKS;
     return cudaSuccess;
 }
 
-cudaError_t cudaEventSynchronize(cudaEvent_t) {
-    return idle(nullptr);
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+    cudaError_t code = idle(nullptr);
+    if (code == cudaSuccess && event->queue) run_until(event->queue.get(), event->behind);
+    return code;
 }
 
-cudaError_t cudaEventQuery(cudaEvent_t) {
-    return idle(nullptr);
+cudaError_t cudaEventQuery(cudaEvent_t event) {
+    const std::lock_guard<std::recursive_mutex> guard(order);
+    cudaError_t code = idle(nullptr);
+    if (code != cudaSuccess || !event->queue || event->queue->n_run >= event->behind) return code;
+    if (event->n_looks-- > 0) return result(cudaErrorNotReady);
+    run_until(event->queue.get(), event->behind);
+    return cudaSuccess;
 }
 
 cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
-    *ms = std::chrono::duration<float, std::milli>(end->at - start->at).count();
+    *ms = std::chrono::duration<float, std::milli>(*end->at - *start->at).count();
     return cudaSuccess;
 }
 
@@ -374,9 +464,9 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return cudaSuccess;
 }
 
-cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t stream) {
     for (const auto &operation : graph->operations)
-        emulation_enqueue(operation);
+        emulation_enqueue(stream, operation);
     return cudaSuccess;
 }
 

@@ -22,8 +22,8 @@ cudaError_t cuda_launch_on(cudaStream_t stream, void (*kernel)(Parameters...), d
         return code;
     }
 #ifdef KVARVE_CUDA_EMULATED
-    emulation_launch(grid, block, shared_bytes, [=] { kernel(static_cast<Parameters>(arguments)...); });
-    (void)stream;
+    emulation_launch(stream, grid, block, shared_bytes,
+                     [=] { kernel(static_cast<Parameters>(arguments)...); });
 #else
     kernel<<<grid, block, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
 #endif
