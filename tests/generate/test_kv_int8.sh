@@ -144,7 +144,7 @@ plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
 plans() {
     check 'planned: bf16' 'others' test "$(plan_bytes --kv bf16)" = 4.0
     check 'planned: int8' 'others' test "$(plan_bytes --kv int8)" = 2.1
-    check 'planned: besides' 'no line' grep -q '^up to 320 tokens of each sequence.* in bf16 besides: 1.3 MiB' "$temp/out"
+    check planned 'no line' grep -q '^up to 320 tokens of each sequence.* in bf16 besides: 1.3 MiB' "$temp/out"
 }
 
 refusals() {
