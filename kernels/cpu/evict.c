@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "kernels/cpu/cpu_device.h"
-#include "src/base/memory.h"
 
 /* Scores are summed up in pieces of so many places, whatever the page size; strips are what of a page is
  * multiplied at once. */

@@ -116,10 +116,18 @@ void evictor_close(evictor *e) {
 
 /* ---- sequences ---- */
 
+static bool evicts_any(const evictor *e, int64_t n_tokens) {
+    bool any = false;
+    for (int l = e->first_layer; l < e->first_layer + e->n_layers; l++)
+        any |= evictor_kept(&e->policy, e->config, l, n_tokens) < n_tokens;
+    return any;
+}
+
 void evictor_begin(evictor *e, int slot, int64_t from, int64_t at) {
     const size_t H = (size_t)e->shape.n_heads, K = (size_t)e->shape.head_dim;
     slot_state *s = &e->slots[slot];
     evictor_end(e, slot);
+    if (!evicts_any(e, at)) at = 0;
     *s = (slot_state){from, at, at > 0 ? mem_new((size_t)e->n_layers, sizeof *s->layers) : NULL};
     for (gathered *g = s->layers; at > 0 && g < s->layers + e->n_layers; g++) {
         if (has_window(e, (int)(g - s->layers))) continue;

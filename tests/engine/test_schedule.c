@@ -614,7 +614,7 @@ static void generated_tokens_apart(void) {
 /* The pool holds one prompt of 7 pages and what stays of two: each enters in the step behind that in which
  * the one before it is evicted, whose rows end there. */
 static void evicted_pages_are_free(void) {
-    const schedule_limits limits = {1, 4, 512, 16, 11, 0};
+    const schedule_limits limits = {1, 4, 512, 16, 13, 0};
     schedule *s = schedule_open(&limits);
     planned_span spans[4];
     for (int i = 0; i < 3; i++)
@@ -627,7 +627,7 @@ static void evicted_pages_are_free(void) {
     CU_ASSERT(spans[1].sequence == 1 && spans[1].n_rows == 106);
     CU_ASSERT(schedule_next(s, spans) == 2 && spans[0].sequence == 1 && spans[0].pos0 == 106);
     CU_ASSERT(spans[1].sequence == 2 && spans[1].n_rows == 110 && spans[1].ends_prompt);
-    CU_ASSERT(schedule_fits(s, 176) && !schedule_fits(s, 177));
+    CU_ASSERT(schedule_fits(s, 208) && !schedule_fits(s, 209));
     schedule_close(s);
 }
 
