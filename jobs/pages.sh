@@ -24,7 +24,11 @@
 #SBATCH --output=%x.log
 set -u
 # All that changes the cache and needs no calibration: a line for each format and policy.
-settings=${SETTINGS:-'int8 --kv int8'}
+settings=${SETTINGS:-'int8 --kv int8
+expected --evict expected:0.5
+h2o --evict h2o:0.5
+snapkv --evict snapkv:0.5
+pyramid --evict pyramid:0.5'}
 lengths=${LENGTHS:-1024 4096 8192} scored=${SCORED:-256} windows=${WINDOWS:-8 4 2} depths=${DEPTHS:-10 30 50 70 90}
 
 command=$0

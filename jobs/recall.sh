@@ -76,7 +76,7 @@ done
 [ -s "$temp/text" ] || refuse "name a text to hide the keys in (see --help)"
 [ $# -eq 0 ] || shift
 case " $* " in # what changes the cache
-*" --context-codec"[\ =]*) is_changed=1 ;;
+*" --context-codec"[\ =]* | *" --evict"[\ =]*) is_changed=1 ;;
 *" --kv"[\ =]bf16" "*) is_changed=0 ;;
 *" --kv"[\ =]*) is_changed=1 ;;
 *) is_changed=0 ;;

@@ -146,6 +146,11 @@ static void print_result(const study *s) {
         printf("begin token     %d before each context, one of its tokens\n", s->begin_token);
     printf("exact cache     %s\n", dtype_name(s->type));
     if (options_change_pages(s->options)) printf("changed cache   %s\n", options_kv_name(s->options->kv));
+    if (s->options->evict.kind != EVICT_NOTHING) {
+        char policy[EVICT_TEXT_BYTES];
+        evict_text(&s->options->evict, policy);
+        printf("evicted         all but %s\n", policy);
+    }
     if (s->options->context_codec) printf("codec           %s\n", s->options->context_codec);
     if (s->chosen.tables)
         printf("tables          %s, %016" PRIx64 "\n", s->options->tables, s->chosen.tables->digest);
@@ -258,6 +263,18 @@ static void note_limits(const study *s, const engine *e) {
             s->options->context_codec);
 }
 
+/* Of a context's places in all layers, those that are left of the changed cache. */
+static double kept_share(const study *s) {
+    const evict_policy *evict = &s->options->evict;
+    const int n_layers = s->config.n_layers;
+    int64_t n_kept = 0;
+    for (int l = 0; l < n_layers; l++)
+        n_kept += evict->kind == EVICT_NOTHING || model_config_window(&s->config, l) > 0
+                      ? s->context
+                      : evictor_kept(evict, &s->config, l, s->context);
+    return (double)n_kept / (double)(n_layers * s->context);
+}
+
 /* When both caches have been read. */
 static status conclude(study *s, comm *c, engine *e, int64_t n_sessions) {
     const coded_sums sums = add_up(c, &s->sums);
@@ -265,7 +282,7 @@ static status conclude(study *s, comm *c, engine *e, int64_t n_sessions) {
     if (comm_rank(c) == 0) {
         const kv_layout changed = options_change_pages(s->options) ? engine_device(e)->kv_layout : KV_ROWS;
         const double token_bytes[] = {model_kv_token_bytes(&s->config, s->type, KV_ROWS),
-                                      model_kv_token_bytes(&s->config, s->type, changed)};
+                                      model_kv_token_bytes(&s->config, s->type, changed) * kept_share(s)};
         s->result =
             context_result_of(&s->scores, token_bytes, s->options->context_codec ? &sums : NULL, s->type);
         print_result(s);

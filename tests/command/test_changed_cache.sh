@@ -5,10 +5,10 @@
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
 
-score() { # score NP OPTIONS...: three contexts of 80 tokens, 16 scored behind each
+score() { # score NP OPTIONS...: three contexts of 400 tokens, 16 scored behind each
     np=$1
     shift
-    run "$np" perplexity --model "$model" --threads 1 --device cpu --file "$all/text" --context 80 --scored 16 "$@"
+    run "$np" perplexity --model "$model" --threads 1 --device cpu --file "$all/text" --context 400 --scored 16 "$@"
 }
 value() { # value NAME FILE: the figure of this name in a result
     sed -n "s/^$1  *\([^ ]*\).*/\1/p" "$2"
@@ -71,7 +71,7 @@ memory() {
 
 bad() {
     score 1 --keys 1 --kv bf16
-    refused 'an exact cache' 2 '--keys is for a changed cache: give --context-codec, or --kv int8'
+    refused 'an exact cache' 2 '--keys is for a changed cache: give --context-codec, --evict, or --kv int8'
     score 1 --stride 8 --kv int8
     refused 'a stride' 2 '--stride is not for a changed cache'
     score 1 --tables "$page" --kv int8
@@ -80,7 +80,7 @@ bad() {
     refused 'a report that is a folder' 2 'report'
 }
 
-cat "$page" "$page" "$page" >"$all/text"
+for _ in 1 2 3 4 5 6 7; do cat "$page"; done >"$all/text"
 run_chain figures &
 run_chain memory &
 run_chain bad &

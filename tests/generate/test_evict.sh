@@ -72,10 +72,6 @@ same() {
 }
 
 others() {
-    first 'int8' "$model" --evict expected:0.3 --kv int8
-    as_before 'int8, 2 ranks, small chunks' "$model" 2 --evict expected:0.3 --kv int8 --chunk-tokens 100
-    as_before 'int8, a disk' "$model" 1 --evict expected:0.3 --kv int8 --page-tokens 256 --kv-memory 2500K \
-        --kv-disk "$all:64M"
     first 'windows' "$all/windowed" --evict pyramid:0.3
     as_before 'windows, 3 ranks, small chunks' "$all/windowed" 3 --evict pyramid:0.3 --chunk-tokens 100
     batch "$all/windowed" 1 --evict window:4,300
@@ -128,7 +124,7 @@ said() {
         grep -q 'takes 16.0 MiB while its prompt of 4096 tokens is read, and then 9.0 MiB with 256 ' "$temp/out"
     for budget in 1.0 0.2; do
         run 1 perplexity --model "$model" --device cpu --file "$temp/page.txt" --context 700 --scored 50 --windows 1 \
-            --context-codec none --evict snapkv:$budget --report "$temp/$budget.json"
+            --evict snapkv:$budget --report "$temp/$budget.json"
         expect "behind a context: $budget" 0
     done
     check 'behind a context: all stays' 'another score' grep -q '"divergence": {"mean": 0,' "$temp/1.0.json"
@@ -148,8 +144,8 @@ refusals() {
     refused 'h2o, a disk' 2 '--evict h2o reads all keys twice: not with --kv-disk'
     generate 1 --prompt a --evict snapkv:0.5 --resume "$temp/none.kvs" --load base
     refused '--load base' 2 '--evict: not with --load base or --deadline'
-    run 1 perplexity --model "$model" --file "$page" --evict snapkv:0.5
-    refused 'perplexity' 2 '--evict is for --context-codec'
+    generate 1 --prompt a --evict snapkv:0.5 --kv int8
+    refused '--kv int8' 2 '--evict is for pages of bf16: not with --kv int8'
 }
 
 (run_chain same) &

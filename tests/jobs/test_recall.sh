@@ -51,15 +51,15 @@ recall() {
 
 # As --kv bf16 is exact, and int8 is not.
 formats() {
-    study "$recall" --model "$model" --lengths 160 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" \
+    study "$recall" --model "$model" --lengths 400 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" "$page" "$page" \
         -- --threads 1 --device cpu --kv bf16
     check 'bf16: exact' "$(cat "$temp/err" "$temp/found.csv")" rows "$temp/found.csv" '$7 == 4096 && !$8' 1
-    check 'bf16: bytes' "$(cat "$temp/out")" grep -q '^ *160  4096 bytes a token$' "$temp/out"
-    study "$recall" --model "$model" --lengths 160 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" \
+    check 'bf16: bytes' "$(cat "$temp/out")" grep -q '^ *400  4096 bytes a token$' "$temp/out"
+    study "$recall" --model "$model" --lengths 400 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" "$page" "$page" \
         -- --threads 1 --device cpu --kv=int8
     check 'int8: changed' "$(cat "$temp/err" "$temp/found.csv")" rows "$temp/found.csv" \
         '$6 == 4096 && $7 == 2176 && $8 != 0 && $10 > 0' 1
-    check 'int8: beside the exact' "$(cat "$temp/out")" grep -q '^ *160  4096 bytes a token; changed 2176, ' "$temp/out"
+    check 'int8: beside the exact' "$(cat "$temp/out")" grep -q '^ *400  4096 bytes a token; changed 2176, ' "$temp/out"
 }
 
 refusals() {
@@ -90,15 +90,18 @@ pages() {
         skipped 'pages' 'gnuplot is not here (jobs/setup.sh --tests)'
         return
     }
-    export LENGTHS='150 180' SCORED=40 WINDOWS=2 DEPTHS=50
+    export LENGTHS='400 430' SCORED=40 WINDOWS=2 DEPTHS=50
     study env RESULTS=here SETTINGS="int8 --kv int8 --device cpu
+half --evict window:4,180
 coded --context-codec cachegen:4 --tables $all/page.kvt
-none --context-codec nothing:1" "$top/jobs/pages.sh" "$model" "$page" "$page" -- --threads 1
-    says 'a setting that fails' 1 '150 failed with exit code 2: .*--context-codec nothing:1: expected'
-    check 'the table' "$(cat "$temp/pages/pages.csv")" rows "$temp/pages/pages.csv" '$2 ~ /^1[58]0$/ && $8 == 2 &&
+none --context-codec nothing:1" "$top/jobs/pages.sh" "$model" "$page" "$page" "$page" "$page" \
+        "$page" -- --threads 1
+    says 'a setting that fails' 1 '400 failed with exit code 2: .*--context-codec nothing:1: expected'
+    check 'the table' "$(cat "$temp/pages/pages.csv")" rows "$temp/pages/pages.csv" '$2 ~ /^4[03]0$/ && $8 == 2 &&
         $9 <= 2 && $10 <= 2 && ($1 == "exact" && NR <= 3 && $3 == 4096 && $4 == 0 && $9 == $10 ||
-        $1 == "int8" && $3 == 2176 && $6 > 0 && $6 < 0.01 || $1 == "coded" && $3 < 1024 && $6 > 0.01)' 6
-    check 'printed too' "$(cat "$temp/out")" grep -q '^  coded  *180  *[0-9]*  *[+-][0-9.]* +- [0-9.]*  *[0-2] of 2$' \
+        $1 == "int8" && $3 == 2176 && $6 > 0 && $6 < 0.01 || $1 == "coded" && $3 < 1024 && $6 > 0.01 ||
+        $1 == "half" && $3 > 1800 && $3 < 2200 && $6 > 0.01)' 8
+    check 'printed too' "$(cat "$temp/out")" grep -q '^  coded  *430  *[0-9]*  *[+-][0-9.]* +- [0-9.]*  *[0-2] of 2$' \
         "$temp/out"
     for form in png svg; do
         check "pages.$form" 'it is not there, or empty' [ -s "$temp/pages/pages.$form" ]
