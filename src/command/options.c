@@ -249,9 +249,11 @@ static status check_perplexity(const options *o) {
                                                        : NULL;
     if (!o->file) return status_refuse("kvarve perplexity needs --file TEXT");
     if (changed && !options_change_cache(o))
-        return status_refuse("%s is for a changed cache: give --context-codec, --evict, or --kv int8", changed);
+        return status_refuse("%s is for a changed cache: give --context-codec, --evict, or --kv int8",
+                             changed);
     if (o->stride != OPTION_UNSET && options_change_cache(o))
-        return status_refuse("--stride is not for a changed cache, as of --context-codec, --evict or --kv int8");
+        return status_refuse(
+            "--stride is not for a changed cache, as of --context-codec, --evict or --kv int8");
     if (o->tables && !o->context_codec)
         return status_refuse("--tables is for --context-codec, which is not given");
     if (options_wants_generic(o))

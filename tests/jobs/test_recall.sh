@@ -51,12 +51,12 @@ recall() {
 
 # As --kv bf16 is exact, and int8 is not.
 formats() {
-    study "$recall" --model "$model" --lengths 400 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" "$page" "$page" \
-        -- --threads 1 --device cpu --kv bf16
+    study "$recall" --model "$model" --lengths 400 --depths 50 --prompts 1 --scored 40 --csv found.csv \
+        "$page" "$page" "$page" -- --threads 1 --device cpu --kv bf16
     check 'bf16: exact' "$(cat "$temp/err" "$temp/found.csv")" rows "$temp/found.csv" '$7 == 4096 && !$8' 1
     check 'bf16: bytes' "$(cat "$temp/out")" grep -q '^ *400  4096 bytes a token$' "$temp/out"
-    study "$recall" --model "$model" --lengths 400 --depths 50 --prompts 1 --scored 40 --csv found.csv "$page" "$page" "$page" \
-        -- --threads 1 --device cpu --kv=int8
+    study "$recall" --model "$model" --lengths 400 --depths 50 --prompts 1 --scored 40 --csv found.csv \
+        "$page" "$page" "$page" -- --threads 1 --device cpu --kv=int8
     check 'int8: changed' "$(cat "$temp/err" "$temp/found.csv")" rows "$temp/found.csv" \
         '$6 == 4096 && $7 == 2176 && $8 != 0 && $10 > 0' 1
     check 'int8: beside the exact' "$(cat "$temp/out")" grep -q '^ *400  4096 bytes a token; changed 2176, ' "$temp/out"

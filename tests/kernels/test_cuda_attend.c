@@ -30,7 +30,7 @@ static size_t q_width(const attention_shape *s) {
 }
 
 static attention_shape shape_of(int n_heads, int n_kv_heads, int head_dim, int64_t window) {
-    return (attention_shape){n_heads, n_kv_heads, head_dim, 1 / sqrtf((float)head_dim), window};
+    return (attention_shape){n_heads, n_kv_heads, head_dim, 1 / sqrtf((float)head_dim), window, NULL};
 }
 
 static sequence new_sequence(attention_shape shape, int n, uint64_t seed) {
