@@ -451,6 +451,8 @@ static void encode_chunk(encoder *e, const void *elements, varve_kind kind, text
     e->saved = 0;
     varve_copies_clear(&e->copies);
     memset(e->reports, 0, sizeof e->reports);
+    memset(e->squares, 0, (size_t)(e->chunk->n_layers * e->tile->n_numbers) * sizeof *e->squares);
+    memset(e->n_squares, 0, (size_t)e->chunk->n_layers * sizeof *e->n_squares);
     append_runs(e, &runs, &head.n_runs);
     for (int tile = 0; tile < n_tiles; tile++) {
         const char grade = (char)grade_of(e, tile);

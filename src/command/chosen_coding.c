@@ -9,6 +9,9 @@
 status chosen_coding_take(const kv_coding *coding, char *bytes, size_t n_bytes, chosen_coding *out) {
     *out = (chosen_coding){.coding = *coding, .bytes = bytes, .n_bytes = n_bytes};
     status st = kv_tables_parse(bytes, n_bytes, &out->tables);
+    if (st == STATUS_OK && coding->codec == KV_CODEC_CACHEGEN && !out->tables->cachegen)
+        return status_refuse(
+            "generic tables are for kvarve's codecs: cachegen needs those of kvarve calibrate");
     if (st == STATUS_OK) kv_coding_settle(&out->coding, out->tables);
     return st;
 }

@@ -72,7 +72,7 @@ const option_spec options_table[] = {
     {"tables", &option_input, PERPLEXITY, AT(tables), NULL, "", 0, 0,
      "what kvarve calibrate wrote, for codecs that are not exact"},
     {"tables", &option_input, GENERATE | REWRITES, AT(tables), NULL, "snapshot's", 0, 0,
-     "of kvarve calibrate, or generic; else those there, or of what is saved"},
+     "of kvarve calibrate, or generic; or of what is saved"},
     {"sample", &option_texts, CALIBRATE, AT(samples), NULL, "required", 0, 0,
      "text like those to come; may be given 16 times"},
     {"windows", &option_integer, PERPLEXITY | CALIBRATE, AT(windows), NULL, "all; 8", 1, 1048576,

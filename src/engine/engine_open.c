@@ -222,6 +222,7 @@ static status open_slice(engine *e) {
         .n_slots = engine_n_slots(e),
         .longest_tokens = o->sizing.longest_tokens,
         .max_rows = o->sizing.chunk_tokens,
+        .evicts = o->sizing.evict.kind != EVICT_NOTHING,
         .n_near_blocks = sizing_near_blocks(&o->sizing),
         .n_frames = mine->n_frames,
         .n_turn = 2 * e->max_in_flight,

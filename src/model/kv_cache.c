@@ -57,7 +57,7 @@ int64_t kv_pool_pages(const kv_shape *s, int64_t window) {
     int64_t most = window - 1 + ATTEND_BLOCK - 1 + s->max_rows;
     int64_t each = kv_pages_for(most, page_tokens) + 1, all = kv_pages_for(s->longest_tokens, page_tokens);
     if (each > all) each = all;
-    return s->n_slots * each < s->n_pages ? s->n_slots * each : s->n_pages;
+    return s->evicts || s->n_slots * each < s->n_pages ? s->n_slots * each : s->n_pages;
 }
 
 /* Of whole pages, each of which may begin a near one. */
@@ -553,7 +553,7 @@ void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t
     const kv_format *f = &kv->shape.format;
     layer_pages *l = &kv->layers[layer];
     page_range *mine = &l->slots[slot];
-    assert(kv->dev->host_memory && l->window == 0 && mine->first == 0 && n_kept <= n_places);
+    assert(kv->dev->host_memory && !kv->near && l->window == 0 && mine->first == 0 && n_kept <= n_places);
     assert(kv_pages_for(n_places, f->page_tokens) == mine->end);
     char *rows = mem_new((size_t)(f->n_heads * f->page_tokens),
                          row_bytes_of(kv, KV_PART_K) + row_bytes_of(kv, KV_PART_V));

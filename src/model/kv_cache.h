@@ -39,6 +39,7 @@ typedef struct kv_shape {
     int n_slots;     /* sequences at once */
     int64_t longest_tokens; /* of a sequence */
     int max_rows;           /* of a step */
+    bool evicts;            /* so that a layer with a window may have more pages than one without */
     /* Where pages hold codes: blocks of a sequence that are kept as they were put at the same time. One,
      * another where saves may read it while the sequence goes on, and another where it goes on from what is
      * loaded. */

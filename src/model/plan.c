@@ -46,6 +46,7 @@ static kv_shape shape_of(const model_config *c, const sizing *s, int64_t n_pages
         .n_slots = s->n_sequences + s->n_held,
         .longest_tokens = s->longest_tokens,
         .max_rows = s->chunk_tokens,
+        .evicts = s->evict.kind != EVICT_NOTHING,
         .n_near_blocks = sizing_near_blocks(s),
     };
 }
@@ -329,6 +330,12 @@ status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *
         return status_refuse(
             "--kv-host: %.1f MiB are too few: more than %.1f MiB are needed for it to be of use",
             mem_mib(s.kv_host_bytes), mem_mib(KV_TIER_SPARE_RECORDS * page_bytes(c, asked)));
+    int n_full = 0;
+    for (int l = 0; l < c->n_layers; l++)
+        n_full += model_config_window(c, l) == 0;
+    if (s.evict.kind != EVICT_NOTHING && n_full == 0)
+        return status_refuse(
+            "--evict: all layers of this model have a sliding window, and are left as they are");
     if (least > PLAN_MOST_PAGES)
         return status_refuse(
             "a sequence of %lld tokens takes more than %d pages: raise --page-tokens or lower "

@@ -280,11 +280,12 @@ static status conclude(study *s, comm *c, engine *e, int64_t n_sessions) {
     const coded_sums sums = add_up(c, &s->sums);
     context_scores_share(&s->scores, c);
     if (comm_rank(c) == 0) {
-        const kv_layout changed = options_change_pages(s->options) ? engine_device(e)->kv_layout : KV_ROWS;
+        const bool is_coded = s->options->context_codec; /* whose bits an element count, then */
+        const kv_layout changed =
+            options_change_pages(s->options) && !is_coded ? engine_device(e)->kv_layout : KV_ROWS;
         const double token_bytes[] = {model_kv_token_bytes(&s->config, s->type, KV_ROWS),
                                       model_kv_token_bytes(&s->config, s->type, changed) * kept_share(s)};
-        s->result =
-            context_result_of(&s->scores, token_bytes, s->options->context_codec ? &sums : NULL, s->type);
+        s->result = context_result_of(&s->scores, token_bytes, is_coded ? &sums : NULL, s->type);
         print_result(s);
         if (s->exact_seconds > 0)
             notice_add("these are times of the changed cache: the exact one had an engine of its own, which "

@@ -125,7 +125,7 @@ static void add_up_codes(const coded_sums *sums, dtype type, context_result *r) 
     r->is_coded = true;
     r->bits = 8 * (sums->n_bytes[KV_PART_K] + sums->n_bytes[KV_PART_V]) /
               (sums->n_elements[KV_PART_K] + sums->n_elements[KV_PART_V]);
-    r->token_bytes[1] = r->token_bytes[0] * r->bits / (8 * (double)dtype_bytes(type));
+    r->token_bytes[1] *= r->bits / (8 * (double)dtype_bytes(type));
     r->kept_exact = sums->kept.n_exact / sums->kept.n_tokens;
     r->kept_8bit = sums->kept.n_8bit / sums->kept.n_tokens;
     for (int part = 0; part < N_KV_PARTS; part++) {

@@ -20,12 +20,7 @@ awk 'BEGIN {
     }
 }' >"$lines"
 
-mkdir "$all/windowed"
-cp "$model"/* "$all/windowed/"
-s='"sliding_attention"' f='"full_attention"'
-sed -e 's/LlamaForCausalLM/MistralForCausalLM/' -e 's/"llama"/"mistral"/' \
-    -e "1s/{/{ \"sliding_window\": 96, \"layer_types\": [$s, $f, $s, $s, $s, $f, $s, $s],/" \
-    "$model/config.json" >"$all/windowed/config.json"
+make_windowed "$all/windowed"
 
 batch() { # batch MODEL NP OPTIONS...: the results, in the order of the lines
     on=$1 np=$2
@@ -74,6 +69,14 @@ same() {
 others() {
     first 'windows' "$all/windowed" --evict pyramid:0.3
     as_before 'windows, 3 ranks, small chunks' "$all/windowed" 3 --evict pyramid:0.3 --chunk-tokens 100
+    make_windowed "$all/wide"
+    sed -i 's/"sliding_window": 96/"sliding_window": 1024/' "$all/wide/config.json"
+    batch "$all/wide" 1 --evict window:4,124
+    expect 'windows that keep more than what stays' 0 && ok 'windows that keep more than what stays'
+    make_windowed "$all/nowhere"
+    sed -i 's/full_attention/sliding_attention/g' "$all/nowhere/config.json"
+    batch "$all/nowhere" 1 --evict window:4,124
+    refused 'windows everywhere' 2 '--evict: all layers of this model have a sliding window'
     batch "$all/windowed" 1 --evict window:4,300
     check 'windows: two layers' 'other bytes' grep -q 'is 1.0 of 3.7 MiB' "$temp/err"
 }
