@@ -208,9 +208,10 @@ static void note_evictions(const run_figures *f, const options *o) {
     evict_text(&o->evict, policy);
     notice_add(
         "--evict %s: in a layer, %lld sequence%s kept %.0f of %lld places of their prompts (%.1f%%); in all "
-        "layers that is %.1f of %.1f MiB of K and V: text and scores behind are not those of the whole cache",
+        "layers that is %.1f of %.1f MiB of K and V%s",
         policy, (long long)v->n_sequences, v->n_sequences == 1 ? "" : "s", v->n_kept, (long long)v->n_places,
-        100 * v->n_kept / (double)v->n_places, v->kept_bytes / mib, v->bytes / mib);
+        100 * v->n_kept / (double)v->n_places, v->kept_bytes / mib, v->bytes / mib,
+        v->kept_bytes < v->bytes ? ": text and scores behind are not those of the whole cache" : "");
 }
 
 static void print_notes(const run_figures *f, const options *o, const engine *e) {

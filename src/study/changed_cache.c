@@ -361,8 +361,11 @@ static status run(study *s, comm *c) {
     return st;
 }
 
+/* Where pages hold codes, both engines compute where that can be: on the CPU. */
 int changed_cache_run(comm *c, const options *o) {
-    study s = {.options = o};
+    options here = *o;
+    if (options_change_pages(o) && o->device == DEVICE_AUTO) here.device = DEVICE_CPU;
+    study s = {.options = &here};
     const status st = run(&s, c);
     const int code = st == STATUS_OK ? EXIT_CODE_OK : run_say_failure(c, st);
     tokenizer_close(s.tok);
