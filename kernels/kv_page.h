@@ -114,9 +114,9 @@ KV_FUNCTION size_t kv_int8_scales(const kv_format *f, int head) {
 }
 
 /* Where K or V of a head at a place of the page begins, counted from the page's begin: its first element, or
- * of a key in int8 its first scale. In
- * rows, places that follow each other lie kv_part_stride apart. In panels, keys from a multiple of KV_PANEL
- * places on begin with that of the first, and values from a whole word on with that of its first. */
+ * of a key in int8 its first scale. In rows, places that follow each other lie kv_part_stride apart. In
+ * panels, keys from a multiple of KV_PANEL places on begin with that of the first, and values from a whole
+ * word on with that of its first. */
 KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int place) {
     if (f->layout == KV_INT8 && part == KV_PART_V)
         return kv_int8_scales(f, head) + (size_t)f->page_tokens * KV_WORD_BYTES +

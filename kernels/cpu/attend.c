@@ -153,7 +153,7 @@ static float *copy_given(const attend_job *job, const attend_work *work, const a
                          int64_t node) {
     float *partial = work->partials;
     for (int i = 0; i < tile->n_queries; i++, partial += job->partial_floats) {
-        const int64_t pos = attend_query_pos(job, tile, i);
+        const int64_t pos = attend_query_place(job, tile, i);
         const attend_nodes seen = attend_nodes_seen(pos, pos, job->shape->window, ATTEND_NODE_LEVEL);
         if (node < seen.first || node >= seen.last)
             attend_clear_partial(job, partial);
@@ -192,10 +192,10 @@ static int plan_span(const attend_job *job, const span *s, attend_tile *tile) {
     int n_queries = s->n_rows * job->group, n_tiles = 0;
     for (int query0 = 0, end; query0 < n_queries; query0 = end) {
         attend_tile next = {.span = s, .query0 = query0};
-        const int64_t pos = attend_query_pos(job, &next, 0);
+        const int64_t pos = attend_query_place(job, &next, 0);
         end = tile_end(job, s, query0, pos);
         next.n_queries = end - query0;
-        const int64_t last_pos = attend_query_pos(job, &next, next.n_queries - 1);
+        const int64_t last_pos = attend_query_place(job, &next, next.n_queries - 1);
         const attend_nodes blocks = attend_nodes_seen(pos, last_pos, job->shape->window, 0),
                            nodes = attend_nodes_common(
                                job->extent.nodes,

@@ -26,7 +26,7 @@ static int clip(int place, int first, int last) {
 
 /* As far as it lies in the job's pages. */
 static attend_range query_range(const attend_job *job, const attend_tile *tile, int query, int64_t block) {
-    const int64_t pos = attend_query_pos(job, tile, query);
+    const int64_t pos = attend_query_place(job, tile, query);
     const attend_range seen = attend_range_in(pos, job->shape->window, block);
     if (!job->is_int8 && !job->codes) return seen;
     const int n_exact = attend_exact_places(pos, block), first = job->is_int8 ? n_exact : 0,
@@ -36,7 +36,7 @@ static attend_range query_range(const attend_job *job, const attend_tile *tile, 
 
 /* Places of a block that the rows of a tile see as they were put. */
 static int exact_places(const attend_job *job, const attend_tile *tile, int64_t block) {
-    return job->codes ? attend_exact_places(attend_query_pos(job, tile, 0), block) : ATTEND_BLOCK;
+    return job->codes ? attend_exact_places(attend_query_place(job, tile, 0), block) : ATTEND_BLOCK;
 }
 
 /* The job in the pages where most of a block lies. */

@@ -76,7 +76,7 @@ typedef struct attend_work {
 } attend_work;
 
 /* The place of a query's row. */
-static inline int64_t attend_query_pos(const attend_job *job, const attend_tile *tile, int query) {
+static inline int64_t attend_query_place(const attend_job *job, const attend_tile *tile, int query) {
     return span_place(job->shape, tile->span) + (tile->query0 + query) / job->group;
 }
 

@@ -1,5 +1,6 @@
 /* What tokens are evicted by (src/model/evict.h): keys of a page, multiplied as they lie, with queries that
  * look at them or are expected to, and moments of queries. */
+#include <assert.h>
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -53,18 +54,18 @@ static void pack_queries(const look_job *job, int kv_head, int query, char *rows
 /* With all queries packed; false where there is no memory for it. */
 static bool begin_job(device *base, const attention_shape *shape, const attend_look *look, look_job *job) {
     cpu_device *dev = cpu_device_of(base);
-    const bool is_int8 = look->format->layout == KV_INT8;
+    assert(look->format->layout == KV_PANELS);
     *job = (look_job){
         .dev = dev,
         .shape = shape,
         .look = look,
-        .tile = is_int8 ? &dev->kernels->int8_tile : &dev->kernels->tile,
-        .most = is_int8 ? dev->kernels->int8_most_rows : dev->kernels->tile.rows,
+        .tile = &dev->kernels->tile,
+        .most = dev->kernels->tile.rows,
         .group = shape->n_heads / shape->n_kv_heads,
         .n_queries = look->n_rows * (shape->n_heads / shape->n_kv_heads),
         .row_bytes = (size_t)shape->head_dim * dtype_bytes(base->act),
     };
-    job->n_words = is_int8 ? kv_int8_key_words(look->format) : (int)(job->row_bytes / KV_WORD_BYTES);
+    job->n_words = (int)(job->row_bytes / KV_WORD_BYTES);
     job->head_bytes =
         whole_lines((size_t)job->n_queries * (size_t)job->n_words * job->tile->input_word_bytes);
     const size_t G = (size_t)shape->n_kv_heads, n_threads = (size_t)dev->n_threads,

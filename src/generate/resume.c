@@ -273,8 +273,9 @@ static void replay(generation *g, job *j, const manifest_sequence *q) {
  * codes, rows behind them see the others of their block as they were put, which a snapshot has of the last
  * block that was saved. */
 static int64_t reusable(const generation *g, int64_t n, int64_t saved) {
-    const bool is_coded = g->options->kv == KV_CACHE_INT8;
-    return is_coded && attend_block_of(n) < attend_block_of(saved) ? n - n % ATTEND_BLOCK : n;
+    return options_change_pages(g->options) && attend_block_of(n) < attend_block_of(saved)
+               ? n - n % ATTEND_BLOCK
+               : n;
 }
 
 static int64_t common_tokens(const generation *g, const job *j, const manifest_sequence *q) {

@@ -124,7 +124,6 @@ static bool evicts_any(const evictor *e, int64_t n_tokens) {
 }
 
 void evictor_begin(evictor *e, int slot, int64_t from, int64_t at) {
-    const size_t H = (size_t)e->shape.n_heads, K = (size_t)e->shape.head_dim;
     slot_state *s = &e->slots[slot];
     evictor_end(e, slot);
     if (!evicts_any(e, at)) at = 0;
@@ -132,8 +131,8 @@ void evictor_begin(evictor *e, int slot, int64_t from, int64_t at) {
     for (gathered *g = s->layers; at > 0 && g < s->layers + e->n_layers; g++) {
         if (has_window(e, (int)(g - s->layers))) continue;
         if (e->policy.kind == EVICT_EXPECTED) {
-            g->block = mem_new(MOMENT_ROWS * H * K, sizeof *g->block);
-            g->moments = mem_new(H * (K + K * K), sizeof *g->moments);
+            g->block = mem_new(MOMENT_ROWS * row_floats(e->config), sizeof *g->block);
+            g->moments = mem_new(moments_of(e->config), sizeof *g->moments);
         }
         if (sees_last_rows(&e->policy)) g->rows = mem_new(EVICT_QUERIES, e->row_bytes);
         if (e->policy.kind == EVICT_H2O)

@@ -265,13 +265,10 @@ static void note_limits(const study *s, const engine *e) {
 
 /* Of a context's places in all layers, those that are left of the changed cache. */
 static double kept_share(const study *s) {
-    const evict_policy *evict = &s->options->evict;
     const int n_layers = s->config.n_layers;
     int64_t n_kept = 0;
     for (int l = 0; l < n_layers; l++)
-        n_kept += evict->kind == EVICT_NOTHING || model_config_window(&s->config, l) > 0
-                      ? s->context
-                      : evictor_kept(evict, &s->config, l, s->context);
+        n_kept += evictor_kept(&s->options->evict, &s->config, l, s->context);
     return (double)n_kept / (double)(n_layers * s->context);
 }
 
