@@ -40,7 +40,8 @@ def parse_arguments():
     own.add_argument("--depths", default="0", help="contexts of one sequence's decode, or none")
     own.add_argument("--sequences", type=int, default=16, help="decoded at once; 1: no such row")
     own.add_argument("--rounds", type=int, default=3)
-    own.add_argument("--options", default="", help="more options of kvarve, such as '--weights int8'")
+    own.add_argument("--options", default="", help="more options of kvarve, such as '--weights int8' or '--kv int8'")
+    own.add_argument("--llama-options", default="", help="more of llama-bench, such as '-fa 1 -ctk q8_0 -ctv q8_0'")
     return own.parse_args()
 
 
@@ -75,7 +76,7 @@ def kvarve_bench(args, machine, *options):
 
 def llama_bench(args, *options):
     command = [f"{args.llama}/llama-bench", "-m", args.gguf, "-t", str(args.threads), "-r", "1", "-o", "jsonl"]
-    return json.loads(run(command + list(options))[0].splitlines()[-1])["avg_ts"]
+    return json.loads(run(command + list(options) + args.llama_options.split())[0].splitlines()[-1])["avg_ts"]
 
 
 def llama_batch(args):
