@@ -347,13 +347,19 @@ static bool continues_batch(const generation *g) {
     return false;
 }
 
-/* What comes back from a codec that is not exact is not what was saved, nor is what was computed over it. */
+/* What comes back from a codec that is not exact is not what was saved, nor is what was computed over it. Of
+ * pages that are rounded as in this run its own note tells. */
 static void note_inexact(const generation *g) {
     const char *first = NULL;
+    char pages[MANIFEST_INEXACT_BYTES] = "";
     bool has_others = false;
-    int64_t n = 0;
+    int64_t n = 0, n_other_pages = 0;
+    if (options_change_pages(g->options)) generate_pages_name(g->options, pages);
     for (int64_t i = 0; i < g->n_jobs; i++) {
-        if (!g->jobs[i].inexact) continue;
+        const job *j = &g->jobs[i];
+        n_other_pages +=
+            pages[0] && j->session.n_cached > ATTEND_BLOCK && !(j->inexact && strstr(j->inexact, pages));
+        if (!j->inexact || strcmp(j->inexact, pages) == 0) continue;
         if (n++ == 0) first = g->jobs[i].inexact;
         has_others |= strcmp(first, g->jobs[i].inexact) != 0 && !strstr(first, MANIFEST_AND_OTHERS);
     }
@@ -362,6 +368,12 @@ static void note_inexact(const generation *g) {
                    "that: what follows may differ from what the exact cache would have given",
                    g->options->resume, (long long)n, n == 1 ? "" : "s", n == 1 ? "s" : "", first,
                    has_others ? MANIFEST_AND_OTHERS : "");
+    if (n_other_pages > 0)
+        notice_add("--resume %s: what %lld prompt%s take%s from it was computed without --kv %s: what "
+                   "follows may differ "
+                   "from what one run with it would have given",
+                   g->options->resume, (long long)n_other_pages, n_other_pages == 1 ? "" : "s",
+                   n_other_pages == 1 ? "s" : "", options_kv_name(g->options->kv));
 }
 
 void generate_match_past(generation *g) {

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "io/files.h"
+#include "kernels/attend_blocks.h"
 #include "src/base/clock.h"
 #include "src/base/memory.h"
 #include "src/command/run.h"
@@ -55,6 +56,18 @@ static void describe_inexact(const generation *g, const job *j, manifest_sequenc
     out->inexact = mem_copy_text(text, strlen(text));
 }
 
+void generate_pages_name(const options *o, char name[MANIFEST_INEXACT_BYTES]) {
+    snprintf(name, MANIFEST_INEXACT_BYTES, "%s pages", options_kv_name(o->kv));
+}
+
+/* Where pages hold codes, the first tokens are exact, and all before there is a whole block. */
+static void describe_pages(const options *o, manifest_sequence *out) {
+    char name[MANIFEST_INEXACT_BYTES];
+    if (!options_change_pages(o) || out->n_tokens <= ATTEND_BLOCK) return;
+    generate_pages_name(o, name);
+    manifest_add_inexact(out, name, ATTEND_EXACT_FIRST);
+}
+
 static void describe(void *context, int64_t id, manifest_sequence *out) {
     generation *g = context;
     job *j = &g->jobs[id];
@@ -82,6 +95,7 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
         .n_stop_tokens = (int64_t)j->stop_tokens.n,
     };
     describe_inexact(g, j, out);
+    describe_pages(g->options, out);
     memcpy(out->tokens, s->tokens.ids, s->tokens.n * sizeof *out->tokens);
     for (int i = 0; i < j->n_stops; i++)
         out->stops[i] = mem_copy_text(j->stops[i], strlen(j->stops[i]));
