@@ -25,6 +25,7 @@
 set -u
 # All that changes the cache and needs no calibration: a line for each format and policy.
 settings=${SETTINGS:-'int8 --kv int8
+int4 --kv int4
 expected --evict expected:0.5
 h2o --evict h2o:0.5
 snapkv --evict snapkv:0.5

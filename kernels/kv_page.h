@@ -14,9 +14,17 @@
  *            groups, each behind a word of float32 scales, as int8 weights are (kernels/int8_code.h). The
  *            values of a head are the float32 scales of the page's places, one for each, and then words of
  *            the codes of 4 places. A row that went through a page has the same codes when it is put again.
+ * KV_INT4    codes of 4 bits, of rows that are bf16 outside, after KIVI (arXiv 2402.02750, section 3.2). A
+ *            rotated key has one range (kernels/int4_code.h) for each element over KV_INT4_PLACES places,
+ *            which are put together; a value has one for each KV_INT4_VALUES elements. Of such a group of
+ *            places a head has the least numbers of its ranges, then the largest, then words of 8 codes.
+ *            Keys are panels of KV_PANEL places, [words of a key][KV_PANEL], and values [words of 8
+ *            places][v_width rounded up]. Byte j of a word has the codes j and 4 + j, the first in its low
+ *            bits. Ranges are in the order of a key's elements, or [ranges of a value][KV_INT4_PLACES]. A
+ *            group some of whose rows went through a page has the same codes when it is put again.
  *
  * The pages of a layer form a pool: page `id` begins id pages behind its begin. Offsets are counted in
- * units: elements of the format's type, or bytes in KV_INT8. Local. */
+ * units: elements of the format's type, or bytes where they hold codes. Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -26,6 +34,7 @@
 
 #include "kernels/convert.h"
 #include "kernels/dtype.h"
+#include "kernels/int4_code.h"
 #include "kernels/int8_code.h"
 
 /* Functions that CUDA kernels call as well, and that C++ can evaluate in compilation. */
@@ -42,11 +51,18 @@ enum {
     KV_NEAR_TOKENS = 64,  /* of a near page, whatever those of codes have */
     KV_PANEL = 16,
     KV_WORD_BYTES = 4,
+    KV_INT4_PLACES = 64, /* page_tokens is a multiple of it in KV_INT4 */
+    KV_INT4_VALUES = 64,
+    KV_INT4_WORD = 8,       /* codes of a word */
+    KV_INT4_MOST_KEY = 512, /* elements of a key */
 };
+
+static_assert((int)KV_NEAR_TOKENS == (int)KV_INT4_PLACES && (int)KV_INT4_PLACES <= (int)INT4_MOST,
+              "a group of places is a near page");
 
 typedef enum kv_part { KV_PART_K, KV_PART_V, N_KV_PARTS } kv_part;
 
-typedef enum kv_layout { KV_ROWS, KV_PANELS, KV_INT8 } kv_layout;
+typedef enum kv_layout { KV_ROWS, KV_PANELS, KV_INT8, KV_INT4 } kv_layout;
 
 typedef struct kv_format {
     dtype type; /* of an element outside of pages */
@@ -57,7 +73,7 @@ typedef struct kv_format {
 } kv_format;
 
 KV_FUNCTION bool kv_is_coded(const kv_format *f) {
-    return f->layout == KV_INT8;
+    return f->layout == KV_INT8 || f->layout == KV_INT4;
 }
 
 /* Of the pages of the same rows as they are put. */
@@ -83,15 +99,28 @@ KV_FUNCTION int kv_int8_key_words(const kv_format *f) {
     return (f->k_width + INT8_GROUP - 1) / INT8_GROUP + (f->k_width + INT8_WORD_COLS - 1) / INT8_WORD_COLS;
 }
 
-/* Elements of a value in panels, and of its padding. */
+/* Elements of a value in panels, or of a key in int4, and of its padding. */
 KV_FUNCTION int kv_padded_value(const kv_format *f) {
     return (f->v_width + KV_PANEL - 1) / KV_PANEL * KV_PANEL;
+}
+
+KV_FUNCTION int kv_padded_key(const kv_format *f) {
+    return (f->k_width + KV_PANEL - 1) / KV_PANEL * KV_PANEL;
+}
+
+/* In int4, ranges of a group of places. */
+KV_FUNCTION int kv_int4_ranges(const kv_format *f, kv_part part) {
+    return part == KV_PART_K ? kv_padded_key(f)
+                             : (f->v_width + KV_INT4_VALUES - 1) / KV_INT4_VALUES * KV_INT4_PLACES;
 }
 
 /* Units of a head that the page has room for, for each place. */
 KV_FUNCTION int kv_part_stride(const kv_format *f, kv_part part) {
     if (f->layout == KV_INT8)
         return part == KV_PART_K ? kv_int8_key_words(f) * KV_WORD_BYTES : KV_WORD_BYTES + kv_padded_value(f);
+    if (f->layout == KV_INT4)
+        return kv_int4_ranges(f, part) * (int)sizeof(int4_range) / KV_INT4_PLACES +
+               (part == KV_PART_K ? kv_padded_key(f) : kv_padded_value(f)) / 2;
     if (part == KV_PART_K) return f->k_width;
     return f->layout == KV_ROWS ? f->v_width : kv_padded_value(f);
 }
@@ -114,9 +143,9 @@ KV_FUNCTION size_t kv_int8_scales(const kv_format *f, int head) {
 }
 
 /* Where K or V of a head at a place of the page begins, counted from the page's begin: its first element, or
- * of a key in int8 its first scale. In rows, places that follow each other lie kv_part_stride apart. In
- * panels, keys from a multiple of KV_PANEL places on begin with that of the first, and values from a whole
- * word on with that of its first. */
+ * of a key in int8 its first scale, or in int4 its group. In rows, places that follow each other lie
+ * kv_part_stride apart. In panels, keys from a multiple of KV_PANEL places on begin with that of the first,
+ * and values from a whole word on with that of its first. */
 KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int place) {
     if (f->layout == KV_INT8 && part == KV_PART_V)
         return kv_int8_scales(f, head) + (size_t)f->page_tokens * KV_WORD_BYTES +
@@ -126,6 +155,9 @@ KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int pl
                       ? 0
                       : (size_t)f->n_heads * (size_t)f->page_tokens * (size_t)kv_part_stride(f, KV_PART_K);
     const int word = kv_word_elements(f), together = part == KV_PART_K ? KV_PANEL : word;
+    if (f->layout == KV_INT4)
+        return keys + (size_t)(head * f->page_tokens + place - place % KV_INT4_PLACES) *
+                          (size_t)kv_part_stride(f, part);
     const int inside = f->layout == KV_ROWS ? 0 : place % together;
     return keys + (size_t)(head * f->page_tokens + place - inside) * (size_t)kv_part_stride(f, part) +
            (size_t)(part == KV_PART_K ? inside * word : inside);
@@ -145,7 +177,7 @@ KV_FUNCTION int64_t kv_pages_for(int64_t n_tokens, int page_tokens) {
 }
 
 static inline size_t kv_unit_bytes(const kv_format *f) {
-    return f->layout == KV_INT8 ? 1 : dtype_bytes(f->type);
+    return kv_is_coded(f) ? 1 : dtype_bytes(f->type);
 }
 
 static inline size_t kv_page_bytes(const kv_format *f) {
@@ -240,12 +272,119 @@ static inline void kv_get_int8(const kv_format *f, const void *page, kv_part par
     }
 }
 
+/* ---- the same in int4 ---- */
+
+/* A group of places of a head, and element i of the one at `place`, which counts from the first of all. */
+typedef struct kv_int4_group {
+    uint16_t *least, *largest;
+    uint8_t *codes;
+} kv_int4_group;
+
+static inline kv_int4_group kv_int4_group_at(const kv_format *f, const void *page, kv_part part, int head,
+                                             int place) {
+    uint16_t *least = (uint16_t *)(void *)kv_place_in(f, page, part, head, place);
+    uint16_t *largest = least + kv_int4_ranges(f, part);
+    return (kv_int4_group){least, largest, (uint8_t *)(largest + kv_int4_ranges(f, part))};
+}
+
+static inline int kv_int4_range_of(kv_part part, int place, int i) {
+    return part == KV_PART_K ? i : i / KV_INT4_VALUES * KV_INT4_PLACES + place % KV_INT4_PLACES;
+}
+
+/* The byte of its code, and by how many bits it is shifted there. */
+static inline uint8_t *kv_int4_code(const kv_format *f, const kv_int4_group *g, kv_part part, int place,
+                                    int i, int *shift) {
+    const int at = place % KV_INT4_PLACES, along = part == KV_PART_K ? i : at, word = along / KV_INT4_WORD;
+    const int words = part == KV_PART_K ? at / KV_PANEL * KV_PANEL * (kv_padded_key(f) / KV_INT4_WORD) +
+                                              word * KV_PANEL + at % KV_PANEL
+                                        : word * kv_padded_value(f) + i;
+    *shift = along % KV_INT4_WORD / 4 * 4;
+    return g->codes + words * KV_WORD_BYTES + along % 4;
+}
+
+static inline void kv_put_int4_code(const kv_format *f, const kv_int4_group *g, kv_part part, int place,
+                                    int i, uint8_t code) {
+    int shift;
+    uint8_t *byte = kv_int4_code(f, g, part, place, i, &shift);
+    *byte = (uint8_t)((*byte & ~(INT4_LARGEST << shift)) | code << shift);
+}
+
+static inline void kv_put_int4_range(const kv_int4_group *g, kv_part part, int place, int i, int4_range r) {
+    g->least[kv_int4_range_of(part, place, i)] = r.least;
+    g->largest[kv_int4_range_of(part, place, i)] = r.largest;
+}
+
+/* The KV_INT4_PLACES rows from `place` on. */
+static inline void kv_put_int4_keys(const kv_format *f, void *page, int head, int place, const char *rows,
+                                    size_t row_bytes) {
+    const kv_int4_group g = kv_int4_group_at(f, page, KV_PART_K, head, place);
+    float x[KV_INT4_PLACES][KV_INT4_MOST_KEY], largest = 0, channel[KV_INT4_PLACES];
+    uint8_t codes[KV_INT4_PLACES];
+    assert(f->k_width <= KV_INT4_MOST_KEY);
+    for (int k = 0; k < KV_INT4_PLACES; k++) {
+        for (int i = 0; i < f->k_width; i++)
+            x[k][i] = float_at(DTYPE_BF16, rows + (size_t)k * row_bytes, (size_t)i);
+        int4_rotate(x[k], f->k_width);
+        for (int i = 0; i < f->k_width; i++)
+            largest = fabsf(x[k][i]) <= largest ? largest : fabsf(x[k][i]); /* NaN where one is */
+    }
+    const float unit = int4_unit(largest);
+    for (int i = 0; i < kv_padded_key(f); i++) {
+        for (int k = 0; k < KV_INT4_PLACES; k++)
+            channel[k] = i < f->k_width ? x[k][i] : 0;
+        kv_put_int4_range(&g, KV_PART_K, place, i, int4_encode_key(KV_INT4_PLACES, channel, unit, codes));
+        for (int k = 0; k < KV_INT4_PLACES; k++)
+            kv_put_int4_code(f, &g, KV_PART_K, place + k, i, codes[k]);
+    }
+}
+
+static inline void kv_put_int4_values(const kv_format *f, void *page, int head, int place, const char *rows,
+                                      size_t row_bytes) {
+    const kv_int4_group g = kv_int4_group_at(f, page, KV_PART_V, head, place);
+    uint16_t x[KV_INT4_VALUES];
+    uint8_t codes[KV_INT4_VALUES];
+    for (int k = 0; k < KV_INT4_PLACES; k++, rows += row_bytes)
+        for (int i = 0; i < f->v_width; i += KV_INT4_VALUES) {
+            const int left = f->v_width - i, n = left < KV_INT4_VALUES ? left : KV_INT4_VALUES;
+            memcpy(x, rows + (size_t)i * sizeof *x, (size_t)n * sizeof *x);
+            kv_put_int4_range(&g, KV_PART_V, place + k, i, int4_encode(n, x, codes));
+            for (int at = 0; at < n; at++)
+                kv_put_int4_code(f, &g, KV_PART_V, place + k, i + at, codes[at]);
+        }
+}
+
+static inline void kv_get_int4(const kv_format *f, const void *page, kv_part part, int head, int place,
+                               uint16_t *row) {
+    const kv_int4_group g = kv_int4_group_at(f, page, part, head, place);
+    float key[KV_INT4_MOST_KEY];
+    for (int i = 0, shift; i < kv_part_width(f, part); i++) {
+        const int range = kv_int4_range_of(part, place, i);
+        const uint8_t code = (*kv_int4_code(f, &g, part, place, i, &shift) >> shift) & INT4_LARGEST;
+        const int4_range r = {g.least[range], g.largest[range]};
+        if (part == KV_PART_K)
+            key[i] = int4_decode_key(code, r);
+        else
+            row[i] = int4_decode(code, r);
+    }
+    if (part == KV_PART_V) return;
+    int4_rotate(key, f->k_width);
+    for (int i = 0; i < f->k_width; i++)
+        row[i] = bf16_of_float(key[i]);
+}
+
 /* ---- rows, whatever the layout ---- */
 
 /* K or V of a head at n places from `place` on, all of this page: rows of elements, row_bytes apart, into the
- * page and out of it. */
+ * page, in int4 whole groups of places, and out of it. */
 static inline void kv_put_rows(const kv_format *f, void *page, kv_part part, int head, int place, int n,
                                const void *rows, size_t row_bytes) {
+    if (f->layout == KV_INT4) {
+        assert(place % KV_INT4_PLACES == 0 && n % KV_INT4_PLACES == 0);
+        for (int i = 0; i < n; i += KV_INT4_PLACES)
+            (part == KV_PART_K ? kv_put_int4_keys : kv_put_int4_values)(
+                f, page, head, place + i, (const char *)rows + (size_t)i * row_bytes, row_bytes);
+        return;
+    }
     if (f->layout == KV_INT8) {
         for (int i = 0; i < n; i++)
             kv_put_int8(f, page, part, head, place + i,
@@ -263,6 +402,12 @@ static inline void kv_get_rows(const kv_format *f, const void *page, kv_part par
     if (f->layout == KV_INT8) {
         for (int i = 0; i < n; i++)
             kv_get_int8(f, page, part, head, place + i,
+                        (uint16_t *)(void *)((char *)rows + (size_t)i * row_bytes));
+        return;
+    }
+    if (f->layout == KV_INT4) {
+        for (int i = 0; i < n; i++)
+            kv_get_int4(f, page, part, head, place + i,
                         (uint16_t *)(void *)((char *)rows + (size_t)i * row_bytes));
         return;
     }

@@ -30,10 +30,10 @@ static size_t work_layout(const attend_job *job, char *base, attend_work *work) 
     size_t partials = TILE_QUERIES * job->partial_floats * sizeof(float);
     work->queries = take(base, &used, TILE_QUERIES * (size_t)job->shape->head_dim * job->type_bytes);
     for (const attend_job *of = job; of; of = of->codes) {
-        const size_t of_rows = (size_t)of->tile_rows, words = (size_t)of->n_words;
+        const size_t of_rows = (size_t)of->tile_rows;
         if (of_rows > rows) rows = of_rows;
         if (of_rows * of->weight_bytes > weights) weights = of_rows * of->weight_bytes;
-        work->input[of->is_int8] = take(base, &used, TILE_QUERIES * words * of->tile->input_word_bytes);
+        work->input[attend_has_codes(of)] = take(base, &used, TILE_QUERIES * of->query_bytes);
     }
     work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
     work->scales = take(base, &used, job->codes ? ATTEND_BLOCK * sizeof(float) : 0);
@@ -88,6 +88,16 @@ static size_t query_offset(const attend_job *job, const attend_tile *tile, int k
     return element * job->type_bytes;
 }
 
+/* Of n queries, as keys in int4 are; zeros in the padding. */
+static void rotate_queries(const attend_job *job, const char *rows, int n, float *to) {
+    const int K = job->shape->head_dim;
+    for (int i = 0; i < n; i++, to += job->width) {
+        for (int k = 0; k < job->width; k++)
+            to[k] = k < K ? float_at(DTYPE_BF16, rows, (size_t)(i * K + k)) : 0;
+        int4_rotate(to, K);
+    }
+}
+
 static void pack_queries(const attend_job *job, const attend_work *work, const attend_tile *tile,
                          int kv_head) {
     size_t row_bytes = (size_t)job->shape->head_dim * job->type_bytes;
@@ -96,10 +106,13 @@ static void pack_queries(const attend_job *job, const attend_work *work, const a
                row_bytes);
     for (const attend_job *of = job; of; of = of->codes)
         for (int query = 0, n; query < tile->n_queries; query += n) {
-            const size_t word = (size_t)(query * of->n_words);
+            const char *rows = work->queries + (size_t)query * row_bytes;
+            char *to = work->input[attend_has_codes(of)] + (size_t)query * of->query_bytes;
             n = attend_queries_at_once(of, tile, query);
-            of->tile->pack_input(work->queries + (size_t)query * row_bytes, row_bytes, n, of->shape->head_dim,
-                                 work->input[of->is_int8] + word * of->tile->input_word_bytes);
+            if (of->pages == KV_INT4)
+                rotate_queries(of, rows, n, (float *)(void *)to);
+            else
+                of->tile->pack_input(rows, row_bytes, n, of->shape->head_dim, to);
         }
 }
 
@@ -262,13 +275,19 @@ static void run_tasks(const attend_job *job, char *work_memory, size_t work_byte
 static void look_at_pages(attend_job *job) {
     const int head_dim = job->shape->head_dim;
     assert(!job->kv || job->kv->format.page_tokens % KV_PAGE_QUANTUM == 0);
-    job->is_int8 = job->kv && job->kv->format.layout == KV_INT8;
-    job->tile = job->is_int8 ? &job->kernels->int8_tile : &job->kernels->tile;
-    job->tile_rows = job->is_int8 ? job->kernels->int8_most_rows : job->tile->rows;
-    job->n_words = job->is_int8 ? kv_int8_key_words(&job->kv->format)
-                                : (int)((size_t)head_dim * job->type_bytes / sizeof(uint32_t));
-    job->weight_bytes = (size_t)(job->is_int8 ? ATTEND_BLOCK / INT8_GROUP * INT8_GROUP_WORDS
-                                              : BLOCK_PANELS * job->panel_words) *
+    job->pages = job->kv ? job->kv->format.layout : KV_PANELS;
+    const bool is_int8 = job->pages == KV_INT8, is_int4 = job->pages == KV_INT4;
+    job->tile = is_int8 ? &job->kernels->int8_tile : &job->kernels->tile;
+    job->tile_rows = is_int8   ? job->kernels->int8_most_rows
+                     : is_int4 ? job->kernels->int4_rows
+                               : job->tile->rows;
+    job->n_words = is_int8 ? kv_int8_key_words(&job->kv->format)
+                           : (int)((size_t)head_dim * job->type_bytes / sizeof(uint32_t));
+    job->query_bytes =
+        is_int4 ? (size_t)job->width * sizeof(float) : (size_t)job->n_words * job->tile->input_word_bytes;
+    job->weight_bytes = (size_t)(is_int8   ? ATTEND_BLOCK / INT8_GROUP * INT8_GROUP_WORDS
+                                 : is_int4 ? 0
+                                           : BLOCK_PANELS * job->panel_words) *
                         job->tile->input_word_bytes;
 }
 

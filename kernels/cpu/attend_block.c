@@ -28,9 +28,10 @@ static int clip(int place, int first, int last) {
 static attend_range query_range(const attend_job *job, const attend_tile *tile, int query, int64_t block) {
     const int64_t pos = attend_query_place(job, tile, query);
     const attend_range seen = attend_range_in(pos, job->shape->window, block);
-    if (!job->is_int8 && !job->codes) return seen;
-    const int n_exact = attend_exact_places(pos, block), first = job->is_int8 ? n_exact : 0,
-              last = job->is_int8 ? ATTEND_BLOCK : n_exact;
+    const bool has_codes = attend_has_codes(job);
+    if (!has_codes && !job->codes) return seen;
+    const int n_exact = attend_exact_places(pos, block), first = has_codes ? n_exact : 0,
+              last = has_codes ? ATTEND_BLOCK : n_exact;
     return (attend_range){clip(seen.first, first, last), clip(seen.last, first, last)};
 }
 
@@ -143,7 +144,10 @@ static block_view view_block(const attend_job *job, const attend_work *work, con
 
 /* Cache lines of a block's keys and values. */
 static int block_lines(const attend_job *job) {
-    if (job->is_int8) return BLOCK_PANELS * (job->n_words + job->width / INT8_WORD_COLS);
+    const kv_format *f = &job->kv->format;
+    if (job->pages == KV_INT4)
+        return ATTEND_BLOCK * (kv_part_stride(f, KV_PART_K) + kv_part_stride(f, KV_PART_V)) / CACHE_LINE;
+    if (job->pages == KV_INT8) return BLOCK_PANELS * (job->n_words + job->width / INT8_WORD_COLS);
     return N_KV_PARTS * BLOCK_PANELS * job->panel_words * job->width / PANEL;
 }
 
@@ -188,8 +192,7 @@ void attend_look_ahead(const attend_job *job, const attend_tile *tile, int kv_he
 
 static void score(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                   int64_t block, int query, int n_queries, panel_range panels, cpu_ahead *ahead) {
-    const char *input =
-        work->input[job->is_int8] + (size_t)(query * job->n_words) * job->tile->input_word_bytes;
+    const char *input = work->input[attend_has_codes(job)] + (size_t)query * job->query_bytes;
     for (int panel = panels.first, n; panel < panels.last; panel += n) {
         n = panels_in_page(job, block, panel, panels.last);
         job->tile->multiply(input, n_queries,
@@ -293,8 +296,8 @@ static void weigh_codes(const attend_job *job, const attend_work *work, const at
     }
 }
 
-static void attend_block_of_codes(const attend_job *job, const attend_work *work, const attend_tile *tile,
-                                  int kv_head, int64_t block, cpu_ahead *ahead) {
+static void attend_block_of_int8(const attend_job *job, const attend_work *work, const attend_tile *tile,
+                                 int kv_head, int64_t block, cpu_ahead *ahead) {
     copy_scales(job, work, tile, kv_head, block,
                 panels_of(seen_by_any(job, tile, 0, tile->n_queries, block)));
     for (int query = 0, n; query < tile->n_queries; query += n, ahead = NULL) {
@@ -315,6 +318,48 @@ static void attend_block_of_codes(const attend_job *job, const attend_work *work
     }
 }
 
+/* ---- one block in int4 ---- */
+
+enum { GROUP_PANELS = KV_INT4_PLACES / PANEL };
+
+/* In the place of a query's scores: 0 of what it does not see of the panels. */
+static void weights_of_scores(const attend_job *job, const attend_tile *tile, int query, int64_t block,
+                              panel_range panels, float *scores, float *partial) {
+    const attend_range own = query_range(job, tile, query, block);
+    const bool is_empty = own.first >= own.last;
+    const int first = panels.first * PANEL, last = panels.last * PANEL,
+              begin = is_empty ? last : own.first / PANEL * PANEL,
+              end = is_empty ? last : (own.last + PANEL - 1) / PANEL * PANEL;
+    attend_clear_partial(job, partial);
+    if (!is_empty) job->exact->softmax(scores, own.first, own.last, job->shape->scale, NULL, scores, partial);
+    memset(scores + first, 0, (size_t)(begin - first) * sizeof *scores);
+    memset(scores + end, 0, (size_t)(last - end) * sizeof *scores);
+}
+
+static void attend_block_of_int4(const attend_job *job, const attend_work *work, const attend_tile *tile,
+                                 int kv_head, int64_t block, cpu_ahead *ahead) {
+    for (int query = 0, n; query < tile->n_queries; query += n, ahead = NULL) {
+        n = attend_queries_at_once(job, tile, query);
+        const attend_range any = seen_by_any(job, tile, query, n, block);
+        const panel_range groups = {any.first / KV_INT4_PLACES * GROUP_PANELS,
+                                    (any.last + KV_INT4_PLACES - 1) / KV_INT4_PLACES * GROUP_PANELS};
+        const float *queries =
+            (const float *)(const void *)(work->input[true] + (size_t)query * job->query_bytes);
+        float *partials = work->partials + (size_t)query * job->partial_floats;
+        for (int i = groups.first; i < groups.last; i += GROUP_PANELS)
+            job->kernels->score_int4(queries, n, job->width,
+                                     panel_in_page(job, tile->span, kv_head, block, i, KV_PART_K), ahead,
+                                     work->scores + i * PANEL, ATTEND_BLOCK);
+        for (int i = 0; i < n; i++)
+            weights_of_scores(job, tile, query + i, block, groups, work->scores + i * ATTEND_BLOCK,
+                              partials + (size_t)i * job->partial_floats);
+        for (int i = groups.first; i < groups.last; i += GROUP_PANELS)
+            job->kernels->weigh_int4(work->scores + i * PANEL, ATTEND_BLOCK, n, job->width,
+                                     panel_in_page(job, tile->span, kv_head, block, i, KV_PART_V), ahead,
+                                     partials + ATTEND_PARTIAL_VALUES, job->partial_floats);
+    }
+}
+
 void attend_block(const attend_job *job, const attend_work *work, const attend_tile *tile, int kv_head,
                   int64_t block, cpu_ahead *ahead) {
     if (tile->span->n_rows == 1)
@@ -327,7 +372,8 @@ void attend_block(const attend_job *job, const attend_work *work, const attend_t
     if (n_exact == ATTEND_BLOCK) return;
     const size_t n_floats = (size_t)tile->n_queries * job->partial_floats;
     if (n_exact > 0) memcpy(work->earlier, work->partials, n_floats * sizeof *work->earlier);
-    attend_block_of_codes(job->codes, work, tile, kv_head, block, ahead);
+    (job->codes->pages == KV_INT4 ? attend_block_of_int4 : attend_block_of_int8)(job->codes, work, tile,
+                                                                                 kv_head, block, ahead);
     for (size_t at = 0; n_exact > 0 && at < n_floats; at += job->partial_floats)
         job->kernels->merge(work->earlier + at, work->partials + at, job->width);
 }

@@ -44,7 +44,7 @@ typedef struct attend_job {
     const cpu_kernels *kernels, *exact; /* of the device */
     const cpu_tile *tile;               /* of scores */
     int tile_rows;                      /* queries that a call takes */
-    bool is_int8;                       /* K and V are */
+    kv_layout pages;                    /* the layout of K and V */
     int n_spans;                        /* of the step */
     const span *spans;
     size_t type_bytes;
@@ -52,8 +52,9 @@ typedef struct attend_job {
     int width;             /* head_dim rounded up to PANEL: words from a word of values to the next */
     size_t partial_floats; /* from one query's to the next */
     int n_words;           /* of a key, in int8 with the scales */
+    size_t query_bytes;    /* of one query as products read it: input words, in int4 float32 */
     int panel_words;       /* of the values of a panel's positions */
-    size_t weight_bytes;   /* of one query's weights in a block, as input words */
+    size_t weight_bytes;   /* of one query's weights in a block, as input words; in int4 they are scores */
     int unit_level, n_levels;
     int n_tiles, max_units;
     attend_tile *tiles;
@@ -74,6 +75,10 @@ typedef struct attend_work {
     float *earlier;  /* the same, of its places that are seen as they were put, where there are others */
     float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
+
+static inline bool attend_has_codes(const attend_job *job) {
+    return job->kv && kv_is_coded(&job->kv->format);
+}
 
 /* The place of a query's row. */
 static inline int64_t attend_query_place(const attend_job *job, const attend_tile *tile, int query) {

@@ -100,6 +100,17 @@ typedef struct cpu_kernels {
                        const uint32_t *const words[WEIGH_INT8_PIECES], int n_panels, cpu_ahead *ahead,
                        float *values, size_t ld);
 
+    /* A group of places in int4 (KV_INT4), keys or values of `width` elements, padding among them; for at
+     * most int4_rows rows. scores[n_rows][KV_INT4_PLACES] (ld floats apart) of the queries [n_rows][width];
+     * and sums[n_rows][width] (ld floats apart) += weights[n_rows][KV_INT4_PLACES] (weights_ld apart) * the
+     * values, none of which counts where its weight is 0. What meets codes is rounded to whole numbers: a
+     * query to one digit of 8 bits, a weight to two. */
+    int int4_rows;
+    void (*score_int4)(const float *queries, int n_rows, int width, const void *keys, cpu_ahead *ahead,
+                       float *scores, size_t ld);
+    void (*weigh_int4)(const float *weights, size_t weights_ld, int n_rows, int width, const void *values,
+                       cpu_ahead *ahead, float *sums, size_t ld);
+
     /* later = earlier and later, partial results (attend_blocks.h), merged, exactly by m = max(m1, m2), e =
      * sum e_j exp(m_j - m), same for the values (DistAttention, arXiv 2401.02669). An empty one changes no
      * bit. */

@@ -54,6 +54,25 @@ static inline void lanes_store_bf16(uint16_t *y, lanes x) {
     _mm256_storeu_si256((__m256i *)y, _mm256_permute4x64_epi64(packed, 0xd8));
 }
 
+static inline void store_16_int8(int8_t *y, __m256i lo, __m256i hi) {
+    __m256i words = _mm256_permute4x64_epi64(_mm256_packs_epi32(lo, hi), 0xd8);
+    __m128i bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128((__m128i *)(void *)y, bytes);
+}
+
+static inline void lanes_store_int8(int8_t *y, lanes x) {
+    store_16_int8(y, _mm256_cvtps_epi32(x.lo), _mm256_cvtps_epi32(x.hi));
+}
+
+static inline void lanes_store_digits(int8_t *upper, int8_t *lower, lanes x) {
+    const __m256i half = _mm256_set1_epi32(128), lo = _mm256_cvtps_epi32(x.lo), hi = _mm256_cvtps_epi32(x.hi);
+    const __m256i upper_lo = _mm256_srai_epi32(_mm256_add_epi32(lo, half), 8),
+                  upper_hi = _mm256_srai_epi32(_mm256_add_epi32(hi, half), 8);
+    store_16_int8(upper, upper_lo, upper_hi);
+    store_16_int8(lower, _mm256_sub_epi32(lo, _mm256_slli_epi32(upper_lo, 8)),
+                  _mm256_sub_epi32(hi, _mm256_slli_epi32(upper_hi, 8)));
+}
+
 /* ---- arithmetic ---- */
 
 static inline lanes lanes_add(lanes x, lanes y) {

@@ -40,6 +40,17 @@ static inline void lanes_store_bf16(uint16_t *y, lanes x) {
     _mm256_storeu_si256((__m256i *)y, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
 
+static inline void lanes_store_int8(int8_t *y, lanes x) {
+    _mm_storeu_si128((__m128i *)(void *)y, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x)));
+}
+
+static inline void lanes_store_digits(int8_t *upper, int8_t *lower, lanes x) {
+    const __m512i whole = _mm512_cvtps_epi32(x), half = _mm512_set1_epi32(128);
+    _mm_storeu_si128((__m128i *)(void *)upper,
+                     _mm512_cvtepi32_epi8(_mm512_srai_epi32(_mm512_add_epi32(whole, half), 8)));
+    _mm_storeu_si128((__m128i *)(void *)lower, _mm512_cvtepi32_epi8(whole));
+}
+
 /* ---- arithmetic ---- */
 
 static inline lanes lanes_add(lanes x, lanes y) {

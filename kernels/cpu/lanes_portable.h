@@ -52,6 +52,25 @@ static inline void lanes_store_bf16(uint16_t *y, lanes x) {
         y[i] = bf16_of_float(f[i]);
 }
 
+/* Whole numbers from -128 to 127. */
+static inline void lanes_store_int8(int8_t *y, lanes x) {
+    float f[16];
+    lanes_store(f, x);
+    for (int i = 0; i < 16; i++)
+        y[i] = (int8_t)bits_of(f[i] + 0x1.8p23f); /* moves them into the low bits */
+}
+
+/* Whole numbers below 2^15 as two digits of 8 bits: 256 * upper + lower. */
+static inline void lanes_store_digits(int8_t *upper, int8_t *lower, lanes x) {
+    float f[16];
+    lanes_store(f, x);
+    for (int i = 0; i < 16; i++) {
+        const int whole = (int)f[i];
+        upper[i] = (int8_t)((whole + 128) >> 8);
+        lower[i] = (int8_t)whole;
+    }
+}
+
 /* ---- arithmetic ---- */
 
 static inline lanes lanes_add(lanes x, lanes y) {

@@ -1,9 +1,11 @@
 /* The operations that treat every row, or every head of a row, alone. */
 #include <math.h>
 #include <omp.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels/cpu/cpu_device.h"
+#include "src/base/memory.h"
 
 void cpu_rmsnorm(device *base, const float *x, const float *weight, float eps, int T, int D, void *y) {
     const cpu_device *dev = cpu_device_of(base);
@@ -90,9 +92,35 @@ static void rotate(const float *cosines, int head_dim, float *x) {
 
 static void put_row(const kv_layer *kv, const span *s, int64_t place, kv_part part, int kv_head,
                     const char *row) {
-    kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, place), part, kv_head,
-                (int)(place % kv->format.page_tokens), 1, row, 0);
+    if (kv->format.layout != KV_INT4)
+        kv_put_rows(&kv->format, kv_layer_page(kv, s->slot, place), part, kv_head,
+                    (int)(place % kv->format.page_tokens), 1, row, 0);
     if (kv->near) put_row(kv->near, s, place, part, kv_head, row);
+}
+
+/* In int4: the blocks that a span's rows complete. All of such a block is in near pages, as these rows, or
+ * later ones of it, see it as it was put. */
+static void code_blocks(const cpu_device *dev, const attention_shape *shape, const kv_layer *kv,
+                        const span *s) {
+    const kv_format *f = &kv->format;
+    const int64_t begin = span_place(shape, s), first = attend_block_of(begin) * ATTEND_BLOCK,
+                  last = attend_block_of(begin + s->n_rows) * ATTEND_BLOCK;
+    if (first == last) return;
+    const size_t width = (size_t)(f->k_width > f->v_width ? f->k_width : f->v_width), row_bytes = width * 2;
+#pragma omp parallel num_threads(cpu_threads_for(dev, (size_t)(last - first) * (size_t)f->n_heads * width))
+    {
+        char *rows = mem_new(KV_INT4_PLACES, row_bytes);
+#pragma omp for schedule(static) collapse(2)
+        for (int64_t place = first; place < last; place += KV_INT4_PLACES)
+            for (int i = 0; i < N_KV_PARTS * f->n_heads; i++) {
+                const kv_part part = (kv_part)(i / f->n_heads);
+                kv_get_rows(&kv->near->format, kv_layer_page(kv->near, s->slot, place), part, i % f->n_heads,
+                            0, KV_INT4_PLACES, rows, row_bytes);
+                kv_put_rows(f, kv_layer_page(kv, s->slot, place), part, i % f->n_heads,
+                            (int)(place % f->page_tokens), KV_INT4_PLACES, rows, row_bytes);
+            }
+        free(rows);
+    }
 }
 
 /* Bias and norm of a row's head, before rope. */
@@ -144,4 +172,6 @@ void cpu_kv_append(device *base, const attention_shape *shape, const qkv_weights
                 put_row(kv, s, place, head < H + G ? KV_PART_K : KV_PART_V, (head - H) % G, kv_row);
             }
         }
+    for (int i = 0; kv->format.layout == KV_INT4 && i < dev->n_spans; i++)
+        code_blocks(dev, shape, kv, &dev->spans[i]);
 }

@@ -68,3 +68,45 @@ static inline int8_sums int8_step(int8_sums acc, const char *input, int8_words w
 static inline lanes int8_end(int8_sums acc) {
     return (lanes){_mm256_cvtepi32_ps(acc.lo), _mm256_cvtepi32_ps(acc.hi)};
 }
+
+/* ---- one step of a product with codes of int4, in sums of int16, which have room for two of them ---- */
+
+enum { INT4_ROWS = 2, INT4_PANELS = 1 };
+
+typedef struct int4_sums {
+    __m256i lo, hi;
+} int4_sums;
+
+typedef struct int4_words {
+    __m256i first_lo, first_hi, second_lo, second_hi; /* the first and the second 4 codes of each word */
+} int4_words;
+
+static inline int4_sums int4_begin(void) {
+    return (int4_sums){_mm256_setzero_si256(), _mm256_setzero_si256()};
+}
+
+static inline int4_words int4_load(const uint32_t *panel) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i lo = _mm256_loadu_si256((const __m256i *)panel);
+    __m256i hi = _mm256_loadu_si256((const __m256i *)panel + 1);
+    return (int4_words){_mm256_and_si256(lo, mask), _mm256_and_si256(hi, mask),
+                        _mm256_and_si256(_mm256_srli_epi16(lo, 4), mask),
+                        _mm256_and_si256(_mm256_srli_epi16(hi, 4), mask)};
+}
+
+static inline __m256i int4_add_8(__m256i acc, __m256i x0, __m256i first, __m256i x1, __m256i second) {
+    __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(first, x0), _mm256_maddubs_epi16(second, x1));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
+
+static inline int4_sums int4_add(int4_sums acc, const int8_t *input, int4_words words) {
+    const int *x = (const int *)(const void *)input;
+    __m256i x0 = _mm256_set1_epi32(x[0]), x1 = _mm256_set1_epi32(x[1]);
+    return (int4_sums){int4_add_8(acc.lo, x0, words.first_lo, x1, words.second_lo),
+                       int4_add_8(acc.hi, x0, words.first_hi, x1, words.second_hi)};
+}
+
+static inline lanes int4_end(int4_sums upper, int4_sums lower) {
+    return (lanes){_mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(upper.lo, 8), lower.lo)),
+                   _mm256_cvtepi32_ps(_mm256_add_epi32(_mm256_slli_epi32(upper.hi, 8), lower.hi))};
+}

@@ -74,3 +74,33 @@ static inline int8_sums int8_step(int8_sums acc, const char *input, int8_words w
 static inline lanes int8_end(int8_sums acc) {
     return _mm512_cvtepi32_ps((__m512i)((acc.upper << 8) + acc.lower));
 }
+
+/* ---- one step of a product with codes of int4 ---- */
+
+enum { INT4_ROWS = 4, INT4_PANELS = 2 };
+
+typedef int16_lanes int4_sums;
+
+typedef struct int4_words {
+    __m512i first, second; /* the first and the second 4 codes of each word */
+} int4_words;
+
+static inline int4_sums int4_begin(void) {
+    return (int4_sums)_mm512_setzero_si512();
+}
+
+static inline int4_words int4_load(const uint32_t *panel) {
+    const __m512i mask = _mm512_set1_epi8(15);
+    __m512i words = _mm512_loadu_si512(panel);
+    return (int4_words){_mm512_and_si512(words, mask), _mm512_and_si512(_mm512_srli_epi16(words, 4), mask)};
+}
+
+static inline int4_sums int4_add(int4_sums acc, const int8_t *input, int4_words words) {
+    const int *x = (const int *)(const void *)input;
+    __m512i first = _mm512_dpbusd_epi32((__m512i)acc, words.first, _mm512_set1_epi32(x[0]));
+    return (int4_sums)_mm512_dpbusd_epi32(first, words.second, _mm512_set1_epi32(x[1]));
+}
+
+static inline lanes int4_end(int4_sums upper, int4_sums lower) {
+    return _mm512_cvtepi32_ps((__m512i)((upper << 8) + lower));
+}

@@ -88,3 +88,41 @@ static inline lanes int8_end(int8_sums acc) {
         int8_end_4(acc.upper.a, acc.lower.a, acc.first), int8_end_4(acc.upper.b, acc.lower.b, acc.first),
         int8_end_4(acc.upper.c, acc.lower.c, acc.first), int8_end_4(acc.upper.d, acc.lower.d, acc.first)};
 }
+
+/* ---- one step of a product with codes of int4: 8 whole numbers of 8 bits times a word of each lane ---- */
+
+enum { INT4_ROWS = 2, INT4_PANELS = 1 };
+
+typedef struct int4_sums {
+    int4 of[4];
+} int4_sums;
+
+typedef struct int4_words {
+    int4 of[4];
+} int4_words;
+
+static inline int4_sums int4_begin(void) {
+    return (int4_sums){{{0}}};
+}
+
+static inline int4_words int4_load(const uint32_t *panel) {
+    int4_words words;
+    memcpy(&words, panel, sizeof words);
+    return words;
+}
+
+/* acc += input[j] * code j, over the 8 of a word. */
+static inline int4_sums int4_add(int4_sums acc, const int8_t *input, int4_words words) {
+    for (int j = 0; j < 8; j++)
+        for (int i = 0; i < 4; i++)
+            acc.of[i] += (words.of[i] >> (j % 4 * 8 + j / 4 * 4) & 15) * input[j];
+    return acc;
+}
+
+/* 256 * upper + lower. */
+static inline lanes int4_end(int4_sums upper, int4_sums lower) {
+    float4 y[4];
+    for (int i = 0; i < 4; i++)
+        y[i] = __builtin_convertvector(upper.of[i] * 256 + lower.of[i], float4);
+    return (lanes){y[0], y[1], y[2], y[3]};
+}

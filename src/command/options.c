@@ -201,17 +201,25 @@ static status join_precision(options *o) {
     return STATUS_OK;
 }
 
+bool options_change_pages(const options *o) {
+    return o->kv != KV_CACHE_OF_PRECISION && o->kv != KV_CACHE_BF16;
+}
+
 static status check_kv(const options *o) {
     if (o->kv != KV_CACHE_OF_PRECISION && o->precision == PRECISION_F32)
         return status_refuse("--kv %s: not with --precision f32, whose KV cache is f32",
                              options_kv_name(o->kv));
-    if (o->kv == KV_CACHE_INT8 && o->device == DEVICE_CUDA)
-        return status_refuse("--kv int8: not with --device cuda: the CPU only");
+    if (options_change_pages(o) && o->device == DEVICE_CUDA)
+        return status_refuse("--kv %s: not with --device cuda: the CPU only", options_kv_name(o->kv));
+    if (o->kv != KV_CACHE_INT4) return STATUS_OK;
+    if (o->page_tokens % KV_INT4_PLACES)
+        return status_refuse("--page-tokens %lld: --kv int4 wants a multiple of %d",
+                             (long long)o->page_tokens, KV_INT4_PLACES);
+    if (o->load == LOAD_AUTO || o->load == LOAD_BASE)
+        return status_refuse(
+            "--kv int4 rounds many tokens together, all of which are loaded: not with --load %s",
+            o->load == LOAD_AUTO ? "auto" : "base");
     return STATUS_OK;
-}
-
-bool options_change_pages(const options *o) {
-    return o->kv != KV_CACHE_OF_PRECISION && o->kv != KV_CACHE_BF16;
 }
 
 bool options_change_cache(const options *o) {
@@ -237,7 +245,8 @@ static status check_evict(const options *o) {
             "the prompt");
     if (o->evict.kind == EVICT_H2O && o->kv_disk.bytes)
         return status_refuse("--evict h2o reads all keys twice: not with --kv-disk");
-    if (options_change_pages(o)) return status_refuse("--evict is for pages of bf16: not with --kv int8");
+    if (options_change_pages(o))
+        return status_refuse("--evict is for pages of bf16: not with --kv %s", options_kv_name(o->kv));
     if (o->predict) return status_refuse("--evict: not with --predict, which knows only whole caches");
     return STATUS_OK;
 }
@@ -249,11 +258,11 @@ static status check_perplexity(const options *o) {
                                                        : NULL;
     if (!o->file) return status_refuse("kvarve perplexity needs --file TEXT");
     if (changed && !options_change_cache(o))
-        return status_refuse("%s is for a changed cache: give --context-codec, --evict, or --kv int8",
+        return status_refuse("%s is for a changed cache: give --context-codec, --evict, or --kv int8 or int4",
                              changed);
     if (o->stride != OPTION_UNSET && options_change_cache(o))
         return status_refuse(
-            "--stride is not for a changed cache, as of --context-codec, --evict or --kv int8");
+            "--stride is not for a changed cache, as of --context-codec, --evict, --kv int8 or int4");
     if (o->tables && !o->context_codec)
         return status_refuse("--tables is for --context-codec, which is not given");
     if (options_wants_generic(o))

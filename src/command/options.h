@@ -40,7 +40,7 @@ typedef enum snapshot_action {
  * or all computed. */
 typedef enum load_mode { LOAD_FULL, LOAD_AUTO, LOAD_BASE, LOAD_RECOMPUTE } load_mode;
 
-typedef enum kv_kind { KV_CACHE_OF_PRECISION, KV_CACHE_BF16, KV_CACHE_INT8 } kv_kind;
+typedef enum kv_kind { KV_CACHE_OF_PRECISION, KV_CACHE_BF16, KV_CACHE_INT8, KV_CACHE_INT4 } kv_kind;
 
 typedef enum weights_kind { WEIGHTS_OF_PRECISION, WEIGHTS_BF16, WEIGHTS_INT8 } weights_kind;
 

@@ -348,8 +348,10 @@ static const char *weights_name(unsigned value) {
 }
 
 static const char *kv_name(unsigned value) {
-    static const char *const names[] = {
-        [KV_CACHE_OF_PRECISION] = "", [KV_CACHE_BF16] = "bf16", [KV_CACHE_INT8] = "int8"};
+    static const char *const names[] = {[KV_CACHE_OF_PRECISION] = "",
+                                        [KV_CACHE_BF16] = "bf16",
+                                        [KV_CACHE_INT8] = "int8",
+                                        [KV_CACHE_INT4] = "int4"};
     return value < sizeof names / sizeof *names ? names[value] : NULL;
 }
 

@@ -64,7 +64,9 @@ static void add_up_jobs(sizing *s, int64_t most_sequences, const job_size *jobs,
 sizing sizing_of(const options *o, const job_size *jobs, int64_t n, double head_share) {
     sizing s = {
         .precision = o->precision,
-        .kv_is_int8 = o->kv == KV_CACHE_INT8,
+        .kv_codes = o->kv == KV_CACHE_INT8   ? KV_INT8
+                    : o->kv == KV_CACHE_INT4 ? KV_INT4
+                                             : KV_ROWS,
         .chunk_tokens = (int)o->chunk_tokens,
         .page_tokens = (int)o->page_tokens,
         .n_sequences = 1, /* where there is no job, one of one token: to see whose snapshot it is */

@@ -31,7 +31,9 @@ static status choose_device(engine *e) {
     if (e->options.device == DEVICE_CPU) return STATUS_OK;
     int local_rank = gpu_choice_local_rank(e->worker.comm);
     if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
-    if (e->options.sizing.kv_is_int8) return status_refuse("--kv int8 is for the CPU: give --device cpu");
+    if (e->options.sizing.kv_codes != KV_ROWS)
+        return status_refuse("--kv %s is for the CPU: give --device cpu",
+                             e->options.sizing.kv_codes == KV_INT8 ? "int8" : "int4");
     if (e->options.sizing.evict.kind != EVICT_NOTHING)
         return status_refuse("--evict is for the CPU: give --device cpu");
     e->device_ranks = (e->device_ranks + n - 1) / n;
@@ -42,11 +44,16 @@ static status choose_device(engine *e) {
 static status open_device(engine *e) {
     const engine_options *o = &e->options;
     status st = device_open(o->device, e->device_index, o->sizing.precision, o->n_threads, &e->worker.dev);
-    if (st == STATUS_OK && o->sizing.kv_is_int8) {
-        e->worker.dev->kv_layout = KV_INT8;
+    if (st == STATUS_OK && o->sizing.kv_codes != KV_ROWS) {
+        e->worker.dev->kv_layout = o->sizing.kv_codes;
         notice_add(
-            "--kv int8: keys and values are rounded to int8 with a scale for each head and token, but for "
-            "the first and the last ones, so that text and scores are not those of --kv bf16");
+            "--kv %s, so that text and scores are not those of --kv bf16",
+            o->sizing.kv_codes == KV_INT8
+                ? "int8: keys and values are rounded to int8 with a scale for each head and token, but for "
+                  "the first and the last ones"
+                : "int4: keys and values are rounded to 4 bits, keys, rotated, with a range for each element "
+                  "over 64 tokens, "
+                  "values with one for each 64 elements, but for the first and the last tokens");
     }
     if (st != STATUS_OK || o->device != DEVICE_CUDA) return st;
     e->worker.trace.mark = e->worker.dev->ops->mark;

@@ -7,6 +7,7 @@
 
 #include "kernels/attend_blocks.h"
 #include "src/base/memory.h"
+#include "src/model/kv_groups.h"
 #include "src/model/kv_near.h"
 
 /* Pages [first, end) of a sequence. */
@@ -33,10 +34,11 @@ struct kv_cache {
     char *pool;
     int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
     int64_t n_free;
-    int32_t *n_users; /* [n_pages]: slots whose tables have the page */
-    kv_tier *tier;    /* NULL: all pages lie in memory, each at its number */
-    kv_near *near;    /* NULL: pages hold no codes */
-    bool *gave_up;    /* [n_slots]: what comes of the sequence is lost, too */
+    int32_t *n_users;  /* [n_pages]: slots whose tables have the page */
+    kv_tier *tier;     /* NULL: all pages lie in memory, each at its number */
+    kv_near *near;     /* NULL: pages hold no codes */
+    kv_groups *groups; /* of int4, else NULL */
+    bool *gave_up;     /* [n_slots]: what comes of the sequence is lost, too */
     layer_pages *layers;
     /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
      * a time. */
@@ -151,6 +153,8 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     status st = open_staging(kv);
     if (st == STATUS_OK) st = open_pool(kv);
     if (st == STATUS_OK && kv_is_coded(&shape->format)) st = kv_near_open(dev, &near, &kv->near);
+    if (shape->format.layout == KV_INT4)
+        kv->groups = kv_groups_open(&shape->format, shape->n_slots, shape->n_layers);
     for (int l = 0; st == STATUS_OK && l < shape->n_layers; l++)
         st = open_tables(kv, &kv->layers[l]);
     st = status_at(st, "KV cache");
@@ -173,6 +177,7 @@ void kv_cache_close(kv_cache *kv) {
     }
     free(kv->layers);
     kv_near_close(kv->near);
+    kv_groups_close(kv->groups);
     kv_tier_close(kv->tier);
     if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
     free(kv->free);
@@ -283,6 +288,7 @@ void kv_cache_give_up(kv_cache *kv, int slot) {
 void kv_cache_release(kv_cache *kv, int slot) {
     kv->gave_up[slot] = false;
     if (kv->near) kv_near_release(kv->near, slot);
+    if (kv->groups) kv_groups_drop(kv->groups, slot);
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         give_back(kv, layer, slot, INT64_MAX);
         layer->slots[slot] = (page_range){0};
@@ -445,6 +451,24 @@ static void send_rows(kv_cache *kv, int32_t id, char *to, const char *from, size
     pthread_mutex_unlock(&kv->lock);
 }
 
+/* In int4: group by group, when all rows of it are there. What rows see as it was put has no codes yet, or
+ * none ever. */
+static void put_groups(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
+                       const page_place *at, const char *rows) {
+    const size_t row_bytes = row_bytes_of(kv, part);
+    if (at->near) return;
+    for (int i = 0, n; i < (int)at->n; i += n) {
+        const int place = at->place + i, to_end = KV_INT4_PLACES - place % KV_INT4_PLACES;
+        n = (int)at->n - i < to_end ? (int)at->n - i : to_end;
+        char *whole =
+            kv_groups_add(kv->groups, slot, layer, part, head, pos + i, n, rows + (size_t)i * row_bytes);
+        if (whole)
+            kv_put_rows(&kv->shape.format, at->page, part, head, place - place % KV_INT4_PLACES,
+                        KV_INT4_PLACES, whole, row_bytes);
+        free(whole);
+    }
+}
+
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in) {
     const kv_format *f = &kv->shape.format, near = kv_near_format(f);
@@ -454,7 +478,9 @@ void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int he
         const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
         n = at.n;
         if (at.near) kv_put_rows(&near, at.near, part, head, at.near_place, (int)n, from, row_bytes);
-        if (kv->dev->host_memory)
+        if (kv->groups)
+            put_groups(kv, slot, layer, part, head, pos, &at, from);
+        else if (kv->dev->host_memory)
             kv_put_rows(f, at.page, part, head, at.place, (int)n, from, row_bytes);
         else
             send_rows(kv, at.id, kv_place_in(f, at.page, part, head, at.place), from, (size_t)n * row_bytes);

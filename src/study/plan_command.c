@@ -128,7 +128,7 @@ static void print_tiers(const sizing *s, const plan *p) {
 /* What codes do not stand for. */
 static void print_near(const model_config *config, const sizing *s) {
     const int n_tokens = ATTEND_EXACT_FIRST + sizing_near_blocks(s) * ATTEND_BLOCK;
-    if (!s->kv_is_int8) return;
+    if (s->kv_codes == KV_ROWS) return;
     printf(
         "up to %d tokens of each sequence, and those of a chunk, are kept in %s besides: %.1f MiB over all "
         "layers for each\n",

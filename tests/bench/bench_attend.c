@@ -7,7 +7,7 @@
  * set that this processor has (or by ISA alone), and a sweep, which reads the same pages once, each thread
  * its part from begin to end. They take turns for about SECONDS (1) each, and the medians count. Layers
  * follow each other as in a model, so many that no cache holds what comes next. Rows of prompts are measured
- * by the same turns; what counts for them is operations. All with pages of bf16, and with pages of int8. */
+ * by the same turns; what counts for them is operations. All with pages of bf16, of int8 and of int4. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,8 +179,9 @@ static void run(device *const *devices, const job *j, kv_layout layout, int n_th
             times[i][n_rounds] = time_one(devices[i], &s, j->n_sequences);
     }
     const double swept = median(times[SWEEP], n_rounds), bytes = (double)s.layer_bytes;
-    printf("| %s, %s, %d x %d rows at %d | %.1f |", j->shape.name, layout == KV_INT8 ? "int8" : "bf16",
-           j->n_sequences, j->n_rows, j->context, bytes / swept / 1e9);
+    const char *format = layout == KV_INT4 ? "int4" : layout == KV_INT8 ? "int8" : "bf16";
+    printf("| %s, %s, %d x %d rows at %d | %.1f |", j->shape.name, format, j->n_sequences, j->n_rows,
+           j->context, bytes / swept / 1e9);
     for (int i = 0; devices[i]; i++) {
         const double mine = median(times[i], n_rounds);
         if (j->n_rows == 1)
@@ -211,7 +212,7 @@ int main(int argc, char **argv) {
     }
     printf("\n");
     for (size_t i = 0; devices[0] && i < sizeof jobs / sizeof *jobs; i++)
-        for (kv_layout layout = KV_PANELS; layout <= KV_INT8; layout++)
+        for (kv_layout layout = KV_PANELS; layout <= KV_INT4; layout++)
             run(devices, &jobs[i], layout, n_threads, seconds);
     for (int i = 0; devices[i]; i++)
         devices[i]->ops->close(devices[i]);

@@ -73,7 +73,7 @@ memory() {
 
 bad() {
     score 1 --keys 1 --kv bf16
-    refused 'an exact cache' 2 '--keys is for a changed cache: give --context-codec, --evict, or --kv int8'
+    refused 'an exact cache' 2 '--keys is for a changed cache: give --context-codec, --evict, or --kv int8 or int4'
     score 1 --stride 8 --kv int8
     refused 'a stride' 2 '--stride is not for a changed cache'
     score 1 --tables "$page" --kv int8

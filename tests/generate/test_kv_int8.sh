@@ -8,10 +8,10 @@
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
 
-prompts() { # prompts N LENGTH STEP: N lines, each STEP tokens shorter than the one before
-    awk -v n="$1" -v length_of="$2" -v step="$3" 'BEGIN {
+prompts() { # prompts N LENGTH STEP [MAX_TOKENS]: N lines, each STEP tokens shorter than the one before
+    awk -v n="$1" -v length_of="$2" -v step="$3" -v most="${4-20}" 'BEGIN {
         for (i = 0; i < n; i++) {
-            printf "{\"id\": %d, \"max_tokens\": 20, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i
+            printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i, most
             for (k = 1; k < length_of - step * i; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
             print "]}"
         }
@@ -83,9 +83,13 @@ resumed() {
     text second --resume "$temp/page.kvs" --max-tokens 20
     expect 'resumed' 0
     check 'resumed' 'another text' cmp "$temp/second" "$temp/whole"
+    prompts 4 900 150 0 >"$temp/kept.jsonl"
+    lines=$temp/kept.jsonl
     batch 2 --kv int8 --save "$temp/lines.kvs"
-    expect 'lines saved' 0 && cp "$temp/sorted.jsonl" "$temp/saved.jsonl"
-    same_as 'lines resumed' "$temp/saved.jsonl" 1 --resume "$temp/lines.kvs"
+    expect 'lines saved' 0
+    lines=$all/lines.jsonl
+    same_as 'lines resumed' "$all/expected.jsonl" 1 --resume "$temp/lines.kvs"
+    check 'lines resumed: they are' 'they were computed' grep -q 'holds .* of 2700 tokens' "$temp/err"
 }
 
 # Saved behind so many positions, at and beside the ends of the first places and of blocks.
@@ -139,6 +143,22 @@ beginnings() {
     shared 513 513 513 512
 }
 
+# Where a snapshot comes from, and where it goes on otherwise.
+provenance() {
+    shared 800 650 600 512
+    check 'provenance: as it was' 'a NOTE' sh -c "! grep -q 'NOTE: --resume' '$temp/err'"
+    run 1 snapshot info "$temp/saved.kvs"
+    check 'provenance: known' 'nothing is told' grep -q 'computed over int8 pages' "$temp/out"
+    batch 1 --resume "$temp/saved.kvs"
+    check 'provenance: without --kv' 'no NOTE' grep -q 'NOTE: --resume .* came through int8 pages' "$temp/err"
+    lines=$temp/saved.jsonl
+    rm -r "$temp/saved.kvs"
+    batch 1 --save "$temp/saved.kvs"
+    lines=$temp/asked.jsonl
+    batch 1 --kv int8 --resume "$temp/saved.kvs"
+    check 'provenance: of an exact one' 'no NOTE' grep -q 'NOTE: --resume .* computed without --kv int8' "$temp/err"
+}
+
 plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
     run 1 plan --model "$model" --memory-per-rank 250M "$@"
     sed -n 's/^KV cache: \([0-9.]*\) KiB a token.*/\1/p' "$temp/out"
@@ -155,12 +175,12 @@ refusals() {
     refused 'f32' 2 '--kv int8: not with --precision f32'
     generate 1 --prompt a --kv int8 --device cuda
     refused 'cuda' 2 '--kv int8: not with --device cuda'
-    generate 1 --prompt a --kv int4
-    refused 'int4' 2 '--kv int4: expected bf16 or int8'
+    generate 1 --prompt a --kv int5
+    refused 'int5' 2 '--kv int5: expected bf16, int8 or int4'
 }
 
-(run_chain same) &
-(run_chain on_disk resumed beginnings plans refusals) &
+(run_chain same)
+(run_chain resumed beginnings provenance on_disk plans refusals) &
 (run_chain awkward)
 wait
 end_test

@@ -1,6 +1,6 @@
 /* Positions, the paged KV cache and attention: against a float64 reference on every instruction set in both
- * precisions, and with pages of int8; and the promise that a row's bits do not depend on spans, pages,
- * threads or company. Positions that are not yet there are NaN, so that one that is read shows. */
+ * precisions, and with pages of int8 and int4; and the promise that a row's bits do not depend on spans,
+ * pages, threads or company. Positions that are not yet there are NaN, so that one that is read shows. */
 #include <stdio.h>
 
 #include "kernels/attend_blocks.h"
@@ -14,23 +14,28 @@ static const double F32_BOUND = 1e-12, F32_ATTENTION_BOUND = 1e-11, BF16_ROUNDIN
  * by 2e-3, and so a weight is. */
 static const double INT8_ATTENTION_BOUND = 4e-5;
 
+/* Of pages of int4 a query's product with the step of a key's range is off by 1/254 of the largest of its
+ * products, at most: with keys and queries as here a score by 0.016, and so a weight is; a few times as much
+ * where few count. */
+static const double INT4_ATTENTION_BOUND = 2e-3;
+
 /* ---- devices ---- */
 
-static bool has_int8_pages; /* devices of bf16 that are opened now */
+static kv_layout codes = KV_PANELS; /* of devices of bf16 that are opened now; KV_PANELS: none */
 
 static device *open_paged(const char *isa, precision p, int n_threads) {
     device *dev = open_device(isa, p, n_threads);
-    if (has_int8_pages) dev->kv_layout = KV_INT8;
+    if (codes != KV_PANELS) dev->kv_layout = codes;
     return dev;
 }
 
-/* As for_each_device, and with pages of int8. */
+/* As for_each_device, and with pages of codes. */
 static void for_each_paged(void (*body)(const char *isa, precision p)) {
     for_each_device(body);
-    has_int8_pages = true;
-    for (int i = 0; cpu_isa_name(i); i++)
-        if (cpu_isa_available(cpu_isa_name(i))) body(cpu_isa_name(i), PRECISION_BF16);
-    has_int8_pages = false;
+    for (codes = KV_INT8; codes <= KV_INT4; codes++)
+        for (int i = 0; cpu_isa_name(i); i++)
+            if (cpu_isa_available(cpu_isa_name(i))) body(cpu_isa_name(i), PRECISION_BF16);
+    codes = KV_PANELS;
 }
 
 /* ---- a sequence ---- */
@@ -46,18 +51,21 @@ static size_t q_width(const attention_shape *s) {
     return (size_t)(s->n_heads * s->head_dim);
 }
 
-static void code_rows(sequence *s, int n) {
-    const int K = s->shape.head_dim;
-    const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, 1, K, KV_PAGE_QUANTUM);
+/* Rows in whole groups of places, as far as there are some: those behind are never coded. */
+static void code_rows(sequence *s) {
+    const int G = s->shape.n_kv_heads, K = s->shape.head_dim;
+    const kv_format f = kv_format_of(DTYPE_BF16, codes, G, K, KV_INT4_PLACES);
+    const size_t head_bytes = (size_t)K * sizeof(uint16_t), row_bytes = (size_t)G * head_bytes;
     void *page = mem_new(kv_page_bytes(&f), 1);
     for (int part = 0; part < N_KV_PARTS; part++) {
-        s->coded[part] = mem_new((size_t)(n * K), sizeof(uint16_t));
-        for (int i = 0; i < n; i++) {
-            const size_t at = (size_t)(i * K) * sizeof(uint16_t);
-            kv_put_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1,
-                        (part == KV_PART_K ? s->k : s->v) + at, 0);
-            kv_get_rows(&f, page, (kv_part)part, 0, i % KV_PAGE_QUANTUM, 1, s->coded[part] + at, 0);
-        }
+        s->coded[part] = mem_new((size_t)s->n, row_bytes);
+        for (int i = 0; i + KV_INT4_PLACES <= s->n; i += KV_INT4_PLACES)
+            for (int g = 0; g < G; g++) {
+                const size_t at = (size_t)i * row_bytes + (size_t)g * head_bytes;
+                kv_put_rows(&f, page, (kv_part)part, g, 0, KV_INT4_PLACES,
+                            (part == KV_PART_K ? s->k : s->v) + at, row_bytes);
+                kv_get_rows(&f, page, (kv_part)part, g, 0, KV_INT4_PLACES, s->coded[part] + at, row_bytes);
+            }
     }
     free(page);
 }
@@ -69,7 +77,7 @@ static sequence new_sequence(attention_shape shape, int n, dtype type, uint64_t 
     s.v = new_random_of(type, seed, (size_t)n * kv_width(&shape), 1);
     s.q = new_random_of(type, seed, (size_t)n * q_width(&shape), 2);
     s.y = new_poisoned(type, (size_t)n * q_width(&shape));
-    if (has_int8_pages) code_rows(&s, n * shape.n_kv_heads);
+    if (codes != KV_PANELS) code_rows(&s);
     return s;
 }
 
@@ -86,14 +94,15 @@ static int block_begin(int pos) {
     return pos - pos % ATTEND_BLOCK;
 }
 
-static void put_position(const kv_layer *kv, const sequence *s, size_t type_bytes, int pos) {
+static void put_positions(const kv_layer *kv, const sequence *s, size_t type_bytes, int pos, int n) {
     const kv_format *f = &kv->format;
-    size_t head_bytes = (size_t)s->shape.head_dim * type_bytes;
+    const size_t head_bytes = (size_t)s->shape.head_dim * type_bytes,
+                 row_bytes = (size_t)s->shape.n_kv_heads * head_bytes;
     for (int g = 0; g < s->shape.n_kv_heads; g++) {
-        size_t at = (size_t)(pos * s->shape.n_kv_heads + g) * head_bytes;
+        size_t at = (size_t)pos * row_bytes + (size_t)g * head_bytes;
         char *page = kv_layer_page(kv, 0, pos);
-        kv_put_rows(f, page, KV_PART_K, g, pos % f->page_tokens, 1, s->k + at, head_bytes);
-        kv_put_rows(f, page, KV_PART_V, g, pos % f->page_tokens, 1, s->v + at, head_bytes);
+        kv_put_rows(f, page, KV_PART_K, g, pos % f->page_tokens, n, s->k + at, row_bytes);
+        kv_put_rows(f, page, KV_PART_V, g, pos % f->page_tokens, n, s->v + at, row_bytes);
     }
 }
 
@@ -103,17 +112,23 @@ static void fill_cache(cache *c, const sequence *s, size_t type_bytes, int first
     const int coded_end = block_begin(last > row0 ? last - 1 : last);
     for (int pos = first; pos < last; pos++)
         if (!c->near || pos < ATTEND_EXACT_FIRST || pos >= block_begin(row0))
-            put_position(c->near ? c->layer.near : &c->layer, s, type_bytes, pos);
+            put_positions(c->near ? c->layer.near : &c->layer, s, type_bytes, pos, 1);
+    const int at_once = codes == KV_INT4 ? KV_INT4_PLACES : 1;
     for (int pos = first < ATTEND_BLOCK ? ATTEND_EXACT_FIRST : block_begin(first) - ATTEND_BLOCK;
-         c->near && pos < coded_end; pos++)
-        put_position(&c->layer, s, type_bytes, pos);
+         c->near && pos < coded_end; pos += at_once)
+        put_positions(&c->layer, s, type_bytes, pos, at_once);
+}
+
+static int page_of(int page_tokens) {
+    return codes == KV_INT4 ? (page_tokens + KV_INT4_PLACES - 1) / KV_INT4_PLACES * KV_INT4_PLACES
+                            : page_tokens;
 }
 
 /* Attention of rows [first, last), one span a step of at most `chunk` rows. */
 static void attend_rows(device *dev, const sequence *s, int page_tokens, int chunk, int first, int last,
                         char *y) {
     size_t type_bytes = dtype_bytes(dev->act), row_bytes = q_width(&s->shape) * type_bytes;
-    cache c = new_cache(dev, &s->shape, s->n, page_tokens);
+    cache c = new_cache(dev, &s->shape, s->n, page_of(page_tokens));
     fill_cache(&c, s, type_bytes, 0, first, first);
     for (int pos = first; pos < last; pos += chunk) {
         span whole = {0, last - pos < chunk ? last - pos : chunk, pos, 0, false};
@@ -288,7 +303,8 @@ static void test_append(void) {
 
 /* An element of K or V of position j, as the row at `pos` sees it. */
 static double element_seen(const sequence *s, dtype type, int pos, kv_part part, int j, int g, int i) {
-    const bool is_exact = !has_int8_pages || j % ATTEND_BLOCK < attend_exact_places(pos, attend_block_of(j));
+    const bool is_exact =
+        codes == KV_PANELS || j % ATTEND_BLOCK < attend_exact_places(pos, attend_block_of(j));
     const char *rows = !is_exact ? s->coded[part] : part == KV_PART_K ? s->k : s->v;
     return (double)number_at(rows, type, (size_t)((j * s->shape.n_kv_heads + g) * s->shape.head_dim + i));
 }
@@ -328,7 +344,8 @@ static void check_attend_case(device *dev, const attend_case *c) {
     sequence s = new_sequence(c->shape, end, dev->kv, &seed);
     size_t row = q_width(&c->shape), n = (size_t)c->n_rows * row;
     double *expected = mem_new(n, sizeof *expected), bound = dev->kv == DTYPE_F32 ? F32_ATTENTION_BOUND
-                                                             : has_int8_pages     ? INT8_ATTENTION_BOUND
+                                                             : codes == KV_INT8   ? INT8_ATTENTION_BOUND
+                                                             : codes == KV_INT4   ? INT4_ATTENTION_BOUND
                                                                                   : BF16_ROUNDING_BOUND;
     attend_rows(dev, &s, c->page_tokens, c->n_rows, c->pos0, end, s.y);
     for (int t = 0; t < c->n_rows; t++)
@@ -517,7 +534,7 @@ static void check_company(const char *isa, precision p) {
         memcpy(q + (size_t)row0 * row_bytes, s[i].q + (size_t)first * row_bytes, (size_t)rows[i] * row_bytes);
         row0 += rows[i];
     }
-    if (has_int8_pages) all.layer.near = &near.layer;
+    if (codes != KV_PANELS) all.layer.near = &near.layer;
     for (int n_threads = 1; n_threads <= 3; n_threads++) {
         device *dev = open_paged(isa, p, n_threads);
         char *long_y = mem_new((size_t)ends[0], row_bytes);
@@ -560,7 +577,7 @@ static void check_parts(const char *isa, precision p) {
     attend_rows(alone, &s, 64, ROWS, (int)first, END, s.y);
     const char *expected = s.y + (q - s.q);
 
-    cache c = new_cache(alone, &s.shape, END, 160);
+    cache c = new_cache(alone, &s.shape, END, page_of(160));
     fill_cache(&c, &s, dtype_bytes(alone->kv), 0, (int)first, (int)first);
     fill_cache(&c, &s, dtype_bytes(alone->kv), (int)first, END, (int)first);
     const span rows = {0, ROWS, (int64_t)first, 0, false};
