@@ -37,6 +37,7 @@ static size_t work_layout(const attend_job *job, char *base, attend_work *work) 
     }
     work->values = take(base, &used, ATTEND_BLOCK * (size_t)job->width * job->type_bytes);
     work->scales = take(base, &used, job->codes ? ATTEND_BLOCK * sizeof(float) : 0);
+    work->factors = take(base, &used, job->codes ? ATTEND_BLOCK * sizeof(float) : 0);
     work->scores = take(base, &used, rows * ATTEND_BLOCK * sizeof(float));
     work->weights = take(base, &used, weights);
     work->partials = take(base, &used, partials);
@@ -277,10 +278,8 @@ static void look_at_pages(attend_job *job) {
     assert(!job->kv || job->kv->format.page_tokens % KV_PAGE_QUANTUM == 0);
     job->pages = job->kv ? job->kv->format.layout : KV_PANELS;
     const bool is_int8 = job->pages == KV_INT8, is_int4 = job->pages == KV_INT4;
-    job->tile = is_int8 ? &job->kernels->int8_tile : &job->kernels->tile;
-    job->tile_rows = is_int8   ? job->kernels->int8_most_rows
-                     : is_int4 ? job->kernels->int4_rows
-                               : job->tile->rows;
+    job->tile = is_int8 ? &job->kernels->int8_keys : &job->kernels->tile;
+    job->tile_rows = is_int4 ? job->kernels->int4_rows : job->tile->rows;
     job->n_words = is_int8 ? kv_int8_key_words(&job->kv->format)
                            : (int)((size_t)head_dim * job->type_bytes / sizeof(uint32_t));
     job->query_bytes =

@@ -151,6 +151,13 @@ static int block_lines(const attend_job *job) {
     return N_KV_PARTS * BLOCK_PANELS * job->panel_words * job->width / PANEL;
 }
 
+/* Those of the values lie apart from their codes. */
+static void ask_for_scales(const kv_format *f, const char *page, int kv_head, int place, int n_panels) {
+    const char *at = page + kv_int8_scales(f, kv_head) + (size_t)place * sizeof(float);
+    for (int i = 0; i < n_panels; i++)
+        __builtin_prefetch(at + i * CACHE_LINE);
+}
+
 /* What was read later is read soon, and later, quarters of the keys and values of a block: those that the row
  * sees, of the last one where `block` is behind it. */
 static void move_ahead(const attend_job *job, const attend_tile *tile, int kv_head, int64_t block,
@@ -165,6 +172,8 @@ static void move_ahead(const attend_job *job, const attend_tile *tile, int kv_he
         const int64_t pos =
             block * ATTEND_BLOCK + (panel >= seen.first && panel < seen.last ? panel : seen.last - 1) * PANEL;
         const char *page = kv_layer_page(job->kv, tile->span->slot, pos);
+        if (job->pages == KV_INT8)
+            ask_for_scales(f, page, kv_head, (int)(pos % f->page_tokens), QUARTER_PANELS);
         for (int part = 0; part < N_KV_PARTS; part++) {
             const int at = i * N_KV_PARTS + part;
             ahead->at[at].soon = ahead->at[at].later;
@@ -300,19 +309,22 @@ static void attend_block_of_int8(const attend_job *job, const attend_work *work,
                                  int kv_head, int64_t block, cpu_ahead *ahead) {
     copy_scales(job, work, tile, kv_head, block,
                 panels_of(seen_by_any(job, tile, 0, tile->n_queries, block)));
+    attend_range seen = {0, 0};
+    float unit = job->kernels->factors_int8(work->scales, seen.first, seen.last, work->factors);
     for (int query = 0, n; query < tile->n_queries; query += n, ahead = NULL) {
         n = attend_queries_at_once(job, tile, query);
         const panel_range panels = panels_of(seen_by_any(job, tile, query, n, block));
         score(job, work, tile, kv_head, block, query, n, panels, ahead);
         for (int i = 0; i < n; i++) {
             const attend_range own = query_range(job, tile, query + i, block);
-            float *weights = work->scores + i * ATTEND_BLOCK, /* in the place of the scores */
-                *partial = work->partials + (size_t)(query + i) * job->partial_floats;
+            float *partial = work->partials + (size_t)(query + i) * job->partial_floats;
+            if (own.first != seen.first || own.last != seen.last)
+                unit = job->kernels->factors_int8(work->scales, own.first, own.last, work->factors);
+            seen = own;
             attend_clear_partial(job, partial);
-            if (own.first < own.last)
-                job->exact->softmax(weights, own.first, own.last, job->shape->scale, NULL, weights, partial);
-            job->kernels->pack_weights(weights, work->scales, own.first, own.last,
-                                       work->weights + (size_t)i * job->weight_bytes);
+            job->kernels->softmax_int8(work->scores + i * ATTEND_BLOCK, own.first, own.last,
+                                       job->shape->scale, work->factors, unit, ahead,
+                                       work->weights + (size_t)i * job->weight_bytes, partial);
         }
         weigh_codes(job, work, tile, kv_head, block, query, n, panels, ahead);
     }
@@ -324,14 +336,15 @@ enum { GROUP_PANELS = KV_INT4_PLACES / PANEL };
 
 /* In the place of a query's scores: 0 of what it does not see of the panels. */
 static void weights_of_scores(const attend_job *job, const attend_tile *tile, int query, int64_t block,
-                              panel_range panels, float *scores, float *partial) {
+                              panel_range panels, cpu_ahead *ahead, float *scores, float *partial) {
     const attend_range own = query_range(job, tile, query, block);
     const bool is_empty = own.first >= own.last;
     const int first = panels.first * PANEL, last = panels.last * PANEL,
               begin = is_empty ? last : own.first / PANEL * PANEL,
               end = is_empty ? last : (own.last + PANEL - 1) / PANEL * PANEL;
     attend_clear_partial(job, partial);
-    if (!is_empty) job->exact->softmax(scores, own.first, own.last, job->shape->scale, NULL, scores, partial);
+    if (!is_empty)
+        job->exact->softmax(scores, own.first, own.last, job->shape->scale, ahead, scores, partial);
     memset(scores + first, 0, (size_t)(begin - first) * sizeof *scores);
     memset(scores + end, 0, (size_t)(last - end) * sizeof *scores);
 }
@@ -351,7 +364,7 @@ static void attend_block_of_int4(const attend_job *job, const attend_work *work,
                                      panel_in_page(job, tile->span, kv_head, block, i, KV_PART_K), ahead,
                                      work->scores + i * PANEL, ATTEND_BLOCK);
         for (int i = 0; i < n; i++)
-            weights_of_scores(job, tile, query + i, block, groups, work->scores + i * ATTEND_BLOCK,
+            weights_of_scores(job, tile, query + i, block, groups, ahead, work->scores + i * ATTEND_BLOCK,
                               partials + (size_t)i * job->partial_floats);
         for (int i = groups.first; i < groups.last; i += GROUP_PANELS)
             job->kernels->weigh_int4(work->scores + i * PANEL, ATTEND_BLOCK, n, job->width,

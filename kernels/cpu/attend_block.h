@@ -67,13 +67,13 @@ typedef struct attend_work {
     char *queries;  /* act [TILE_QUERIES][head_dim] */
     char *input[2]; /* the same, packed tile after tile: for elements, and for codes */
     uint32_t
-        *values;   /* [BLOCK_PANELS * panel_words][width]: a block's, those that are not read in the pages */
-    float *scales; /* [ATTEND_BLOCK] of a block's values, in int8 */
-    float *scores; /* [tile_rows][ATTEND_BLOCK] */
-    char *weights; /* [tile_rows] of weight_bytes */
-    float *partials; /* [TILE_QUERIES] of the present block */
-    float *earlier;  /* the same, of its places that are seen as they were put, where there are others */
-    float *levels;   /* [n_levels][TILE_QUERIES]: what waits in the tree */
+        *values; /* [BLOCK_PANELS * panel_words][width]: a block's, those that are not read in the pages */
+    float *scales, *factors; /* [ATTEND_BLOCK] of a block's values, in int8 */
+    float *scores;           /* [tile_rows][ATTEND_BLOCK] */
+    char *weights;           /* [tile_rows] of weight_bytes */
+    float *partials;         /* [TILE_QUERIES] of the present block */
+    float *earlier; /* the same, of its places that are seen as they were put, where there are others */
+    float *levels;  /* [n_levels][TILE_QUERIES]: what waits in the tree */
 } attend_work;
 
 static inline bool attend_has_codes(const attend_job *job) {

@@ -70,7 +70,7 @@ typedef struct cpu_kernels {
     const char *isa;
     cpu_tile tile;
     cpu_tile int8_tile; /* of bf16 inputs and panels of int8 weights, whole groups in a call */
-    int int8_most_rows; /* that it takes, too: better where each panel is read from memory for every call */
+    cpu_tile int8_keys; /* of queries and keys in int8 (KV_INT8): the same, with coarser inputs */
 
     /* panel[n_words][PANEL] = the words of n_rows <= PANEL rows, row_bytes apart; further rows are 0. */
     void (*pack_panel)(const void *rows, size_t row_bytes, int n_rows, int n_words, uint32_t *panel);
@@ -87,12 +87,16 @@ typedef struct cpu_kernels {
     void (*weigh)(const void *weights, size_t row_bytes, int n_rows, const uint32_t *words, size_t word_step,
                   int n_panels, int n_words, cpu_ahead *ahead, float *values, size_t ld);
 
-    /* Of values in int8 (KV_INT8): the weights of one query's block (float32 [ATTEND_BLOCK], of which [first,
-     * last) count) times the scales of the places, as int8_tile's input words: each INT8_GROUP places are a
-     * group. */
-    void (*pack_weights)(const float *weights, const float *scales, int first, int last, void *words);
+    /* Of values in int8, whose scales in a block are these: factors[ATTEND_BLOCK] by which the weights of the
+     * places [first, last) are whole numbers of the unit that is returned, and 0 beside them. */
+    float (*factors_int8)(const float *scales, int first, int last, float *factors);
 
-    /* For at most int8_most_rows rows: values[n_rows][n_panels * PANEL] (ld floats apart) += a group of such
+    /* softmax, of weights times such factors, to int8_tile's input words of a whole block: each INT8_GROUP
+     * places are a group. */
+    void (*softmax_int8)(const float *scores, int first, int last, float scale, const float *factors,
+                         float unit, cpu_ahead *ahead, void *words, float *partial);
+
+    /* For at most int8_keys.rows rows: values[n_rows][n_panels * PANEL] (ld floats apart) += a group of such
      * words (of rows that are row_bytes apart) * the codes. words[i]: the next WEIGH_PANELS of the group,
      * [n_panels * PANEL] words for each 4 places; NULL where all weights are 0. The sum of a group is taken
      * in whole numbers: every instruction set has the same. */

@@ -12,22 +12,27 @@ INNER lanes softmax_scores(const float *scores, int i, int first, int last, floa
     return first <= i && last >= i + PANEL ? s : lanes_keep(s, first - i, last - i, -INFINITY);
 }
 
+/* The largest is the partial result's; and what to take from each, before exp. */
+INNER lanes softmax_max(const float *scores, int first, int last, float scale, float *partial) {
+    lanes top = lanes_set(-INFINITY);
+    for (int i = first / PANEL * PANEL; i < last; i += PANEL)
+        top = lanes_max(softmax_scores(scores, i, first, last, scale), top);
+    const float max = partial[ATTEND_PARTIAL_MAX] = lanes_max_of(top);
+    return lanes_set(max == -INFINITY ? 0 : max);
+}
+
 INNER void softmax_any(bool bf16, const float *scores, int first, int last, float scale, cpu_ahead *ahead,
                        char *weights, float *partial) {
     const size_t input_bytes = bf16 ? TILE_BF16_BYTES / 2 : 4;
     const int begin = first / PANEL * PANEL;
-    lanes top = lanes_set(-INFINITY);
-    for (int i = begin; i < last; i += PANEL)
-        top = lanes_max(softmax_scores(scores, i, first, last, scale), top);
-    float max = lanes_max_of(top);
-    lanes shift = lanes_set(max == -INFINITY ? 0 : max), sum = lanes_set(0);
+    const lanes shift = softmax_max(scores, first, last, scale, partial);
+    lanes sum = lanes_set(0);
     for (int i = begin; i < last; i += PANEL) {
         lanes e = lanes_exp(lanes_sub(softmax_scores(scores, i, first, last, scale), shift));
         tile_store_inputs(bf16, weights + (size_t)i * input_bytes, e);
         sum = lanes_add(sum, e);
         if (ahead) cpu_ahead_lines(ahead, ahead->softmax_lines);
     }
-    partial[ATTEND_PARTIAL_MAX] = max;
     partial[ATTEND_PARTIAL_SUM] = lanes_sum(sum);
 }
 

@@ -126,7 +126,7 @@ INNER void int4_score(const int n_rows, int4_place t, int begin, int n) {
         for (int i = 0; i < n_rows * INT4_PANELS; i++)
             acc[i / INT4_PANELS][i % INT4_PANELS] = int4_begin();
         for (int i = 0; i < n; i += KV_INT4_WORD, at += PANEL) {
-            if (t.ahead) cpu_ahead_lines(t.ahead, INT4_PANELS);
+            if (t.ahead && tile_asks_ahead(i / KV_INT4_WORD)) cpu_ahead_lines(t.ahead, INT4_PANELS);
             int4_words words[INT4_PANELS];
             UNROLL
             for (int p = 0; p < INT4_PANELS; p++)
@@ -162,7 +162,7 @@ INNER void int4_weigh_panels(const int n_rows, const int n_panels, int4_place t,
     for (int i = 0; i < n_rows * n_panels; i++)
         high[i / n_panels][i % n_panels] = low[i / n_panels][i % n_panels] = int4_begin();
     for (int i = 0; i < KV_INT4_PLACES; i += KV_INT4_WORD, codes += t.width) {
-        if (t.ahead) cpu_ahead_lines(t.ahead, n_panels);
+        if (t.ahead && tile_asks_ahead(i / KV_INT4_WORD)) cpu_ahead_lines(t.ahead, n_panels);
         int4_words words[INT4_PANELS];
         UNROLL
         for (int p = 0; p < n_panels; p++)

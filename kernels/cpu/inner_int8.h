@@ -1,17 +1,17 @@
-/* kernels/cpu/inner_int8.h: products with int8 weights (their form: int8.c). Written in the lanes of the file
- * that includes it.
+/* kernels/cpu/inner_int8.h: products with int8 weights (their form: int8.c), and with keys and values in
+ * int8. Written in the lanes of the file that includes it.
  *
  * The input is rounded for each group to whole numbers up to 2^14 times a power of two: a bf16 number that is
- * at least 1/64 of the group's largest is kept exactly. A group's sum is taken in whole numbers, so that no
- * order of additions matters and every instruction set has the same; times its scales it is added to the
- * output, group after group.
+ * at least 1/64 of the group's largest is kept exactly. What meets keys is rounded as they are, to one digit:
+ * a number more would cost as much again, and the keys are no finer. A group's sum is taken in whole numbers,
+ * so that no order of additions matters and every instruction set has the same; times its scales it is added
+ * to the output, group after group.
  *
  * As weights are stored + 128, the sum begins with -128 times the sum of the input. */
 #pragma once
 
-#include "kernels/attend_blocks.h"
 #include "kernels/convert.h"
-#include "kernels/cpu/inner_matmul.h"
+#include "kernels/cpu/inner_attend.h"
 
 enum { INT8_INPUT_BYTES = 8 };
 
@@ -33,33 +33,42 @@ INNER lanes int8_choose_scale(float largest, float zero_or_nan, int8_head *head)
     return lanes_set(float_of((2 * BIAS + BITS - exponent) << 23));
 }
 
-INNER lanes int8_load_numbers(bool bf16, const void *x, int i) {
-    return bf16 ? lanes_load_bf16((const uint16_t *)x + i) : lanes_load((const float *)x + i);
+/* To the nearest whole number. */
+INNER lanes int8_round(lanes x) {
+    const lanes beside = lanes_set(0x1.8p23f);
+    return lanes_sub(lanes_add(x, beside), beside);
 }
 
-/* n <= INT8_GROUP numbers, whole lanes, as a head and words. */
-INNER int8_head int8_pack_group(bool bf16, const void *x, int n, char *words) {
+INNER int32_t int8_first(lanes whole_numbers) {
+    return -128 * (int32_t)lanes_sum(whole_numbers); /* exact: at most 2^21 */
+}
+
+/* n <= INT8_GROUP bf16 numbers, whole lanes, as a head and words; of keys as whole numbers up to
+ * INT8_LARGEST, times whatever scale that asks for. */
+INNER int8_head int8_pack_group(const bool is_key, const uint16_t *x, int n, char *words) {
     lanes largest = lanes_set(0), zeros = lanes_set(0), sum = lanes_set(0);
     for (int i = 0; i < n; i += 16) {
-        lanes v = int8_load_numbers(bf16, x, i);
+        lanes v = lanes_load_bf16(x + i);
         largest = lanes_max(lanes_max(v, lanes_sub(lanes_set(0), v)), largest);
         zeros = lanes_fma(v, lanes_set(0), zeros);
     }
-    int8_head head;
-    float zero_or_nan = lanes_sum(zeros);
-    lanes to_whole = int8_choose_scale(zero_or_nan == 0 ? lanes_max_of(largest) : 0, zero_or_nan, &head);
-    const lanes round = lanes_set(0x1.8p23f); /* adding it rounds to a whole number */
+    int8_head head = {.scale = NAN};
+    const float zero_or_nan = lanes_sum(zeros), most = zero_or_nan == 0 ? lanes_max_of(largest) : 0;
+    lanes to_whole =
+        is_key ? lanes_set(1 / int8_code_scale(most)) : int8_choose_scale(most, zero_or_nan, &head);
+    if (is_key) head.scale = int8_code_scale(most) + zero_or_nan;
     for (int i = 0; i < n; i += 16) {
-        lanes v = zero_or_nan == 0 ? int8_load_numbers(bf16, x, i) : lanes_set(0);
-        lanes whole = lanes_sub(lanes_add(lanes_mul(v, to_whole), round), round);
+        lanes v = zero_or_nan == 0 ? lanes_load_bf16(x + i) : lanes_set(0);
+        lanes whole = int8_round(lanes_mul(v, to_whole));
         sum = lanes_add(sum, whole);
         int8_pack(whole, words + i * (INT8_INPUT_BYTES / INT8_WORD_COLS));
     }
-    head.first = -128 * (int32_t)lanes_sum(sum); /* exact: at most 2^21 */
+    head.first = int8_first(sum);
     return head;
 }
 
-static void inner_pack_input_int8(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
+INNER void int8_pack_input(const bool is_key, const void *rows, size_t row_bytes, int n_rows, int n_cols,
+                           void *input) {
     char words[INT8_GROUP / INT8_WORD_COLS * INT8_INPUT_BYTES], *to = input;
     for (int col = 0; col < n_cols; col += INT8_GROUP) {
         int n = n_cols - col < INT8_GROUP ? n_cols - col : INT8_GROUP;
@@ -69,15 +78,24 @@ static void inner_pack_input_int8(const void *rows, size_t row_bytes, int n_rows
             const char *from = (const char *)rows + (size_t)row * row_bytes + (size_t)col * sizeof(uint16_t);
             char *at = to + (size_t)row * INT8_INPUT_BYTES;
             uint16_t padded[INT8_GROUP] = {0};
-            int8_head head = int8_pack_group(
-                true, n < INT8_GROUP ? memcpy(padded, from, (size_t)n * sizeof *padded) : from,
-                (n + 15) / 16 * 16, words);
+            int8_head head = int8_pack_group(is_key,
+                                             n < INT8_GROUP ? memcpy(padded, from, (size_t)n * sizeof *padded)
+                                                            : (const void *)from,
+                                             (n + 15) / 16 * 16, words);
             memcpy(at, &head, sizeof head);
             for (int word = 0; word < n_words; word++)
                 memcpy(at + (size_t)(word + 1) * step, words + word * INT8_INPUT_BYTES, INT8_INPUT_BYTES);
         }
         to += (size_t)(n_words + 1) * step;
     }
+}
+
+static void inner_pack_input_int8(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
+    int8_pack_input(false, rows, row_bytes, n_rows, n_cols, input);
+}
+
+static void inner_pack_query_int8(const void *rows, size_t row_bytes, int n_rows, int n_cols, void *input) {
+    int8_pack_input(true, rows, row_bytes, n_rows, n_cols, input);
 }
 
 /* out = or += the sums of a group times the scales of input and weights. */
@@ -95,7 +113,8 @@ INNER void int8_scale(const int n_rows, const int n_panels, tile_place t, const 
 }
 
 /* One group of n_words words, the scales among them, for all rows and panels of the tile. */
-INNER void int8_group(const int n_rows, const int n_panels, tile_place t, int n_words, bool add) {
+INNER void int8_group(const bool is_key, const int n_rows, const int n_panels, tile_place t, int n_words,
+                      bool add) {
     int8_sums acc[INT8_MOST_ROWS][INT8_TILE_PANELS];
     int8_head heads[INT8_MOST_ROWS];
     lanes scales[INT8_TILE_PANELS]; /* read first, as memory is read best in order */
@@ -115,7 +134,7 @@ INNER void int8_group(const int n_rows, const int n_panels, tile_place t, int n_
         int8_words words[INT8_TILE_PANELS];
         input += n_rows * INT8_INPUT_BYTES;
         weights += PANEL;
-        if (t.ahead) cpu_ahead_lines(t.ahead, n_panels);
+        if (t.ahead && tile_asks_ahead(word)) cpu_ahead_lines(t.ahead, n_panels);
         UNROLL
         for (int p = 0; p < n_panels; p++)
             words[p] = int8_load(weights + (size_t)p * t.panel_words);
@@ -123,15 +142,16 @@ INNER void int8_group(const int n_rows, const int n_panels, tile_place t, int n_
         for (int row = 0; row < n_rows; row++) {
             UNROLL
             for (int p = 0; p < n_panels; p++)
-                acc[row][p] = int8_step(acc[row][p], input + row * INT8_INPUT_BYTES, words[p]);
+                acc[row][p] = is_key ? int8_step_digit(acc[row][p], input + row * INT8_INPUT_BYTES, words[p])
+                                     : int8_step(acc[row][p], input + row * INT8_INPUT_BYTES, words[p]);
         }
     }
     int8_scale(n_rows, n_panels, t, heads, scales, acc, add);
 }
 
-INNER void int8_groups(const int n_rows, const int n_panels, tile_place t) {
+INNER void int8_groups(const bool is_key, const int n_rows, const int n_panels, tile_place t) {
     for (int left = t.n_words; left > 0; left -= INT8_GROUP_WORDS) {
-        int8_group(n_rows, n_panels, t, left < INT8_GROUP_WORDS ? left : INT8_GROUP_WORDS, t.add);
+        int8_group(is_key, n_rows, n_panels, t, left < INT8_GROUP_WORDS ? left : INT8_GROUP_WORDS, t.add);
         t.input += (size_t)n_rows * INT8_GROUP_WORDS * INT8_INPUT_BYTES;
         t.panels += INT8_GROUP_WORDS * PANEL;
         t.add = true;
@@ -140,60 +160,97 @@ INNER void int8_groups(const int n_rows, const int n_panels, tile_place t) {
 
 static_assert(INT8_MOST_ROWS <= 4, "int8_rows names every number of rows");
 
-INNER void int8_rows(int n_rows, const int n_panels, tile_place t) {
+INNER void int8_rows(const bool is_key, int n_rows, const int n_panels, tile_place t) {
     switch (n_rows) {
     case 1:
-        int8_groups(1, n_panels, t);
+        int8_groups(is_key, 1, n_panels, t);
         break;
     case 2:
-        int8_groups(2, n_panels, t);
+        int8_groups(is_key, 2, n_panels, t);
         break;
     case 3:
-        if (INT8_MOST_ROWS >= 3) int8_groups(3, n_panels, t);
+        if (INT8_MOST_ROWS >= 3) int8_groups(is_key, 3, n_panels, t);
         break;
     case 4:
-        if (INT8_MOST_ROWS >= 4) int8_groups(4, n_panels, t);
+        if (INT8_MOST_ROWS >= 4) int8_groups(is_key, 4, n_panels, t);
         break;
     default:
         assert(false && "n_rows <= INT8_MOST_ROWS");
     }
 }
 
-static void inner_tile_int8(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
-                            int n_panels, int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
-    tile_place t = {input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead};
-    for (; n_rows > INT8_TILE_ROWS && n_panels >= INT8_PANELS_OF_MOST; n_panels -= INT8_PANELS_OF_MOST) {
-        int8_rows(n_rows, INT8_PANELS_OF_MOST, t);
-        t.panels += INT8_PANELS_OF_MOST * panel_words;
-        t.out += INT8_PANELS_OF_MOST * PANEL;
-    }
+INNER void int8_tile(const bool is_key, int n_rows, int n_panels, tile_place t) {
     for (; n_panels >= INT8_TILE_PANELS; n_panels -= INT8_TILE_PANELS) {
-        int8_rows(n_rows, INT8_TILE_PANELS, t);
-        t.panels += INT8_TILE_PANELS * panel_words;
+        int8_rows(is_key, n_rows, INT8_TILE_PANELS, t);
+        t.panels += INT8_TILE_PANELS * t.panel_words;
         t.out += INT8_TILE_PANELS * PANEL;
     }
     for (; n_panels > 0; n_panels--) {
-        int8_rows(n_rows, 1, t);
-        t.panels += panel_words;
+        int8_rows(is_key, n_rows, 1, t);
+        t.panels += t.panel_words;
         t.out += PANEL;
     }
+}
+
+static void inner_tile_int8(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
+                            int n_panels, int n_words, cpu_ahead *ahead, bool add, float *out, size_t ld) {
+    int8_tile(false, n_rows, n_panels,
+              (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead});
+}
+
+static void inner_tile_keys_int8(const void *input, int n_rows, const uint32_t *panels, size_t panel_words,
+                                 int n_panels, int n_words, cpu_ahead *ahead, bool add, float *out,
+                                 size_t ld) {
+    int8_tile(true, n_rows, n_panels,
+              (tile_place){input, 0, panels, panel_words, PANEL, n_words, add, out, ld, ahead});
 }
 
 /* ---- values in int8 ---- */
 
 enum { PIECE_WORDS = WEIGH_PANELS * PANEL / INT8_WORD_COLS };
 
-static void inner_pack_weights(const float *weights, const float *scales, int first, int last, void *words) {
+static float inner_factors_int8(const float *scales, int first, int last, float *factors) {
+    lanes largest = lanes_set(0), zeros = lanes_set(0);
+    for (int i = 0; i < ATTEND_BLOCK; i += PANEL) {
+        const lanes seen = lanes_keep(lanes_load(scales + i), first - i, last - i, 0);
+        largest = lanes_max(seen, largest);
+        zeros = lanes_fma(seen, lanes_set(0), zeros);
+        lanes_store(factors + i, seen);
+    }
+    int8_head head;
+    const float zero_or_nan = lanes_sum(zeros);
+    const lanes to_whole =
+        int8_choose_scale(zero_or_nan == 0 ? lanes_max_of(largest) : 0, zero_or_nan, &head);
+    for (int i = 0; i < ATTEND_BLOCK; i += PANEL)
+        lanes_store(factors + i, lanes_mul(lanes_load(factors + i), to_whole));
+    return head.scale;
+}
+
+/* Weights are at most 1, and factors below 2^14. What is not a number counts as 0 here: it is in the sum of
+ * the weights, or in the unit. */
+static void inner_softmax_int8(const float *scores, int first, int last, float scale, const float *factors,
+                               float unit, cpu_ahead *ahead, void *words, float *partial) {
+    const lanes shift = softmax_max(scores, first, last, scale, partial);
+    lanes sum = lanes_set(0);
     char *to = words;
     for (int group = 0; group < ATTEND_BLOCK; group += INT8_GROUP) {
-        float x[INT8_GROUP];
-        for (int i = group; i < group + INT8_GROUP; i += PANEL)
-            lanes_store(x + i - group, lanes_keep(lanes_mul(lanes_load(weights + i), lanes_load(scales + i)),
-                                                  first - i, last - i, 0));
-        const int8_head head = int8_pack_group(false, x, INT8_GROUP, to + sizeof head);
+        lanes whole_sum = lanes_set(0);
+        for (int i = group; i < group + INT8_GROUP; i += PANEL) {
+            lanes whole = lanes_set(0);
+            if (i + PANEL > first && i < last) {
+                const lanes e = lanes_exp(lanes_sub(softmax_scores(scores, i, first, last, scale), shift));
+                sum = lanes_add(sum, e);
+                if (ahead) cpu_ahead_lines(ahead, ahead->softmax_lines);
+                whole = int8_round(lanes_max(lanes_mul(e, lanes_load(factors + i)), lanes_set(0)));
+                whole_sum = lanes_add(whole_sum, whole);
+            }
+            int8_pack(whole, to + INT8_INPUT_BYTES + (i - group) * (INT8_INPUT_BYTES / INT8_WORD_COLS));
+        }
+        const int8_head head = {unit, int8_first(whole_sum)};
         memcpy(to, &head, sizeof head);
         to += INT8_GROUP_WORDS * INT8_INPUT_BYTES;
     }
+    partial[ATTEND_PARTIAL_SUM] = lanes_sum(sum);
 }
 
 /* Panels of values are beside each other in a word. */
@@ -223,7 +280,7 @@ INNER void weigh_fixed(const int n_rows, const int n_panels, weigh_place t) {
         if (!t.words[piece]) continue;
         const uint32_t *codes = t.words[piece] + t.first_panel * PANEL;
         for (int word = 0; word < PIECE_WORDS; word++, codes += t.word_step) {
-            if (t.ahead) cpu_ahead_lines(t.ahead, n_panels);
+            if (t.ahead && tile_asks_ahead(word)) cpu_ahead_lines(t.ahead, n_panels);
             UNROLL
             for (int p = 0; p < n_panels; p++) {
                 const int8_words loaded = int8_load(codes + p * PANEL);

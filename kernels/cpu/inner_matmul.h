@@ -47,6 +47,11 @@ static void inner_pack_panel(const void *rows, size_t row_bytes, int n_rows, int
     }
 }
 
+/* Beside this word of a product? A share is left to softmax. */
+INNER bool tile_asks_ahead(int word) {
+    return TILE_AHEAD_SHARE == 0 || word % TILE_AHEAD_SHARE;
+}
+
 /* What a tile does: */
 typedef enum tile_kind {
     TILE_PRODUCT, /* out = or += input * panels^T; the input is packed ([n_words][n_rows]) */
@@ -83,7 +88,7 @@ INNER void tile_fixed(bool bf16, const tile_kind kind, const int n_rows, const i
         UNROLL
         for (int p = 0; p < n_panels; p++)
             words[p] = tile_load(bf16, t.panels + (size_t)p * t.panel_words);
-        if (t.ahead && (TILE_AHEAD_SHARE == 0 || word % TILE_AHEAD_SHARE)) {
+        if (t.ahead && tile_asks_ahead(word)) {
             UNROLL
             for (int p = 0; p < n_panels; p++)
                 cpu_ahead_line(t.ahead, line++);

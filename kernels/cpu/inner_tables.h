@@ -86,7 +86,9 @@ static void store_f32(const float *x, int n, void *y) {
 #define INNER_OTHERS(type)                                                                                   \
     .int8_tile = {INT8_TILE_ROWS,   INT8_TILE_PANELS,      0,                                                \
                   INT8_INPUT_BYTES, inner_pack_input_int8, inner_tile_int8},                                 \
-    .int8_most_rows = INT8_MOST_ROWS, .pack_weights = inner_pack_weights, .weigh_int8 = inner_weigh_int8,    \
+    .int8_keys = {INT8_MOST_ROWS,   INT8_TILE_PANELS,      0,                                                \
+                  INT8_INPUT_BYTES, inner_pack_query_int8, inner_tile_keys_int8},                            \
+    .factors_int8 = inner_factors_int8, .softmax_int8 = inner_softmax_int8, .weigh_int8 = inner_weigh_int8,  \
     .int4_rows = INT4_ROWS, .score_int4 = inner_score_int4, .weigh_int4 = inner_weigh_int4,                  \
     .pack_panel = inner_pack_panel, .softmax = softmax_##type, .merge = inner_merge,                         \
     .finish = finish_##type, .rmsnorm = rmsnorm_##type, .swiglu = swiglu_##type, .store = store_##type,      \

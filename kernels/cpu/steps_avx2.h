@@ -65,6 +65,10 @@ static inline int8_sums int8_step(int8_sums acc, const char *input, int8_words w
     return acc;
 }
 
+static inline int8_sums int8_step_digit(int8_sums acc, const char *input, int8_words words) {
+    return int8_step(acc, input, words);
+}
+
 static inline lanes int8_end(int8_sums acc) {
     return (lanes){_mm256_cvtepi32_ps(acc.lo), _mm256_cvtepi32_ps(acc.hi)};
 }

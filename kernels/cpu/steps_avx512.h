@@ -71,6 +71,13 @@ static inline int8_sums int8_step(int8_sums acc, const char *input, int8_words w
     return acc;
 }
 
+/* The same with inputs of one digit. */
+static inline int8_sums int8_step_digit(int8_sums acc, const char *input, int8_words words) {
+    const int digit = ((const int *)(const void *)input)[1];
+    acc.lower = (int16_lanes)_mm512_dpbusd_epi32((__m512i)acc.lower, words, _mm512_set1_epi32(digit));
+    return acc;
+}
+
 static inline lanes int8_end(int8_sums acc) {
     return _mm512_cvtepi32_ps((__m512i)((acc.upper << 8) + acc.lower));
 }

@@ -49,6 +49,10 @@ static inline int8_sums int8_step(int8_sums acc, const char *input, int8_words w
     return _mm512_add_epi32(acc, _mm512_madd_epi16(words.odd, _mm512_set1_epi32(pairs[1])));
 }
 
+static inline int8_sums int8_step_digit(int8_sums acc, const char *input, int8_words words) {
+    return int8_step(acc, input, words);
+}
+
 static inline lanes int8_end(int8_sums acc) {
     return _mm512_cvtepi32_ps(acc);
 }

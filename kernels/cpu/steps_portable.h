@@ -77,6 +77,15 @@ static inline int8_sums int8_step(int8_sums acc, const char *input, int8_words w
     return acc;
 }
 
+/* The same, of an input word of one digit: numbers up to 127. */
+static inline int8_sums int8_step_digit(int8_sums acc, const char *input, int8_words words) {
+    int8_t digits[4];
+    memcpy(digits, input + sizeof digits, sizeof digits);
+    for (int col = 0; col < 4; col++)
+        acc.lower = lanes_fma(lanes_set(digits[col]), words.of[col], acc.lower);
+    return acc;
+}
+
 static inline float4 int8_end_4(float4 upper, float4 lower, int32_t first) {
     int4 sum = __builtin_convertvector(upper, int4) * 256 + __builtin_convertvector(lower, int4) + first;
     return __builtin_convertvector(sum, float4);

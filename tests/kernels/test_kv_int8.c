@@ -112,9 +112,11 @@ static void test_places(void) {
 
 enum { N_PANELS = 5, WIDTH = N_PANELS * PANEL, MOST_ROWS = 4 };
 
-/* Weights of a block, its scales (NaN where nobody looks), and its codes: whole words. */
+#define SCALE 0.5f
+
+/* Scores of a block (NaN where nobody looks), its scales, and its codes: whole words. */
 typedef struct weighing {
-    float weights[MOST_ROWS][ATTEND_BLOCK], scales[ATTEND_BLOCK];
+    float scores[MOST_ROWS][ATTEND_BLOCK], scales[ATTEND_BLOCK];
     attend_range seen[MOST_ROWS];
     uint32_t codes[ATTEND_BLOCK / INT8_WORD_COLS][WIDTH];
 } weighing;
@@ -126,22 +128,43 @@ static void fill_weighing(uint64_t *seed, weighing *w) {
         w->scales[i] = expf(harness_random_normal(seed));
         for (int row = 0; row < MOST_ROWS; row++) {
             const bool is_seen = i >= seen[row].first && i < seen[row].last;
-            w->weights[row][i] = is_seen ? expf(-3 * fabsf(harness_random_normal(seed))) : NAN;
+            w->scores[row][i] = is_seen ? 3 * harness_random_normal(seed) : NAN;
         }
         for (int k = 0; k < WIDTH; k++)
             w->codes[i / INT8_WORD_COLS][k] = (uint32_t)harness_random(seed);
     }
 }
 
+/* exp(SCALE * score - the largest). */
+static double weight_of(const weighing *w, int row, int i) {
+    double largest = -INFINITY;
+    for (int j = w->seen[row].first; j < w->seen[row].last; j++)
+        largest = fmax(largest, SCALE * (double)w->scores[row][j]);
+    return exp(SCALE * (double)w->scores[row][i] - largest);
+}
+
+static double sum_of_weights(const weighing *w, int row) {
+    double sum = 0;
+    for (int i = w->seen[row].first; i < w->seen[row].last; i++)
+        sum += weight_of(w, row, i);
+    return sum;
+}
+
 /* values[n_rows][WIDTH] of rows from `row` on. */
 static void weigh(const cpu_kernels *kernels, const weighing *w, int row, int n_rows, float *values) {
-    const size_t group_bytes = INT8_GROUP_WORDS * kernels->int8_tile.input_word_bytes;
+    const size_t group_bytes = INT8_GROUP_WORDS * kernels->int8_keys.input_word_bytes;
     const size_t row_bytes = ATTEND_BLOCK / INT8_GROUP * group_bytes;
     char *words = mem_new(MOST_ROWS, row_bytes);
     memset(values, 0, (size_t)(n_rows * WIDTH) * sizeof *values);
-    for (int i = 0; i < n_rows; i++)
-        kernels->pack_weights(w->weights[row + i], w->scales, w->seen[row + i].first, w->seen[row + i].last,
-                              words + (size_t)i * row_bytes);
+    for (int i = 0; i < n_rows; i++) {
+        float factors[ATTEND_BLOCK], partial[ATTEND_PARTIAL_VALUES];
+        const attend_range seen = w->seen[row + i];
+        const float unit = kernels->factors_int8(w->scales, seen.first, seen.last, factors);
+        kernels->softmax_int8(w->scores[row + i], seen.first, seen.last, SCALE, factors, unit, NULL,
+                              words + (size_t)i * row_bytes, partial);
+        CHECK_CASE(fabs(partial[ATTEND_PARTIAL_SUM] - sum_of_weights(w, row + i)) < 1e-4, "row %d: %g",
+                   row + i, partial[ATTEND_PARTIAL_SUM]);
+    }
     for (int group = 0; group < ATTEND_BLOCK / INT8_GROUP; group++) {
         const uint32_t *codes[WEIGH_INT8_PIECES];
         for (int i = 0; i < WEIGH_INT8_PIECES; i++)
@@ -152,15 +175,23 @@ static void weigh(const cpu_kernels *kernels, const weighing *w, int row, int n_
     free(words);
 }
 
-/* Weights are rounded to 2^-14 of the largest of their group, or less. */
+/* Weights times scales are rounded to multiples of a unit: the squares of what that changes in a row have a
+ * known mean, which few exceed four times; beside it, float32 numbers are rounded. */
 static void expect_values(const weighing *w, int row, const float *values) {
-    double expected[WIDTH] = {0};
+    double expected[WIDTH] = {0}, largest = 0, squares = 0, most = 0;
     for (int i = w->seen[row].first; i < w->seen[row].last; i++)
-        for (int k = 0; k < WIDTH; k++)
-            expected[k] += (double)w->weights[row][i] * (double)w->scales[i] *
-                           ((int)(w->codes[i / INT8_WORD_COLS][k] >> (8 * (i % INT8_WORD_COLS)) & 255) - 128);
-    const double error = harness_nmse(values, expected, WIDTH);
-    CHECK_CASE(error < 1e-7, "row %d: %g", row, error);
+        largest = fmax(largest, (double)w->scales[i]);
+    for (int i = w->seen[row].first; i < w->seen[row].last; i++)
+        for (int k = 0; k < WIDTH; k++) {
+            const int code = (int)(w->codes[i / INT8_WORD_COLS][k] >> (8 * (i % INT8_WORD_COLS)) & 255) - 128;
+            expected[k] += weight_of(w, row, i) * (double)w->scales[i] * code;
+            most += 4 * pow(largest * 0x1p-13 * code, 2) / 12;
+        }
+    for (int k = 0; k < WIDTH; k++) {
+        squares += pow((double)values[k] - expected[k], 2);
+        most += 1e-12 * pow(expected[k], 2);
+    }
+    CHECK_CASE(squares < most, "row %d: %g of %g", row, squares, most);
 }
 
 static void test_weigh(void) {
@@ -177,7 +208,7 @@ static void test_weigh(void) {
             for (int row = 0; row < MOST_ROWS; row++)
                 expect_values(&w, row, values + row * WIDTH);
             if (!cpu_isa_name(i + 1)) memcpy(first, values, sizeof first);
-            for (int n = 2; n <= kernels->int8_most_rows; n++) {
+            for (int n = 2; n <= kernels->int8_keys.rows; n++) {
                 float together[MOST_ROWS * WIDTH];
                 weigh(kernels, &w, MOST_ROWS - n, n, together);
                 CHECK_CASE(!memcmp(together, values + (MOST_ROWS - n) * WIDTH,
