@@ -1,51 +1,10 @@
-#include "src/model/kv_cache.h"
-
 #include <assert.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "kernels/attend_blocks.h"
 #include "src/base/memory.h"
-#include "src/model/kv_groups.h"
-#include "src/model/kv_near.h"
-
-/* Pages [first, end) of a sequence. */
-typedef struct page_range {
-    int64_t first, end;
-} page_range;
-
-/* What the sequences have of one layer. */
-typedef struct layer_pages {
-    int64_t window;
-    /* [n_slots, table_pages]: of pages; and, for the device, of where they lie, with what the host knows of
-     * that where not all are in memory. All is one where memory is the host's, and all pages are there. */
-    int32_t *tables, *device_tables, *frames;
-    page_range *slots;
-    int64_t *removed; /* [n_slots] */
-} layer_pages;
-
-struct kv_cache {
-    device *dev;
-    kv_shape shape;
-    size_t page_bytes;
-    int64_t table_pages;
-    int64_t n_pages; /* of all layers together */
-    char *pool;
-    int32_t *free; /* ids; the last one is taken next, so that pages still in the caches are used again */
-    int64_t n_free;
-    int32_t *n_users;  /* [n_pages]: slots whose tables have the page */
-    kv_tier *tier;     /* NULL: all pages lie in memory, each at its number */
-    kv_near *near;     /* NULL: pages hold no codes */
-    kv_groups *groups; /* of int4, else NULL */
-    bool *gave_up;     /* [n_slots]: what comes of the sequence is lost, too */
-    layer_pages *layers;
-    /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
-     * a time. */
-    device_copy *copy;
-    char *staging;
-    pthread_mutex_t lock;
-};
+#include "src/model/kv_cache_private.h"
 
 /* The first position of the blocks that a row at `pos`, or a later one, reads. */
 static int64_t first_read(int64_t window, int64_t pos) {
@@ -191,22 +150,21 @@ void kv_cache_close(kv_cache *kv) {
 
 /* ---- pages of sequences ---- */
 
-/* -1, so that where memory is the host's a read of what is gone does not find another sequence's page. */
-static void leave_entry(kv_cache *kv, int32_t *entry) {
+void kv_cache_leave_entry(kv_cache *kv, int32_t *entry) {
     if (--kv->n_users[*entry] == 0) {
         if (kv->tier) kv_tier_remove(kv->tier, *entry);
         kv->free[kv->n_free++] = *entry;
     }
-    *entry = -1;
+    *entry = -1; /* where memory is the host's, a read of what is gone finds no other sequence's page */
 }
 
 static void give_back(kv_cache *kv, layer_pages *layer, int slot, int64_t end) {
     int32_t *table = layer->tables + slot * kv->table_pages;
     for (page_range *mine = &layer->slots[slot]; mine->first < end && mine->first < mine->end; mine->first++)
-        leave_entry(kv, &table[mine->first]);
+        kv_cache_leave_entry(kv, &table[mine->first]);
 }
 
-static int32_t take_page(kv_cache *kv, int slot) {
+int32_t kv_cache_take_page(kv_cache *kv, int slot) {
     assert(kv->n_free > 0);
     const int32_t id = kv->free[--kv->n_free];
     if (kv->tier) kv_tier_add(kv->tier, id);
@@ -234,7 +192,7 @@ static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t beg
     int64_t had = mine->end;
     assert(last <= kv->table_pages);
     while (mine->end < last)
-        table[mine->end++] = take_page(kv, slot);
+        table[mine->end++] = kv_cache_take_page(kv, slot);
     send_entries(kv, layer, slot, had, mine->end);
 }
 
@@ -319,6 +277,10 @@ int64_t kv_cache_end_page(const kv_cache *kv, int slot, int layer) {
     return kv->layers[layer].slots[slot].end;
 }
 
+const int64_t *kv_cache_removed(const kv_cache *kv, int layer) {
+    return kv->layers[layer].removed;
+}
+
 device *kv_cache_device(const kv_cache *kv) {
     return kv->dev;
 }
@@ -340,18 +302,8 @@ void kv_cache_set_frames(kv_cache *kv, int slot, int layer, int64_t first, int64
     if (!kv->dev->host_memory) kv->dev->ops->copy_in(kv->dev, l->device_tables + at, known + at, bytes);
 }
 
-/* The first positions of [pos, end), which are kept, of one page, all of them read and written in the same
- * way. Where pages may leave memory, it is held until it is left. */
-typedef struct page_place {
-    int32_t id;
-    int place;
-    char *page, *near; /* near: where they lie as they were put (kv_near.h); NULL: nowhere */
-    int near_place;
-    int64_t n;
-} page_place;
-
-static page_place hold_place(const kv_cache *kv, int slot, int layer, int64_t pos, int64_t end,
-                             bool to_write) {
+page_place kv_cache_hold_place(const kv_cache *kv, int slot, int layer, int64_t pos, int64_t end,
+                               bool to_write) {
     const int64_t page_tokens = kv->shape.format.page_tokens,
                   page_end = (pos / page_tokens + 1) * page_tokens;
     const int32_t id = kv_cache_table(kv, slot, layer)[pos / page_tokens];
@@ -368,8 +320,7 @@ static page_place hold_place(const kv_cache *kv, int slot, int layer, int64_t po
                         .n = end - pos};
 }
 
-/* STATUS_FAILED: the page is lost. */
-static status leave_place(const kv_cache *kv, page_place at, kv_tier_change change) {
+status kv_cache_leave_place(const kv_cache *kv, page_place at, kv_tier_change change) {
     char text[STATUS_TEXT_BYTES];
     if (!kv->tier) return STATUS_OK;
     kv_tier_leave(kv->tier, at.id, change);
@@ -386,8 +337,7 @@ static status copy_staged(const kv_cache *kv, char *to, const char *from, size_t
     return st;
 }
 
-/* Bytes of one row of K or V of one head. */
-static size_t row_bytes_of(const kv_cache *kv, kv_part part) {
+size_t kv_cache_row_bytes(const kv_cache *kv, kv_part part) {
     return (size_t)kv_part_width(&kv->shape.format, part) * dtype_bytes(kv->shape.format.type);
 }
 
@@ -397,7 +347,7 @@ static size_t row_bytes_of(const kv_cache *kv, kv_part part) {
 static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
     const kv_format *f = &kv->shape.format;
     assert(f->layout == KV_ROWS);
-    const size_t row_bytes = row_bytes_of(kv, part), G = (size_t)f->n_heads;
+    const size_t row_bytes = kv_cache_row_bytes(kv, part), G = (size_t)f->n_heads;
     const size_t head_bytes = (size_t)f->page_tokens * row_bytes;
     status st = copy_staged(kv, kv->staging, kv_place_in(f, at.page, part, 0, at.place),
                             (G - 1) * head_bytes + (size_t)at.n * row_bytes);
@@ -410,7 +360,7 @@ static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, char *
 
 static void get_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
     const kv_format near = kv_near_format(&kv->shape.format), *f = at.near ? &near : &kv->shape.format;
-    const size_t row_bytes = row_bytes_of(kv, part), all_bytes = (size_t)f->n_heads * row_bytes;
+    const size_t row_bytes = kv_cache_row_bytes(kv, part), all_bytes = (size_t)f->n_heads * row_bytes;
     for (int head = 0; head < f->n_heads; head++)
         kv_get_rows(f, at.near ? at.near : at.page, part, head, at.near ? at.near_place : at.place, (int)at.n,
                     out + (size_t)head * row_bytes, all_bytes);
@@ -419,18 +369,18 @@ static void get_rows(const kv_cache *kv, page_place at, kv_part part, char *out)
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                      void *out) {
     const int64_t end = pos0 + n_tokens;
-    const size_t all_bytes = (size_t)kv->shape.format.n_heads * row_bytes_of(kv, part);
+    const size_t all_bytes = (size_t)kv->shape.format.n_heads * kv_cache_row_bytes(kv, part);
     status st = STATUS_OK;
     if (!kv->dev->host_memory) pthread_mutex_lock(&kv->lock);
     for (int64_t pos = pos0, n = 0; st == STATUS_OK && pos < end; pos += n) {
-        const page_place at = hold_place(kv, slot, layer, pos, end, false);
+        const page_place at = kv_cache_hold_place(kv, slot, layer, pos, end, false);
         char *to = (char *)out + (size_t)(pos - pos0) * all_bytes;
         n = at.n;
         if (kv->dev->host_memory)
             get_rows(kv, at, part, to);
         else
             st = fetch_rows(kv, at, part, to);
-        const status left = leave_place(kv, at, KV_TIER_READ);
+        const status left = kv_cache_leave_place(kv, at, KV_TIER_READ);
         if (st == STATUS_OK) st = left;
     }
     if (!kv->dev->host_memory) pthread_mutex_unlock(&kv->lock);
@@ -455,7 +405,7 @@ static void send_rows(kv_cache *kv, int32_t id, char *to, const char *from, size
  * none ever. */
 static void put_groups(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
                        const page_place *at, const char *rows) {
-    const size_t row_bytes = row_bytes_of(kv, part);
+    const size_t row_bytes = kv_cache_row_bytes(kv, part);
     if (at->near) return;
     for (int i = 0, n; i < (int)at->n; i += n) {
         const int place = at->place + i, to_end = KV_INT4_PLACES - place % KV_INT4_PLACES;
@@ -472,9 +422,9 @@ static void put_groups(kv_cache *kv, int slot, int layer, kv_part part, int head
 void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos0,
                          int64_t n_tokens, const void *in) {
     const kv_format *f = &kv->shape.format, near = kv_near_format(f);
-    const size_t row_bytes = row_bytes_of(kv, part);
+    const size_t row_bytes = kv_cache_row_bytes(kv, part);
     for (int64_t pos = pos0, n; pos < pos0 + n_tokens; pos += n) {
-        const page_place at = hold_place(kv, slot, layer, pos, pos0 + n_tokens, true);
+        const page_place at = kv_cache_hold_place(kv, slot, layer, pos, pos0 + n_tokens, true);
         const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
         n = at.n;
         if (at.near) kv_put_rows(&near, at.near, part, head, at.near_place, (int)n, from, row_bytes);
@@ -484,13 +434,13 @@ void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int he
             kv_put_rows(f, at.page, part, head, at.place, (int)n, from, row_bytes);
         else
             send_rows(kv, at.id, kv_place_in(f, at.page, part, head, at.place), from, (size_t)n * row_bytes);
-        leave_place(kv, at, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
+        kv_cache_leave_place(kv, at, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
     }
 }
 
 void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
                     const void *in) {
-    const size_t row_bytes = row_bytes_of(kv, part), G = (size_t)kv->shape.format.n_heads;
+    const size_t row_bytes = kv_cache_row_bytes(kv, part), G = (size_t)kv->shape.format.n_heads;
     char *rows = mem_new((size_t)n_tokens, row_bytes);
     for (size_t head = 0; head < G; head++) {
         for (size_t i = 0; i < (size_t)n_tokens; i++)
@@ -501,96 +451,9 @@ void kv_cache_write(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos
 }
 
 const void *kv_cache_hold(kv_cache *kv, int slot, int layer, int64_t entry) {
-    return hold_place(kv, slot, layer, entry * kv->shape.format.page_tokens, INT64_MAX, false).page;
+    return kv_cache_hold_place(kv, slot, layer, entry * kv->shape.format.page_tokens, INT64_MAX, false).page;
 }
 
 status kv_cache_leave(kv_cache *kv, int slot, int layer, int64_t entry) {
-    return leave_place(kv, (page_place){.id = kv_cache_table(kv, slot, layer)[entry]}, KV_TIER_READ);
-}
-
-/* ---- eviction ---- */
-
-const int64_t *kv_cache_removed(const kv_cache *kv, int layer) {
-    return kv->layers[layer].removed;
-}
-
-/* K or V of a head at places that rise, as dense rows. */
-static status gather_rows(kv_cache *kv, int slot, int layer, kv_part part, int head, const int32_t *places,
-                          int64_t n, char *out) {
-    const kv_format *f = &kv->shape.format;
-    const size_t row_bytes = row_bytes_of(kv, part);
-    status st = STATUS_OK;
-    for (int64_t i = 0; st == STATUS_OK && i < n;) {
-        const int32_t page = places[i] / f->page_tokens;
-        const page_place at = hold_place(kv, slot, layer, places[i], INT64_MAX, false);
-        for (; i < n && places[i] / f->page_tokens == page; i++)
-            kv_get_rows(f, at.page, part, head, places[i] % f->page_tokens, 1, out + (size_t)i * row_bytes,
-                        row_bytes);
-        st = leave_place(kv, at, KV_TIER_READ);
-    }
-    return st;
-}
-
-/* Do these rows lie where they are kept already? */
-static bool are_in_place(const kv_cache *kv, int64_t first, int64_t n, int64_t n_kept, const int32_t *kept) {
-    bool same = true;
-    for (int head = 0; same && head < kv->shape.format.n_heads; head++, kept += n_kept)
-        for (int64_t i = first; same && i < first + n; i++)
-            same = kept[i] == i;
-    return same;
-}
-
-/* The first n places of an entry get the rows that are kept there. Those come from it or from behind it, so
- * that entries are filled in order; they are read before a page of the sequence's own takes the place of one
- * that is shared. */
-static status fill_entry(kv_cache *kv, int slot, int layer, int64_t entry, int n, int64_t n_kept,
-                         const int32_t *kept, char *rows) {
-    const kv_format *f = &kv->shape.format;
-    const int64_t first = entry * f->page_tokens;
-    int32_t *mine = &kv->layers[layer].tables[slot * kv->table_pages + entry];
-    const bool is_shared = kv->n_users[*mine] > 1, is_full = n == f->page_tokens;
-    if (are_in_place(kv, first, n, n_kept, kept) && (is_full || !is_shared)) return STATUS_OK;
-    status st = STATUS_OK;
-    char *at = rows;
-    for (int i = 0; st == STATUS_OK && i < N_KV_PARTS * f->n_heads; i++) {
-        const kv_part part = (kv_part)(i / f->n_heads);
-        const int head = i % f->n_heads;
-        st = gather_rows(kv, slot, layer, part, head, kept + head * n_kept + first, n, at);
-        at += (size_t)n * row_bytes_of(kv, part);
-    }
-    if (st != STATUS_OK) return st;
-    if (is_shared) {
-        leave_entry(kv, mine);
-        *mine = take_page(kv, slot);
-    }
-    const page_place to = hold_place(kv, slot, layer, first, INT64_MAX, true);
-    at = rows;
-    for (int i = 0; i < N_KV_PARTS * f->n_heads; i++) {
-        const kv_part part = (kv_part)(i / f->n_heads);
-        const size_t row_bytes = row_bytes_of(kv, part);
-        kv_put_rows(f, to.page, part, i % f->n_heads, 0, n, at, row_bytes);
-        at += (size_t)n * row_bytes;
-    }
-    return leave_place(kv, to, is_full ? KV_TIER_CLOSED : KV_TIER_OPEN);
-}
-
-void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t n_kept,
-                    const int32_t *kept) {
-    const kv_format *f = &kv->shape.format;
-    layer_pages *l = &kv->layers[layer];
-    page_range *mine = &l->slots[slot];
-    assert(kv->dev->host_memory && !kv->near && l->window == 0 && mine->first == 0 && n_kept <= n_places);
-    assert(kv_pages_for(n_places, f->page_tokens) == mine->end);
-    char *rows = mem_new((size_t)(f->n_heads * f->page_tokens),
-                         row_bytes_of(kv, KV_PART_K) + row_bytes_of(kv, KV_PART_V));
-    status st = STATUS_OK;
-    for (int64_t at = 0; at < n_kept && st == STATUS_OK && !kv->gave_up[slot]; at += f->page_tokens) {
-        const int64_t n = n_kept - at < f->page_tokens ? n_kept - at : f->page_tokens;
-        st = fill_entry(kv, slot, layer, at / f->page_tokens, (int)n, n_kept, kept, rows);
-    }
-    if (st != STATUS_OK) kv_cache_give_up(kv, slot); /* a page was lost: so is what is left */
-    while (mine->end > kv_pages_for(n_kept, f->page_tokens))
-        leave_entry(kv, &l->tables[slot * kv->table_pages + --mine->end]);
-    l->removed[slot] += n_places - n_kept;
-    free(rows);
+    return kv_cache_leave_place(kv, (page_place){.id = kv_cache_table(kv, slot, layer)[entry]}, KV_TIER_READ);
 }
