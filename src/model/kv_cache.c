@@ -21,13 +21,14 @@ int64_t kv_pool_pages(const kv_shape *s, int64_t window) {
     return s->evicts || s->n_slots * each < s->n_pages ? s->n_slots * each : s->n_pages;
 }
 
-/* Of whole pages, each of which may begin a near one. */
+/* Of whole pages, each of which may begin a near one; where a layer with a window may have more than those,
+ * of no bound. */
 static kv_near_shape near_shape_of(const kv_shape *s) {
+    const int64_t page_tokens = kv_pages_for(s->format.page_tokens, KV_NEAR_TOKENS) * KV_NEAR_TOKENS;
     return (kv_near_shape){
         .format = s->format,
-        .n_layers = s->n_layers,
         .n_slots = s->n_slots,
-        .n_tokens = s->n_pages * kv_pages_for(s->format.page_tokens, KV_NEAR_TOKENS) * KV_NEAR_TOKENS,
+        .n_tokens = s->evicts ? s->n_slots * s->longest_tokens : s->n_pages * page_tokens,
         .longest_tokens = s->longest_tokens,
         .max_rows = s->max_rows,
         .n_blocks = s->n_near_blocks,
@@ -79,7 +80,7 @@ static bool has_one_table(const kv_cache *kv) {
     return kv->dev->host_memory && !kv->tier;
 }
 
-static status open_tables(kv_cache *kv, layer_pages *layer) {
+static status open_layer(kv_cache *kv, layer_pages *layer) {
     const size_t n_entries = (size_t)kv->shape.n_slots * (size_t)kv->table_pages;
     void *tables = NULL;
     status st = kv->dev->ops->alloc(kv->dev, n_entries * sizeof *layer->tables, &tables);
@@ -92,7 +93,8 @@ static status open_tables(kv_cache *kv, layer_pages *layer) {
     }
     layer->slots = mem_new((size_t)kv->shape.n_slots, sizeof *layer->slots);
     layer->removed = mem_new((size_t)kv->shape.n_slots, sizeof *layer->removed);
-    return STATUS_OK;
+    const kv_near_shape near = near_shape_of(&kv->shape);
+    return kv_is_coded(&near.format) ? kv_near_open(kv->dev, &near, &layer->near) : STATUS_OK;
 }
 
 status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
@@ -108,14 +110,12 @@ status kv_cache_open(device *dev, const kv_shape *shape, kv_cache **out) {
     for (int l = 0; shape->windows && l < shape->n_layers; l++)
         kv->layers[l].window = shape->windows[l];
     kv->shape.windows = NULL;
-    const kv_near_shape near = near_shape_of(shape);
     status st = open_staging(kv);
     if (st == STATUS_OK) st = open_pool(kv);
-    if (st == STATUS_OK && kv_is_coded(&shape->format)) st = kv_near_open(dev, &near, &kv->near);
     if (shape->format.layout == KV_INT4)
         kv->groups = kv_groups_open(&shape->format, shape->n_slots, shape->n_layers);
     for (int l = 0; st == STATUS_OK && l < shape->n_layers; l++)
-        st = open_tables(kv, &kv->layers[l]);
+        st = open_layer(kv, &kv->layers[l]);
     st = status_at(st, "KV cache");
     if (st != STATUS_OK) {
         kv_cache_close(kv);
@@ -133,9 +133,9 @@ void kv_cache_close(kv_cache *kv) {
         free(layer->frames);
         free(layer->slots);
         free(layer->removed);
+        kv_near_close(layer->near);
     }
     free(kv->layers);
-    kv_near_close(kv->near);
     kv_groups_close(kv->groups);
     kv_tier_close(kv->tier);
     if (kv->pool) kv->dev->ops->release(kv->dev, kv->pool);
@@ -185,8 +185,10 @@ static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t beg
     int page_tokens = kv->shape.format.page_tokens;
     int32_t *table = layer->tables + slot * kv->table_pages;
     page_range *mine = &layer->slots[slot];
-    const int64_t first = first_read(layer->window, begin - layer->removed[slot]) / page_tokens,
-                  last = kv_pages_for(end - layer->removed[slot], page_tokens);
+    begin -= layer->removed[slot];
+    end -= layer->removed[slot];
+    const int64_t first = first_read(layer->window, begin) / page_tokens,
+                  last = kv_pages_for(end, page_tokens);
     give_back(kv, layer, slot, first);
     if (mine->first == mine->end && mine->first < first) mine->first = mine->end = first;
     int64_t had = mine->end;
@@ -194,30 +196,32 @@ static void extend_layer(kv_cache *kv, layer_pages *layer, int slot, int64_t beg
     while (mine->end < last)
         table[mine->end++] = kv_cache_take_page(kv, slot);
     send_entries(kv, layer, slot, had, mine->end);
+    if (layer->near) kv_near_extend(layer->near, slot, begin, end);
 }
 
 void kv_cache_extend(kv_cache *kv, int slot, int64_t begin, int64_t end) {
     for (int l = 0; l < kv->shape.n_layers; l++)
         extend_layer(kv, &kv->layers[l], slot, begin, end);
-    if (kv->near) kv_near_extend(kv->near, slot, begin, end);
 }
 
 void kv_cache_settle(kv_cache *kv) {
-    if (kv->near) kv_near_settle(kv->near);
+    for (int l = 0; l < kv->shape.n_layers; l++)
+        if (kv->layers[l].near) kv_near_settle(kv->layers[l].near);
 }
 
 void kv_cache_pin(kv_cache *kv, int slot) {
-    if (kv->near) kv_near_pin(kv->near, slot);
+    for (int l = 0; l < kv->shape.n_layers; l++)
+        if (kv->layers[l].near) kv_near_pin(kv->layers[l].near, slot);
 }
 
 void kv_cache_unpin(kv_cache *kv, int slot) {
-    if (kv->near) kv_near_unpin(kv->near, slot);
+    for (int l = 0; l < kv->shape.n_layers; l++)
+        if (kv->layers[l].near) kv_near_unpin(kv->layers[l].near, slot);
 }
 
 void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
     const int page_tokens = kv->shape.format.page_tokens;
     assert(n_tokens % page_tokens == 0 && from != to);
-    if (kv->near) kv_near_share(kv->near, from, to, n_tokens);
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         const page_range *theirs = &layer->slots[from];
         page_range *mine = &layer->slots[to];
@@ -231,6 +235,7 @@ void kv_cache_share(kv_cache *kv, int from, int to, int64_t n_tokens) {
             layer->tables[to * kv->table_pages + i] = id;
         }
         send_entries(kv, layer, to, mine->first, mine->end);
+        if (layer->near) kv_near_share(layer->near, from, to, n_tokens);
     }
 }
 
@@ -245,12 +250,12 @@ void kv_cache_give_up(kv_cache *kv, int slot) {
 
 void kv_cache_release(kv_cache *kv, int slot) {
     kv->gave_up[slot] = false;
-    if (kv->near) kv_near_release(kv->near, slot);
     if (kv->groups) kv_groups_drop(kv->groups, slot);
     for (layer_pages *layer = kv->layers; layer < kv->layers + kv->shape.n_layers; layer++) {
         give_back(kv, layer, slot, INT64_MAX);
         layer->slots[slot] = (page_range){0};
         layer->removed[slot] = 0;
+        if (layer->near) kv_near_release(layer->near, slot);
     }
 }
 
@@ -263,8 +268,9 @@ int64_t kv_cache_first_kept(const kv_cache *kv, int slot, int layer) {
 }
 
 kv_layer kv_cache_layer(const kv_cache *kv, int layer) {
-    return (kv_layer){kv->pool, kv->shape.format, kv->layers[layer].device_tables, (int)kv->table_pages,
-                      kv->near ? kv_near_layer(kv->near, layer) : NULL};
+    const layer_pages *l = &kv->layers[layer];
+    return (kv_layer){kv->pool, kv->shape.format, l->device_tables, (int)kv->table_pages,
+                      l->near ? kv_near_layer(l->near) : NULL};
 }
 
 /* ---- rows out of and into pages ---- */
@@ -309,7 +315,8 @@ page_place kv_cache_hold_place(const kv_cache *kv, int slot, int layer, int64_t 
     const int32_t id = kv_cache_table(kv, slot, layer)[pos / page_tokens];
     assert(pos >= kv_cache_first_kept(kv, slot, layer));
     if (page_end < end) end = page_end;
-    char *near = kv->near ? kv_near_find(kv->near, slot, layer, pos, &end) : NULL;
+    const kv_near *all_near = kv->layers[layer].near;
+    char *near = all_near ? kv_near_find(all_near, slot, pos, &end) : NULL;
     if (kv->tier) kv_tier_hold(kv->tier, id);
     const int32_t frame = kv->tier ? kv_tier_wait(kv->tier, id, to_write) : id;
     return (page_place){.id = id,

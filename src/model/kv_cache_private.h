@@ -20,6 +20,7 @@ typedef struct layer_pages {
     int32_t *tables, *device_tables, *frames;
     page_range *slots;
     int64_t *removed; /* [n_slots] */
+    kv_near *near;    /* NULL: pages hold no codes */
 } layer_pages;
 
 struct kv_cache {
@@ -33,7 +34,6 @@ struct kv_cache {
     int64_t n_free;
     int32_t *n_users;  /* [n_pages]: slots whose tables have the page */
     kv_tier *tier;     /* NULL: all pages lie in memory, each at its number */
-    kv_near *near;     /* NULL: pages hold no codes */
     kv_groups *groups; /* of int4, else NULL */
     bool *gave_up;     /* [n_slots]: what comes of the sequence is lost, too */
     layer_pages *layers;

@@ -70,7 +70,7 @@ void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t
     const kv_format *f = &kv->shape.format;
     layer_pages *l = &kv->layers[layer];
     page_range *mine = &l->slots[slot];
-    assert(kv->dev->host_memory && !kv->near && l->window == 0 && mine->first == 0 && n_kept <= n_places);
+    assert(kv->dev->host_memory && !l->near && l->window == 0 && mine->first == 0 && n_kept <= n_places);
     assert(kv_pages_for(n_places, f->page_tokens) == mine->end);
     char *rows = mem_new((size_t)(f->n_heads * f->page_tokens),
                          kv_cache_row_bytes(kv, KV_PART_K) + kv_cache_row_bytes(kv, KV_PART_V));

@@ -24,16 +24,16 @@ struct kv_near {
     device *dev;
     kv_format format;
     size_t page_bytes;
-    int n_layers, n_slots;
+    int n_slots;
     int64_t table_pages, n_pages;
-    char *pool;       /* [n_layers, n_pages] */
+    char *pool;       /* [n_pages] */
     int32_t *tables;  /* [n_slots, table_pages] */
     int32_t *pins;    /* [n_slots, BLOCK_PAGES]: of the open block */
     int32_t *free;    /* [n_pages] */
     int32_t *n_users; /* [n_pages] */
     int64_t n_free;
     near_slot *slots;
-    kv_layer *layers;
+    kv_layer layer;
 };
 
 int64_t kv_near_pages(const kv_near_shape *s) {
@@ -48,8 +48,8 @@ int64_t kv_near_pages(const kv_near_shape *s) {
     return n < most ? n : most;
 }
 
-static int64_t block_begin(int64_t pos) {
-    return attend_block_of(pos) * ATTEND_BLOCK;
+static int64_t block_begin(int64_t place) {
+    return attend_block_of(place) * ATTEND_BLOCK;
 }
 
 static int32_t *table_of(const kv_near *n, int slot) {
@@ -63,15 +63,13 @@ status kv_near_open(device *dev, const kv_near_shape *shape, kv_near **out) {
     assert(dev->host_memory);
     *n = (kv_near){.dev = dev,
                    .format = kv_near_format(&shape->format),
-                   .n_layers = shape->n_layers,
                    .n_slots = shape->n_slots,
                    .table_pages = kv_pages_for(shape->longest_tokens, PAGE),
                    .n_pages = kv_near_pages(shape)};
     n->page_bytes = kv_page_bytes(&n->format);
-    const size_t n_slots = (size_t)n->n_slots, n_pages = (size_t)n->n_pages,
-                 layer_bytes = n_pages * n->page_bytes;
+    const size_t n_slots = (size_t)n->n_slots, n_pages = (size_t)n->n_pages;
     void *pool = NULL;
-    status st = dev->ops->alloc(dev, (size_t)n->n_layers * layer_bytes, &pool);
+    status st = dev->ops->alloc(dev, n_pages * n->page_bytes, &pool);
     if (st != STATUS_OK) {
         free(n);
         return st;
@@ -85,12 +83,8 @@ status kv_near_open(device *dev, const kv_near_shape *shape, kv_near **out) {
     for (int64_t id = n->n_pages; id > 0;)
         n->free[n->n_free++] = (int32_t)--id;
     n->slots = mem_new(n_slots, sizeof *n->slots);
-    n->layers = mem_new((size_t)n->n_layers, sizeof *n->layers);
-    for (int l = 0; l < n->n_layers; l++)
-        n->layers[l] = (kv_layer){.pages = n->pool + (size_t)l * layer_bytes,
-                                  .format = n->format,
-                                  .tables = n->tables,
-                                  .table_pages = (int)n->table_pages};
+    n->layer = (kv_layer){
+        .pages = n->pool, .format = n->format, .tables = n->tables, .table_pages = (int)n->table_pages};
     *out = n;
     return STATUS_OK;
 }
@@ -103,12 +97,11 @@ void kv_near_close(kv_near *n) {
     free(n->free);
     free(n->n_users);
     free(n->slots);
-    free(n->layers);
     free(n);
 }
 
-const kv_layer *kv_near_layer(const kv_near *n, int layer) {
-    return &n->layers[layer];
+const kv_layer *kv_near_layer(const kv_near *n) {
+    return &n->layer;
 }
 
 /* ---- pages ---- */
@@ -201,16 +194,23 @@ void kv_near_unpin(kv_near *n, int slot) {
     s->pinned_end = 0;
 }
 
-char *kv_near_find(const kv_near *n, int slot, int layer, int64_t pos, int64_t *end) {
+static char *page_of(const kv_near *n, int32_t id) {
+    assert(id != NONE);
+    return n->pool + (size_t)id * n->page_bytes;
+}
+
+char *kv_near_find(const kv_near *n, int slot, int64_t place, int64_t *end) {
     const near_slot *s = &n->slots[slot];
-    const bool is_pinned = pos < s->pinned_end;
+    const bool is_pinned = place < s->pinned_end;
     const int64_t open = block_begin(is_pinned ? s->pinned_end : s->end);
-    const bool is_open = pos >= open, is_first = pos < ATTEND_EXACT_FIRST;
-    const int64_t last = is_open || is_first ? (pos / PAGE + 1) * PAGE : open;
+    const bool is_open = place >= open, is_first = place < ATTEND_EXACT_FIRST;
+    const int64_t last = is_open || is_first ? (place / PAGE + 1) * PAGE : open;
     if (last < *end) *end = last;
     if (!is_open && !is_first) return NULL;
-    const int32_t id =
-        is_open && is_pinned ? pins_of(n, slot)[(pos - open) / PAGE] : table_of(n, slot)[pos / PAGE];
-    assert(id != NONE);
-    return (char *)n->layers[layer].pages + (size_t)id * n->page_bytes;
+    return page_of(n, is_open && is_pinned ? pins_of(n, slot)[(place - open) / PAGE]
+                                           : table_of(n, slot)[place / PAGE]);
+}
+
+const char *kv_near_page(const kv_near *n, int slot, int64_t place) {
+    return page_of(n, table_of(n, slot)[place / PAGE]);
 }
