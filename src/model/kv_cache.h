@@ -83,7 +83,13 @@ void kv_cache_give_up(kv_cache *kv, int slot);
 /* Of the n_places that a layer (0-based) without a window has of the sequence in this slot, each head keeps
  * n_kept: kept[G, n_kept], which rise. Pages of its own are written: one that others share is taken anew
  * where a row moves into it, as admission has to provide for. What is lost of it is lost all the same. Host
- * memory only. */
+ * memory only.
+ *
+ * Where pages hold codes, a row moves as rows that come would have seen it: as it was put if it was among the
+ * first places or in the open block (attend_exact_places), else as its codes say, whatever else there is of
+ * it. Rows that come see it so again, but for one that moves out of the first places or the open block, of
+ * which they see codes, as of one that has been passed by. Codes are those of the rows that now lie together.
+ * Nobody reads the slot meanwhile. */
 void kv_cache_evict(kv_cache *kv, int slot, int layer, int64_t n_places, int64_t n_kept, const int32_t *kept);
 
 /* Positions of each slot that a layer has removed so, for the operations: [n_slots]. */
