@@ -57,8 +57,9 @@ struct kv_walk {
 int64_t kv_walk_least_frames(const kv_shape *shape) {
     const int page_tokens = shape->format.page_tokens;
     const int64_t longest = shape->longest_tokens, node = ATTEND_NODE;
-    const int64_t part = kv_pages_for(longest < node ? longest : node, page_tokens) + 1;
-    return 2 * part + kv_pages_for(shape->max_rows, page_tokens) + 2 * shape->n_slots;
+    const int64_t part = kv_pages_for(longest < node ? longest : node, page_tokens) + 1,
+                  before = shape->format.layout == KV_INT4 ? kv_pages_for(ATTEND_BLOCK, page_tokens) : 0;
+    return 2 * part + kv_pages_for(shape->max_rows, page_tokens) + (2 + before) * shape->n_slots;
 }
 
 kv_walk *kv_walk_open(kv_cache *kv, const int64_t *windows) {
@@ -99,6 +100,12 @@ static walk_unit *add_unit(walk_way *way, int layer) {
 /* The place of a span's first row in a layer. */
 static int64_t place_of(const kv_walk *w, int layer, const span *s) {
     return s->pos0 - kv_cache_removed(w->kv, layer)[s->slot];
+}
+
+/* Of those up to `place`, the first one that a step's rows write to: in int4 the codes of all of a block come
+ * with its last row. */
+static int64_t first_written(const kv_walk *w, int64_t place) {
+    return w->shape->format.layout == KV_INT4 ? place - place % ATTEND_BLOCK : place;
 }
 
 /* What the rows of a span see in these nodes. */
@@ -155,7 +162,8 @@ static void make_way(const kv_walk *w, walk_way *way, int n_spans, const span *s
         walk_unit *unit = add_unit(way, layer);
         unit->is_append = true;
         for (const span *s = spans; s < spans + n_spans; s++)
-            add_pages(w, way, layer, s->slot, place_of(w, layer, s), place_of(w, layer, s) + s->n_rows);
+            add_pages(w, way, layer, s->slot, first_written(w, place_of(w, layer, s)),
+                      place_of(w, layer, s) + s->n_rows);
         unit->end = way->n_pages;
         add_parts(w, way, layer, unit->end - unit->first, n_spans, spans);
     }
@@ -259,14 +267,14 @@ void kv_walk_enter(kv_walk *w, int layer) {
     need(w, w->append);
 }
 
-/* Rows were appended: a page that ends with its span, or before, is full. */
+/* Rows were appended: a page that ends with what is there for good, or before, is full. */
 static void leave_appended(kv_walk *w) {
     const walk_page *p = w->now.pages + w->append->first;
     for (const span *s = w->spans; s < w->spans + w->n_spans; s++)
         for (; p < w->now.pages + w->append->end && p->slot == s->slot; p++)
             kv_tier_leave_later(w->tier, p->page,
                                 ((int64_t)p->entry + 1) * w->shape->format.page_tokens <=
-                                        place_of(w, w->append->layer, s) + s->n_rows
+                                        first_written(w, place_of(w, w->append->layer, s) + s->n_rows)
                                     ? KV_TIER_CLOSED
                                     : KV_TIER_OPEN);
     assert(p == w->now.pages + w->append->end);
