@@ -285,7 +285,9 @@ typedef struct device_ops {
      * stride], in the page's places, += what each row's heads pay to a place of their attention, row after
      * row and head after head. norms: of all places that the rows see. expect: scores[H, stride], in the
      * page's places, = scale k.m + scale^2 / 2 k'Sk; means[H, K], covariances[H, K, K]. value_norms: norms[G,
-     * stride], in the page's places, = sqrt(sum of v^2). */
+     * stride], in the page's places, = sqrt(sum of v^2). read_codes: near, a page in kv_near_format, = what
+     * codes say of n places from `place` on, counted from that of pages[0]: K, and V if n_parts says so. A
+     * look at pages of codes is one at such near pages. */
     void (*take_queries)(device *dev, const attention_shape *shape, const qkv_weights *weights,
                          const float *qkv, int row0, int n_rows, float *out);
     void (*add_moments)(device *dev, const attention_shape *shape, const float *queries, int n_rows,
@@ -297,6 +299,8 @@ typedef struct device_ops {
                    const float *covariances, double *scores, int64_t stride);
     void (*value_norms)(device *dev, const attention_shape *shape, const attend_look *look, double *norms,
                         int64_t stride);
+    void (*read_codes)(device *dev, const kv_format *format, const void *const *pages, int64_t place, int n,
+                       int n_parts, void *near);
 
     /* What is wanted of n (at most DEVICE_TOP_ROWS) rows of logits [n, V], so that these need not leave the
      * device; results are there after sync. A NaN counts as absent.

@@ -193,9 +193,9 @@ static void merge_units(const attend_job *job, const attend_work *work, const at
 
 /* ---- the plan ---- */
 
-/* Behind the last query of the tile that begins with this one, at `pos`. */
+/* Behind the last query of the tile that begins with this one, at place `pos`. */
 static int tile_end(const attend_job *job, const span *s, int query0, int64_t pos) {
-    const int64_t next_block = (attend_block_of(pos) + 1) * ATTEND_BLOCK - s->pos0; /* its first row */
+    const int64_t next_block = (attend_block_of(pos) + 1) * ATTEND_BLOCK - span_place(job->shape, s);
     int end = s->n_rows * job->group;
     if (end - query0 > TILE_QUERIES) end = query0 + TILE_QUERIES;
     return job->codes && next_block * job->group < end ? (int)next_block * job->group : end;

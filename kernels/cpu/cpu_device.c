@@ -187,6 +187,7 @@ static const device_ops cpu_ops = {
     .add_shares = cpu_add_shares,
     .expect = cpu_expect,
     .value_norms = cpu_value_norms,
+    .read_codes = cpu_read_codes,
     .add_bias = cpu_add_bias,
     .choose = cpu_choose,
     .score = cpu_score,

@@ -64,6 +64,8 @@ void cpu_expect(device *dev, const attention_shape *shape, const attend_look *lo
                 const float *covariances, double *scores, int64_t stride);
 void cpu_value_norms(device *dev, const attention_shape *shape, const attend_look *look, double *norms,
                      int64_t stride);
+void cpu_read_codes(device *dev, const kv_format *format, const void *const *pages, int64_t place, int n,
+                    int n_parts, void *near);
 /* y[T, F] (act) = silu(gate_up[t, 0..F)) * gate_up[t, F..2F). */
 void cpu_swiglu(cpu_device *dev, const float *gate_up, int T, int F, void *y);
 void cpu_gather_rows(device *dev, const float *x, const int32_t *host_rows, int n, int D, float *out);

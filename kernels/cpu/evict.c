@@ -301,6 +301,29 @@ void cpu_value_norms(device *base, const attention_shape *shape, const attend_lo
         }
 }
 
+/* ---- pages of codes ---- */
+
+void cpu_read_codes(device *base, const kv_format *f, const void *const *pages, int64_t place, int n,
+                    int n_parts, void *near) {
+    cpu_device *dev = cpu_device_of(base);
+    const kv_format format = kv_near_format(f);
+    const size_t width = (size_t)(f->k_width > f->v_width ? f->k_width : f->v_width),
+                 row_bytes = width * dtype_bytes(f->type);
+    const int n_heads = n_parts * f->n_heads, n_threads = cpu_threads_for(dev, (size_t)(n * n_heads) * width);
+    char *rows = cpu_device_scratch(dev, (size_t)n_threads * row_bytes);
+    if (!rows) return;
+#pragma omp parallel for num_threads(n_threads) schedule(static) collapse(2)
+    for (int i = 0; i < n_heads; i++)
+        for (int k = 0; k < n; k++) {
+            const kv_part part = (kv_part)(i / f->n_heads);
+            const int64_t at = place + k;
+            char *row = rows + (size_t)omp_get_thread_num() * row_bytes;
+            kv_get_rows(f, pages[at / f->page_tokens], part, i % f->n_heads, (int)(at % f->page_tokens), 1,
+                        row, row_bytes);
+            kv_put_rows(&format, near, part, i % f->n_heads, k, 1, row, row_bytes);
+        }
+}
+
 /* ---- moments ---- */
 
 /* The channels of a head, MOMENT_ROWS numbers each, as panels; and those that one call multiplies them with.

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,16 +98,27 @@ static double pyramid_places(double budget, int layer, int n_layers) {
     return EVICT_QUERIES + most + (least - most) * layer / (n_layers - 1);
 }
 
-int64_t evict_places(const evict_policy *p, int64_t n_places, int layer, int n_layers) {
-    int64_t n = p->kind == EVICT_NOTHING ? n_places : budget_of(p, n_places);
-    if (p->kind == EVICT_PYRAMID && n < n_places)
+int64_t evict_places(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer, int n_layers) {
+    int64_t n = p->kind == EVICT_NOTHING ? n_tokens : budget_of(p, n_prompt);
+    if (p->kind == EVICT_PYRAMID && (n < n_tokens || p->every > 0))
         n = (int64_t)(pyramid_places((double)n, layer, n_layers) + 0.5);
     if (p->kind != EVICT_WINDOW && n < EVICT_LEAST_PLACES) n = EVICT_LEAST_PLACES;
-    return n < n_places ? n : n_places;
+    return n < n_tokens ? n : n_tokens;
 }
 
-int64_t evict_most_places(const evict_policy *p, int64_t n_places) {
-    return evict_places(p, n_places, 0, 2);
+int64_t evict_most_places(const evict_policy *p, int64_t n_prompt) {
+    return evict_places(p, n_prompt, n_prompt, 0, 2);
+}
+
+bool evict_removes(const evict_policy *p, int64_t n_prompt) {
+    return evict_places(p, n_prompt, n_prompt, 1, 2) < n_prompt;
+}
+
+int64_t evict_places_behind(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer,
+                            int n_layers) {
+    const int64_t n = evict_places(p, n_prompt, n_prompt, layer, n_layers) + n_tokens - n_prompt,
+                  budget = evict_places(p, n_prompt, INT64_MAX, layer, n_layers);
+    return p->every == 0 || n <= budget || n - budget < p->every ? n : budget + p->every;
 }
 
 int64_t evict_least_rows(const evict_policy *p) {

@@ -1,5 +1,8 @@
-/* src/model/evict.h: which tokens a prompt's layers without a window keep when it is in the cache (--evict):
- * policies, how many places stay, and which. Pure. Local.
+/* src/model/evict.h: which tokens a sequence's layers without a window keep when its prompt is in the cache
+ * (--evict), and again each time so many more are (--evict-every): policies, how many places stay, and which.
+ * Pure. Local.
+ *
+ * A share is one of the prompt's places: what it comes to stays the budget of what is generated behind.
  *
  * Each kv head keeps places of its own, as many as the others of its layer: heads that compete for places
  * (AdaKV) find fewer of the facts that a question asks for. The first SINKS places always stay, and the last
@@ -15,6 +18,7 @@
  * the first places, turned by the rope of the next 512 positions on average */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "src/base/status.h"
@@ -43,17 +47,24 @@ typedef struct evict_policy {
     double share;    /* of a layer's places; 0: not a share but */
     int64_t n;       /* so many of them; of a window the last ones, */
     int64_t n_sinks; /* and the first ones */
+    int64_t every;   /* tokens, at least QUERIES, behind which it is time again; 0: never */
 } evict_policy;
 
 /* "expected:0.5", "h2o:50%", "snapkv:4096", "window:4,4096". Refuses what is none. */
 status evict_parse(const char *text, evict_policy *out);
-void evict_text(const evict_policy *p, char text[EVICT_TEXT_BYTES]); /* what parses to it */
+void evict_text(const evict_policy *p, char text[EVICT_TEXT_BYTES]); /* what parses to it, once */
 
-/* Places that stay of n_places in the layer number `layer` of the model's n_layers without a window. */
-int64_t evict_places(const evict_policy *p, int64_t n_places, int layer, int n_layers);
+/* Places that stay, where there are more, in the layer number `layer` of the model's n_layers without a
+ * window, when n_tokens of a sequence whose prompt had n_prompt are in the cache. */
+int64_t evict_places(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer, int n_layers);
 
-/* In the layer where most stay. */
-int64_t evict_most_places(const evict_policy *p, int64_t n_places);
+/* Those of the prompt in the layer where most stay; and does any go anywhere? */
+int64_t evict_most_places(const evict_policy *p, int64_t n_prompt);
+bool evict_removes(const evict_policy *p, int64_t n_prompt);
+
+/* The most places that the layer has from there on until there are n_tokens. */
+int64_t evict_places_behind(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer,
+                            int n_layers);
 
 /* Rows of the end of a prompt whose queries a policy needs at least: what is loaded has none. */
 int64_t evict_least_rows(const evict_policy *p);

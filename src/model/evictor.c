@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "kernels/attend_blocks.h"
 #include "src/base/alive.h"
 #include "src/base/memory.h"
 #include "src/model/rope.h"
@@ -15,12 +16,17 @@ typedef struct gathered {
     int n_block;     /* so many; */
     double *moments; /* [H, K + K K] of the others, */
     int64_t n_rows;  /* of all */
-    char *rows;      /* snapkv, pyramid: q of the last EVICT_QUERIES rows, act [.., H K] */
-    double *shares;  /* h2o: [G, at] */
+    /* act [EVICT_QUERIES, H K]: snapkv, pyramid: q of the last rows; h2o: of those that were not counted yet,
+     */
+    char *rows;
+    int n_uncounted; /* so many; */
+    double *shares;  /* [G, stride] what the others paid */
 } gathered;
 
 typedef struct slot_state {
-    int64_t from, at; /* at 0: nothing is gathered, and nothing evicted */
+    int64_t from, n_prompt;
+    int64_t at;     /* when it is evicted next; 0: nothing is gathered, and nothing evicted */
+    int64_t stride; /* places that a layer has at most */
     gathered *layers;
 } slot_state;
 
@@ -45,14 +51,37 @@ static bool has_window(const evictor *e, int layer) {
     return model_config_window(e->config, e->first_layer + layer) > 0;
 }
 
-int64_t evictor_kept(const evict_policy *policy, const model_config *c, int layer, int64_t n_tokens) {
-    int number = 0, n_full = 0; /* among layers without a window, and of them */
-    if (model_config_window(c, layer) > 0) return n_tokens;
+/* The layer's number among those without a window, and how many these are. */
+static int number_of(const model_config *c, int layer, int *n_full) {
+    int number = 0;
+    *n_full = 0;
     for (int l = 0; l < c->n_layers; l++) {
-        if (l == layer) number = n_full;
-        n_full += model_config_window(c, l) == 0;
+        if (l == layer) number = *n_full;
+        *n_full += model_config_window(c, l) == 0;
     }
-    return evict_places(policy, n_tokens, number, n_full);
+    return number;
+}
+
+/* Of a prompt of n_prompt tokens, when there are n_tokens. */
+static int64_t kept_of(const evict_policy *policy, const model_config *c, int layer, int64_t n_prompt,
+                       int64_t n_tokens) {
+    int n_full;
+    const int number = number_of(c, layer, &n_full);
+    return model_config_window(c, layer) > 0 ? n_tokens
+                                             : evict_places(policy, n_prompt, n_tokens, number, n_full);
+}
+
+int64_t evictor_kept(const evict_policy *policy, const model_config *c, int layer, int64_t n_prompt) {
+    return kept_of(policy, c, layer, n_prompt, n_prompt);
+}
+
+int64_t evictor_places_behind(const evict_policy *policy, const model_config *c, int layer, int64_t n_prompt,
+                              int64_t n_tokens) {
+    int n_full;
+    const int number = number_of(c, layer, &n_full);
+    return model_config_window(c, layer) > 0
+               ? n_tokens
+               : evict_places_behind(policy, n_prompt, n_tokens, number, n_full);
 }
 
 /* ---- open and close ---- */
@@ -71,14 +100,27 @@ uint64_t evictor_layer_bytes(const evict_policy *policy, const model_config *c, 
     if (model_config_window(c, layer) > 0) return 0;
     if (policy->kind == EVICT_EXPECTED)
         return MOMENT_ROWS * row_floats(c) * sizeof(float) + moments_of(c) * sizeof(double);
-    if (policy->kind == EVICT_H2O) return (uint64_t)c->n_kv_heads * (uint64_t)n_tokens * sizeof(double);
-    return sees_last_rows(policy) ? EVICT_QUERIES * row_floats(c) * dtype_bytes(act) : 0;
+    const uint64_t rows = EVICT_QUERIES * row_floats(c) * dtype_bytes(act);
+    if (policy->kind == EVICT_H2O)
+        return (uint64_t)c->n_kv_heads * (uint64_t)n_tokens * sizeof(double) + rows;
+    return sees_last_rows(policy) ? rows : 0;
 }
 
-uint64_t evictor_bytes(const evict_policy *policy, const model_config *c, int64_t n_tokens) {
+/* Near pages that hold at a time what codes say. */
+enum { PAGES_AT_ONCE = 32 };
+
+static size_t decoded_bytes(const kv_format *format) {
+    const kv_format near = kv_near_format(format);
+    return kv_is_coded(format) ? PAGES_AT_ONCE * kv_page_bytes(&near) : 0;
+}
+
+uint64_t evictor_bytes(const evict_policy *policy, const model_config *c, const kv_format *format,
+                       int64_t n_tokens) {
     const uint64_t of_head = policy->kind == EVICT_EXPECTED ? (uint64_t)c->n_heads * sizeof(double) : 0,
                    of_kv_head = (uint64_t)c->n_kv_heads * (2 * sizeof(double) + sizeof(int32_t));
-    return policy->kind == EVICT_NOTHING ? 0 : (uint64_t)n_tokens * (of_head + of_kv_head);
+    return policy->kind == EVICT_NOTHING
+               ? 0
+               : (uint64_t)n_tokens * (of_head + of_kv_head) + decoded_bytes(format);
 }
 
 evictor *evictor_open(const evict_policy *policy, const model_config *c, int first_layer, int last_layer,
@@ -116,27 +158,37 @@ void evictor_close(evictor *e) {
 
 /* ---- sequences ---- */
 
-static bool evicts_any(const evictor *e, int64_t n_tokens) {
-    bool any = false;
+static bool evicts_any(const evictor *e, int64_t n_prompt) {
+    bool any = e->policy.every > 0;
     for (int l = e->first_layer; l < e->first_layer + e->n_layers; l++)
-        any |= evictor_kept(&e->policy, e->config, l, n_tokens) < n_tokens;
+        any |= evictor_kept(&e->policy, e->config, l, n_prompt) < n_prompt;
     return any;
+}
+
+/* Places that a layer of the sequence may have. */
+static int64_t most_places(const evictor *e, int64_t n_prompt) {
+    const int64_t behind =
+        e->policy.every > 0
+            ? evict_places_behind(&e->policy, n_prompt, kv_cache_shape(e->kv)->longest_tokens, 0, 2)
+            : 0;
+    return behind > n_prompt ? behind : n_prompt;
 }
 
 void evictor_begin(evictor *e, int slot, int64_t from, int64_t at) {
     slot_state *s = &e->slots[slot];
     evictor_end(e, slot);
-    if (!evicts_any(e, at)) at = 0;
-    *s = (slot_state){from, at, at > 0 ? mem_new((size_t)e->n_layers, sizeof *s->layers) : NULL};
-    for (gathered *g = s->layers; at > 0 && g < s->layers + e->n_layers; g++) {
+    if (at == 0 || !evicts_any(e, at)) return;
+    *s = (slot_state){from, at, at, most_places(e, at), mem_new((size_t)e->n_layers, sizeof *s->layers)};
+    for (gathered *g = s->layers; g < s->layers + e->n_layers; g++) {
         if (has_window(e, (int)(g - s->layers))) continue;
         if (e->policy.kind == EVICT_EXPECTED) {
             g->block = mem_new(MOMENT_ROWS * row_floats(e->config), sizeof *g->block);
             g->moments = mem_new(moments_of(e->config), sizeof *g->moments);
         }
-        if (sees_last_rows(&e->policy)) g->rows = mem_new(EVICT_QUERIES, e->row_bytes);
+        if (sees_last_rows(&e->policy) || e->policy.kind == EVICT_H2O)
+            g->rows = mem_new(EVICT_QUERIES, e->row_bytes);
         if (e->policy.kind == EVICT_H2O)
-            g->shares = mem_new((size_t)(e->shape.n_kv_heads * at), sizeof *g->shares);
+            g->shares = mem_new((size_t)(e->shape.n_kv_heads * s->stride), sizeof *g->shares);
     }
 }
 
@@ -242,28 +294,63 @@ static void expect_head(const double *moments, int64_t n_rows, const double *tur
 
 typedef void page_visit(evictor *e, const attend_look *look, void *with);
 
-/* Visit a layer's pages that hold its first n_places: all at once, or where memory has not all one by one.
- * False: one is lost. */
-static bool visit_pages(evictor *e, int slot, int layer, int64_t n_places, attend_look look,
-                        page_visit *visit, void *with) {
-    const kv_format *f = &kv_cache_shape(e->kv)->format;
-    const int64_t n_pages = kv_pages_for(n_places, f->page_tokens),
-                  n_at_once = kv_cache_tier(e->kv) ? 1 : n_pages;
-    const void **pages = mem_new((size_t)n_at_once, sizeof *pages);
+/* How places of a layer are looked at. */
+typedef struct page_look {
+    int slot, layer;
+    int64_t n_places;  /* the first ones */
+    int64_t seen_from; /* where pages hold codes: as the row at this place sees them */
+    int n_parts;       /* keys alone, or values as well */
+    page_visit *visit;
+    void *with;
+} page_look;
+
+/* The near pages of n places from `place` on, those of codes out of pages[], into `decoded`. */
+static void find_near(evictor *e, const page_look *p, const void *const *pages, int64_t place, int64_t n,
+                      char *decoded, const void **out) {
+    const kv_format *f = &kv_cache_shape(e->kv)->format, near = kv_near_format(f);
+    const int64_t page0 = place / f->page_tokens * f->page_tokens;
+    for (int64_t at = place; at < place + n; at += KV_NEAR_TOKENS, out++) {
+        const int64_t left = place + n - at;
+        if (at % ATTEND_BLOCK < attend_exact_places(p->seen_from, attend_block_of(at))) {
+            *out = kv_cache_near(e->kv, p->slot, p->layer, at);
+            continue;
+        }
+        e->ops->read_codes(e->dev, f, pages, at - page0, left < KV_NEAR_TOKENS ? (int)left : KV_NEAR_TOKENS,
+                           p->n_parts, decoded);
+        *out = decoded;
+        decoded += kv_page_bytes(&near);
+    }
+}
+
+/* All places at once; where pages hold codes as many as there is memory for, and where memory has not all
+ * pages a page after the other. False: one is lost. */
+static bool visit_pages(evictor *e, attend_look look, const page_look *p) {
+    const kv_format *f = &kv_cache_shape(e->kv)->format, near = kv_near_format(f);
+    const bool is_coded = kv_is_coded(f), is_apart = kv_cache_tier(e->kv);
+    const int64_t unit = is_coded ? KV_NEAR_TOKENS : f->page_tokens,
+                  n_at_once = is_apart   ? 1
+                              : is_coded ? PAGES_AT_ONCE
+                                         : kv_pages_for(p->n_places, f->page_tokens);
+    const void **pages = mem_new((size_t)kv_pages_for(n_at_once * unit, f->page_tokens) + 1, sizeof *pages),
+               **near_pages = mem_new((size_t)n_at_once, sizeof *near_pages);
+    char *decoded = mem_new(decoded_bytes(f), 1);
     status st = STATUS_OK;
-    look.format = f;
-    look.pages = pages;
-    for (int64_t entry = 0; st == STATUS_OK && entry < n_pages; entry += n_at_once) {
-        look.place = entry * f->page_tokens;
-        look.n_places = n_places - look.place;
-        if (look.n_places > n_at_once * f->page_tokens) look.n_places = n_at_once * f->page_tokens;
-        for (int64_t i = 0; i < n_at_once; i++)
-            pages[i] = kv_cache_hold(e->kv, slot, layer, entry + i);
-        visit(e, &look, with);
-        for (int64_t i = 0; st == STATUS_OK && i < n_at_once; i++)
-            st = kv_cache_leave(e->kv, slot, layer, entry + i);
+    look.format = is_coded ? &near : f;
+    look.pages = is_coded ? near_pages : pages;
+    for (look.place = 0; st == STATUS_OK && look.place < p->n_places; look.place += look.n_places) {
+        const int64_t left = p->n_places - look.place, first = look.place / f->page_tokens;
+        look.n_places = left < n_at_once * unit ? left : n_at_once * unit;
+        const int64_t end = kv_pages_for(look.place + look.n_places, f->page_tokens);
+        for (int64_t entry = first; entry < end; entry++)
+            pages[entry - first] = kv_cache_hold(e->kv, p->slot, p->layer, entry);
+        if (is_coded) find_near(e, p, pages, look.place, look.n_places, decoded, near_pages);
+        p->visit(e, &look, p->with);
+        for (int64_t entry = first; st == STATUS_OK && entry < end; entry++)
+            st = kv_cache_leave(e->kv, p->slot, p->layer, entry);
     }
     free(pages);
+    free(near_pages);
+    free(decoded);
     return st == STATUS_OK;
 }
 
@@ -284,18 +371,51 @@ static void visit_shares(evictor *e, const attend_look *look, void *with) {
     e->ops->add_shares(e->dev, &e->shape, look, p->norms, p->shares, p->stride);
 }
 
-/* What rows from position pos0 on pay to the places up to their own is added to shares[G, stride]. */
-static bool add_paid(evictor *e, int slot, int layer, const void *q, int n_rows, int64_t pos0, double *shares,
-                     int64_t stride) {
-    const size_t n = (size_t)n_rows * (size_t)e->shape.n_heads;
-    paid p = {mem_new(n, sizeof(attend_norm)), shares, stride};
-    const attend_look look = {.q = q, .n_rows = n_rows, .row_place = pos0};
-    for (size_t i = 0; i < n; i++)
+/* What n rows from place `place` on, each of which sees the places up to its own, pay to them is added to
+ * shares[G, stride]. Where pages hold codes, they see them as the row at seen_from. */
+static bool add_paid(evictor *e, int slot, int layer, const void *q, int n, int64_t place, int64_t seen_from,
+                     double *shares, int64_t stride) {
+    const size_t n_norms = (size_t)n * (size_t)e->shape.n_heads;
+    paid p = {mem_new(n_norms, sizeof(attend_norm)), shares, stride};
+    const attend_look look = {.q = q, .n_rows = n, .row_place = place};
+    page_look pages = {slot, layer, place + n, seen_from, 1, visit_norms, &p};
+    for (size_t i = 0; i < n_norms; i++)
         p.norms[i].max = -INFINITY;
-    const bool good = visit_pages(e, slot, layer, pos0 + n_rows, look, visit_norms, &p) &&
-                      visit_pages(e, slot, layer, pos0 + n_rows, look, visit_shares, &p);
+    bool good = visit_pages(e, look, &pages);
+    pages.visit = visit_shares;
+    good = good && visit_pages(e, look, &pages);
     free(p.norms);
     return good;
+}
+
+/* h2o: the rows up to `place` that were not counted yet. */
+static void count_rows(evictor *e, int slot, int layer, int64_t place) {
+    gathered *g = &e->slots[slot].layers[layer];
+    const int64_t first = place - g->n_uncounted;
+    if (g->n_uncounted > 0)
+        add_paid(e, slot, layer, g->rows, g->n_uncounted, first, first, g->shares, e->slots[slot].stride);
+    g->n_uncounted = 0;
+}
+
+/* h2o: n rows from this place on. They are counted many together, at every EVICT_QUERIES places; where pages
+ * hold codes, those of one block, which see the same exactly. */
+static void see_rows(evictor *e, int slot, int layer, const char *rows, int64_t n, int64_t place) {
+    gathered *g = &e->slots[slot].layers[layer];
+    const bool is_coded = kv_is_coded(&kv_cache_shape(e->kv)->format);
+    for (int64_t take; n > 0; n -= take, place += take, rows += (size_t)take * e->row_bytes) {
+        const int64_t to_end = EVICT_QUERIES - place % EVICT_QUERIES,
+                      in_block = ATTEND_BLOCK - place % ATTEND_BLOCK;
+        if (g->n_uncounted == 0 && n >= to_end) {
+            take = is_coded && in_block < n ? in_block : n;
+            take -= (place + take) % EVICT_QUERIES;
+            add_paid(e, slot, layer, rows, (int)take, place, place, g->shares, e->slots[slot].stride);
+            continue;
+        }
+        take = n < to_end ? n : to_end;
+        memcpy(g->rows + (size_t)g->n_uncounted * e->row_bytes, rows, (size_t)take * e->row_bytes);
+        g->n_uncounted += (int)take;
+        if (take == to_end) count_rows(e, slot, layer, place + take);
+    }
 }
 
 void evictor_see_attention(evictor *e, int layer, int n_spans, const span *spans, const void *q) {
@@ -310,7 +430,7 @@ void evictor_see_attention(evictor *e, int layer, int n_spans, const span *spans
             memcpy(r.of->rows + (size_t)(EVICT_QUERIES - (slot->at - r.pos0)) * e->row_bytes, rows,
                    (size_t)r.n * e->row_bytes);
         if (e->policy.kind == EVICT_H2O)
-            add_paid(e, s->slot, layer, rows, r.n, r.pos0, r.of->shares, slot->at);
+            see_rows(e, s->slot, layer, rows, r.n, r.pos0 - kv_cache_removed(e->kv, layer)[s->slot]);
     }
 }
 
@@ -349,11 +469,12 @@ static bool score_expected(evictor *e, int slot, int layer, int64_t n, double *s
                   mem_new((size_t)(H * n), sizeof(double)), mem_new((size_t)(G * n), sizeof(double)), n};
     double *turns = mem_new((size_t)K, sizeof *turns);
     if (g->n_block > 0) add_block(e, g);
-    mean_rope(e, n, turns);
+    mean_rope(e, e->slots[slot].at, turns);
     for (int head = 0; head < H && g->n_rows > 0; head++)
         expect_head(g->moments + head * (K + K * K), g->n_rows, turns, K, x.means + head * K,
                     x.covariances + (size_t)head * (size_t)(K * K));
-    const bool good = visit_pages(e, slot, layer, n, (attend_look){0}, visit_expected, &x);
+    const bool good =
+        visit_pages(e, (attend_look){0}, &(page_look){slot, layer, n, n, N_KV_PARTS, visit_expected, &x});
     for (int head = 0; head < H; head++) {
         softmax(x.scores + head * n, n);
         for (int64_t i = 0; i < n; i++)
@@ -372,15 +493,34 @@ static bool score_expected(evictor *e, int slot, int layer, int64_t n, double *s
 /* scores[G, n], of the last rows that were seen. */
 static bool score_last_rows(evictor *e, int slot, int layer, int64_t n, double *scores) {
     const slot_state *s = &e->slots[slot];
-    const int64_t first = s->from > n - EVICT_QUERIES ? s->from : n - EVICT_QUERIES;
-    const char *rows = s->layers[layer].rows + (size_t)(EVICT_QUERIES - (n - first)) * e->row_bytes;
-    const bool good = add_paid(e, slot, layer, rows, (int)(n - first), first, scores, n);
+    const int64_t n_seen = s->at - s->from, n_rows = n_seen < EVICT_QUERIES ? n_seen : EVICT_QUERIES;
+    const char *rows = s->layers[layer].rows + (size_t)(EVICT_QUERIES - n_rows) * e->row_bytes;
+    const bool good = add_paid(e, slot, layer, rows, (int)n_rows, n - n_rows, n, scores, n);
     for (int head = 0; head < e->shape.n_kv_heads; head++)
         evict_smooth(scores + head * n, n);
     return good;
 }
 
 /* ---- eviction ---- */
+
+/* h2o: scores[n, of each head], and what is left to be added to. */
+static void score_paid(evictor *e, int slot, int layer, int64_t n, double *scores) {
+    const slot_state *s = &e->slots[slot];
+    count_rows(e, slot, layer, n);
+    for (int head = 0; head < e->shape.n_kv_heads; head++)
+        memcpy(scores + head * n, s->layers[layer].shares + head * s->stride, (size_t)n * sizeof *scores);
+}
+
+static void keep_shares(evictor *e, int slot, int layer, const double *scores, int64_t n, const int32_t *kept,
+                        int64_t n_kept) {
+    const slot_state *s = &e->slots[slot];
+    for (int head = 0; head < e->shape.n_kv_heads; head++) {
+        double *shares = s->layers[layer].shares + head * s->stride;
+        memset(shares, 0, (size_t)s->stride * sizeof *shares);
+        for (int64_t i = 0; i < n_kept; i++)
+            shares[i] = scores[head * n + kept[head * n_kept + i]];
+    }
+}
 
 static void evict_layer(evictor *e, int slot, int layer, int64_t n, int64_t n_kept) {
     const int G = e->shape.n_kv_heads;
@@ -389,13 +529,13 @@ static void evict_layer(evictor *e, int slot, int layer, int64_t n, int64_t n_ke
     bool good = true;
     if (e->policy.kind == EVICT_EXPECTED) good = score_expected(e, slot, layer, n, scores);
     if (sees_last_rows(&e->policy)) good = score_last_rows(e, slot, layer, n, scores);
-    if (e->policy.kind == EVICT_H2O)
-        memcpy(scores, e->slots[slot].layers[layer].shares, (size_t)(G * n) * sizeof *scores);
+    if (e->policy.kind == EVICT_H2O) score_paid(e, slot, layer, n, scores);
     if (!good) kv_cache_give_up(e->kv, slot);
     for (int head = 0; head < G; head++)
         evict_choose(&e->policy, e->policy.kind == EVICT_WINDOW ? NULL : scores + head * n, n, n_kept,
                      kept + head * n_kept);
     kv_cache_evict(e->kv, slot, layer, n, n_kept, kept);
+    if (e->policy.kind == EVICT_H2O) keep_shares(e, slot, layer, scores, n, kept, n_kept);
     free(scores);
     free(kept);
 }
@@ -405,11 +545,14 @@ bool evictor_is_due(const evictor *e, int slot, int64_t n_tokens) {
 }
 
 void evictor_run(evictor *e, int slot) {
-    const int64_t n = e->slots[slot].at;
+    slot_state *s = &e->slots[slot];
     for (int layer = 0; layer < e->n_layers; layer++) {
         alive_say();
-        const int64_t n_kept = evictor_kept(&e->policy, e->config, e->first_layer + layer, n);
+        if (has_window(e, layer)) continue;
+        const int64_t n = s->at - kv_cache_removed(e->kv, layer)[slot],
+                      n_kept = kept_of(&e->policy, e->config, e->first_layer + layer, s->n_prompt, s->at);
         if (n_kept < n) evict_layer(e, slot, layer, n, n_kept);
     }
-    evictor_end(e, slot);
+    s->at += e->policy.every;
+    if (e->policy.every == 0) evictor_end(e, slot);
 }

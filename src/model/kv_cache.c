@@ -464,3 +464,7 @@ const void *kv_cache_hold(kv_cache *kv, int slot, int layer, int64_t entry) {
 status kv_cache_leave(kv_cache *kv, int slot, int layer, int64_t entry) {
     return kv_cache_leave_place(kv, (page_place){.id = kv_cache_table(kv, slot, layer)[entry]}, KV_TIER_READ);
 }
+
+const void *kv_cache_near(const kv_cache *kv, int slot, int layer, int64_t place) {
+    return kv_near_page(kv->layers[layer].near, slot, place);
+}

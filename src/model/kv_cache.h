@@ -130,6 +130,10 @@ void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int he
 const void *kv_cache_hold(kv_cache *kv, int slot, int layer, int64_t entry);
 status kv_cache_leave(kv_cache *kv, int slot, int layer, int64_t entry);
 
+/* Where pages hold codes: the page in kv_near_format that has a place which a row of the last step, or one
+ * that comes, sees as it was put. */
+const void *kv_cache_near(const kv_cache *kv, int slot, int layer, int64_t place);
+
 /* A slot's table of one layer of the slice (0-based), in host memory, and behind which entry it ends; and the
  * device of it all. */
 const int32_t *kv_cache_table(const kv_cache *kv, int slot, int layer);

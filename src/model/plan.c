@@ -93,7 +93,8 @@ static bool has_tiers(const sizing *s) {
 }
 
 static uint64_t workspace_bytes(const model_config *c, const sizing *s, slice part) {
-    uint64_t evict_bytes = evictor_bytes(&s->evict, c, s->longest_tokens);
+    const kv_shape shape = shape_of(c, s, 0);
+    uint64_t evict_bytes = evictor_bytes(&s->evict, c, &shape.format, s->longest_tokens);
     for (int l = part.first_layer; l < part.last_layer; l++)
         evict_bytes += layer_evict_bytes(c, s, l);
     return evict_bytes + model_workspace_bytes(c, part, s->precision, s->chunk_tokens) +
