@@ -301,11 +301,12 @@ static int64_t find_beginning(const generation *g, const job *j, int64_t *n_toke
 }
 
 /* The last row is always computed: its logits choose the next token. So are those whose queries --evict asks
- * for. */
+ * for, where any of the prompt goes. */
 static void reuse(generation *g, int64_t index, past_match match) {
     session *s = &g->jobs[index].session;
     int64_t n_known = (int64_t)s->tokens.n;
-    const int64_t n_asked = s->max_tokens > 0 ? evict_least_rows(&g->options->evict) : 0,
+    const evict_policy *evict = &g->options->evict;
+    const int64_t n_asked = s->max_tokens > 0 && evict_removes(evict, n_known) ? evict_least_rows(evict) : 0,
                   there = match.n_tokens < n_known ? match.n_tokens : n_known - 1,
                   most = n_known > n_asked ? n_known - n_asked : 0, n = there < most ? there : most;
     s->n_cached = n < match.n_tokens ? reusable(g, n, match.n_tokens) : n;
