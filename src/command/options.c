@@ -230,12 +230,15 @@ options options_of_exact_cache(const options *o) {
     options exact = *o;
     exact.kv = KV_CACHE_OF_PRECISION;
     exact.context_codec = exact.tables = NULL;
-    exact.evict.kind = EVICT_NOTHING;
+    exact.evict = (evict_policy){0};
     return exact;
 }
 
 static status check_evict(const options *o) {
-    if (o->evict.kind == EVICT_NOTHING) return STATUS_OK;
+    if (o->evict.kind == EVICT_NOTHING)
+        return o->evict_every == OPTION_UNSET
+                   ? STATUS_OK
+                   : status_refuse("--evict-every is for --evict, which is not given");
     if (o->device == DEVICE_CUDA) return status_refuse("--evict: not with --device cuda: the CPU only");
     if (o->save)
         return status_refuse("--evict: not with --save: a snapshot has every position of its sequences");
@@ -245,8 +248,6 @@ static status check_evict(const options *o) {
             "the prompt");
     if (o->evict.kind == EVICT_H2O && o->kv_disk.bytes)
         return status_refuse("--evict h2o reads all keys twice: not with --kv-disk");
-    if (options_change_pages(o))
-        return status_refuse("--evict is for pages of bf16: not with --kv %s", options_kv_name(o->kv));
     if (o->predict) return status_refuse("--evict: not with --predict, which knows only whole caches");
     return STATUS_OK;
 }
@@ -379,6 +380,7 @@ status options_parse(int argc, char **argv, options *out) {
     if (st == STATUS_OK) st = check_kv(&o);
     if (st == STATUS_OK) st = check_evict(&o);
     if (st == STATUS_OK) st = join_precision(&o);
+    if (st == STATUS_OK && o.evict_every != OPTION_UNSET) o.evict.every = o.evict_every;
     if (st == STATUS_OK) *out = o;
     return st;
 }

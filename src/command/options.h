@@ -90,7 +90,8 @@ typedef struct options {
     precision precision;  /* what --precision and --weights mean together */
     weights_kind weights; /* as given */
     kv_kind kv;           /* as given */
-    evict_policy evict;   /* EVICT_NOTHING: not given */
+    evict_policy evict;   /* what --evict and --evict-every mean together; EVICT_NOTHING: not given */
+    int64_t evict_every;  /* as given; OPTION_UNSET: not */
     transport_kind transport;
     load_mode load;                          /* of what --resume has cached */
     int64_t io_bandwidth;                    /* bytes a second of a rank; 0: no limit */

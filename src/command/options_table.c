@@ -141,6 +141,8 @@ const option_spec options_table[] = {
      "int8, int4: the KV cache takes 53% or 28% of the memory; the CPU only"},
     {"evict", &option_evict, GENERATE | PERPLEXITY | PLAN | BENCH, AT(evict), NULL, "", 0, 0,
      "keep part of a prompt's KV, such as expected:0.5; the CPU only"},
+    {"evict-every", &option_integer, GENERATE | PERPLEXITY | PLAN, AT(evict_every), NULL, "once",
+     EVICT_QUERIES, most, "evict again behind so many new tokens; needs --evict"},
     {"prefill", &option_text, BENCH, AT(prefill), "512", NULL, 0, 0,
      "lengths of prompts to measure, or none"},
     {"weights", &option_weights, MODEL, AT(weights), NULL, "precision's", 0, 0,

@@ -203,15 +203,20 @@ static void note_waiting(const run_figures *f, const options *o) {
 /* What follows is not what it would be with all of the prompts. */
 static void note_evictions(const run_figures *f, const options *o) {
     const engine_evictions *v = &f->evicted;
-    char policy[EVICT_TEXT_BYTES];
+    char policy[EVICT_TEXT_BYTES], again[100] = "";
     if (v->n_sequences == 0) return;
     evict_text(&o->evict, policy);
+    if (o->evict.every > 0)
+        snprintf(again, sizeof again, "; and again %lld times, behind every %lld tokens",
+                 (long long)v->n_again, (long long)o->evict.every);
     notice_add(
         "--evict %s: in a layer, %lld sequence%s kept %.0f of %lld places of their prompts (%.1f%%); in all "
-        "layers that is %.1f of %.1f MiB of K and V%s",
+        "layers that is %.1f of %.1f MiB of K and V%s%s",
         policy, (long long)v->n_sequences, v->n_sequences == 1 ? "" : "s", v->n_kept, (long long)v->n_places,
-        100 * v->n_kept / (double)v->n_places, v->kept_bytes / mib, v->bytes / mib,
-        v->kept_bytes < v->bytes ? ": text and scores behind are not those of the whole cache" : "");
+        100 * v->n_kept / (double)v->n_places, v->kept_bytes / mib, v->bytes / mib, again,
+        v->kept_bytes < v->bytes || v->n_again > 0
+            ? ": text and scores behind are not those of the whole cache"
+            : "");
 }
 
 static void print_notes(const run_figures *f, const options *o, const engine *e) {
@@ -302,6 +307,7 @@ static void put_evictions(json_writer *w, const run_figures *f, const options *o
     json_put_number(w, "kept_places", v->n_kept);
     json_put_number(w, "kv_bytes", v->bytes);
     json_put_number(w, "kept_kv_bytes", v->kept_bytes);
+    if (o->evict.every > 0) json_put_integer(w, "times_again", v->n_again);
     json_close(w);
 }
 

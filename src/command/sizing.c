@@ -31,7 +31,8 @@ static void hold_for_saves(sizing *s, int64_t n_jobs, int64_t n_kept, int64_t n_
 }
 
 sequence_places sizing_places(const evict_policy *policy, int64_t n_tokens, int64_t evict_at) {
-    return (sequence_places){evict_at, n_tokens - evict_at + evict_most_places(policy, evict_at)};
+    return (sequence_places){evict_at,
+                             evict_at > 0 ? evict_places_behind(policy, evict_at, n_tokens, 0, 2) : n_tokens};
 }
 
 /* The largest of the jobs count for what is wanted at once. Where tokens are evicted, one job after the other

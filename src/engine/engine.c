@@ -20,22 +20,25 @@ void engine_use_probe(engine *e, const probe *p) {
 }
 
 void engine_submit(engine *e, session *s) {
+    const evict_policy *policy = &e->options.sizing.evict;
     assert(s->n_prompt > 0 && session_most_tokens(s) <= e->options.sizing.longest_tokens);
     s->n_known = (int64_t)s->tokens.n;
-    if (e->options.sizing.evict.kind == EVICT_NOTHING)
+    if (policy->kind == EVICT_NOTHING)
         s->evict_at = 0;
     else if (s->evict_at == 0 && s->max_tokens > 0)
         s->evict_at = s->n_known;
-    s->handle =
-        schedule_add(e->schedule, &(schedule_request){
-                                      .n_prompt = s->n_known,
-                                      .n_generated = session_n_generated(s),
-                                      .n_all = session_most_tokens(s),
-                                      .n_cached = s->n_cached,
-                                      .cut_at = s->probe_at,
-                                      .evict_at = s->evict_at,
-                                      .n_left = evict_most_places(&e->options.sizing.evict, s->evict_at),
-                                  });
+    s->handle = schedule_add(
+        e->schedule, &(schedule_request){
+                         .n_prompt = s->n_known,
+                         .n_generated = session_n_generated(s),
+                         .n_all = session_most_tokens(s),
+                         .n_cached = s->n_cached,
+                         .cut_at = s->probe_at,
+                         .evict_at = s->evict_at,
+                         .n_left = evict_most_places(policy, s->evict_at),
+                         .n_behind = evict_places_behind(policy, s->evict_at, session_most_tokens(s), 0, 2),
+                         .evict_every = policy->every,
+                     });
     e->sessions = mem_grow(e->sessions, (size_t)s->handle, sizeof(session *));
     e->sessions[s->handle] = s;
     e->n_unloaded += s->n_cached > 0;
@@ -125,12 +128,18 @@ static void send_step(engine *e) {
     worker_run_step(&e->worker, slot);
 }
 
-/* A step is on its way behind which the session's tokens are evicted. */
-static void count_evicted(engine *e, const session *q) {
+/* A step is on its way behind which so many of the session's tokens are in the cache. */
+static void count_evicted(engine *e, const session *q, int64_t n_tokens) {
     const model_config *c = &e->config;
     const device *dev = e->worker.dev;
     const double bytes = model_kv_token_bytes(c, dev->kv, dev->kv_layout) / c->n_layers;
+    const int64_t every = e->options.sizing.evict.every, n_behind = n_tokens - q->evict_at;
     int64_t n_kept = 0, n_layers = 0;
+    if (q->evict_at == 0 || n_behind < 0) return;
+    if (n_behind > 0) {
+        e->evicted.n_again += every > 0 && n_behind % every == 0;
+        return;
+    }
     for (int l = 0; l < c->n_layers; l++) {
         if (model_config_window(c, l) > 0) continue;
         n_kept += evictor_kept(&e->options.sizing.evict, c, l, q->evict_at);
@@ -159,7 +168,7 @@ static bool issue_step(engine *e) {
     for (int i = 0; i < s->n_spans; i++) {
         const planned_span *p = &s->spans[i];
         engine_count_computed(e, p->slot, p->n_rows);
-        if (p->pos0 + p->n_rows == session_of(e, p)->evict_at) count_evicted(e, session_of(e, p));
+        count_evicted(e, session_of(e, p), p->pos0 + p->n_rows);
     }
 
     account_phase(e);

@@ -169,6 +169,7 @@ int engine_n_slots(const engine *e);
 typedef struct engine_evictions {
     int64_t n_sequences, n_places;
     double n_kept, bytes, kept_bytes;
+    int64_t n_again; /* times that it was at work behind them */
 } engine_evictions;
 
 engine_evictions engine_get_evictions(const engine *e);

@@ -20,12 +20,14 @@ typedef enum sequence_state {
 typedef struct sequence {
     sequence_state state;
     int slot;
-    int64_t n_prompt, n_given, n_cached, n_pages, cut_at, evict_at, n_left, n_all;
-    int64_t n_issued; /* rows that were put into steps, or loaded */
-    int64_t removed;  /* of those, that have no place any more */
-    int64_t step;     /* the last step that had rows of it */
-    int n_let;        /* LOADING: rows that may be in the next step all the same */
-    bool is_paused;   /* READY, and not to go on */
+    int64_t n_prompt, n_given, n_cached, n_pages, cut_at;
+    int64_t evict_at, evict_every;     /* evict_at: the next time; 0: never again */
+    int64_t n_removed, n_pages_behind; /* positions of the prompt that have no place behind its eviction */
+    int64_t n_issued;                  /* rows that were put into steps, or loaded */
+    int64_t removed;                   /* of those, that have no place any more, at least */
+    int64_t step;                      /* the last step that had rows of it */
+    int n_let;                         /* LOADING: rows that may be in the next step all the same */
+    bool is_paused;                    /* READY, and not to go on */
 } sequence;
 
 struct schedule {
@@ -90,7 +92,7 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
     assert(r->n_cached >= 0 && r->n_cached < r->n_prompt);
     assert(r->n_generated >= 0 && r->n_generated < r->n_prompt);
     assert(r->n_all >= r->n_prompt && r->n_prompt >= r->evict_at && r->evict_at >= r->n_left);
-    const int64_t n_behind = r->n_all - r->evict_at + r->n_left,
+    const int64_t n_behind = r->evict_at > 0 ? r->n_behind : r->n_all,
                   n_most = n_behind > r->evict_at ? n_behind : r->evict_at;
     assert(schedule_fits(s, n_most));
     s->sequences = mem_grow(s->sequences, (size_t)s->n, sizeof *s->sequences);
@@ -101,8 +103,9 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
         .n_cached = r->n_cached,
         .cut_at = r->cut_at,
         .evict_at = r->evict_at,
-        .n_left = r->n_left,
-        .n_all = r->n_all,
+        .evict_every = r->evict_every,
+        .n_removed = r->evict_at - r->n_left,
+        .n_pages_behind = kv_pages_for(n_behind, s->limits.page_tokens),
         .n_pages = kv_pages_for(n_most, s->limits.page_tokens),
     };
     s->n_left++;
@@ -114,7 +117,8 @@ int64_t schedule_add(schedule *s, const schedule_request *r) {
 /* Pages of a sequence that goes on: all of its prompt, or what it has and its next row. */
 static int64_t pages_in_use(const schedule *s, const sequence *q) {
     const int64_t n_tokens = q->n_issued < q->n_prompt ? q->n_prompt : q->n_issued + 1;
-    return kv_pages_for(n_tokens - q->removed, s->limits.page_tokens);
+    const int64_t n_pages = kv_pages_for(n_tokens - q->removed, s->limits.page_tokens);
+    return n_pages < q->n_pages ? n_pages : q->n_pages;
 }
 
 /* Of all that go on, and how many these are. */
@@ -233,10 +237,10 @@ static int decode_share(const schedule *s) {
  * then. */
 static void count_evicted(schedule *s, sequence *q) {
     if (q->evict_at == 0 || q->n_issued != q->evict_at) return;
-    const int64_t n_pages = kv_pages_for(q->n_all - q->evict_at + q->n_left, s->limits.page_tokens);
-    q->removed = q->evict_at - q->n_left;
-    s->free_pages += q->n_pages - n_pages;
-    q->n_pages = n_pages;
+    s->free_pages += q->n_pages - q->n_pages_behind;
+    q->n_pages = q->n_pages_behind;
+    q->removed = q->n_removed;
+    q->evict_at = q->evict_every > 0 ? q->evict_at + q->evict_every : 0;
 }
 
 static planned_span issue(schedule *s, int64_t id, int n_rows) {

@@ -69,7 +69,9 @@ typedef struct schedule_request {
     int64_t n_cached;    /* of the prompt the first ones, less than all, that are loaded from a snapshot */
     int64_t cut_at;      /* no span has rows on both sides of this position; 0: nobody asks */
     int64_t evict_at;    /* the same; when its positions before are in the cache, */
-    int64_t n_left;      /* only so many places of them stay; evict_at 0: all do */
+    int64_t n_left;      /* only so many places of them stay; evict_at 0: all do. */
+    int64_t n_behind;    /* From there on it has at most so many places, */
+    int64_t evict_every; /* as some go again behind so many positions; 0: never */
 } schedule_request;
 
 /* Put a sequence at the end of the queue. Its number. */

@@ -82,19 +82,23 @@ static void print_eviction(const options *o, const model_config *config, const s
     const double page_mib = model_kv_token_bytes(config, precision_kv(s->precision), sizing_kv_layout(s)) /
                             config->n_layers * s->page_tokens / mib;
     int64_t before = 0, behind = 0;
-    char policy[EVICT_TEXT_BYTES];
+    char policy[EVICT_TEXT_BYTES], most[100] = "";
     if (s->evict.kind == EVICT_NOTHING) return;
     for (int l = 0; l < config->n_layers; l++) {
         if (model_config_window(config, l) > 0) continue;
         before += kv_pages_for(n_prompt, s->page_tokens);
-        behind += kv_pages_for(evictor_kept(&s->evict, config, l, n_prompt) + n_new, s->page_tokens);
+        behind += kv_pages_for(evictor_places_behind(&s->evict, config, l, n_prompt, s->longest_tokens),
+                               s->page_tokens);
     }
     evict_text(&s->evict, policy);
-    printf("--evict %s: a sequence takes %.1f MiB while its prompt of %lld tokens is read, and then %.1f MiB "
-           "with "
-           "%lld tokens behind it\n",
-           policy, (double)before * page_mib, (long long)n_prompt, (double)behind * page_mib,
-           (long long)n_new);
+    if (s->evict.every > 0)
+        snprintf(most, sizeof most, "at most, as places go again behind every %lld, ",
+                 (long long)s->evict.every);
+    printf(
+        "--evict %s: a sequence takes %.1f MiB while its prompt of %lld tokens is read, and then %s%.1f MiB "
+        "with %lld tokens behind it\n",
+        policy, (double)before * page_mib, (long long)n_prompt, most, (double)behind * page_mib,
+        (long long)n_new);
 }
 
 /* How many of these sequences may run at once. Where tokens are evicted, one has all of its prompt. */

@@ -618,9 +618,11 @@ static void evicted_pages_are_free(void) {
     schedule *s = schedule_open(&limits);
     planned_span spans[4];
     for (int i = 0; i < 3; i++)
-        (void)schedule_add(
-            s,
-            &(schedule_request){.n_prompt = 110, .n_all = 122, .evict_at = i == 2 ? 110 : 106, .n_left = 20});
+        (void)schedule_add(s, &(schedule_request){.n_prompt = 110,
+                                                  .n_all = 122,
+                                                  .evict_at = i == 2 ? 110 : 106,
+                                                  .n_left = 20,
+                                                  .n_behind = i == 2 ? 32 : 36});
     CU_ASSERT(schedule_next(s, spans) == 1 && spans[0].sequence == 0 && spans[0].n_rows == 106);
     CU_ASSERT(schedule_next(s, spans) == 2 && spans[0].sequence == 0 && spans[0].n_rows == 4);
     CU_ASSERT(spans[0].pos0 == 106 && spans[0].ends_prompt);
@@ -628,6 +630,29 @@ static void evicted_pages_are_free(void) {
     CU_ASSERT(schedule_next(s, spans) == 2 && spans[0].sequence == 1 && spans[0].pos0 == 106);
     CU_ASSERT(spans[1].sequence == 2 && spans[1].n_rows == 110 && spans[1].ends_prompt);
     CU_ASSERT(schedule_fits(s, 208) && !schedule_fits(s, 209));
+    schedule_close(s);
+}
+
+/* Behind its eviction a sequence is cut at every 10 positions, and has no more pages than it has places then,
+ * however far it goes. */
+static void evicted_again(void) {
+    const schedule_limits limits = {1, 2, 512, 16, 7, 0};
+    schedule *s = schedule_open(&limits);
+    planned_span spans[2];
+    (void)schedule_add(
+        s,
+        &(schedule_request){
+            .n_prompt = 95, .n_all = 400, .evict_at = 70, .n_left = 20, .n_behind = 30, .evict_every = 10});
+    (void)schedule_add(s, &(schedule_request){.n_prompt = 75, .n_all = 75});
+    static const int rows[] = {70, 10, 10, 5};
+    for (int i = 0, pos = 0; i < 4; pos += rows[i++]) {
+        CU_ASSERT_EQUAL(schedule_next(s, spans), i == 1 ? 2 : 1);
+        CU_ASSERT(spans[0].pos0 == pos && spans[0].n_rows == rows[i]);
+        if (i == 1) CU_ASSERT(spans[1].sequence == 1 && spans[1].n_rows == 75);
+    }
+    (void)schedule_finish(s, 1);
+    schedule_continue(s, 0);
+    CU_ASSERT(schedule_next(s, spans) == 1 && spans[0].pos0 == 95 && spans[0].n_rows == 1);
     schedule_close(s);
 }
 
@@ -649,6 +674,7 @@ int main(int argc, char **argv) {
         {"generated tokens apart", generated_tokens_apart},
         {"waiting for pages", waiting_for_pages},
         {"evicted pages are free", evicted_pages_are_free},
+        {"evicted again", evicted_again},
         {"slots are used again", slots_are_used_again},
         {"finish at any time", finish_at_any_time},
         {"more sequences than rows", more_sequences_than_rows},

@@ -3,6 +3,8 @@
 #
 #   same     the same tokens and probabilities over 1 to 3 ranks, by any chunks and pages, alone and beside others,
 #            with hardly any memory, with pages on a disk, with layers that have a window
+#   codes    the same where pages hold codes
+#   again    a long generation stays within its budget, the same way
 #   whole    where all places stay, as without it
 #   resumed  what is loaded is evicted, as if it had been computed
 #   said     what was removed, in a NOTE, the report and the plan; behind contexts that are scored
@@ -10,15 +12,20 @@
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
 
+prompts() { # prompts LENGTHS MOST STEP: a line each, of so many tokens to come, each STEP more than the one before
+    awk -v lengths="$1" -v most="$2" -v step="$3" 'BEGIN {
+        n = split(lengths, length_of)
+        for (i = 1; i <= n; i++) {
+            printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, ", i, most + step * i
+            printf "\"logprobs\": 2, \"tokens\": [300"
+            for (k = 1; k < length_of[i]; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
+            print "]}"
+        }
+    }'
+}
+
 lines=$all/lines.jsonl
-awk 'BEGIN {
-    split("1800 1200 700 100", n)
-    for (i = 1; i <= 4; i++) {
-        printf "{\"id\": %d, \"max_tokens\": %d, \"ignore_eos\": true, \"logprobs\": 2, \"tokens\": [300", i, 8 + 4 * i
-        for (k = 1; k < n[i]; k++) printf ", %d", 10 + (k * k + 7 * i) % 4000
-        print "]}"
-    }
-}' >"$lines"
+prompts '1800 1200 700 100' 8 4 >"$lines"
 
 make_windowed "$all/windowed"
 
@@ -68,6 +75,47 @@ same() {
     done
 }
 
+codes() {
+    for kv in int8 int4; do
+        policies='expected:0.3 window:4,200 h2o:0.3 pyramid:0.3'
+        if is_slow; then policies='expected:0.3'; fi
+        for policy in $policies; do
+            first "$kv, $policy" "$model" --kv $kv --evict $policy
+            as_before "$kv, $policy, 2 ranks, small chunks, small pages" "$model" 2 --kv $kv --evict $policy \
+                --chunk-tokens 48 --page-tokens 64 --threads 1
+            as_before "$kv, $policy, 3 ranks, alone, hardly any memory" "$model" 3 --kv $kv --evict $policy \
+                --sequences 1 --chunk-tokens 700 --page-tokens 256 --kv-memory 4M
+        done
+    done
+    first 'int8, windows' "$all/windowed" --kv int8 --evict pyramid:0.3
+    as_before 'int8, windows, 3 ranks, small chunks' "$all/windowed" 3 --kv int8 --evict pyramid:0.3 --chunk-tokens 100
+    first 'int8, in memory' "$model" --kv int8 --evict expected:0.3
+    as_before 'int8, a disk' "$model" 2 --kv int8 --evict expected:0.3 --chunk-tokens 64 --page-tokens 256 \
+        --kv-memory 4300K --kv-disk "$all:64M"
+    check 'int8, a disk: it is read' 'nothing was' \
+        awk '/KV pages on disks:/ { split($0, word, /[: ]+/); found = $5 > 0 && $10 > 0 } END { exit !found }' \
+        "$temp/err"
+}
+
+# So little memory holds a prompt, but not what comes behind it.
+again() {
+    lines=$temp/long.jsonl
+    prompts '300 260 100' 380 40 >"$lines"
+    policies='expected:0.5 h2o:0.5 window:4,150 pyramid:0.5'
+    if is_slow; then policies='expected:0.5'; fi
+    for policy in $policies; do
+        first "again, $policy" "$model" --evict $policy --evict-every 64
+        as_before "again, $policy, 3 ranks, alone, hardly any memory" "$model" 3 --evict $policy --evict-every 64 \
+            --sequences 1 --chunk-tokens 48 --page-tokens 32 --kv-memory 700K
+        check "again, $policy: said" 'not' \
+            grep -q 'of K and V; and again 20 times, behind every 64 tokens: ' "$temp/err"
+        batch "$model" 3 --evict $policy --sequences 1 --page-tokens 32 --kv-memory 700K
+        refused "again, $policy: once only" 2 '--kv-memory 0.7 MiB holds'
+    done
+    first 'again, int4' "$model" --kv int4 --evict expected:0.5 --evict-every 100
+    as_before 'again, int4, 2 ranks, alone' "$model" 2 --kv int4 --evict expected:0.5 --evict-every 100 --sequences 1
+}
+
 others() {
     first 'windows' "$all/windowed" --evict pyramid:0.3
     as_before 'windows, 3 ranks, small chunks' "$all/windowed" 3 --evict pyramid:0.3 --chunk-tokens 100
@@ -114,6 +162,10 @@ resumed() {
         case $policy in expected*) continue ;; esac # it goes by queries that are not loaded
         check "$policy: loaded as computed" 'other text' cmp "$temp/loaded" "$temp/computed"
     done
+    text loaded 1 --evict expected:5000 --resume "$temp/page.kvs"
+    check 'all stays: nothing is computed again' 'it is' \
+        sh -c "! grep -q 'NOTE: --evict: .* computed again' '$temp/err'"
+    text loaded 1 --evict expected:0.2 --resume "$temp/page.kvs"
     check 'computed again: said' 'not' grep -q 'NOTE: --evict: [0-9]* tokens that .*page.kvs holds are computed again' \
         "$temp/err"
 }
@@ -127,6 +179,13 @@ said() {
     run 1 plan --model "$model" --evict expected:0.5 --memory-per-rank 400M --context 4352
     check 'the plan' 'it does not say so' \
         grep -q 'takes 16.0 MiB while its prompt of 4096 tokens is read, and then 9.0 MiB with 256 ' "$temp/out"
+    run 1 plan --model "$model" --evict expected:0.5 --evict-every 128 --memory-per-rank 400M --context 4352
+    check 'the plan, again' 'it does not say so' \
+        grep -q 'and then at most, as places go again behind every 128, 8.5 MiB with 256 ' "$temp/out"
+    run 1 perplexity --model "$model" --device cpu --file "$temp/page.txt" --context 700 --scored 50 --windows 1 \
+        --evict expected:0.5 --kv int8
+    check 'behind a context in int8' 'no score' sh -c "grep -q '^changed cache   int8' '$temp/out' &&
+        grep -q '^evicted         all but expected:50%' '$temp/out'"
     for budget in 1.0 0.2; do
         run 1 perplexity --model "$model" --device cpu --file "$temp/page.txt" --context 700 --scored 50 --windows 1 \
             --evict snapkv:$budget --report "$temp/$budget.json"
@@ -149,11 +208,14 @@ refusals() {
     refused 'h2o, a disk' 2 '--evict h2o reads all keys twice: not with --kv-disk'
     generate 1 --prompt a --evict snapkv:0.5 --resume "$temp/none.kvs" --load base
     refused '--load base' 2 '--evict: not with --load base or --deadline'
-    generate 1 --prompt a --evict snapkv:0.5 --kv int8
-    refused '--kv int8' 2 '--evict is for pages of bf16: not with --kv int8'
+    generate 1 --prompt a --evict-every 64
+    refused 'every, without' 2 '--evict-every is for --evict, which is not given'
+    generate 1 --prompt a --evict snapkv:0.5 --evict-every 63
+    refused 'every 63' 2 '--evict-every 63: expected'
 }
 
 (run_chain same) &
+(run_chain codes again) &
 (run_chain others whole resumed said refusals)
 wait
 end_test
