@@ -8,19 +8,31 @@
 #include "src/model/model.h"
 #include "tests/fixtures/device_arrays.h"
 
-enum { PAGE = 32, LAYERS = 32, D = 64, CHUNK = 64, LONGEST = 250, SLOTS = 2, STEPS = 7 };
+enum { LAYERS = 32, D = 64, CHUNK = 64, SLOTS = 2, STEPS = 7 };
 
-static const synthetic_model made = {.name = "deep",
-                                     .n_layers = LAYERS,
-                                     .d_model = D,
-                                     .n_heads = 2,
-                                     .n_kv_heads = 1,
-                                     .head_dim = 64,
-                                     .d_mlp = 64,
-                                     .vocab_size = SYNTHETIC_MIN_VOCAB,
-                                     .tied_head = true,
-                                     .max_positions = 4096,
-                                     .rope_theta = 10000};
+/* In int4, where many pages get their codes together: pages of whole sectors, and many blocks of them. */
+typedef struct trial {
+    kv_layout layout; /* KV_ROWS: the device's own */
+    int n_heads, n_kv_heads, page_tokens, n_times;
+    int64_t longest; /* all steps n_times, and less than a page more */
+} trial;
+
+static const trial elements = {KV_ROWS, 2, 1, 32, 1, 250}, codes = {KV_INT4, 16, 16, 64, 3, 780};
+
+static synthetic_model made_for(const trial *t) {
+    return (synthetic_model){.name = "deep",
+                             .n_layers = LAYERS,
+                             .d_model = D,
+                             .n_heads = t->n_heads,
+                             .n_kv_heads = t->n_kv_heads,
+                             .head_dim = 64,
+                             .d_mlp = 64,
+                             .vocab_size = SYNTHETIC_MIN_VOCAB,
+                             .tied_head = true,
+                             .max_positions = 4096,
+                             .rope_theta = 10000};
+}
+
 static const int64_t windows[LAYERS];
 
 typedef enum tier_kind { ALL_IN_MEMORY, WITH_FILE, WITH_HOST, WITH_BOTH, N_TIER_KINDS } tier_kind;
@@ -37,7 +49,8 @@ typedef struct fixture {
     void *x;
 } fixture;
 
-static void open_model(fixture *f, device *dev) {
+static void open_model(fixture *f, device *dev, const trial *t) {
+    const synthetic_model made = made_for(t);
     text_buffer json = {0};
     size_t n = 0;
     synthetic_append_config(&made, &json);
@@ -62,21 +75,22 @@ static void open_records(fixture *f, device *dev, tier_kind kind, size_t page_by
     f->records = f->host ? kv_host_records(f->host) : kv_records_of_file(f->file);
 }
 
-static void open_cache(fixture *f, device *dev, tier_kind kind) {
-    kv_shape shape = {.format = device_kv_format(dev, made.n_kv_heads, made.head_dim, PAGE),
+static void open_cache(fixture *f, device *dev, const trial *t, tier_kind kind) {
+    kv_shape shape = {.format = device_kv_format(dev, t->n_kv_heads, 64, t->page_tokens),
                       .n_layers = LAYERS,
-                      .n_pages = SLOTS * kv_pages_for(LONGEST, PAGE),
+                      .n_pages = SLOTS * kv_pages_for(t->longest, t->page_tokens),
                       .n_slots = SLOTS,
-                      .longest_tokens = LONGEST,
+                      .longest_tokens = t->longest,
                       .max_rows = CHUNK,
+                      .n_near_blocks = 1,
                       .n_turn = 2};
     if (kind != ALL_IN_MEMORY) {
         shape.n_frames = kv_walk_least_frames(&shape);
-        CU_ASSERT(LAYERS * kv_pages_for(LONGEST, PAGE) > 10 * shape.n_frames);
+        CU_ASSERT(LAYERS * kv_pages_for(t->longest, t->page_tokens) > 10 * shape.n_frames);
         open_records(f, dev, kind, kv_page_bytes(&shape.format),
                      LAYERS * (int32_t)shape.n_pages + KV_TIER_SPARE_RECORDS);
         shape.records = &f->records;
-        CHECK_OK(model_open_partials(f->model, LONGEST));
+        CHECK_OK(model_open_partials(f->model, t->longest));
     }
     CHECK_OK(kv_cache_open(dev, &shape, &f->kv));
     if (kind != ALL_IN_MEMORY) f->walk = kv_walk_open(f->kv, windows);
@@ -94,20 +108,27 @@ static int next_step(int step, const int64_t *ends, span *spans) {
     return n;
 }
 
-/* All rows of x, as they leave the layers: [STEPS, CHUNK, D]. */
-static float *run(device *dev, tier_kind kind) {
+static size_t all_bytes(const trial *t) {
+    return (size_t)(t->n_times * STEPS * CHUNK * D) * sizeof(float);
+}
+
+/* All rows of x, as they leave the layers: [steps, CHUNK, D]. */
+static float *run(device *dev, const trial *t, tier_kind kind) {
+    const kv_layout own_layout = dev->kv_layout;
     fixture f = {0};
-    open_model(&f, dev);
-    open_cache(&f, dev, kind);
-    float *all = mem_new((size_t)STEPS * CHUNK * D, sizeof *all);
+    if (t->layout != KV_ROWS) dev->kv_layout = t->layout;
+    open_model(&f, dev, t);
+    open_cache(&f, dev, t, kind);
+    float *all = mem_new(all_bytes(t), 1);
     int64_t ends[SLOTS] = {0};
-    for (int i = 0; i < STEPS; i++) {
+    for (int i = 0; i < t->n_times * STEPS; i++) {
         span spans[SLOTS];
         int32_t tokens[CHUNK];
-        const int n_spans = next_step(i, ends, spans),
+        const int n_spans = next_step(i % STEPS, ends, spans),
                   T = spans[n_spans - 1].row0 + spans[n_spans - 1].n_rows;
         for (int row = 0; row < T; row++)
-            tokens[row] = (i * 31 + row * 7) % made.vocab_size;
+            tokens[row] = (i * 31 + row * 7) % SYNTHETIC_MIN_VOCAB;
+        kv_cache_settle(f.kv);
         if (f.walk) kv_walk_announce(f.walk, n_spans, spans);
         for (const span *s = spans; s < spans + n_spans; s++) {
             ends[s->slot] = s->pos0 + s->n_rows;
@@ -118,7 +139,7 @@ static float *run(device *dev, tier_kind kind) {
         dev->ops->copy_out(dev, all + (size_t)i * CHUNK * D, f.x, (size_t)T * D * sizeof(float));
         CHECK_OK(model_sync(f.model));
     }
-    CU_ASSERT(ends[0] > LONGEST - PAGE && ends[0] <= LONGEST);
+    CU_ASSERT(ends[0] > t->longest - t->page_tokens && ends[0] <= t->longest);
     if (f.walk) {
         const kv_figures moved = kv_tier_measure(kv_cache_tier(f.kv));
         CU_ASSERT_EQUAL(kv_tier_n_lost(kv_cache_tier(f.kv)), 0);
@@ -131,23 +152,34 @@ static float *run(device *dev, tier_kind kind) {
     page_file_close(f.file, 60);
     model_close(f.model);
     dev->ops->release(dev, f.x);
+    dev->kv_layout = own_layout;
     return all;
 }
 
-static void check(const tested *t) {
-    if (!t->dev->host_memory && t->dev->act == DTYPE_F32)
-        return; /* emulated, it takes long, and shows no more */
+static void check_trial(const tested *t, const trial *what) {
     static const char *const names[] = {
         [WITH_FILE] = "a file", [WITH_HOST] = "host memory", [WITH_BOTH] = "both"};
-    float *expected = run(t->dev, ALL_IN_MEMORY);
+    float *expected = run(t->dev, what, ALL_IN_MEMORY);
     for (tier_kind kind = WITH_FILE; kind < N_TIER_KINDS; kind++) {
         if (t->dev->host_memory != (kind == WITH_FILE)) continue;
-        float *all = run(t->dev, kind);
-        CHECK_CASE(!memcmp(all, expected, (size_t)STEPS * CHUNK * D * sizeof *all), "%s, %s", t->name,
-                   names[kind]);
+        float *all = run(t->dev, what, kind);
+        CHECK_CASE(!memcmp(all, expected, all_bytes(what)), "%s, %s%s", t->name, names[kind],
+                   what->layout == KV_INT4 ? ", codes" : "");
         free(all);
     }
     free(expected);
+}
+
+/* Codes once, as their way is the same by any instructions. */
+static void check(const tested *t) {
+    static bool has_codes;
+    if (!t->dev->host_memory && t->dev->act == DTYPE_F32)
+        return; /* emulated, it takes long, and shows no more */
+    check_trial(t, &elements);
+    if (!has_codes && t->dev->host_memory && t->dev->kv == DTYPE_BF16) {
+        check_trial(t, &codes);
+        has_codes = true;
+    }
 }
 
 static void same_bits_as_in_memory(void) {
