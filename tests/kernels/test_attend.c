@@ -10,10 +10,6 @@
  * 1e-6 after scaling, which is then a relative error of its weight; a few of them, squared, are 1e-11. */
 static const double F32_BOUND = 1e-12, F32_ATTENTION_BOUND = 1e-11, BF16_ROUNDING_BOUND = 4e-6;
 
-/* Of pages of int8 a query is rounded to 1/254 of its largest element, at most: with queries as here an
- * element is off by about 0.011, and so a score is, and a weight; a few times as much where few count. */
-static const double INT8_ATTENTION_BOUND = 4e-4;
-
 /* Of pages of int4 a query's product with the step of a key's range is off by 1/254 of the largest of its
  * products, at most: with keys and queries as here a score by 0.016, and so a weight is; a few times as much
  * where few count. */

@@ -458,8 +458,9 @@ static const attention_shape shapes[] = {
 
 static void check_attend_step(const tested *t, const step *s) {
     void *y = attend(t, s);
-    double error = attention_error(t, s, y),
-           bound = t->dev->kv == DTYPE_F32 ? F32_ATTENTION_BOUND : BF16_BOUND;
+    double error = attention_error(t, s, y), bound = t->dev->kv == DTYPE_F32        ? F32_ATTENTION_BOUND
+                                                     : t->dev->kv_layout == KV_INT8 ? INT8_ATTENTION_BOUND
+                                                                                    : BF16_BOUND;
     CHECK_CASE(error < bound, "%s: attend H %d G %d K %d window %d page %d: %g", t->name, s->shape.n_heads,
                s->shape.n_kv_heads, s->shape.head_dim, (int)s->shape.window, s->page_tokens, error);
     CU_ASSERT(count_nan(array_at(y, t->dev->act, q_elements(s)), t->dev->act, GUARD) == GUARD);
