@@ -119,7 +119,7 @@ static inline int4_range int4_encode_key(int n, const float *x, float unit, uint
     const float step = (end - first) * unit / INT4_LARGEST;
     for (int i = 0; i < n; i++) {
         const float code = rintf((x[i] - first * unit) / step);
-        codes[i] = code > 0 ? (uint8_t)(code < INT4_LARGEST ? code : INT4_LARGEST) : 0;
+        codes[i] = code > 0 ? (uint8_t)fminf(code, INT4_LARGEST) : 0;
     }
     return r;
 }

@@ -23,6 +23,7 @@ static void free_sequence(manifest_sequence *s) {
         free(s->stops[i]);
     free(s->stop_tokens);
     free(s->inexact);
+    free(s->pages);
     free(s->prompt_text);
     free(s->text);
     free(s->logprobs);
@@ -84,26 +85,8 @@ static void add_inexact(inexact_part *p, const char *name, int64_t first) {
     p->first = first;
 }
 
-/* Released with free(); NULL: nothing. */
-static char *inexact_text(const inexact_part *p) {
-    const int most = (int)(MANIFEST_INEXACT_BYTES - sizeof MANIFEST_AND_OTHERS);
-    if (!p->name[0]) return NULL;
-    char *all = mem_new(MANIFEST_INEXACT_BYTES, 1);
-    snprintf(all, MANIFEST_INEXACT_BYTES, "%.*s%s", most, p->name,
-             p->has_others && !strstr(p->name, MANIFEST_AND_OTHERS) ? MANIFEST_AND_OTHERS : "");
-    return all;
-}
-
-void manifest_add_inexact(manifest_sequence *s, const char *name, int64_t first) {
-    inexact_part found = {.first = INT64_MAX};
-    if (s->inexact) add_inexact(&found, s->inexact, s->n_exact);
-    add_inexact(&found, name, first);
-    free(s->inexact);
-    s->inexact = inexact_text(&found);
-    s->n_exact = found.first;
-}
-
 char *manifest_inexact_of(const manifest *m, const manifest_sequence *q, int64_t n_tokens, int64_t *n_exact) {
+    const int most = (int)(MANIFEST_INEXACT_BYTES - sizeof MANIFEST_AND_OTHERS);
     inexact_part found = {.first = INT64_MAX};
     if (q->inexact && q->n_exact < n_tokens) add_inexact(&found, q->inexact, q->n_exact);
     for (const segment_info *s = m->segments; s < m->segments + m->n_segments; s++) {
@@ -117,7 +100,11 @@ char *manifest_inexact_of(const manifest *m, const manifest_sequence *q, int64_t
         }
     }
     *n_exact = found.first;
-    return inexact_text(&found);
+    if (!found.name[0]) return NULL;
+    char *all = mem_new(MANIFEST_INEXACT_BYTES, 1);
+    snprintf(all, MANIFEST_INEXACT_BYTES, "%.*s%s", most, found.name,
+             found.has_others && !strstr(found.name, MANIFEST_AND_OTHERS) ? MANIFEST_AND_OTHERS : "");
+    return all;
 }
 
 int64_t manifest_kv_tokens(const manifest_sequence *s) {

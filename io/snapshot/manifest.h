@@ -52,11 +52,13 @@ typedef struct manifest_sequence {
     char *stops[MANIFEST_MAX_STOPS];
     int32_t *stop_tokens; /* [n_stop_tokens] */
     int64_t n_stop_tokens;
-    char *inexact; /* "kvarve:small:3": positions from n_exact on came through that codec (or "int8 pages":
-                      through those of --kv int8), or were computed over such; with MANIFEST_AND_OTHERS, some
-                      through others, too. NULL: as a model computed them. Printable, below
-                      MANIFEST_INEXACT_BYTES */
+    char *inexact; /* "kvarve:small:3": positions from n_exact on came through that codec, or were computed
+                      over such; with MANIFEST_AND_OTHERS, some through others, too. NULL: as a
+                      model computed them. Printable, below MANIFEST_INEXACT_BYTES */
     int64_t n_exact;
+    char *pages;  /* "int8": the pages that its positions lay in while others were computed over them, where
+                     these  were rounded; "exact, int8": first such ones, then others. NULL: always exact. As
+                     `inexact` */
     bool is_over; /* its end was reached: `finish` says how */
     finish_reason finish;
     char *prompt_text, *text; /* what `kvarve snapshot text` shows; UTF-8, perhaps with zero bytes */
@@ -110,9 +112,6 @@ const segment_info *manifest_find_coded(const manifest *m);
 /* What of a sequence's first n_tokens is not exact, or was computed over such: a text as `inexact`, and from
  * which position on; NULL: nothing. Released with free(). */
 char *manifest_inexact_of(const manifest *m, const manifest_sequence *s, int64_t n_tokens, int64_t *n_exact);
-
-/* Positions from `first` on came through this, too. */
-void manifest_add_inexact(manifest_sequence *s, const char *name, int64_t first);
 
 /* Positions of a sequence whose K and V are saved. */
 int64_t manifest_kv_tokens(const manifest_sequence *s);

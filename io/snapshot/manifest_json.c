@@ -180,6 +180,7 @@ static void put_sequence(json_writer *w, const manifest_sequence *s, array_curso
     if (s->is_over) json_put_text(w, "finish_reason", finish_reason_name(s->finish));
     if (s->inexact) json_put_text(w, "inexact", s->inexact);
     if (s->inexact) json_put_integer(w, "exact_tokens", s->n_exact);
+    if (s->pages) json_put_text(w, "pages", s->pages);
     json_close(w);
 }
 

@@ -324,16 +324,22 @@ static void read_finish(json_object *o, manifest_sequence *s) {
     if (!s->is_over) json_refuse(o, "finish_reason", "\"%.40s\" is none", name);
 }
 
-static void read_inexact(json_object *o, manifest_sequence *s) {
-    const char *text = json_text_or(o, "inexact", NULL);
-    if (!text) return;
+/* NULL: there is none. */
+static char *read_line(json_object *o, const char *name) {
+    const char *text = json_text_or(o, name, NULL);
+    if (!text) return NULL;
     const size_t n = strlen(text);
     bool good = n > 0 && n < MANIFEST_INEXACT_BYTES;
     for (size_t i = 0; i < n; i++)
         good = good && text[i] >= ' ' && text[i] <= '~';
-    if (!good) json_refuse(o, "inexact", "no short line of text");
-    s->n_exact = json_int(o, "exact_tokens", 0, JSON_MAX_EXACT);
-    s->inexact = mem_copy_text(text, n);
+    if (!good) json_refuse(o, name, "no short line of text");
+    return mem_copy_text(text, n);
+}
+
+static void read_inexact(json_object *o, manifest_sequence *s) {
+    s->inexact = read_line(o, "inexact");
+    if (s->inexact) s->n_exact = json_int(o, "exact_tokens", 0, JSON_MAX_EXACT);
+    s->pages = read_line(o, "pages");
 }
 
 static void read_tokens(reader *r, json_object *o, manifest_sequence *s) {

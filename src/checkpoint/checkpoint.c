@@ -172,6 +172,7 @@ static manifest_sequence copy_sequence(const manifest_sequence *from, int vocab_
         to.stops[i] = copy_text(from->stops[i]);
     to.stop_tokens = copy_array(from->stop_tokens, from->n_stop_tokens, sizeof *from->stop_tokens);
     to.inexact = copy_text(from->inexact);
+    to.pages = copy_text(from->pages);
     to.prompt_text = copy_array(from->prompt_text, from->n_prompt_text, 1);
     to.text = copy_array(from->text, from->n_text, 1);
     int64_t n_logprobs = (from->n_tokens - from->n_prompt) * from->n_logprobs;

@@ -137,7 +137,8 @@ static void count_evicted(engine *e, const session *q, int64_t n_tokens) {
     int64_t n_kept = 0, n_layers = 0;
     if (q->evict_at == 0 || n_behind < 0) return;
     if (n_behind > 0) {
-        e->evicted.n_again += every > 0 && n_behind % every == 0;
+        e->evicted.n_again += every > 0 && n_behind % every == 0 &&
+                              evict_removes(&e->options.sizing.evict, q->evict_at, n_tokens);
         return;
     }
     for (int l = 0; l < c->n_layers; l++) {

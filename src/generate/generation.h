@@ -105,8 +105,8 @@ void generate_count_coded(const generation *g, engine_options *wanted);
 
 /* ---- save.c ---- */
 
-/* What a snapshot calls pages that hold codes of --kv. */
-void generate_pages_name(const options *o, char name[MANIFEST_INEXACT_BYTES]);
+/* What a snapshot calls the pages of this run. */
+const char *generate_pages(const options *o);
 
 /* Take the lock of --save; before its manifest is read. Local. */
 status generate_open_save(generation *g);

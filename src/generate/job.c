@@ -127,6 +127,7 @@ void job_free(job *j) {
     free(j->id);
     free(j->error);
     free(j->inexact);
+    free(j->pages);
     free(j->echo.data);
     free(j->stop_tokens.ids);
     free(j->prompt_text.data);

@@ -28,6 +28,7 @@ typedef struct job {
 
     char *inexact;   /* of what it goes on from (io/snapshot/manifest.h); NULL: nothing is */
     int64_t n_exact; /* positions before that */
+    char *pages;     /* the same of its pages */
 
     text_stream stream;
     text_buffer text; /* generated so far */

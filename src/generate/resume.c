@@ -301,12 +301,14 @@ static int64_t find_beginning(const generation *g, const job *j, int64_t *n_toke
 }
 
 /* The last row is always computed: its logits choose the next token. So are those whose queries --evict asks
- * for, where any of the prompt goes. */
+ * for, where anything goes. */
 static void reuse(generation *g, int64_t index, past_match match) {
     session *s = &g->jobs[index].session;
     int64_t n_known = (int64_t)s->tokens.n;
     const evict_policy *evict = &g->options->evict;
-    const int64_t n_asked = s->max_tokens > 0 && evict_removes(evict, n_known) ? evict_least_rows(evict) : 0,
+    const int64_t last = evict->every > 0 ? n_known + s->max_tokens / evict->every * evict->every : n_known;
+    const bool evicts = evict_removes(evict, n_known, n_known) || evict_removes(evict, n_known, last);
+    const int64_t n_asked = s->max_tokens > 0 && evicts ? evict_least_rows(evict) : 0,
                   there = match.n_tokens < n_known ? match.n_tokens : n_known - 1,
                   most = n_known > n_asked ? n_known - n_asked : 0, n = there < most ? there : most;
     s->n_cached = n < match.n_tokens ? reusable(g, n, match.n_tokens) : n;
@@ -318,6 +320,9 @@ static void reuse(generation *g, int64_t index, past_match match) {
     const int64_t n_kept = g->save_goes_on ? match.n_tokens : s->n_cached;
     if (n_kept > 0)
         j->inexact = manifest_inexact_of(&g->past, &g->past.sequences[match.source], n_kept, &j->n_exact);
+    if (n_kept > 0 && g->past.sequences[match.source].pages)
+        j->pages = mem_copy_text(g->past.sequences[match.source].pages,
+                                 strlen(g->past.sequences[match.source].pages));
     g->matches[index] = match;
 }
 
@@ -348,19 +353,13 @@ static bool continues_batch(const generation *g) {
     return false;
 }
 
-/* What comes back from a codec that is not exact is not what was saved, nor is what was computed over it. Of
- * pages that are rounded as in this run its own note tells. */
+/* What comes back from a codec that is not exact is not what was saved, nor is what was computed over it. */
 static void note_inexact(const generation *g) {
     const char *first = NULL;
-    char pages[MANIFEST_INEXACT_BYTES] = "";
     bool has_others = false;
-    int64_t n = 0, n_other_pages = 0;
-    if (options_change_pages(g->options)) generate_pages_name(g->options, pages);
+    int64_t n = 0;
     for (int64_t i = 0; i < g->n_jobs; i++) {
-        const job *j = &g->jobs[i];
-        n_other_pages +=
-            pages[0] && j->session.n_cached > ATTEND_BLOCK && !(j->inexact && strstr(j->inexact, pages));
-        if (!j->inexact || strcmp(j->inexact, pages) == 0) continue;
+        if (!g->jobs[i].inexact) continue;
         if (n++ == 0) first = g->jobs[i].inexact;
         has_others |= strcmp(first, g->jobs[i].inexact) != 0 && !strstr(first, MANIFEST_AND_OTHERS);
     }
@@ -369,12 +368,23 @@ static void note_inexact(const generation *g) {
                    "that: what follows may differ from what the exact cache would have given",
                    g->options->resume, (long long)n, n == 1 ? "" : "s", n == 1 ? "s" : "", first,
                    has_others ? MANIFEST_AND_OTHERS : "");
-    if (n_other_pages > 0)
-        notice_add("--resume %s: what %lld prompt%s take%s from it was computed without --kv %s: what "
-                   "follows may differ "
-                   "from what one run with it would have given",
-                   g->options->resume, (long long)n_other_pages, n_other_pages == 1 ? "" : "s",
-                   n_other_pages == 1 ? "s" : "", options_kv_name(g->options->kv));
+}
+
+/* Of pages that are rounded as in this run its own note tells. */
+static void note_pages(const generation *g) {
+    const char *own = generate_pages(g->options), *first = NULL;
+    int64_t n = 0;
+    for (int64_t i = 0; i < g->n_jobs; i++) {
+        const job *j = &g->jobs[i];
+        const char *past = j->pages ? j->pages : "exact";
+        if (j->session.n_cached <= ATTEND_BLOCK || strcmp(past, own) == 0) continue;
+        if (n++ == 0) first = past;
+    }
+    if (n > 0)
+        notice_add("--resume %s: what %lld prompt%s take%s from it was computed over KV pages that were %s, "
+                   "and those of "
+                   "this run are %s: what follows may differ from what one run would have given",
+                   g->options->resume, (long long)n, n == 1 ? "" : "s", n == 1 ? "s" : "", first, own);
 }
 
 void generate_match_past(generation *g) {
@@ -396,4 +406,5 @@ void generate_match_past(generation *g) {
         }
     }
     note_inexact(g);
+    note_pages(g);
 }

@@ -56,16 +56,23 @@ static void describe_inexact(const generation *g, const job *j, manifest_sequenc
     out->inexact = mem_copy_text(text, strlen(text));
 }
 
-void generate_pages_name(const options *o, char name[MANIFEST_INEXACT_BYTES]) {
-    snprintf(name, MANIFEST_INEXACT_BYTES, "%s pages", options_kv_name(o->kv));
+const char *generate_pages(const options *o) {
+    return options_change_pages(o) ? options_kv_name(o->kv) : "exact";
 }
 
-/* Where pages hold codes, the first tokens are exact, and all before there is a whole block. */
-static void describe_pages(const options *o, manifest_sequence *out) {
-    char name[MANIFEST_INEXACT_BYTES];
-    if (!options_change_pages(o) || out->n_tokens <= ATTEND_BLOCK) return;
-    generate_pages_name(o, name);
-    manifest_add_inexact(out, name, ATTEND_EXACT_FIRST);
+/* Within a block all is seen as it was put. */
+static void describe_pages(const generation *g, const job *j, manifest_sequence *out) {
+    const char *own = generate_pages(g->options), *past = j->pages ? j->pages : "exact";
+    const size_t n_own = strlen(own), n_past = strlen(past);
+    char text[MANIFEST_INEXACT_BYTES];
+    if (out->n_tokens <= ATTEND_BLOCK) return;
+    if (j->session.n_cached <= ATTEND_BLOCK)
+        snprintf(text, sizeof text, "%s", own);
+    else if (n_past >= n_own && strcmp(past + n_past - n_own, own) == 0)
+        snprintf(text, sizeof text, "%s", past);
+    else
+        snprintf(text, sizeof text, "%s, %s", past, own);
+    if (strcmp(text, "exact") != 0) out->pages = mem_copy_text(text, strlen(text));
 }
 
 static void describe(void *context, int64_t id, manifest_sequence *out) {
@@ -95,7 +102,7 @@ static void describe(void *context, int64_t id, manifest_sequence *out) {
         .n_stop_tokens = (int64_t)j->stop_tokens.n,
     };
     describe_inexact(g, j, out);
-    describe_pages(g->options, out);
+    describe_pages(g, j, out);
     memcpy(out->tokens, s->tokens.ids, s->tokens.n * sizeof *out->tokens);
     for (int i = 0; i < j->n_stops; i++)
         out->stops[i] = mem_copy_text(j->stops[i], strlen(j->stops[i]));

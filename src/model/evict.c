@@ -110,8 +110,10 @@ int64_t evict_most_places(const evict_policy *p, int64_t n_prompt) {
     return evict_places(p, n_prompt, n_prompt, 0, 2);
 }
 
-bool evict_removes(const evict_policy *p, int64_t n_prompt) {
-    return evict_places(p, n_prompt, n_prompt, 1, 2) < n_prompt;
+bool evict_removes(const evict_policy *p, int64_t n_prompt, int64_t n_tokens) {
+    const int64_t at_prompt = evict_places(p, n_prompt, n_prompt, 1, 2),
+                  there = n_tokens == n_prompt ? n_prompt : at_prompt + n_tokens - n_prompt;
+    return evict_places(p, n_prompt, n_tokens, 1, 2) < there;
 }
 
 int64_t evict_places_behind(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer,

@@ -58,9 +58,11 @@ void evict_text(const evict_policy *p, char text[EVICT_TEXT_BYTES]); /* what par
  * window, when n_tokens of a sequence whose prompt had n_prompt are in the cache. */
 int64_t evict_places(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer, int n_layers);
 
-/* Those of the prompt in the layer where most stay; and does any go anywhere? */
+/* Those of the prompt in the layer where most stay. */
 int64_t evict_most_places(const evict_policy *p, int64_t n_prompt);
-bool evict_removes(const evict_policy *p, int64_t n_prompt);
+
+/* Does any go anywhere when so many are there: the prompt, or later, when it is time again? */
+bool evict_removes(const evict_policy *p, int64_t n_prompt, int64_t n_tokens);
 
 /* The most places that the layer has from there on until there are n_tokens. */
 int64_t evict_places_behind(const evict_policy *p, int64_t n_prompt, int64_t n_tokens, int layer,

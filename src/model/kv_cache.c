@@ -28,7 +28,8 @@ static kv_near_shape near_shape_of(const kv_shape *s) {
     return (kv_near_shape){
         .format = s->format,
         .n_slots = s->n_slots,
-        .n_tokens = s->evicts ? s->n_slots * s->longest_tokens : s->n_pages * page_tokens,
+        .n_tokens = s->evicts ? s->n_slots * kv_pages_for(s->longest_tokens, KV_NEAR_TOKENS) * KV_NEAR_TOKENS
+                              : s->n_pages * page_tokens,
         .longest_tokens = s->longest_tokens,
         .max_rows = s->max_rows,
         .n_blocks = s->n_near_blocks,

@@ -82,9 +82,10 @@ static void print_sequences(const manifest *m) {
     for (int64_t i = 0; i < m->n_sequences; i++) {
         const manifest_sequence *q = &m->sequences[i];
         print_name(q->id, width);
-        printf(" %10lld %10lld %10lld %10.1f  %s%s%s\n", (long long)q->n_prompt,
+        printf(" %10lld %10lld %10lld %10.1f  %s%s%s%s%s\n", (long long)q->n_prompt,
                (long long)(q->n_tokens - q->n_prompt), (long long)manifest_kv_tokens(q), sequence_mib(m, q),
-               state_of(q), q->inexact ? ", computed over " : "", q->inexact ? q->inexact : "");
+               state_of(q), q->inexact ? ", computed over " : "", q->inexact ? q->inexact : "",
+               q->pages ? ", pages: " : "", q->pages ? q->pages : "");
     }
 }
 

@@ -149,7 +149,10 @@ static void print_result(const study *s) {
     if (s->options->evict.kind != EVICT_NOTHING) {
         char policy[EVICT_TEXT_BYTES];
         evict_text(&s->options->evict, policy);
-        printf("evicted         all but %s\n", policy);
+        printf("evicted         all but %s", policy);
+        if (s->options->evict.every > 0)
+            printf(", again behind every %lld tokens", (long long)s->options->evict.every);
+        printf("\n");
     }
     if (s->options->context_codec) printf("codec           %s\n", s->options->context_codec);
     if (s->chosen.tables)

@@ -97,6 +97,16 @@ codes() {
         "$temp/err"
 }
 
+# As many short ones as run at once, a little longer than what lies in the first near page of each.
+short() {
+    lines=$temp/short.jsonl
+    prompts '60 60 60 60 60 60 60 60 60 60 60 60 60 60 60 60' 10 0 >"$lines"
+    for kv in int8 int4; do
+        batch "$model" 1 --kv $kv --evict expected:0.5 --sequences 16
+        expect "short, $kv" 0
+    done
+}
+
 # So little memory holds a prompt, but not what comes behind it.
 again() {
     lines=$temp/long.jsonl
@@ -112,6 +122,9 @@ again() {
         batch "$model" 3 --evict $policy --sequences 1 --page-tokens 32 --kv-memory 700K
         refused "again, $policy: once only" 2 '--kv-memory 0.7 MiB holds'
     done
+    batch "$model" 1 --evict expected:4096 --evict-every 64
+    check 'again, all stays: said' 'not' \
+        grep -q 'of K and V; and again 0 times, behind every 64 tokens$' "$temp/err"
     first 'again, int4' "$model" --kv int4 --evict expected:0.5 --evict-every 100
     as_before 'again, int4, 2 ranks, alone' "$model" 2 --kv int4 --evict expected:0.5 --evict-every 100 --sequences 1
 }
@@ -165,6 +178,16 @@ resumed() {
     text loaded 1 --evict expected:5000 --resume "$temp/page.kvs"
     check 'all stays: nothing is computed again' 'it is' \
         sh -c "! grep -q 'NOTE: --evict: .* computed again' '$temp/err'"
+    for most in 24 150; do # the prompt has some 800 tokens
+        generate 1 --device cpu --prompt-file "$temp/page.txt" --max-tokens $most --temperature 0 --ignore-eos \
+            --evict expected:900 --evict-every 64 --resume "$temp/page.kvs"
+        expect "some go later, $most tokens" 0
+        cp "$temp/err" "$temp/later.$most"
+    done
+    check 'none go as long as it runs: nothing is computed again' 'it is' \
+        sh -c "! grep -q 'NOTE: --evict: .* computed again' '$temp/later.24'"
+    check 'some go later: computed again' 'nothing is' \
+        grep -q 'NOTE: --evict: [0-9]* tokens that .*page.kvs holds are computed again' "$temp/later.150"
     text loaded 1 --evict expected:0.2 --resume "$temp/page.kvs"
     check 'computed again: said' 'not' grep -q 'NOTE: --evict: [0-9]* tokens that .*page.kvs holds are computed again' \
         "$temp/err"
@@ -215,7 +238,7 @@ refusals() {
 }
 
 (run_chain same) &
-(run_chain codes again) &
+(run_chain codes again short) &
 (run_chain others whole resumed said refusals)
 wait
 end_test

@@ -148,15 +148,22 @@ provenance() {
     shared 800 650 600 512
     check 'provenance: as it was' 'a NOTE' sh -c "! grep -q 'NOTE: --resume' '$temp/err'"
     run 1 snapshot info "$temp/saved.kvs"
-    check 'provenance: known' 'nothing is told' grep -q 'computed over int4 pages' "$temp/out"
+    check 'provenance: known' 'nothing is told' grep -q ', pages: int4$' "$temp/out"
     batch 1 --resume "$temp/saved.kvs"
-    check 'provenance: without --kv' 'no NOTE' grep -q 'NOTE: --resume .* came through int4 pages' "$temp/err"
+    check 'provenance: without --kv' 'no NOTE' \
+        grep -q 'NOTE: --resume .* pages that were int4, and those of this run are exact' "$temp/err"
     lines=$temp/saved.jsonl
     rm -r "$temp/saved.kvs"
     batch 1 --save "$temp/saved.kvs"
     lines=$temp/asked.jsonl
     batch 1 --kv int4 --resume "$temp/saved.kvs"
-    check 'provenance: of an exact one' 'no NOTE' grep -q 'NOTE: --resume .* computed without --kv int4' "$temp/err"
+    check 'provenance: of an exact one' 'no NOTE' \
+        grep -q 'NOTE: --resume .* pages that were exact, and those of this run are int4' "$temp/err"
+    alike 900 800 0 >"$temp/more.jsonl"
+    lines=$temp/more.jsonl
+    batch 1 --kv int4 --resume "$temp/saved.kvs" --save "$temp/both.kvs"
+    run 1 snapshot info "$temp/both.kvs"
+    check 'provenance: of both' 'nothing is told' grep -q ', pages: exact, int4$' "$temp/out"
 }
 
 plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB

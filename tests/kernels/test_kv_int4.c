@@ -71,7 +71,7 @@ static void test_ranges(void) {
 
 /* ---- pages ---- */
 
-static const int widths[] = {2, 6, 10, 48, 64, 80, 128, 320};
+static const int widths[] = {2, 6, 10, 48, 64, 80, 128, 512};
 
 /* Values as they should come back. */
 static void expect_values(int K, const uint16_t *rows, uint16_t *expected) {
@@ -123,7 +123,7 @@ static void through_page(kv_part part, int K, const uint16_t *rows, uint16_t *go
  * channels and places that stand out. */
 static void test_again(void) {
     uint64_t seed = 5;
-    static uint16_t rows[PLACES * 320], got[PLACES * 320], mixed[PLACES * 320];
+    static uint16_t rows[PLACES * 512], got[PLACES * 512], mixed[PLACES * 512];
     static char page[1 << 17], again[1 << 17];
     for (size_t w = 0; w < sizeof widths / sizeof *widths; w++)
         for (int trial = 0; trial < (harness_is_slow() ? 30 : 300); trial++) {
@@ -185,7 +185,7 @@ static void test_pages(void) {
 
 /* ---- products ---- */
 
-enum { MOST_ROWS = 4, MOST_WIDTH = 320 };
+enum { MOST_ROWS = 4, MOST_WIDTH = 512 };
 
 /* A group of places of one head, its rows as they come back, and what meets them. */
 typedef struct product {
@@ -214,6 +214,7 @@ static void begin(product *p, int K, uint64_t *seed) {
         for (int i = 0; i < PLACES; i++) /* the last row sees but two places */
             p->weights[row][i] =
                 row < MOST_ROWS - 1 || i / 2 == 9 ? expf(-3 * fabsf(harness_random_normal(seed))) : 0;
+        p->weights[row][18] = 1; /* the largest of a block is */
     }
 }
 

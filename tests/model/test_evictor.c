@@ -558,7 +558,10 @@ static void budgets_behind(void) {
         CU_ASSERT_EQUAL(evict_places_behind(&p, 200, 9000, layer, 30), budget + 100);
         CU_ASSERT_EQUAL(evict_places(&p, 200, 200, layer, 30), budget < 200 ? budget : 200);
     }
-    CU_ASSERT(evict_removes(&p, 200) && !evict_removes(&p, 110));
+    CU_ASSERT(evict_removes(&p, 200, 200) && !evict_removes(&p, 110, 110));
+    CHECK_OK(evict_parse("expected:500", &p));
+    p.every = 100;
+    CU_ASSERT(!evict_removes(&p, 400, 400) && !evict_removes(&p, 400, 500) && evict_removes(&p, 400, 600));
 }
 
 static void texts(void) {
