@@ -25,14 +25,12 @@ typedef struct int4_head {
     float scale, first;
 } int4_head;
 
-INNER int4_ranges int4_load_ranges(const uint16_t *least, const uint16_t *largest, int n) {
-    int4_ranges r;
+APART void int4_load_ranges(const uint16_t *least, const uint16_t *largest, int n, int4_ranges *r) {
     for (int i = 0; i < n; i += 16) {
         const lanes low = lanes_load_bf16(least + i);
-        lanes_store(r.least + i, low);
-        lanes_store(r.span + i, lanes_sub(lanes_load_bf16(largest + i), low));
+        lanes_store(r->least + i, low);
+        lanes_store(r->span + i, lanes_sub(lanes_load_bf16(largest + i), low));
     }
-    return r;
 }
 
 INNER lanes int4_round(lanes x) {
@@ -46,7 +44,7 @@ INNER float int4_to_whole(float largest, int most) {
 }
 
 /* n <= INT4_PART elements of a query, one for each range. */
-INNER int4_head int4_pack_query(const float *x, const int4_ranges *r, int n, int8_t *to) {
+APART int4_head int4_pack_query(const float *x, const int4_ranges *r, int n, int8_t *to) {
     float products[INT4_PART];
     lanes top = lanes_set(0), first = lanes_set(0), lost = lanes_set(0);
     for (int i = 0; i < n; i += 16) {
@@ -68,7 +66,7 @@ INNER int4_head int4_pack_query(const float *x, const int4_ranges *r, int n, int
 
 /* Spans of KV_INT4_PLACES ranges become what makes weights, which are at most 1, whole numbers; returns what
  * these count. */
-INNER float int4_prepare_spans(int4_ranges *r) {
+APART float int4_prepare_spans(int4_ranges *r) {
     lanes top = lanes_set(0);
     for (int i = 0; i < KV_INT4_PLACES; i += 16)
         top = lanes_max(lanes_load(r->span + i), top);
@@ -81,7 +79,7 @@ INNER float int4_prepare_spans(int4_ranges *r) {
 
 /* A weight for each of KV_INT4_PLACES ranges; where it is 0, the range may be anything. Returns what meets
  * the least numbers. */
-INNER float int4_pack_weights(const float *x, const int4_ranges *r, int8_t *upper, int8_t *lower) {
+APART float int4_pack_weights(const float *x, const int4_ranges *r, int8_t *upper, int8_t *lower) {
     const lanes zero = lanes_set(0);
     lanes first = zero;
     for (int i = 0; i < KV_INT4_PLACES; i += 16) {
@@ -116,7 +114,8 @@ INNER void int4_score(const int n_rows, int4_place t, int begin, int n) {
     const uint32_t *codes = (const uint32_t *)(const void *)(largest + t.width);
     const int panel_words = t.width / KV_INT4_WORD * PANEL;
     if (t.ahead) cpu_ahead_lines(t.ahead, n / PANEL);
-    const int4_ranges ranges = int4_load_ranges(t.least + begin, largest + begin, n);
+    int4_ranges ranges;
+    int4_load_ranges(t.least + begin, largest + begin, n, &ranges);
     for (int row = 0; row < n_rows; row++)
         heads[row] = int4_pack_query(t.x + (size_t)row * t.x_floats + begin, &ranges, n, input[row]);
     for (int panel = 0; panel < KV_INT4_PLACES / PANEL; panel += INT4_PANELS) {
@@ -191,7 +190,8 @@ INNER void int4_weigh(const int n_rows, int4_place t, int first, int last) {
     const uint32_t *codes = (const uint32_t *)(const void *)(t.least + 2 * n_ranges);
     int4_weights w;
     if (t.ahead) cpu_ahead_lines(t.ahead, KV_INT4_PLACES / PANEL);
-    int4_ranges ranges = int4_load_ranges(t.least + range, t.least + n_ranges + range, KV_INT4_PLACES);
+    int4_ranges ranges;
+    int4_load_ranges(t.least + range, t.least + n_ranges + range, KV_INT4_PLACES, &ranges);
     w.scale = int4_prepare_spans(&ranges);
     for (int row = 0; row < n_rows; row++)
         w.firsts[row] =
@@ -218,7 +218,7 @@ INNER void int4_rows(const int4_kind kind, int n_rows, int4_place t) {
         int4_fixed(kind, 1, t);
         break;
     case 2:
-        int4_fixed(kind, 2, t);
+        if (INT4_ROWS >= 2) int4_fixed(kind, 2, t);
         break;
     case 3:
         if (INT4_ROWS >= 3) int4_fixed(kind, 3, t);

@@ -7,6 +7,7 @@
 #include "kernels/cpu/cpu_isa.h"
 
 #define INNER static inline __attribute__((always_inline))
+#define APART static __attribute__((noinline)) /* what many places call is there once */
 
 /* n <= 16 floats; the other lanes are 0. */
 INNER lanes lanes_load_some(const float *x, int n) {

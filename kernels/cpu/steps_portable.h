@@ -100,7 +100,7 @@ static inline lanes int8_end(int8_sums acc) {
 
 /* ---- one step of a product with codes of int4: 8 whole numbers of 8 bits times a word of each lane ---- */
 
-enum { INT4_ROWS = 2, INT4_PANELS = 1 };
+enum { INT4_ROWS = 1, INT4_PANELS = 1 };
 
 typedef struct int4_sums {
     int4 of[4];
