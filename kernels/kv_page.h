@@ -359,7 +359,8 @@ static inline void kv_get_int4(const kv_format *f, const void *page, kv_part par
     float key[KV_INT4_MOST_KEY];
     for (int i = 0, shift; i < kv_part_width(f, part); i++) {
         const int range = kv_int4_range_of(part, place, i);
-        const uint8_t code = (*kv_int4_code(f, &g, part, place, i, &shift) >> shift) & INT4_LARGEST;
+        const uint8_t *byte = kv_int4_code(f, &g, part, place, i, &shift),
+                      code = (*byte >> shift) & INT4_LARGEST;
         const int4_range r = {g.least[range], g.largest[range]};
         if (part == KV_PART_K)
             key[i] = int4_decode_key(code, r);

@@ -219,8 +219,8 @@ static float inner_factors_int8(const float *scales, int first, int last, float 
     }
     int8_head head;
     const float zero_or_nan = lanes_sum(zeros);
-    const lanes to_whole =
-        int8_choose_scale(zero_or_nan == 0 ? lanes_max_of(largest) : 0, zero_or_nan, &head);
+    lanes to_whole = int8_choose_scale(zero_or_nan == 0 ? lanes_max_of(largest) : 0, zero_or_nan, &head);
+    if (zero_or_nan != 0) to_whole = lanes_set(0); /* the unit is NaN: whole numbers stay small */
     for (int i = 0; i < ATTEND_BLOCK; i += PANEL)
         lanes_store(factors + i, lanes_mul(lanes_load(factors + i), to_whole));
     return head.scale;
