@@ -76,7 +76,9 @@ same() {
 }
 
 codes() {
-    for kv in int8 int4; do
+    kinds='int8 int4'
+    if is_slow; then kinds=int4; fi
+    for kv in $kinds; do
         policies='expected:0.3 window:4,200 h2o:0.3 pyramid:0.3'
         if is_slow; then policies='expected:0.3'; fi
         for policy in $policies; do
@@ -87,6 +89,7 @@ codes() {
                 --sequences 1 --chunk-tokens 700 --page-tokens 256 --kv-memory 4M
         done
     done
+    ! is_slow || return 0
     first 'int8, windows' "$all/windowed" --kv int8 --evict pyramid:0.3
     as_before 'int8, windows, 3 ranks, small chunks' "$all/windowed" 3 --kv int8 --evict pyramid:0.3 --chunk-tokens 100
     first 'int8, in memory' "$model" --kv int8 --evict expected:0.3
@@ -112,7 +115,7 @@ again() {
     lines=$temp/long.jsonl
     prompts '300 260 100' 380 40 >"$lines"
     policies='expected:0.5 h2o:0.5 window:4,150 pyramid:0.5'
-    if is_slow; then policies='expected:0.5'; fi
+    if is_slow; then policies='h2o:0.5'; fi
     for policy in $policies; do
         first "again, $policy" "$model" --evict $policy --evict-every 64
         as_before "again, $policy, 3 ranks, alone, hardly any memory" "$model" 3 --evict $policy --evict-every 64 \
@@ -125,6 +128,7 @@ again() {
     batch "$model" 1 --evict expected:4096 --evict-every 64
     check 'again, all stays: said' 'not' \
         grep -q 'of K and V; and again 0 times, behind every 64 tokens$' "$temp/err"
+    ! is_slow || return 0
     first 'again, int4' "$model" --kv int4 --evict expected:0.5 --evict-every 100
     as_before 'again, int4, 2 ranks, alone' "$model" 2 --kv int4 --evict expected:0.5 --evict-every 100 --sequences 1
 }
