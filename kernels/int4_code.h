@@ -61,16 +61,15 @@ static inline int4_range int4_range_of(int n, const uint16_t *x) {
 
 /* ---- values ---- */
 
-/* n <= INT4_MOST numbers, all of the range. */
+/* n <= INT4_MOST numbers, all of the range. What a code stands for has that code: where bf16 is finer than
+ * the steps it is moved by less than half of one, and where it is coarser it is the number itself. */
 static inline int4_range int4_encode(int n, const uint16_t *x, uint8_t *codes) {
     const int4_range r = int4_range_of(n, x);
     const float least = float_of_bf16(r.least), step = int4_step(r), by = step > 0 ? step : 1;
     assert(n <= INT4_MOST);
     for (int i = 0; i < n; i++) {
-        const float once = (float_of_bf16(x[i]) - least) / by + 0x1.8p23f; /* rounds, into the low bits */
-        const uint8_t code = bits_of(once) & INT4_LARGEST;
-        const float again = (float_of_bf16(int4_decode(code, r)) - least) / by + 0x1.8p23f;
-        codes[i] = step == step ? bits_of(again) & INT4_LARGEST : 0;
+        const float code = (float_of_bf16(x[i]) - least) / by + 0x1.8p23f; /* rounds, into the low bits */
+        codes[i] = step == step ? bits_of(code) & INT4_LARGEST : 0;
     }
     return r;
 }
