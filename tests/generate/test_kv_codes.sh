@@ -1,5 +1,5 @@
 #!/bin/sh
-# tests/generate/test_kv_int8.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR: --kv int8, a KV cache rounded to int8.
+# tests/generate/test_kv_codes.sh KVARVE MPIEXEC MODEL_DIR SOURCE_DIR int8|int4: --kv, a KV cache that is rounded.
 #
 #   same     the same tokens and probabilities over 1 to 3 ranks, by any chunks and pages, with pages on a disk
 #   resumed  saved on the way and resumed as generated at once, wherever; and of what only begins so the same
@@ -7,6 +7,12 @@
 #   refused  where it cannot be
 # shellcheck source=tests/fixtures/command_test.sh
 . "$(dirname "$0")/../fixtures/command_test.sh"
+kv=$1
+test_name=kv_$kv
+case $kv in
+int8) few_tokens=32 long=2100 memory=3500K kib=2.1 ;;
+int4) few_tokens=192 long=4200 memory=3800K kib=1.1 ;; # pages are whole groups of 64 tokens
+esac
 
 prompts() { # prompts N LENGTH STEP [MAX_TOKENS]: N lines, each STEP tokens shorter than the one before
     awk -v n="$1" -v length_of="$2" -v step="$3" -v most="${4-20}" 'BEGIN {
@@ -32,7 +38,7 @@ batch() { # batch NP OPTIONS...: the results, in the order of the lines
 same_as() { # same_as NAME EXPECTED NP OPTIONS...
     name=$1 expected=$2
     shift 2
-    batch "$@" --kv int8
+    batch "$@" --kv $kv
     expect "$name" 0 && check "$name" 'other results' cmp "$temp/sorted.jsonl" "$expected"
 }
 
@@ -43,15 +49,15 @@ differs() {
 same() {
     batch 1
     expect 'bf16' 0 && cp "$temp/sorted.jsonl" "$all/bf16.jsonl"
-    batch 1 --kv int8
-    expect 'int8' 0 && cp "$temp/sorted.jsonl" "$all/expected.jsonl"
+    batch 1 --kv $kv
+    expect "$kv" 0 && cp "$temp/sorted.jsonl" "$all/expected.jsonl"
     check 'rounded' 'the results of bf16' differs "$all/bf16.jsonl" "$all/expected.jsonl"
-    check 'said' 'no NOTE' grep -q 'NOTE: --kv int8: keys and values are rounded' "$temp/err"
+    check 'said' 'no NOTE' grep -q "NOTE: --kv $kv: keys and values are rounded" "$temp/err"
     batch 1 --kv bf16
     expect 'bf16 asked for' 0 && check 'bf16 asked for' 'other results' cmp "$temp/sorted.jsonl" "$all/bf16.jsonl"
     same_as '2 ranks' "$all/expected.jsonl" 2
     is_slow || same_as '3 ranks' "$all/expected.jsonl" 3
-    same_as 'small chunks, small pages' "$all/expected.jsonl" 1 --chunk-tokens 48 --page-tokens 32
+    same_as 'small chunks, other pages' "$all/expected.jsonl" 1 --chunk-tokens 48 --page-tokens $few_tokens
     same_as 'two threads' "$all/expected.jsonl" 1 --threads 2
 }
 
@@ -59,10 +65,10 @@ same() {
 on_disk() {
     ! is_slow || return 0
     lines=$temp/long.jsonl
-    prompts 2 2100 50 >"$lines"
-    batch 1 --kv int8
+    prompts 2 $long 50 >"$lines"
+    batch 1 --kv $kv
     expect 'in memory' 0 && cp "$temp/sorted.jsonl" "$temp/expected.jsonl"
-    same_as 'a disk' "$temp/expected.jsonl" 2 --page-tokens 256 --chunk-tokens 64 --kv-memory 3500K \
+    same_as 'a disk' "$temp/expected.jsonl" 2 --page-tokens 256 --chunk-tokens 64 --kv-memory $memory \
         --kv-disk "$temp:64M"
     check 'a disk: it is read' 'nothing was' \
         awk '/KV pages on disks:/ { found = $5 + 0 > 0 && $12 + 0 > 0 } END { exit !found }' "$temp/err"
@@ -72,7 +78,7 @@ on_disk() {
 text() { # text NAME OPTIONS...: in $temp/NAME
     to=$temp/$1
     shift
-    generate 1 --device cpu --kv int8 --prompt-file "$page" --temperature 0 --ignore-eos "$@"
+    generate 1 --device cpu --kv $kv --prompt-file "$page" --temperature 0 --ignore-eos "$@"
     cp "$temp/out" "$to"
 }
 
@@ -86,7 +92,7 @@ resumed() {
     check 'resumed' 'another text' cmp "$temp/second" "$temp/whole"
     prompts 4 900 150 0 >"$temp/kept.jsonl"
     lines=$temp/kept.jsonl
-    batch 2 --kv int8 --save "$temp/lines.kvs"
+    batch 2 --kv $kv --save "$temp/lines.kvs"
     expect 'lines saved' 0
     lines=$all/lines.jsonl
     same_as 'lines resumed' "$all/expected.jsonl" 1 --resume "$temp/lines.kvs"
@@ -126,10 +132,10 @@ shared() { # shared SAVED LENGTH SAME REUSED: saved positions, then a prompt tha
     alike "$2" "$3" 12 >"$temp/asked.jsonl"
     rm -rf "$temp/saved.kvs"
     lines=$temp/saved.jsonl
-    batch 1 --kv int8 --save "$temp/saved.kvs"
+    batch 1 --kv $kv --save "$temp/saved.kvs"
     expect "shared $*: saved" 0
     lines=$temp/asked.jsonl
-    batch 1 --kv int8
+    batch 1 --kv $kv
     expect "shared $*: afresh" 0 && cp "$temp/sorted.jsonl" "$temp/afresh.jsonl"
     same_as "shared $*" "$temp/afresh.jsonl" 1 --resume "$temp/saved.kvs"
     check "shared $*: reused" 'another number' grep -q "holds $4 of $2 tokens" "$temp/err"
@@ -149,22 +155,22 @@ provenance() {
     shared 800 650 600 512
     check 'provenance: as it was' 'a NOTE' sh -c "! grep -q 'NOTE: --resume' '$temp/err'"
     run 1 snapshot info "$temp/saved.kvs"
-    check 'provenance: known' 'nothing is told' grep -q ', pages: int8$' "$temp/out"
+    check 'provenance: known' 'nothing is told' grep -q ", pages: $kv\$" "$temp/out"
     batch 1 --resume "$temp/saved.kvs"
     check 'provenance: without --kv' 'no NOTE' \
-        grep -q 'NOTE: --resume .* pages that were int8, and those of this run are exact' "$temp/err"
+        grep -q "NOTE: --resume .* pages that were $kv, and those of this run are exact" "$temp/err"
     lines=$temp/saved.jsonl
     rm -r "$temp/saved.kvs"
     batch 1 --save "$temp/saved.kvs"
     lines=$temp/asked.jsonl
-    batch 1 --kv int8 --resume "$temp/saved.kvs"
+    batch 1 --kv $kv --resume "$temp/saved.kvs"
     check 'provenance: of an exact one' 'no NOTE' \
-        grep -q 'NOTE: --resume .* pages that were exact, and those of this run are int8' "$temp/err"
+        grep -q "NOTE: --resume .* pages that were exact, and those of this run are $kv" "$temp/err"
     alike 900 800 0 >"$temp/more.jsonl"
     lines=$temp/more.jsonl
-    batch 1 --kv int8 --resume "$temp/saved.kvs" --save "$temp/both.kvs"
+    batch 1 --kv $kv --resume "$temp/saved.kvs" --save "$temp/both.kvs"
     run 1 snapshot info "$temp/both.kvs"
-    check 'provenance: of both' 'nothing is told' grep -q ', pages: exact, int8$' "$temp/out"
+    check 'provenance: of both' 'nothing is told' grep -q ", pages: exact, $kv\$" "$temp/out"
 }
 
 plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
@@ -174,17 +180,24 @@ plan_bytes() { # plan_bytes OPTIONS...: of a token, in KiB
 
 plans() {
     check 'planned: bf16' 'others' test "$(plan_bytes --kv bf16)" = 4.0
-    check 'planned: int8' 'others' test "$(plan_bytes --kv int8)" = 2.1
+    check "planned: $kv" 'others' test "$(plan_bytes --kv "$kv")" = $kib
     check planned 'no line' grep -q '^up to 320 tokens of each sequence.* in bf16 besides: 1.3 MiB' "$temp/out"
 }
 
 refusals() {
-    generate 1 --prompt a --kv int8 --precision f32
-    refused 'f32' 2 '--kv int8: not with --precision f32'
-    generate 1 --prompt a --kv int8 --device cuda
-    refused 'cuda' 2 '--kv int8: not with --device cuda'
+    generate 1 --prompt a --kv $kv --precision f32
+    refused 'f32' 2 "--kv $kv: not with --precision f32"
+    generate 1 --prompt a --kv $kv --device cuda
+    refused 'cuda' 2 "--kv $kv: not with --device cuda"
     generate 1 --prompt a --kv int5
     refused 'int5' 2 '--kv int5: expected bf16, int8 or int4'
+    [ "$kv" = int4 ] || return 0
+    generate 1 --prompt a --kv int4 --page-tokens 96
+    refused 'pages' 2 '--page-tokens 96: --kv int4 wants a multiple of 64'
+    for load in auto base; do
+        generate 1 --prompt a --kv int4 --resume "$temp/none.kvs" --load $load
+        refused "--load $load" 2 "not with --load $load"
+    done
 }
 
 (run_chain same)
