@@ -126,3 +126,39 @@ static inline int4_range int4_encode_key(int n, const float *x, float unit, uint
 static inline float int4_decode_key(uint8_t code, int4_range r) {
     return float_of_bf16(r.least) + int4_step(r) * (float)code;
 }
+
+enum { INT4_MOST_KEY = 512 };
+
+/* The keys of n <= INT4_MOST places, width <= INT4_MOST_KEY numbers in bf16, row_bytes apart: the range of
+ * each element over them, and the codes [n, width]. */
+static inline void int4_encode_keys(int n, int width, const char *rows, size_t row_bytes, int4_range *ranges,
+                                    uint8_t *codes) {
+    float x[INT4_MOST][INT4_MOST_KEY], element[INT4_MOST], largest = 0;
+    uint8_t column[INT4_MOST];
+    assert(n <= INT4_MOST && width <= INT4_MOST_KEY);
+    for (int k = 0; k < n; k++) {
+        for (int i = 0; i < width; i++)
+            x[k][i] = float_at(DTYPE_BF16, rows + (size_t)k * row_bytes, (size_t)i);
+        int4_rotate(x[k], width);
+        for (int i = 0; i < width; i++)
+            largest = fabsf(x[k][i]) <= largest ? largest : fabsf(x[k][i]); /* NaN where one is */
+    }
+    const float unit = int4_unit(largest);
+    for (int i = 0; i < width; i++) {
+        for (int k = 0; k < n; k++)
+            element[k] = x[k][i];
+        ranges[i] = int4_encode_key(n, element, unit, column);
+        for (int k = 0; k < n; k++)
+            codes[k * width + i] = column[k];
+    }
+}
+
+/* One of these keys. */
+static inline void int4_decode_row(int width, const int4_range *ranges, const uint8_t *codes, uint16_t *row) {
+    float key[INT4_MOST_KEY];
+    for (int i = 0; i < width; i++)
+        key[i] = int4_decode_key(codes[i], ranges[i]);
+    int4_rotate(key, width);
+    for (int i = 0; i < width; i++)
+        row[i] = bf16_of_float(key[i]);
+}

@@ -53,8 +53,7 @@ enum {
     KV_WORD_BYTES = 4,
     KV_INT4_PLACES = 64, /* page_tokens is a multiple of it in KV_INT4 */
     KV_INT4_VALUES = 64,
-    KV_INT4_WORD = 8,       /* codes of a word */
-    KV_INT4_MOST_KEY = 512, /* elements of a key */
+    KV_INT4_WORD = 8, /* codes of a word */
 };
 
 static_assert((int)KV_NEAR_TOKENS == (int)KV_INT4_PLACES && (int)KV_INT4_PLACES <= (int)INT4_MOST,
@@ -318,23 +317,14 @@ static inline void kv_put_int4_range(const kv_int4_group *g, kv_part part, int p
 static inline void kv_put_int4_keys(const kv_format *f, void *page, int head, int place, const char *rows,
                                     size_t row_bytes) {
     const kv_int4_group g = kv_int4_group_at(f, page, KV_PART_K, head, place);
-    float x[KV_INT4_PLACES][KV_INT4_MOST_KEY], largest = 0, channel[KV_INT4_PLACES];
-    uint8_t codes[KV_INT4_PLACES];
-    assert(f->k_width <= KV_INT4_MOST_KEY);
-    for (int k = 0; k < KV_INT4_PLACES; k++) {
-        for (int i = 0; i < f->k_width; i++)
-            x[k][i] = float_at(DTYPE_BF16, rows + (size_t)k * row_bytes, (size_t)i);
-        int4_rotate(x[k], f->k_width);
-        for (int i = 0; i < f->k_width; i++)
-            largest = fabsf(x[k][i]) <= largest ? largest : fabsf(x[k][i]); /* NaN where one is */
-    }
-    const float unit = int4_unit(largest);
+    const int4_range zeros = {0, 0};
+    int4_range ranges[INT4_MOST_KEY];
+    uint8_t codes[KV_INT4_PLACES * INT4_MOST_KEY];
+    int4_encode_keys(KV_INT4_PLACES, f->k_width, rows, row_bytes, ranges, codes);
     for (int i = 0; i < kv_padded_key(f); i++) {
+        kv_put_int4_range(&g, KV_PART_K, place, i, i < f->k_width ? ranges[i] : zeros);
         for (int k = 0; k < KV_INT4_PLACES; k++)
-            channel[k] = i < f->k_width ? x[k][i] : 0;
-        kv_put_int4_range(&g, KV_PART_K, place, i, int4_encode_key(KV_INT4_PLACES, channel, unit, codes));
-        for (int k = 0; k < KV_INT4_PLACES; k++)
-            kv_put_int4_code(f, &g, KV_PART_K, place + k, i, codes[k]);
+            kv_put_int4_code(f, &g, KV_PART_K, place + k, i, i < f->k_width ? codes[k * f->k_width + i] : 0);
     }
 }
 
@@ -356,21 +346,21 @@ static inline void kv_put_int4_values(const kv_format *f, void *page, int head, 
 static inline void kv_get_int4(const kv_format *f, const void *page, kv_part part, int head, int place,
                                uint16_t *row) {
     const kv_int4_group g = kv_int4_group_at(f, page, part, head, place);
-    float key[KV_INT4_MOST_KEY];
+    int4_range ranges[INT4_MOST_KEY];
+    uint8_t codes[INT4_MOST_KEY];
     for (int i = 0, shift; i < kv_part_width(f, part); i++) {
         const int range = kv_int4_range_of(part, place, i);
         const uint8_t *byte = kv_int4_code(f, &g, part, place, i, &shift),
                       code = (*byte >> shift) & INT4_LARGEST;
         const int4_range r = {g.least[range], g.largest[range]};
-        if (part == KV_PART_K)
-            key[i] = int4_decode_key(code, r);
-        else
+        if (part == KV_PART_V) {
             row[i] = int4_decode(code, r);
+        } else {
+            codes[i] = code;
+            ranges[i] = r;
+        }
     }
-    if (part == KV_PART_V) return;
-    int4_rotate(key, f->k_width);
-    for (int i = 0; i < f->k_width; i++)
-        row[i] = bf16_of_float(key[i]);
+    if (part == KV_PART_K) int4_decode_row(f->k_width, ranges, codes, row);
 }
 
 /* ---- rows, whatever the layout ---- */

@@ -195,6 +195,11 @@ static inline void block_load(const kv_parts *parts, const void *elements, size_
         memcpy(highs, (const uint8_t *)elements + 2 * first, 2 * n);
         return;
     }
+    if (parts->type == DTYPE_U8) {
+        for (size_t i = 0; i < n; i++)
+            highs[i] = (uint16_t)(((const uint8_t *)elements)[first + i] << 7);
+        return;
+    }
     uint32_t words[KV_BLOCK] = {0};
     uint16_t lows[KV_BLOCK];
     memcpy(words, (const uint8_t *)elements + 4 * first, 4 * n);
@@ -209,6 +214,11 @@ static inline void block_store(const kv_parts *parts, const uint16_t *highs, siz
                                const uint8_t *payload, void *elements) {
     if (parts->type == DTYPE_BF16) {
         memcpy((uint8_t *)elements + 2 * first, highs, 2 * n);
+        return;
+    }
+    if (parts->type == DTYPE_U8) {
+        for (size_t i = 0; i < n; i++)
+            ((uint8_t *)elements)[first + i] = (uint8_t)(highs[i] >> 7);
         return;
     }
     uint32_t words[KV_BLOCK];
@@ -227,7 +237,7 @@ static inline void encode_block(const kv_parts *parts, const void *elements, siz
     uint8_t signs[KV_BLOCK], bases[KV_BLOCK];
     block_load(parts, elements, first, n, payload, highs);
     symbols s = symbols_split(highs, block_bases(parts, first, bases), signs);
-    memcpy(payload + parts->signs + first, signs, n);
+    if (parts->type != DTYPE_U8) memcpy(payload + parts->signs + first, signs, n);
     walk_encode(w, s, first_bits(n), payload);
 }
 
@@ -235,7 +245,7 @@ static inline void decode_block(const kv_parts *parts, const uint8_t *payload, s
                                 tree_walk *w, void *elements) {
     uint16_t highs[KV_BLOCK];
     uint8_t signs[KV_BLOCK] = {0}, bases[KV_BLOCK];
-    memcpy(signs, payload + parts->signs + first, n);
+    if (parts->type != DTYPE_U8) memcpy(signs, payload + parts->signs + first, n);
     symbols s = walk_decode(w, first_bits(n), payload);
     symbols_join(s, block_bases(parts, first, bases), signs, highs);
     block_store(parts, highs, first, n, payload, elements);

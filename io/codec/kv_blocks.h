@@ -3,7 +3,7 @@
  *
  * An element's high half is its upper 16 bits: all of a bf16. Its exponent, less the base of its channel, is
  * the symbol that the tree codes; sign and upper 7 bits of the fraction are a byte of the plane `signs`; the
- * lower 16 bits of an f32 are a word of the plane `lows`. All is Local. */
+ * lower 16 bits of an f32 are a word of the plane `lows`. A u8 is a symbol itself. All is Local. */
 #pragma once
 
 #include <stdbool.h>
@@ -22,7 +22,7 @@ typedef struct kv_parts {
     kv_tree tree;
     const uint8_t *bases;      /* [n_channels]; NULL: all zero */
     size_t bits[KV_MAX_NODES]; /* of each node: 64-bit words, the first bit lowest */
-    size_t signs;              /* [n_elements] bytes */
+    size_t signs;              /* [n_elements] bytes; none of u8 */
     size_t lows;               /* [n_elements] 16-bit words, of f32 only */
 } kv_parts;
 

@@ -11,7 +11,7 @@
 static bool measure(const kv_chunk *chunk, size_t *n_bytes) {
     enum { MOST_LAYERS = 4096 };
     const kv_chunk_shape *shape = &chunk->shape;
-    if (shape->type != DTYPE_BF16 && shape->type != DTYPE_F32) return false;
+    if (shape->type == DTYPE_F16) return false;
     if (shape->n_tokens < 1 || shape->n_kv_heads < 1 || shape->head_dim < 1) return false;
     if (chunk->n_layers < 1 || chunk->n_layers > MOST_LAYERS || chunk->n_parts < 1 ||
         chunk->part < KV_PART_K || (int)chunk->part + chunk->n_parts > N_KV_PARTS)

@@ -10,7 +10,7 @@
 
 /* K or V of one layer: [n_tokens, n_kv_heads, head_dim] elements. */
 typedef struct kv_chunk_shape {
-    dtype type; /* DTYPE_BF16 or DTYPE_F32 */
+    dtype type; /* DTYPE_BF16 or DTYPE_F32; DTYPE_U8 within the lossless codec */
     int32_t n_tokens, n_kv_heads, head_dim;
 } kv_chunk_shape;
 

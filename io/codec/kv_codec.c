@@ -8,6 +8,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "io/codec/kv_codes.h"
 #include "io/codec/kv_lossless.h"
 #include "io/codec/varve.h"
 #include "io/codec/varve_device.h"
@@ -29,8 +30,8 @@ bool kv_type_from_number(unsigned number, dtype *out) {
 /* ---- the frame: header, payload, checksum ---- */
 
 /* Exact codecs of one part of one layer make version 1, which older programs read; a frame with a base is
- * version 3. */
-enum { FIRST_VERSION = 1, PARTS_VERSION, BASE_VERSION, CHECKSUM_BYTES = sizeof(uint64_t) };
+ * version 3, and one of codes (io/codec/kv_codes.h), else as version 1, is version 4. */
+enum { FIRST_VERSION = 1, PARTS_VERSION, BASE_VERSION, CODES_VERSION, CHECKSUM_BYTES = sizeof(uint64_t) };
 
 /* As in a file, little-endian. */
 typedef struct frame_header {
@@ -103,10 +104,19 @@ kv_frame_claim kv_frame_look(const void *frame, size_t n_bytes) {
 
 /* Encoders of a payload: its bytes, which has room for those of the chunk; 0: it would not be smaller. */
 
-static size_t encode_lossless(const kv_chunk *chunk, const void *elements, uint8_t *payload) {
-    return kv_chunk_count_parts(chunk) == 1
-               ? kv_lossless_encode(kv_blocks_best(), &chunk->shape, elements, payload)
-               : 0;
+static size_t encode_lossless(const kv_chunk *chunk, const kv_token *tokens, const void *elements,
+                              uint8_t *payload, bool *are_codes) {
+    text_buffer codes = {0};
+    if (kv_chunk_count_parts(chunk) != 1) return 0;
+    size_t n = kv_lossless_encode(kv_blocks_best(), &chunk->shape, elements, payload);
+    *are_codes = kv_codes_encode(kv_blocks_best(), chunk, tokens, elements, &codes) &&
+                 codes.n < (n ? n : kv_chunk_bytes(&chunk->shape));
+    if (*are_codes) {
+        memcpy(payload, codes.data, codes.n);
+        n = codes.n;
+    }
+    free(codes.data);
+    return n;
 }
 
 static size_t encode_cachegen(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
@@ -182,7 +192,9 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
     uint8_t *payload = (uint8_t *)frame + sizeof(frame_header);
     size_t payload_bytes = 0;
     double distortion = 0;
-    if (how->codec == KV_CODEC_LOSSLESS) payload_bytes = encode_lossless(chunk, elements, payload);
+    bool are_codes = false;
+    if (how->codec == KV_CODEC_LOSSLESS)
+        payload_bytes = encode_lossless(chunk, tokens, elements, payload, &are_codes);
     if (how->codec == KV_CODEC_CACHEGEN)
         payload_bytes = encode_cachegen(how, tables, chunk, elements, payload, &distortion);
     if (how->codec >= KV_CODEC_FAST)
@@ -193,7 +205,7 @@ size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_c
         memcpy(payload, elements, payload_bytes);
     }
     frame_header header = {
-        .version = FIRST_VERSION,
+        .version = are_codes ? CODES_VERSION : FIRST_VERSION,
         .codec = (uint8_t)codec,
         .type = kv_type_number(chunk->shape.type),
         .n_tokens = (uint32_t)chunk->shape.n_tokens,
@@ -233,7 +245,9 @@ static status check_shape(const frame_header *header, const kv_chunk *chunk) {
         return status_refuse("frame of %u x %u x %u %s, but %d x %d x %d %s were expected", header->n_tokens,
                              header->n_kv_heads, header->head_dim, dtype_name(type), shape->n_tokens,
                              shape->n_kv_heads, shape->head_dim, dtype_name(shape->type));
-    if (header->version == FIRST_VERSION && kv_chunk_count_parts(chunk) == 1) return STATUS_OK;
+    if ((header->version == FIRST_VERSION || header->version == CODES_VERSION) &&
+        kv_chunk_count_parts(chunk) == 1)
+        return STATUS_OK;
     if (header->first_layer == (uint32_t)chunk->first_layer &&
         header->n_layers == (uint32_t)chunk->n_layers && header->parts == parts_of(chunk))
         return STATUS_OK;
@@ -251,6 +265,8 @@ static status check_extras(const frame_header *h) {
                              kv_codec_name((kv_codec)h->codec));
     if (h->version == FIRST_VERSION && (has_layers || !is_exact))
         return status_refuse("frame of version 1 with what only later ones have");
+    if (h->version == CODES_VERSION && (has_layers || h->codec != KV_CODEC_LOSSLESS))
+        return status_refuse("frame of version 4 with what it cannot have");
     if (h->version == BASE_VERSION && h->codec < KV_CODEC_FAST)
         return status_refuse("frame of the codec %s with a base, which it cannot have",
                              kv_codec_name((kv_codec)h->codec));
@@ -279,9 +295,9 @@ static status check_frame(const void *frame, size_t n_bytes, bool is_base, const
     memcpy(header, frame, sizeof *header);
     if (memcmp(header->magic, magic, sizeof magic) != 0)
         return status_refuse("no frame: its first bytes are others");
-    if (header->version > BASE_VERSION)
+    if (header->version > CODES_VERSION)
         return status_refuse("frame of version %u, this program reads up to %d", header->version,
-                             BASE_VERSION);
+                             CODES_VERSION);
     if (header->version == 0) return status_refuse("frame of version 0, which does not exist");
     if (is_base && header->version != BASE_VERSION) return status_refuse("frame that has no base");
     uint64_t checksum;
@@ -362,6 +378,8 @@ static status decode_whole(const frame_header *header, const uint8_t *payload, c
     if (header->codec == KV_CODEC_CACHEGEN)
         return cachegen_decode(kv_tables_cachegen(tables, chunk->first_layer, chunk->part), header->level,
                                payload, header->payload_bytes, &chunk->shape, elements);
+    if (header->version == CODES_VERSION)
+        return kv_codes_decode(kv_blocks_best(), payload, header->payload_bytes, chunk, elements);
     if (header->codec == KV_CODEC_LOSSLESS)
         return kv_lossless_decode(kv_blocks_best(), payload, header->payload_bytes, &chunk->shape, elements);
     if (header->payload_bytes != kv_chunk_all_bytes(chunk))

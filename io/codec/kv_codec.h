@@ -28,8 +28,9 @@ typedef struct kv_kept {
 } kv_kept;
 
 /* Encode a chunk; the bytes of the frame, which has room for kv_frame_max_bytes. A chunk that the codec would
- * make larger is stored as it is. Exact codecs need neither tables nor tokens, [n_tokens] of the chunk. Adds
- * to *kept (NULL: nobody asks). */
+ * make larger is stored as it is. tokens: [n_tokens] of the chunk; exact codecs need neither these
+ * nor tables, but keys of int4 pages are found only where tokens are known (io/codec/kv_codes.h). Adds to
+ * *kept (NULL: nobody asks). */
 size_t kv_frame_encode(const kv_coding *how, const kv_tables *tables, const kv_chunk *chunk,
                        const kv_token *tokens, const void *elements, void *frame, kv_kept *kept);
 

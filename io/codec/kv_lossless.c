@@ -27,8 +27,8 @@ static size_t lay_out(kv_parts *parts) {
         at += ((size_t)parts->tree.nodes[i].n_bits / 64 + 1) * WORD_BYTES;
     }
     parts->signs = at + WORD_BYTES;
-    parts->lows = parts->signs + parts->n_elements;
-    return parts->lows + parts->n_elements * (dtype_bytes(parts->type) - 2);
+    parts->lows = parts->signs + (parts->type == DTYPE_U8 ? 0 : parts->n_elements);
+    return parts->lows + (parts->type == DTYPE_F32 ? 2 * parts->n_elements : 0);
 }
 
 /* ---- statistics ---- */
@@ -57,14 +57,12 @@ static int find_common(const uint32_t counts[KV_SYMBOLS], uint8_t common[KV_MAX_
     return n;
 }
 
-/* Exponents of n elements, whose upper halves lie so many bytes apart; adds them to sums. */
-static inline void take_exponents(const uint8_t *upper, size_t apart, size_t n, uint8_t *exponents,
-                                  uint32_t *sums) {
+/* Exponents of n elements, whose upper halves lie so many bytes apart. */
+static inline void take_exponents(const uint8_t *upper, size_t apart, size_t n, uint8_t *exponents) {
     for (size_t i = 0; i < n; i++) {
         uint16_t half;
         memcpy(&half, upper + i * apart, sizeof half);
         exponents[i] = (uint8_t)(half >> 7);
-        sums[i] += exponents[i];
     }
 }
 
@@ -75,10 +73,14 @@ static void sample_channels(const kv_parts *parts, const void *elements, size_t 
     uint32_t sums[SAMPLE_CHANNELS] = {0};
     for (size_t t = 0; t < s->n_tokens; t++) {
         size_t i = t * step * parts->n_channels + first;
-        if (parts->type == DTYPE_BF16)
-            take_exponents((const uint8_t *)elements + 2 * i, 2, n, exponents[t], sums);
+        if (parts->type == DTYPE_U8)
+            memcpy(exponents[t], (const uint8_t *)elements + i, n);
+        else if (parts->type == DTYPE_BF16)
+            take_exponents((const uint8_t *)elements + 2 * i, 2, n, exponents[t]);
         else
-            take_exponents((const uint8_t *)elements + 4 * i + 2, 4, n, exponents[t], sums);
+            take_exponents((const uint8_t *)elements + 4 * i + 2, 4, n, exponents[t]);
+        for (size_t c = 0; c < n; c++)
+            sums[c] += exponents[t][c];
     }
     for (size_t c = 0; c < n; c++)
         bases[c] = (uint8_t)((sums[c] + s->n_tokens / 2) / s->n_tokens);

@@ -1,5 +1,6 @@
 /* io/codec/kv_lossless.h: the payload of KV_CODEC_LOSSLESS (documented in io/snapshot/SNAPSHOT.md): exponents
- * by a Huffman tree, everything else as it is. All functions are Local. */
+ * by a Huffman tree, everything else as it is. Of a chunk of u8, which io/codec/kv_codes.h makes, all is as
+ * exponents are. All functions are Local. */
 #pragma once
 
 #include "io/codec/kv_blocks.h"

@@ -74,7 +74,8 @@ status segment_check(const segment_info *info, const char *where);
 typedef struct segment_source {
     /* The elements of a chunk, whose first row is row0. A failure ends the writing. */
     status (*read)(void *context, const kv_chunk *chunk, int64_t row0, void *out);
-    /* The tokens of rows [row0, row0 + n_rows); exact codecs do not ask: NULL. */
+    /* The tokens of rows [row0, row0 + n_rows). NULL, where an exact codec is all that asks: the rows were
+     * not in pages of codes (io/codec/kv_codes.h), as far as anybody knows. */
     void (*describe)(void *context, int64_t row0, int64_t n_rows, kv_token *out);
     void *context;
     const kv_tables *tables; /* of info's digest; NULL: the codec needs none */

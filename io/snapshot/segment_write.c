@@ -312,10 +312,10 @@ static status encode_chunk(const writer *w, int64_t i, void *elements, encoded_c
     const segment_source *from = w->source;
     const segment_chunk c = segment_chunk_at(info, i);
     const kv_coding how = segment_coding(info);
-    kv_token *tokens = NULL;
     status st = from->read(from->context, &c.chunk, c.row0, info->is_plain ? out->bytes : elements);
     if (st != STATUS_OK) return st;
-    if (!kv_codec_is_exact(info->codec)) {
+    kv_token *tokens = NULL;
+    if (from->describe && !info->is_plain) {
         tokens = mem_new((size_t)c.chunk.shape.n_tokens, sizeof *tokens);
         from->describe(from->context, c.row0, c.chunk.shape.n_tokens, tokens);
     }

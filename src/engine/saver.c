@@ -162,7 +162,8 @@ static void write_segment(saver *v, int n_threads) {
                                              v->config->head_dim, o->n_rows),
     };
     segment_make_name(&report.segment, o->save.number);
-    const segment_source source = {read_chunk, describe_rows, v, v->tables};
+    const bool is_asked = !kv_codec_is_exact(v->coding.codec) || kv_is_coded(&kv_cache_shape(v->kv)->format);
+    const segment_source source = {read_chunk, is_asked ? describe_rows : NULL, v, v->tables};
     report.st = segment_write(v->dir, &report.segment, &source, n_threads);
     if (report.st == STATUS_OK) report.st = fault_at("save-note");
     if (report.st != STATUS_OK) memcpy(report.text, status_text(), sizeof report.text);

@@ -319,8 +319,8 @@ status plan_make(const model_config *c, const sizing *asked, int n_ranks, plan *
     const int64_t places = asked->longest_places ? asked->longest_places : asked->longest_tokens,
                   least = kv_pages_for(places, asked->page_tokens);
     sizing s = *asked;
-    if (s.kv_codes == KV_INT4 && c->head_dim > KV_INT4_MOST_KEY)
-        return status_refuse("--kv int4: heads of %d elements: at most %d", c->head_dim, KV_INT4_MOST_KEY);
+    if (s.kv_codes == KV_INT4 && c->head_dim > INT4_MOST_KEY)
+        return status_refuse("--kv int4: heads of %d elements: at most %d", c->head_dim, INT4_MOST_KEY);
     if (s.kv_disk.bytes && beyond_spare(c, asked, s.kv_disk.bytes) == 0)
         return status_refuse(
             "--kv-disk %s: %.1f MiB are too few: more than %.1f MiB are needed for it to be of use",

@@ -40,7 +40,7 @@ typedef struct compaction {
     int64_t longest_piece; /* rows */
     chosen_coding chosen;  /* of what is written; without tables where those of the snapshot serve */
     snapshot_tables old;   /* that the old segments need */
-    kv_token *tokens;      /* [n_rows] of the new rows, where the coding asks for them */
+    kv_token *tokens;      /* [n_rows] of the new rows; NULL where nobody asks for them */
 } compaction;
 
 static int by_row(const void *a, const void *b) {
@@ -283,7 +283,7 @@ static status write_layers(compaction *k, const char *dir, segment_info *info, i
     }
     if (k->n_pieces > 0) qsort(k->pieces, k->n_pieces, sizeof *k->pieces, by_new_row);
     const kv_tables *tables = k->chosen.tables ? k->chosen.tables : snapshot_tables_of(&k->old, info);
-    const segment_source source = {read_new, describe_new, k, tables};
+    const segment_source source = {read_new, k->tokens ? describe_new : NULL, k, tables};
     if (st == STATUS_OK) st = segment_write(dir, info, &source, n_threads);
     for (int64_t i = 0; i < m->n_segments; i++)
         segment_close(open[i]);
@@ -386,8 +386,11 @@ static segment_info plan_segment(const compaction *k, int rank, int n_ranks) {
 static status write_new(comm *c, const options *o, const snapshot_lock *lock, int n_threads, compaction *k,
                         manifest *m, compact_figures *out) {
     const char *dir = o->dir;
+    bool are_asked = !kv_codec_is_exact(k->chosen.coding.codec);
+    for (int64_t i = 0; i < m->n_sequences; i++)
+        are_asked |= m->sequences[i].pages != NULL;
     find_live(k);
-    if (!kv_codec_is_exact(k->chosen.coding.codec)) find_tokens(k);
+    if (are_asked) find_tokens(k);
     segment_info mine = plan_segment(k, comm_rank(c), comm_size(c));
     segment_info *all = mem_new((size_t)comm_size(c), sizeof *all);
     status st = STATUS_OK;

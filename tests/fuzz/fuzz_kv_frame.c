@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "io/codec/kv_codec.h"
+#include "io/codec/kv_codes.h"
 #include "io/codec/kv_lossless.h"
 #include "tests/fixtures/rows.h"
 #include "tests/fuzz/fuzz.h"
@@ -10,6 +11,8 @@
 enum {
     HEADER_BYTES = 48,
     CHECKSUM_BYTES = 8,
+    VERSION_AT = 8,
+    CODES_VERSION = 4,
     SHAPE_AT = 11,
     PAYLOAD_BYTES_AT = 24,
     MAX_CHUNK_BYTES = 1 << 18
@@ -24,20 +27,23 @@ static int read_shape(const uint8_t *frame, kv_chunk_shape *shape) {
            kv_chunk_bytes(shape) <= MAX_CHUNK_BYTES;
 }
 
-/* Payload bytes and checksum as they must be. */
+/* Payload bytes, checksum and version as they must be. */
 static void mend(uint8_t *frame, size_t n) {
     uint64_t payload_bytes = n - HEADER_BYTES - CHECKSUM_BYTES;
-    memcpy(frame, "KVFRAME\n\1\0", 10);
+    const uint8_t version = frame[VERSION_AT] == CODES_VERSION ? CODES_VERSION : 1;
+    memcpy(frame, (const uint8_t[]){'K', 'V', 'F', 'R', 'A', 'M', 'E', '\n', version, 0}, 10);
     memset(frame + PAYLOAD_BYTES_AT + 8, 0, 16);
     memcpy(frame + PAYLOAD_BYTES_AT, &payload_bytes, sizeof payload_bytes);
     uint64_t checksum = kv_frame_checksum(frame, n);
     memcpy(frame + n - CHECKSUM_BYTES, &checksum, sizeof checksum);
 }
 
-static void check_payload(const kv_blocks *blocks, const uint8_t *payload, size_t n,
+static void check_payload(const kv_blocks *blocks, const uint8_t *payload, size_t n, bool is_codes,
                           const kv_chunk_shape *shape, status wanted, const void *elements) {
+    const kv_chunk chunk = kv_chunk_of(shape, 0, KV_PART_K);
     void *other = malloc(kv_chunk_bytes(shape));
-    fuzz_check(kv_lossless_decode(blocks, payload, n, shape, other) == wanted,
+    fuzz_check((is_codes ? kv_codes_decode(blocks, payload, n, &chunk, other)
+                         : kv_lossless_decode(blocks, payload, n, shape, other)) == wanted,
                "instruction sets agree on a frame");
     if (wanted == STATUS_OK)
         fuzz_check(!memcmp(other, elements, kv_chunk_bytes(shape)), "instruction sets decode alike");
@@ -54,8 +60,8 @@ static void check_frame(const uint8_t *frame, size_t n) {
         fuzz_check(rows_frame_check(frame, n, &shape) == STATUS_OK, "what decodes is checked well");
     for (int i = 0; kv_blocks_all[i]; i++)
         if (frame[10] == KV_CODEC_LOSSLESS && kv_blocks_all[i]->is_available())
-            check_payload(kv_blocks_all[i], frame + HEADER_BYTES, n - HEADER_BYTES - CHECKSUM_BYTES, &shape,
-                          st, elements);
+            check_payload(kv_blocks_all[i], frame + HEADER_BYTES, n - HEADER_BYTES - CHECKSUM_BYTES,
+                          frame[VERSION_AT] == CODES_VERSION, &shape, st, elements);
     free(elements);
 }
 

@@ -10,8 +10,8 @@
 kv=$1
 test_name=kv_$kv
 case $kv in
-int8) few_tokens=32 long=2100 memory=3500K kib=2.1 ;;
-int4) few_tokens=192 long=4200 memory=3800K kib=1.1 ;; # pages are whole groups of 64 tokens
+int8) few_tokens=32 long=2100 memory=3500K kib=2.1 least_ratio=1.7 ;;
+int4) few_tokens=192 long=4200 memory=3800K kib=1.1 least_ratio=2 ;; # pages are whole groups of 64 tokens
 esac
 
 prompts() { # prompts N LENGTH STEP [MAX_TOKENS]: N lines, each STEP tokens shorter than the one before
@@ -94,6 +94,16 @@ resumed() {
     lines=$temp/kept.jsonl
     batch 2 --kv $kv --save "$temp/lines.kvs"
     expect 'lines saved' 0
+    # As codes, where rows are that; as bf16 it would be 1.5 times.
+    ratio=$(sed -n 's/.* of files (\([0-9.]*\)x).*/\1/p' "$temp/err")
+    check 'lines saved: small' "$ratio times smaller" \
+        awk "BEGIN { exit !(\"$ratio\" + 0 >= $least_ratio) }"
+    for codec in none lossless; do
+        run 1 snapshot recode "$temp/lines.kvs" --codec $codec
+        expect "lines as $codec" 0
+    done
+    check 'lines recoded: as small' "they are not" awk -v was="$ratio" '
+        / are now / { found = $5 / $11 > 0.95 * was } END { exit !found }' "$temp/out"
     lines=$all/lines.jsonl
     same_as 'lines resumed' "$all/expected.jsonl" 1 --resume "$temp/lines.kvs"
     check 'lines resumed: they are' 'they were computed' grep -q 'holds .* of 2700 tokens' "$temp/err"

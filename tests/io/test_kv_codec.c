@@ -7,25 +7,15 @@
 
 #include "io/codec/kv_codec.h"
 #include "io/codec/kv_lossless.h"
+#include "tests/fixtures/frame_book.h"
 #include "tests/fixtures/harness.h"
 #include "tests/fixtures/rows.h"
 
 enum { HEADER_BYTES = 48, CHECKSUM_BYTES = 8 };
 
-static size_t n_elements(const kv_chunk_shape *shape) {
-    return kv_chunk_bytes(shape) / dtype_bytes(shape->type);
-}
-
 /* ---- chunks of every kind ---- */
 
 enum { NORMAL, CHANNELS, ALL_EQUAL, ZEROS, RANDOM, ODD_ONES, RISING, N_KINDS };
-
-static void put(const kv_chunk_shape *shape, void *elements, size_t i, uint32_t bits) {
-    if (shape->type == DTYPE_F32)
-        ((uint32_t *)elements)[i] = bits;
-    else
-        ((uint16_t *)elements)[i] = (uint16_t)(bits >> 16);
-}
 
 static uint32_t float_bits(float x) {
     uint32_t bits;
@@ -40,7 +30,7 @@ static const uint32_t odd_ones[] = {0x7f800000, 0xff800000, 0x7fc00000, 0xffc123
 static void fill(int kind, const kv_chunk_shape *shape, void *elements) {
     uint64_t state = 7;
     size_t row = (size_t)shape->n_kv_heads * (size_t)shape->head_dim;
-    for (size_t i = 0; i < n_elements(shape); i++) {
+    for (size_t i = 0; i < book_elements(shape); i++) {
         uint64_t random = harness_random(&state);
         uint32_t bits = 0;
         switch (kind) {
@@ -63,7 +53,7 @@ static void fill(int kind, const kv_chunk_shape *shape, void *elements) {
             bits = (uint32_t)i * 0x00810001u;
             break;
         }
-        put(shape, elements, i, bits);
+        book_put(shape, elements, i, bits);
     }
 }
 
@@ -111,7 +101,7 @@ static void test_round_trips(void) {
 /* Every bf16 there is, each as often as the others or some far more often. */
 static void test_every_value(void) {
     const kv_chunk_shape shape = {DTYPE_BF16, 1024, 2, 64};
-    size_t n = n_elements(&shape), n_bytes;
+    size_t n = book_elements(&shape), n_bytes;
     uint16_t *elements = malloc(2 * n), *back = malloc(2 * n);
     for (int skew = 0; skew < 2; skew++) {
         for (size_t i = 0; i < n; i++)
@@ -126,51 +116,7 @@ static void test_every_value(void) {
     free(back);
 }
 
-/* ---- the format, by a decoder of its own that follows io/snapshot/SNAPSHOT.md and knows nothing of blocks
- * ---- */
-
-static uint64_t get(const uint8_t *from, int n_bytes) {
-    uint64_t x = 0;
-    for (int i = n_bytes - 1; i >= 0; i--)
-        x = x << 8 | from[i];
-    return x;
-}
-
-typedef struct reader {
-    const uint8_t *nodes, *bases;
-    size_t bits[255], position[255];
-} reader;
-
-static unsigned read_symbol(reader *r, const uint8_t *payload) {
-    unsigned at = (unsigned)get(payload + 2, 2);
-    while (at >= 256) {
-        unsigned node = at - 256;
-        size_t bit = r->position[node]++;
-        at =
-            (unsigned)get(r->nodes + 8 * node + (payload[r->bits[node] + bit / 8] >> bit % 8 & 1 ? 6 : 4), 2);
-    }
-    return at;
-}
-
-static void decode_by_the_book(const uint8_t *payload, const kv_chunk_shape *shape, void *elements) {
-    reader r = {.nodes = payload + 8};
-    size_t n = n_elements(shape), n_channels = n / (size_t)shape->n_tokens, n_nodes = get(payload, 2);
-    if (payload[4]) {
-        r.bases = payload + 8;
-        r.nodes += (n_channels + 7) / 8 * 8;
-    }
-    size_t at = (size_t)(r.nodes - payload) + 8 * n_nodes;
-    for (size_t i = 0; i < n_nodes; i++) {
-        r.bits[i] = at;
-        at += (get(r.nodes + 8 * i, 4) / 64 + 1) * 8;
-    }
-    const uint8_t *signs = payload + at + 8, *lows = signs + n;
-    for (size_t i = 0; i < n; i++) {
-        unsigned exponent = (read_symbol(&r, payload) + (r.bases ? r.bases[i % n_channels] : 0)) % 256;
-        uint32_t high = (signs[i] & 0x80u) << 8 | exponent << 7 | (signs[i] & 0x7fu);
-        put(shape, elements, i, high << 16 | (shape->type == DTYPE_F32 ? (uint32_t)get(lows + 2 * i, 2) : 0));
-    }
-}
+/* ---- the format, as io/snapshot/SNAPSHOT.md tells it ---- */
 
 static void test_format(void) {
     int n_coded = 0, n_based = 0;
@@ -181,20 +127,22 @@ static void test_format(void) {
             void *elements = malloc(chunk_bytes), *back = malloc(chunk_bytes);
             fill(kind, shape, elements);
             uint8_t *frame = encode(KV_CODEC_LOSSLESS, shape, elements, &n_bytes);
-            CU_ASSERT(!memcmp(frame, "KVFRAME\n", 8) && get(frame + 8, 2) == 1);
+            CU_ASSERT(!memcmp(frame, "KVFRAME\n", 8) &&
+                      (book_get(frame + 8, 2) == 1 || book_get(frame + 8, 2) == 4));
             CU_ASSERT(frame[11] == (shape->type == DTYPE_BF16));
-            CU_ASSERT(get(frame + 12, 4) == (uint64_t)shape->n_tokens);
-            CU_ASSERT(get(frame + 16, 4) == (uint64_t)shape->n_kv_heads);
-            CU_ASSERT(get(frame + 20, 4) == (uint64_t)shape->head_dim);
-            CU_ASSERT(get(frame + 24, 8) == n_bytes - HEADER_BYTES - CHECKSUM_BYTES);
-            CU_ASSERT(get(frame + 32, 8) == 0 && get(frame + 40, 8) == 0);
-            CU_ASSERT(get(frame + n_bytes - 8, 8) == XXH3_64bits(frame, n_bytes - 8));
-            CU_ASSERT(get(frame + n_bytes - 8, 8) == kv_frame_checksum(frame, n_bytes));
+            CU_ASSERT(book_get(frame + 12, 4) == (uint64_t)shape->n_tokens);
+            CU_ASSERT(book_get(frame + 16, 4) == (uint64_t)shape->n_kv_heads);
+            CU_ASSERT(book_get(frame + 20, 4) == (uint64_t)shape->head_dim);
+            CU_ASSERT(book_get(frame + 24, 8) == n_bytes - HEADER_BYTES - CHECKSUM_BYTES);
+            CU_ASSERT(book_get(frame + 32, 8) == 0 && book_get(frame + 40, 8) == 0);
+            CU_ASSERT(book_get(frame + n_bytes - 8, 8) == XXH3_64bits(frame, n_bytes - 8));
+            CU_ASSERT(book_get(frame + n_bytes - 8, 8) == kv_frame_checksum(frame, n_bytes));
             if (frame[10] == 1) {
-                decode_by_the_book(frame + HEADER_BYTES, shape, back);
+                const kv_chunk chunk = kv_chunk_of(shape, 0, KV_PART_K);
+                book_decode(frame, &chunk, back);
                 CU_ASSERT(!memcmp(back, elements, chunk_bytes));
                 n_coded++;
-                n_based += frame[HEADER_BYTES + 4];
+                n_based += book_get(frame + 8, 2) == 1 && frame[HEADER_BYTES + 4];
             } else {
                 CU_ASSERT(!memcmp(frame + HEADER_BYTES, elements, chunk_bytes));
             }
@@ -386,7 +334,9 @@ typedef struct forgery {
 static void test_forged_headers(void) {
     const forgery forgeries[] = {
         {"its first bytes", 0, 1, 'k'},
-        {"frame of version 4, this program reads up to 3", 8, 2, 4},
+        {"frame of version 5, this program reads up to 4", 8, 2, 5},
+        {"version 4 with what it cannot have", 8, 3, KV_CODEC_NONE << 16 | 4},
+        {"codes are of no known kind", 8, 2, 4},
         {"version 0", 8, 2, 0},
         {"unknown codec 5", 10, 1, 5},
         {"version 1 with what only later ones have", 10, 1, KV_CODEC_CACHEGEN},
@@ -443,7 +393,7 @@ static void test_forged_payloads(void) {
     size_t n_bytes;
     uint8_t *frame = small_frame(&n_bytes), *payload = frame + HEADER_BYTES;
     n_bytes -= HEADER_BYTES + CHECKSUM_BYTES;
-    CU_ASSERT_FATAL(get(payload, 2) >= 4 && payload[4] == 1);
+    CU_ASSERT_FATAL(book_get(payload, 2) >= 4 && payload[4] == 1);
     uint8_t *copy = malloc(n_bytes);
     for (size_t i = 0; i < sizeof forgeries / sizeof *forgeries; i++) {
         memcpy(copy, payload, n_bytes);
@@ -451,7 +401,7 @@ static void test_forged_payloads(void) {
         check_payload_refused(copy, n_bytes, forgeries[i].part);
     }
     /* One more or one fewer of the root's bits is 1; then one bit beyond its last makes up for it. */
-    size_t n_nodes = get(payload, 2), bits = NODES + 8 * n_nodes, last = bits - 8;
+    size_t n_nodes = book_get(payload, 2), bits = NODES + 8 * n_nodes, last = bits - 8;
     memcpy(copy, payload, n_bytes);
     while (copy[bits] == 0)
         bits++;
@@ -461,8 +411,8 @@ static void test_forged_payloads(void) {
     check_payload_refused(copy, n_bytes, "do not match those of its children");
     /* The last node, whose children are leaves, has a bit more. */
     memcpy(copy, payload, n_bytes);
-    CU_ASSERT_FATAL(get(payload + last, 4) < 63 && get(payload + last + 4, 2) < 256 &&
-                    get(payload + last + 6, 2) < 256);
+    CU_ASSERT_FATAL(book_get(payload + last, 4) < 63 && book_get(payload + last + 4, 2) < 256 &&
+                    book_get(payload + last + 6, 2) < 256);
     copy[last]++;
     check_payload_refused(copy, n_bytes, "do not match those of its children");
     for (size_t n = 0; n < n_bytes; n++)
