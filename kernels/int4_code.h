@@ -46,17 +46,21 @@ static inline uint16_t int4_of_rank(int16_t rank) {
 }
 
 static inline int4_range int4_range_of(int n, const uint16_t *x) {
-    int16_t least = INT16_MAX, largest = INT16_MIN;
-    uint16_t magnitude = 0;
+    int16_t least = INT16_MAX, largest = INT16_MIN, magnitude = 0;
     for (int i = 0; i < n; i++) {
         const int16_t rank = int4_rank(x[i]);
         least = rank < least ? rank : least;
         largest = rank > largest ? rank : largest;
-        magnitude = (x[i] & 0x7fff) > magnitude ? x[i] & 0x7fff : magnitude;
+        magnitude = (int16_t)(x[i] & 0x7fff) > magnitude ? (int16_t)(x[i] & 0x7fff) : magnitude;
     }
     const int4_range r = {int4_of_rank(least), int4_of_rank(largest)}, nan = {0x7fc0, 0x7fc0};
     const float span = float_of_bf16(r.largest) - float_of_bf16(r.least);
     return magnitude < 0x7f80 && span <= FLT_MAX ? r : nan;
+}
+
+/* To a whole number, of magnitudes below 2^22; no -0. */
+static inline float int4_nearest(float x) {
+    return x + 0x1.8p23f - 0x1.8p23f;
 }
 
 /* ---- values ---- */
@@ -105,52 +109,51 @@ static inline float int4_unit(float largest) {
     return ldexpf(1, exponent);
 }
 
-/* n <= INT4_MOST numbers of such a unit, all of the range. */
-static inline int4_range int4_encode_key(int n, const float *x, float unit, uint8_t *codes) {
-    float least = x[0], largest = x[0];
-    for (int i = 1; i < n; i++) {
-        least = x[i] < least ? x[i] : least;
-        largest = x[i] > largest ? x[i] : largest;
-    }
-    const float first = rintf(least / unit) + 0.0f, last = rintf(largest / unit) + 0.0f, /* no -0 */
-        end = last < first + INT4_LARGEST ? first + INT4_LARGEST : last;
-    const int4_range r = {bf16_of_float(first * unit), bf16_of_float(end * unit)};
-    const float step = (end - first) * unit / INT4_LARGEST;
-    for (int i = 0; i < n; i++) {
-        const float code = rintf((x[i] - first * unit) / step);
-        codes[i] = code > 0 ? (uint8_t)fminf(code, INT4_LARGEST) : 0;
-    }
-    return r;
-}
-
 static inline float int4_decode_key(uint8_t code, int4_range r) {
     return float_of_bf16(r.least) + int4_step(r) * (float)code;
 }
 
 enum { INT4_MOST_KEY = 512 };
 
+/* Of numbers from least to largest, of such a unit. */
+static inline int4_range int4_key_range(float least, float largest, float unit) {
+    const float first = int4_nearest(least / unit), last = int4_nearest(largest / unit),
+                end = last < first + INT4_LARGEST ? first + INT4_LARGEST : last;
+    const int4_range r = {bf16_of_float(first * unit), bf16_of_float(end * unit)};
+    return r;
+}
+
 /* The keys of n <= INT4_MOST places, width <= INT4_MOST_KEY numbers in bf16, row_bytes apart: the range of
  * each element over them, and the codes [n, width]. */
 static inline void int4_encode_keys(int n, int width, const char *rows, size_t row_bytes, int4_range *ranges,
                                     uint8_t *codes) {
-    float x[INT4_MOST][INT4_MOST_KEY], element[INT4_MOST], largest = 0;
-    uint8_t column[INT4_MOST];
+    float x[INT4_MOST * INT4_MOST_KEY], least[INT4_MOST_KEY], largest[INT4_MOST_KEY], most[INT4_MOST_KEY];
+    float steps[INT4_MOST_KEY], magnitude = 0;
     assert(n <= INT4_MOST && width <= INT4_MOST_KEY);
     for (int k = 0; k < n; k++) {
+        float *row = x + k * width;
         for (int i = 0; i < width; i++)
-            x[k][i] = float_at(DTYPE_BF16, rows + (size_t)k * row_bytes, (size_t)i);
-        int4_rotate(x[k], width);
-        for (int i = 0; i < width; i++)
-            largest = fabsf(x[k][i]) <= largest ? largest : fabsf(x[k][i]); /* NaN where one is */
+            row[i] = float_at(DTYPE_BF16, rows + (size_t)k * row_bytes, (size_t)i);
+        int4_rotate(row, width);
+        for (int i = 0; i < width; i++) {
+            least[i] = k > 0 && least[i] <= row[i] ? least[i] : row[i];
+            largest[i] = k > 0 && largest[i] >= row[i] ? largest[i] : row[i];
+            most[i] = k > 0 && fabsf(row[i]) <= most[i] ? most[i] : fabsf(row[i]); /* NaN where one is */
+        }
     }
-    const float unit = int4_unit(largest);
+    for (int i = 0; i < width; i++)
+        magnitude = most[i] <= magnitude ? magnitude : most[i];
+    const float unit = int4_unit(magnitude);
     for (int i = 0; i < width; i++) {
-        for (int k = 0; k < n; k++)
-            element[k] = x[k][i];
-        ranges[i] = int4_encode_key(n, element, unit, column);
-        for (int k = 0; k < n; k++)
-            codes[k * width + i] = column[k];
+        ranges[i] = int4_key_range(least[i], largest[i], unit);
+        least[i] = float_of_bf16(ranges[i].least);
+        steps[i] = (float_of_bf16(ranges[i].largest) - least[i]) / INT4_LARGEST;
     }
+    for (int k = 0; k < n; k++)
+        for (int i = 0; i < width; i++) {
+            const float code = int4_nearest((x[k * width + i] - least[i]) / steps[i]);
+            codes[k * width + i] = (uint8_t)(code > 0 ? code < INT4_LARGEST ? code : INT4_LARGEST : 0);
+        }
 }
 
 /* One of these keys. */

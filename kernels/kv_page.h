@@ -301,11 +301,13 @@ static inline uint8_t *kv_int4_code(const kv_format *f, const kv_int4_group *g, 
     return g->codes + words * KV_WORD_BYTES + along % 4;
 }
 
-static inline void kv_put_int4_code(const kv_format *f, const kv_int4_group *g, kv_part part, int place,
-                                    int i, uint8_t code) {
+/* The word of this code, of KV_INT4_WORD codes that are `step` apart. */
+static inline void kv_put_int4_word(const kv_format *f, const kv_int4_group *g, kv_part part, int place,
+                                    int i, const uint8_t *codes, int step) {
     int shift;
-    uint8_t *byte = kv_int4_code(f, g, part, place, i, &shift);
-    *byte = (uint8_t)((*byte & ~(INT4_LARGEST << shift)) | code << shift);
+    uint8_t *word = kv_int4_code(f, g, part, place, i, &shift);
+    for (int j = 0; j < KV_WORD_BYTES; j++)
+        word[j] = (uint8_t)(codes[j * step] | codes[(KV_WORD_BYTES + j) * step] << 4);
 }
 
 static inline void kv_put_int4_range(const kv_int4_group *g, kv_part part, int place, int i, int4_range r) {
@@ -319,12 +321,14 @@ static inline void kv_put_int4_keys(const kv_format *f, void *page, int head, in
     const kv_int4_group g = kv_int4_group_at(f, page, KV_PART_K, head, place);
     const int4_range zeros = {0, 0};
     int4_range ranges[INT4_MOST_KEY];
-    uint8_t codes[KV_INT4_PLACES * INT4_MOST_KEY];
+    uint8_t codes[KV_INT4_PLACES * INT4_MOST_KEY], padded[INT4_MOST_KEY + KV_PANEL] = {0};
     int4_encode_keys(KV_INT4_PLACES, f->k_width, rows, row_bytes, ranges, codes);
-    for (int i = 0; i < kv_padded_key(f); i++) {
+    for (int i = 0; i < kv_padded_key(f); i++)
         kv_put_int4_range(&g, KV_PART_K, place, i, i < f->k_width ? ranges[i] : zeros);
-        for (int k = 0; k < KV_INT4_PLACES; k++)
-            kv_put_int4_code(f, &g, KV_PART_K, place + k, i, i < f->k_width ? codes[k * f->k_width + i] : 0);
+    for (int k = 0; k < KV_INT4_PLACES; k++) {
+        memcpy(padded, codes + k * f->k_width, (size_t)f->k_width);
+        for (int i = 0; i < kv_padded_key(f); i += KV_INT4_WORD)
+            kv_put_int4_word(f, &g, KV_PART_K, place + k, i, padded + i, 1);
     }
 }
 
@@ -332,15 +336,18 @@ static inline void kv_put_int4_values(const kv_format *f, void *page, int head, 
                                       size_t row_bytes) {
     const kv_int4_group g = kv_int4_group_at(f, page, KV_PART_V, head, place);
     uint16_t x[KV_INT4_VALUES];
-    uint8_t codes[KV_INT4_VALUES];
-    for (int k = 0; k < KV_INT4_PLACES; k++, rows += row_bytes)
-        for (int i = 0; i < f->v_width; i += KV_INT4_VALUES) {
-            const int left = f->v_width - i, n = left < KV_INT4_VALUES ? left : KV_INT4_VALUES;
-            memcpy(x, rows + (size_t)i * sizeof *x, (size_t)n * sizeof *x);
-            kv_put_int4_range(&g, KV_PART_V, place + k, i, int4_encode(n, x, codes));
-            for (int at = 0; at < n; at++)
-                kv_put_int4_code(f, &g, KV_PART_V, place + k, i + at, codes[at]);
+    uint8_t codes[KV_INT4_PLACES * KV_INT4_VALUES];
+    for (int i = 0; i < f->v_width; i += KV_INT4_VALUES) {
+        const int left = f->v_width - i, n = left < KV_INT4_VALUES ? left : KV_INT4_VALUES;
+        for (int k = 0; k < KV_INT4_PLACES; k++) {
+            memcpy(x, rows + (size_t)k * row_bytes + (size_t)i * sizeof *x, (size_t)n * sizeof *x);
+            kv_put_int4_range(&g, KV_PART_V, place + k, i, int4_encode(n, x, codes + k * KV_INT4_VALUES));
         }
+        for (int k = 0; k < KV_INT4_PLACES; k += KV_INT4_WORD)
+            for (int at = 0; at < n; at++)
+                kv_put_int4_word(f, &g, KV_PART_V, place + k, i + at, codes + k * KV_INT4_VALUES + at,
+                                 KV_INT4_VALUES);
+    }
 }
 
 static inline void kv_get_int4(const kv_format *f, const void *page, kv_part part, int head, int place,
