@@ -329,10 +329,12 @@ typedef struct device_ops {
 /* Every backend's device begins with this. */
 struct device {
     const device_ops *ops;
-    dtype act;           /* matrix inputs: precision_act */
-    dtype kv;            /* KV cache elements: precision_kv */
-    kv_layout kv_layout; /* of the pages to make; the CPU's of KV_PANELS may be made KV_INT8 before */
-    bool host_memory;    /* what alloc gives is host memory, and operations are over when they return */
+    dtype act; /* matrix inputs: precision_act */
+    dtype kv;  /* KV cache elements: precision_kv */
+    /* Of the pages to make. With elements in bf16 these may be made codes before: the CPU's of KV_PANELS
+     * KV_INT8 or KV_INT4, and a GPU's of KV_ROWS KV_INT8_ROWS. */
+    kv_layout kv_layout;
+    bool host_memory; /* what alloc gives is host memory, and operations are over when they return */
 };
 
 /* How a device keeps K and V, of usual attention. */

@@ -2,7 +2,7 @@
  * tests.
  *
  * A page is K and V of page_tokens places in one layer: the keys of a kv head, then those of the next head,
- * and behind all keys the values in the same order. Of one head they lie in one of three layouts, of
+ * and behind all keys the values in the same order. Of one head they lie in one of these layouts, of
  * which a backend takes some (struct device):
  *
  * KV_ROWS    place after place.
@@ -22,6 +22,9 @@
  *            places][v_width rounded up]. Byte j of a word has the codes j and 4 + j, the first in its low
  *            bits. Ranges are in the order of a key's elements, or [ranges of a value][KV_INT4_PLACES]. A
  *            group some of whose rows went through a page has the same codes when it is put again.
+ * KV_INT8_ROWS the codes of KV_INT8, as GPUs read them: of KV_INT8_ROWS_PLACES places a head has the float32
+ *            scales, one for each, and then place after place the codes of a key, or of a value. A key has
+ *            one scale, however wide it is.
  *
  * The pages of a layer form a pool: page `id` begins id pages behind its begin. Offsets are counted in
  * units: elements of the format's type, or bytes where they hold codes. Local. */
@@ -51,6 +54,7 @@ enum {
     KV_NEAR_TOKENS = 64,  /* of a near page, whatever those of codes have */
     KV_PANEL = 16,
     KV_WORD_BYTES = 4,
+    KV_INT8_ROWS_PLACES = 16,
     KV_INT4_PLACES = 64, /* page_tokens is a multiple of it in KV_INT4 */
     KV_INT4_VALUES = 64,
     KV_INT4_WORD = 8, /* codes of a word */
@@ -61,7 +65,7 @@ static_assert((int)KV_NEAR_TOKENS == (int)KV_INT4_PLACES && (int)KV_INT4_PLACES 
 
 typedef enum kv_part { KV_PART_K, KV_PART_V, N_KV_PARTS } kv_part;
 
-typedef enum kv_layout { KV_ROWS, KV_PANELS, KV_INT8, KV_INT4 } kv_layout;
+typedef enum kv_layout { KV_ROWS, KV_PANELS, KV_INT8, KV_INT4, KV_INT8_ROWS } kv_layout;
 
 typedef struct kv_format {
     dtype type; /* of an element outside of pages */
@@ -71,14 +75,18 @@ typedef struct kv_format {
     int page_tokens;
 } kv_format;
 
+KV_FUNCTION bool kv_is_int8(const kv_format *f) {
+    return f->layout == KV_INT8 || f->layout == KV_INT8_ROWS;
+}
+
 KV_FUNCTION bool kv_is_coded(const kv_format *f) {
-    return f->layout == KV_INT8 || f->layout == KV_INT4;
+    return kv_is_int8(f) || f->layout == KV_INT4;
 }
 
 /* Of the pages of the same rows as they are put. */
 KV_FUNCTION kv_format kv_near_format(const kv_format *f) {
     kv_format near = *f;
-    near.layout = KV_PANELS;
+    near.layout = f->layout == KV_INT8_ROWS ? KV_ROWS : KV_PANELS;
     near.page_tokens = KV_NEAR_TOKENS;
     return near;
 }
@@ -120,6 +128,7 @@ KV_FUNCTION int kv_part_stride(const kv_format *f, kv_part part) {
     if (f->layout == KV_INT4)
         return kv_int4_ranges(f, part) * (int)sizeof(int4_range) / KV_INT4_PLACES +
                (part == KV_PART_K ? kv_padded_key(f) : kv_padded_value(f)) / 2;
+    if (f->layout == KV_INT8_ROWS) return KV_WORD_BYTES + kv_part_width(f, part);
     if (part == KV_PART_K) return f->k_width;
     return f->layout == KV_ROWS ? f->v_width : kv_padded_value(f);
 }
@@ -142,9 +151,10 @@ KV_FUNCTION size_t kv_int8_scales(const kv_format *f, int head) {
 }
 
 /* Where K or V of a head at a place of the page begins, counted from the page's begin: its first element, or
- * of a key in int8 its first scale, or in int4 its group. In rows, places that follow each other lie
- * kv_part_stride apart. In panels, keys from a multiple of KV_PANEL places on begin with that of the first,
- * and values from a whole word on with that of its first. */
+ * code, or of a key in int8 panels its first scale, or in int4 its group. In rows, places that follow each
+ * other lie kv_part_stride apart; in int8 rows as many bytes as a row has elements, in groups of their own.
+ * In panels, keys from a multiple of KV_PANEL places on begin with that of the first, and values from a whole
+ * word on with that of its first. */
 KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int place) {
     if (f->layout == KV_INT8 && part == KV_PART_V)
         return kv_int8_scales(f, head) + (size_t)f->page_tokens * KV_WORD_BYTES +
@@ -157,12 +167,23 @@ KV_FUNCTION size_t kv_element(const kv_format *f, kv_part part, int head, int pl
     if (f->layout == KV_INT4)
         return keys + (size_t)(head * f->page_tokens + place - place % KV_INT4_PLACES) *
                           (size_t)kv_part_stride(f, part);
+    if (f->layout == KV_INT8_ROWS) {
+        const int group = KV_INT8_ROWS_PLACES, inside = place % group;
+        return keys + (size_t)(head * f->page_tokens + place - inside) * (size_t)kv_part_stride(f, part) +
+               (size_t)(group * KV_WORD_BYTES + inside * kv_part_width(f, part));
+    }
     const int inside = f->layout == KV_ROWS ? 0 : place % together;
     return keys + (size_t)(head * f->page_tokens + place - inside) * (size_t)kv_part_stride(f, part) +
            (size_t)(part == KV_PART_K ? inside * word : inside);
 }
 
-/* The same counted from the begin of the layer's pool, for a position of the sequence with this table of
+/* In int8 rows, where the scale of a head's row lies. */
+KV_FUNCTION size_t kv_row_scale(const kv_format *f, kv_part part, int head, int place) {
+    const int group = KV_INT8_ROWS_PLACES, inside = place % group;
+    return kv_element(f, part, head, place - inside) - (size_t)((group - inside) * KV_WORD_BYTES);
+}
+
+/* kv_element counted from the begin of the layer's pool, for a position of the sequence with this table of
  * pages. */
 KV_FUNCTION size_t kv_pool_element(const kv_format *f, const int32_t *table, kv_part part, int head,
                                    int64_t pos) {
@@ -215,16 +236,20 @@ static inline void kv_move(const kv_pieces *p, char *to, size_t to_step, const c
 
 /* ---- the same in int8 ---- */
 
-/* A scale and its codes: n words, KV_PANEL words apart of keys, or n codes a word apart of values. */
+/* A scale and its codes: in rows side by side; else n words, KV_PANEL words apart of keys, or n codes a word
+ * apart of values. */
 typedef struct kv_int8_group {
     char *scale, *codes;
     int first, n; /* elements of the row */
 } kv_int8_group;
 
-/* The group that begins with element `first`: a value is one. */
+/* The group that begins with element `first`: a value is one, and so is a key in rows. */
 static inline kv_int8_group kv_int8_group_at(const kv_format *f, const void *page, kv_part part, int head,
                                              int place, int first) {
     char *at = kv_place_in(f, page, part, head, place);
+    if (f->layout == KV_INT8_ROWS)
+        return (kv_int8_group){(char *)page + kv_row_scale(f, part, head, place), at, 0,
+                               kv_part_width(f, part)};
     if (part == KV_PART_V)
         return (kv_int8_group){(char *)page + kv_int8_scales(f, head) + (size_t)place * KV_WORD_BYTES, at, 0,
                                f->v_width};
@@ -234,9 +259,10 @@ static inline kv_int8_group kv_int8_group_at(const kv_format *f, const void *pag
 }
 
 /* The code of element first + i. */
-static inline uint8_t *kv_int8_code(const kv_int8_group *g, kv_part part, int i) {
-    const int at = part == KV_PART_V ? i * KV_WORD_BYTES
-                                     : i / INT8_WORD_COLS * KV_PANEL * KV_WORD_BYTES + i % INT8_WORD_COLS;
+static inline uint8_t *kv_int8_code(const kv_format *f, const kv_int8_group *g, kv_part part, int i) {
+    const int at = f->layout == KV_INT8_ROWS ? i
+                   : part == KV_PART_V       ? i * KV_WORD_BYTES
+                                       : i / INT8_WORD_COLS * KV_PANEL * KV_WORD_BYTES + i % INT8_WORD_COLS;
     return (uint8_t *)g->codes + at;
 }
 
@@ -253,9 +279,9 @@ static inline void kv_put_int8(const kv_format *f, void *page, kv_part part, int
         const float scale = int8_code_scale(float_of_bf16(largest));
         memcpy(g.scale, &scale, sizeof scale);
         for (int i = 0; i < g.n; i++)
-            *kv_int8_code(&g, part, i) = int8_encode(float_of_bf16(row[at + i]), scale);
-        for (int i = g.n; part == KV_PART_K && i % INT8_WORD_COLS; i++)
-            *kv_int8_code(&g, part, i) = INT8_OFFSET;
+            *kv_int8_code(f, &g, part, i) = int8_encode(float_of_bf16(row[at + i]), scale);
+        for (int i = g.n; f->layout == KV_INT8 && part == KV_PART_K && i % INT8_WORD_COLS; i++)
+            *kv_int8_code(f, &g, part, i) = INT8_OFFSET;
     }
 }
 
@@ -267,7 +293,7 @@ static inline void kv_get_int8(const kv_format *f, const void *page, kv_part par
         g = kv_int8_group_at(f, page, part, head, place, at);
         memcpy(&scale, g.scale, sizeof scale);
         for (int i = 0; i < g.n; i++)
-            row[at + i] = bf16_of_float(int8_decode(*kv_int8_code(&g, part, i), scale));
+            row[at + i] = bf16_of_float(int8_decode(*kv_int8_code(f, &g, part, i), scale));
     }
 }
 
@@ -383,7 +409,7 @@ static inline void kv_put_rows(const kv_format *f, void *page, kv_part part, int
                 f, page, head, place + i, (const char *)rows + (size_t)i * row_bytes, row_bytes);
         return;
     }
-    if (f->layout == KV_INT8) {
+    if (kv_is_int8(f)) {
         for (int i = 0; i < n; i++)
             kv_put_int8(f, page, part, head, place + i,
                         (const uint16_t *)(const void *)((const char *)rows + (size_t)i * row_bytes));
@@ -397,7 +423,7 @@ static inline void kv_put_rows(const kv_format *f, void *page, kv_part part, int
 
 static inline void kv_get_rows(const kv_format *f, const void *page, kv_part part, int head, int place, int n,
                                void *rows, size_t row_bytes) {
-    if (f->layout == KV_INT8) {
+    if (kv_is_int8(f)) {
         for (int i = 0; i < n; i++)
             kv_get_int8(f, page, part, head, place + i,
                         (uint16_t *)(void *)((char *)rows + (size_t)i * row_bytes));

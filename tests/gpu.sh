@@ -253,6 +253,8 @@ right() {
     fi
     check 'saved on the GPU, gone on from on the CPU and back' 60 sh tests/command/test_devices.sh "$build/kvarve" \
         "$(command -v mpirun)" jobs/demo/model "$top"
+    check 'KV pages of int8' 60 sh tests/generate/test_kv_gpu.sh "$build/kvarve" "$(command -v mpirun)" \
+        jobs/demo/model "$top"
     check 'KV pages in host memory and on a disk' 60 sh tests/generate/test_kv_host.sh "$build/kvarve" \
         "$(command -v mpirun)" jobs/demo/model "$top"
     if [ -x "$tests/test_nccl" ] && [ -z "$(missing)" ]; then

@@ -30,7 +30,7 @@ for part in golden command generate fixtures; do mkdir -p "$folder/tests/$part";
 cd "$source"
 cp tests/gpu.sh "$folder/tests"
 cp tests/command/test_devices.sh "$folder/tests/command"
-cp tests/generate/test_kv_host.sh "$folder/tests/generate"
+cp tests/generate/test_kv_gpu.sh tests/generate/test_kv_host.sh "$folder/tests/generate"
 cp tests/fixtures/command_test.sh tests/fixtures/snapshot_test.sh "$folder/tests/fixtures"
 cp -R tests/golden/models "$folder/tests/golden"
 cp -R jobs/demo/model jobs/demo/page.txt "$folder/jobs/demo"

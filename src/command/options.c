@@ -209,8 +209,8 @@ static status check_kv(const options *o) {
     if (o->kv != KV_CACHE_OF_PRECISION && o->precision == PRECISION_F32)
         return status_refuse("--kv %s: not with --precision f32, whose KV cache is f32",
                              options_kv_name(o->kv));
-    if (options_change_pages(o) && o->device == DEVICE_CUDA)
-        return status_refuse("--kv %s: not with --device cuda: the CPU only", options_kv_name(o->kv));
+    if (o->kv == KV_CACHE_INT4 && o->device == DEVICE_CUDA)
+        return status_refuse("--kv int4: not with --device cuda: the CPU only");
     if (o->kv != KV_CACHE_INT4) return STATUS_OK;
     if (o->page_tokens % KV_INT4_PLACES)
         return status_refuse("--page-tokens %lld: --kv int4 wants a multiple of %d",

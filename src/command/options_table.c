@@ -138,7 +138,7 @@ const option_spec options_table[] = {
     {"precision", &option_precision, MODEL, AT(precision), "bf16", NULL, 0, 0,
      "of matrices and KV cache: bf16, or f32 to check"},
     {"kv", &option_kv, GENERATE | PERPLEXITY | PLAN | BENCH, AT(kv), NULL, "precision's", 0, 0,
-     "int8, int4: 53% or 28% of the KV cache's memory; the CPU only"},
+     "int8, int4 (the CPU only): 53% or 28% of the KV cache's memory"},
     {"evict", &option_evict, GENERATE | PERPLEXITY | PLAN | BENCH, AT(evict), NULL, "", 0, 0,
      "keep part of a prompt's KV, such as expected:0.5; the CPU only"},
     {"evict-every", &option_integer, GENERATE | PERPLEXITY | PLAN, AT(evict_every), NULL, "once",

@@ -120,7 +120,8 @@ chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapsho
                                   size_t most_bytes) {
     const size_t most = most_bytes < most_useful_bytes ? most_bytes : most_useful_bytes;
     device *dev = kv_cache_device(kv);
-    if (!dev->ops->decode_chunks || kv_cache_tier(kv)) return NULL;
+    if (!dev->ops->decode_chunks || kv_cache_tier(kv) || kv_is_coded(&kv_cache_shape(kv)->format))
+        return NULL;
     chunk_decoder *d = mem_new(1, sizeof *d);
     *d = (chunk_decoder){.dev = dev, .kv = kv, .slice = s};
     for (int i = 0; i < N_CHUNK_LANES; i++) {

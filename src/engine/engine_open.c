@@ -31,9 +31,8 @@ static status choose_device(engine *e) {
     if (e->options.device == DEVICE_CPU) return STATUS_OK;
     int local_rank = gpu_choice_local_rank(e->worker.comm);
     if (n == 0) return status_refuse("--device cuda: no usable GPU: %s", why);
-    if (e->options.sizing.kv_codes != KV_ROWS)
-        return status_refuse("--kv %s is for the CPU: give --device cpu",
-                             e->options.sizing.kv_codes == KV_INT8 ? "int8" : "int4");
+    if (e->options.sizing.kv_codes == KV_INT4)
+        return status_refuse("--kv int4 is for the CPU: give --device cpu");
     if (e->options.sizing.evict.kind != EVICT_NOTHING)
         return status_refuse("--evict is for the CPU: give --device cpu");
     e->device_ranks = (e->device_ranks + n - 1) / n;
@@ -45,7 +44,7 @@ static status open_device(engine *e) {
     const engine_options *o = &e->options;
     status st = device_open(o->device, e->device_index, o->sizing.precision, o->n_threads, &e->worker.dev);
     if (st == STATUS_OK && o->sizing.kv_codes != KV_ROWS) {
-        e->worker.dev->kv_layout = o->sizing.kv_codes;
+        e->worker.dev->kv_layout = o->device == DEVICE_CUDA ? KV_INT8_ROWS : o->sizing.kv_codes;
         notice_add(
             "--kv %s, so that text and scores are not those of --kv bf16",
             o->sizing.kv_codes == KV_INT8

@@ -45,10 +45,14 @@ uint64_t kv_cache_near_bytes(const kv_shape *s) {
 /* ---- open and close ---- */
 
 static status open_staging(kv_cache *kv) {
+    const kv_format near = kv_near_format(&kv->shape.format);
+    const size_t near_bytes = kv_is_coded(&kv->shape.format) ? kv_page_bytes(&near) : 0;
     void *staging = NULL;
     if (kv->dev->host_memory) return STATUS_OK;
     status st = kv->dev->ops->copy_open(kv->dev, &kv->copy);
-    if (st == STATUS_OK) st = kv->dev->ops->alloc_host(kv->dev, kv->page_bytes / N_KV_PARTS, &staging);
+    if (st == STATUS_OK)
+        st = kv->dev->ops->alloc_host(kv->dev, near_bytes > kv->page_bytes ? near_bytes : kv->page_bytes,
+                                      &staging);
     kv->staging = staging;
     return st;
 }
@@ -349,29 +353,29 @@ size_t kv_cache_row_bytes(const kv_cache *kv, kv_part part) {
     return (size_t)kv_part_width(&kv->shape.format, part) * dtype_bytes(kv->shape.format.type);
 }
 
-/* Rows of one page in a device's own memory, which holds the positions of a head together; outside, the heads
- * of a position are together. What lies between those of two heads is fetched with them: the model may write
- * it meanwhile, and nobody looks at it. */
-static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
-    const kv_format *f = &kv->shape.format;
-    assert(f->layout == KV_ROWS);
-    const size_t row_bytes = kv_cache_row_bytes(kv, part), G = (size_t)f->n_heads;
-    const size_t head_bytes = (size_t)f->page_tokens * row_bytes;
-    status st = copy_staged(kv, kv->staging, kv_place_in(f, at.page, part, 0, at.place),
-                            (G - 1) * head_bytes + (size_t)at.n * row_bytes);
-    for (size_t head = 0; st == STATUS_OK && head < G; head++)
-        for (size_t i = 0; i < (size_t)at.n; i++)
-            memcpy(out + (i * G + head) * row_bytes, kv->staging + head * head_bytes + i * row_bytes,
-                   row_bytes);
-    return st;
-}
-
 static void get_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
     const kv_format near = kv_near_format(&kv->shape.format), *f = at.near ? &near : &kv->shape.format;
     const size_t row_bytes = kv_cache_row_bytes(kv, part), all_bytes = (size_t)f->n_heads * row_bytes;
     for (int head = 0; head < f->n_heads; head++)
         kv_get_rows(f, at.near ? at.near : at.page, part, head, at.near ? at.near_place : at.place, (int)at.n,
                     out + (size_t)head * row_bytes, all_bytes);
+}
+
+/* Rows of one page in a device's own memory, which holds the positions of a head together. What lies between
+ * those of two heads is fetched with them: the model may write it meanwhile, and nobody looks at it. */
+static status fetch_rows(const kv_cache *kv, page_place at, kv_part part, char *out) {
+    const kv_format near = kv_near_format(&kv->shape.format), *f = at.near ? &near : &kv->shape.format;
+    const int first = at.near ? at.near_place : at.place, last = first + (int)at.n - 1;
+    char **page = at.near ? &at.near : &at.page;
+    assert(f->layout == KV_ROWS || f->layout == KV_INT8_ROWS);
+    const size_t begin = kv_is_coded(f) ? kv_row_scale(f, part, 0, first - first % KV_INT8_ROWS_PLACES)
+                                        : kv_element(f, part, 0, first) * kv_unit_bytes(f),
+                 end = (kv_element(f, part, f->n_heads - 1, last) + (size_t)kv_part_width(f, part)) *
+                       kv_unit_bytes(f);
+    const status st = copy_staged(kv, kv->staging + begin, *page + begin, end - begin);
+    *page = kv->staging;
+    if (st == STATUS_OK) get_rows(kv, at, part, out);
+    return st;
 }
 
 status kv_cache_read(kv_cache *kv, int slot, int layer, kv_part part, int64_t pos0, int64_t n_tokens,
@@ -409,6 +413,41 @@ static void send_rows(kv_cache *kv, int32_t id, char *to, const char *from, size
     pthread_mutex_unlock(&kv->lock);
 }
 
+/* Codes of rows into a page of a device's own memory: groups of places as a whole, or else scales and codes
+ * apart. */
+static void send_codes(kv_cache *kv, const page_place *at, kv_part part, int head, const char *rows) {
+    enum { GROUP = KV_INT8_ROWS_PLACES };
+    const kv_format *f = &kv->shape.format;
+    const int end = at->place + (int)at->n, width = kv_part_width(f, part);
+    char *page = mem_new(kv->page_bytes, 1);
+    kv_put_rows(f, page, part, head, at->place, (int)at->n, rows, kv_cache_row_bytes(kv, part));
+    for (int place = at->place, n; place < end; place += n) {
+        const int whole = place % GROUP ? 0 : (end - place) / GROUP * GROUP, to_end = GROUP - place % GROUP;
+        const size_t scales = kv_row_scale(f, part, head, place), codes = kv_element(f, part, head, place);
+        n = whole ? whole : to_end < end - place ? to_end : end - place;
+        if (whole) {
+            send_rows(kv, at->id, at->page + scales, page + scales,
+                      (size_t)n * (size_t)kv_part_stride(f, part));
+            continue;
+        }
+        send_rows(kv, at->id, at->page + scales, page + scales, (size_t)n * KV_WORD_BYTES);
+        send_rows(kv, at->id, at->page + codes, page + codes, (size_t)(n * width));
+    }
+    free(page);
+}
+
+/* Rows into a page of a device's own memory. */
+static void send_to_page(kv_cache *kv, const page_place *at, kv_part part, int head, const char *rows) {
+    const kv_format *f = &kv->shape.format, near = kv_near_format(f);
+    const size_t bytes = (size_t)at->n * kv_cache_row_bytes(kv, part);
+    if (at->near) /* which stays where it is */
+        kv->dev->ops->copy_in(kv->dev, kv_place_in(&near, at->near, part, head, at->near_place), rows, bytes);
+    if (kv_is_coded(f))
+        send_codes(kv, at, part, head, rows);
+    else
+        send_rows(kv, at->id, kv_place_in(f, at->page, part, head, at->place), rows, bytes);
+}
+
 /* In int4: group by group, when all rows of it are there. What rows see as it was put has no codes yet, or
  * none ever. */
 static void put_groups(kv_cache *kv, int slot, int layer, kv_part part, int head, int64_t pos,
@@ -435,13 +474,15 @@ void kv_cache_write_rows(kv_cache *kv, int slot, int layer, kv_part part, int he
         const page_place at = kv_cache_hold_place(kv, slot, layer, pos, pos0 + n_tokens, true);
         const char *from = (const char *)in + (size_t)(pos - pos0) * row_bytes;
         n = at.n;
-        if (at.near) kv_put_rows(&near, at.near, part, head, at.near_place, (int)n, from, row_bytes);
+        const bool is_host = kv->dev->host_memory;
+        if (at.near && is_host)
+            kv_put_rows(&near, at.near, part, head, at.near_place, (int)n, from, row_bytes);
         if (kv->groups)
             put_groups(kv, slot, layer, part, head, pos, &at, from);
-        else if (kv->dev->host_memory)
+        else if (is_host)
             kv_put_rows(f, at.page, part, head, at.place, (int)n, from, row_bytes);
         else
-            send_rows(kv, at.id, kv_place_in(f, at.page, part, head, at.place), from, (size_t)n * row_bytes);
+            send_to_page(kv, &at, part, head, from);
         kv_cache_leave_place(kv, at, KV_TIER_OPEN); /* whoever reads it hears of a page that is lost */
     }
 }

@@ -37,8 +37,8 @@ struct kv_cache {
     kv_groups *groups; /* of int4, else NULL */
     bool *gave_up;     /* [n_slots]: what comes of the sequence is lost, too */
     layer_pages *layers;
-    /* A device's memory that is apart is read through `staging`, which holds K or V of a page; one thread at
-     * a time. */
+    /* A device's memory that is apart is read through `staging`, which holds a page, or a near one; one
+     * thread at a time. */
     device_copy *copy;
     char *staging;
     pthread_mutex_t lock;
@@ -56,7 +56,7 @@ size_t kv_cache_row_bytes(const kv_cache *kv, kv_part part);
 typedef struct page_place {
     int32_t id;
     int place;
-    char *page, *near; /* near: where they lie as they were put (kv_near.h); NULL: nowhere */
+    char *page, *near; /* the device's memory; near: as they were put (kv_near.h); NULL: nowhere */
     int near_place;
     int64_t n;
 } page_place;

@@ -26,11 +26,12 @@ struct kv_near {
     size_t page_bytes;
     int n_slots;
     int64_t table_pages, n_pages;
-    char *pool;       /* [n_pages] */
-    int32_t *tables;  /* [n_slots, table_pages] */
-    int32_t *pins;    /* [n_slots, BLOCK_PAGES]: of the open block */
-    int32_t *free;    /* [n_pages] */
-    int32_t *n_users; /* [n_pages] */
+    char *pool;             /* [n_pages] */
+    int32_t *tables;        /* [n_slots, table_pages] */
+    int32_t *device_tables; /* the same, for the device; one with them where memory is the host's */
+    int32_t *pins;          /* [n_slots, BLOCK_PAGES]: of the open block */
+    int32_t *free;          /* [n_pages] */
+    int32_t *n_users;       /* [n_pages] */
     int64_t n_free;
     near_slot *slots;
     kv_layer layer;
@@ -60,31 +61,36 @@ static int32_t *table_of(const kv_near *n, int slot) {
 
 status kv_near_open(device *dev, const kv_near_shape *shape, kv_near **out) {
     kv_near *n = mem_new(1, sizeof *n);
-    assert(dev->host_memory);
     *n = (kv_near){.dev = dev,
                    .format = kv_near_format(&shape->format),
                    .n_slots = shape->n_slots,
                    .table_pages = kv_pages_for(shape->longest_tokens, PAGE),
                    .n_pages = kv_near_pages(shape)};
     n->page_bytes = kv_page_bytes(&n->format);
-    const size_t n_slots = (size_t)n->n_slots, n_pages = (size_t)n->n_pages;
-    void *pool = NULL;
+    const size_t n_slots = (size_t)n->n_slots, n_pages = (size_t)n->n_pages,
+                 table_bytes = n_slots * (size_t)n->table_pages * sizeof *n->tables;
+    void *pool = NULL, *tables = NULL;
     status st = dev->ops->alloc(dev, n_pages * n->page_bytes, &pool);
+    if (st == STATUS_OK) st = dev->ops->alloc(dev, table_bytes, &tables);
     if (st != STATUS_OK) {
+        if (pool) dev->ops->release(dev, pool);
         free(n);
         return st;
     }
     n->pool = pool;
-    n->tables = mem_new(n_slots * (size_t)n->table_pages, sizeof *n->tables);
-    memset(n->tables, NONE, n_slots * (size_t)n->table_pages * sizeof *n->tables);
+    n->device_tables = tables;
+    n->tables = dev->host_memory ? n->device_tables : mem_new(1, table_bytes);
+    memset(n->tables, NONE, table_bytes);
     n->pins = mem_new(n_slots * BLOCK_PAGES, sizeof *n->pins);
     n->free = mem_new(n_pages, sizeof *n->free);
     n->n_users = mem_new(n_pages, sizeof *n->n_users);
     for (int64_t id = n->n_pages; id > 0;)
         n->free[n->n_free++] = (int32_t)--id;
     n->slots = mem_new(n_slots, sizeof *n->slots);
-    n->layer = (kv_layer){
-        .pages = n->pool, .format = n->format, .tables = n->tables, .table_pages = (int)n->table_pages};
+    n->layer = (kv_layer){.pages = n->pool,
+                          .format = n->format,
+                          .tables = n->device_tables,
+                          .table_pages = (int)n->table_pages};
     *out = n;
     return STATUS_OK;
 }
@@ -92,7 +98,8 @@ status kv_near_open(device *dev, const kv_near_shape *shape, kv_near **out) {
 void kv_near_close(kv_near *n) {
     if (!n) return;
     n->dev->ops->release(n->dev, n->pool);
-    free(n->tables);
+    n->dev->ops->release(n->dev, n->device_tables);
+    if (!n->dev->host_memory) free(n->tables);
     free(n->pins);
     free(n->free);
     free(n->n_users);
@@ -125,15 +132,27 @@ static void give_back(kv_near *n, int slot) {
     s->low = (begin < open ? begin : open) / PAGE;
 }
 
+/* Entries [first, end) of a slot's table, for the operations that come. */
+static void send_entries(const kv_near *n, int slot, int64_t first, int64_t end) {
+    const size_t at = (size_t)(slot * n->table_pages + first);
+    if (end > first && !n->dev->host_memory)
+        n->dev->ops->copy_in(n->dev, n->device_tables + at, n->tables + at,
+                             (size_t)(end - first) * sizeof *n->tables);
+}
+
 /* Pages for the places [begin, end) that have none. */
 static void take(kv_near *n, int slot, int64_t begin, int64_t end) {
+    int64_t first_new = 0, end_new = 0;
     for (int64_t i = begin / PAGE; i < kv_pages_for(end, PAGE); i++) {
         int32_t *id = &table_of(n, slot)[i];
         if (*id != NONE) continue;
         assert(n->n_free > 0);
         *id = n->free[--n->n_free];
         n->n_users[*id] = 1;
+        if (end_new == 0) first_new = i;
+        end_new = i + 1;
     }
+    send_entries(n, slot, first_new, end_new);
 }
 
 void kv_near_extend(kv_near *n, int slot, int64_t begin, int64_t end) {
@@ -159,6 +178,7 @@ void kv_near_share(kv_near *n, int from, int to, int64_t n_tokens) {
     n->slots[to] = (near_slot){n_tokens, n_tokens, n_tokens, n_tokens / PAGE, 0};
     const int32_t first = *table_of(n, to) = *table_of(n, from);
     n->n_users[first]++;
+    send_entries(n, to, 0, 1);
 }
 
 void kv_near_release(kv_near *n, int slot) {

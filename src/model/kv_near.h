@@ -28,7 +28,7 @@ typedef struct kv_near_shape {
 /* Pages of the pool: enough for any steps of such sequences. */
 int64_t kv_near_pages(const kv_near_shape *shape);
 
-/* Of a device whose memory is the host's. */
+/* Pages and the operations' tables are in the device's memory. */
 status kv_near_open(device *dev, const kv_near_shape *shape, kv_near **out);
 void kv_near_close(kv_near *n); /* NULL is fine */
 
@@ -46,8 +46,8 @@ void kv_near_release(kv_near *n, int slot);
 void kv_near_pin(kv_near *n, int slot);
 void kv_near_unpin(kv_near *n, int slot);
 
-/* The page (kv_near_format) of a place that is to be read, or written, as rows are put; NULL: its codes are
- * all that counts. *end is lowered to where that, or the page, ends. */
+/* The page (kv_near_format), in the device's memory, of a place that is to be read, or written, as rows are
+ * put; NULL: its codes are all that counts. *end is lowered to where that, or the page, ends. */
 char *kv_near_find(const kv_near *n, int slot, int64_t place, int64_t *end);
 
 /* That of a place which a row of the last step sees as it was put. */

@@ -34,7 +34,7 @@ plan_bound plan_bound_of_host(const memory_share *share);
 /* What a run asks of its ranks: src/command/sizing.h makes it. */
 typedef struct sizing {
     precision precision;
-    kv_layout kv_codes; /* KV_INT8 or KV_INT4; KV_ROWS: pages hold none */
+    kv_layout kv_codes; /* KV_INT8 (of GPUs KV_INT8_ROWS) or KV_INT4; KV_ROWS: pages hold none */
     int chunk_tokens, page_tokens;
     int n_sequences;        /* at once */
     int64_t longest_tokens; /* of any sequence, prompt and generated: its pages must fit */
@@ -56,7 +56,7 @@ typedef struct sizing {
     const char *layers_per_rank; /* NULL: the best partition */
 } sizing;
 
-/* The layout of its pages: at most, as panels never take less than rows. */
+/* The layout of its pages: at most, as panels never take less than rows, codes or not. */
 static inline kv_layout sizing_kv_layout(const sizing *s) {
     return s->kv_codes == KV_ROWS ? KV_PANELS : s->kv_codes;
 }

@@ -83,6 +83,7 @@ enum thread_state { READY, AT_BARRIER, IN_WARP, WAITING, ENDED };
 struct async_copy {
     void *to;
     const void *from;
+    unsigned bytes;
     bool valid;
 };
 
@@ -426,12 +427,13 @@ static void load_transposed(emulation_request *const lanes[32], unsigned) {
         }
 }
 
-static void check_aligned(const void *at) {
-    if (reinterpret_cast<uintptr_t>(at) % 16) emulation_fail("an address is not aligned to 16 bytes");
+static void check_aligned(const void *at, unsigned bytes) {
+    if (reinterpret_cast<uintptr_t>(at) % bytes)
+        emulation_fail("an address is not aligned to the bytes that are moved");
 }
 
 void emulation_load_matrices(uint32_t r[4], const void *row, bool transposed) {
-    check_aligned(row);
+    check_aligned(row, 16);
     emulation_request own = {};
     own.a = row;
     own.out = r;
@@ -440,11 +442,11 @@ void emulation_load_matrices(uint32_t r[4], const void *row, bool transposed) {
 
 /* ---- asynchronous copies ---- */
 
-void emulation_copy_async(void *to, const void *from, bool valid) {
-    check_aligned(to);
-    check_aligned(from);
-    memset(to, 0xff, 16);
-    here->running->open.push_back({to, from, valid});
+void emulation_copy_async(void *to, const void *from, unsigned bytes, bool valid) {
+    check_aligned(to, bytes);
+    check_aligned(from, bytes);
+    memset(to, 0xff, bytes);
+    here->running->open.push_back({to, from, bytes, valid});
 }
 
 void emulation_copy_commit() {
@@ -458,7 +460,7 @@ void emulation_copy_wait(int n) {
     for (; groups.size() > static_cast<size_t>(n); groups.erase(groups.begin()))
         for (const async_copy &copy : groups.front())
             if (copy.valid)
-                memcpy(copy.to, copy.from, 16);
+                memcpy(copy.to, copy.from, copy.bytes);
             else
-                memset(copy.to, 0, 16);
+                memset(copy.to, 0, copy.bytes);
 }

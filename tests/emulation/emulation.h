@@ -154,9 +154,9 @@ static inline int __all_sync(unsigned mask, int predicate) {
     return __ballot_sync(mask, predicate) == mask;
 }
 
-/* ---- asynchronous copies of 16 bytes: see warp.cuh ---- */
+/* ---- asynchronous copies of 16 bytes, or 4: see warp.cuh ---- */
 
-void emulation_copy_async(void *to, const void *from, bool valid);
+void emulation_copy_async(void *to, const void *from, unsigned bytes, bool valid);
 void emulation_copy_commit();
 void emulation_copy_wait(int n);
 
@@ -306,6 +306,14 @@ static inline int __float2int_rn(float x) {
 }
 static inline unsigned long long __float2ull_rn(float x) {
     return static_cast<unsigned long long>(rintf(x));
+}
+/* Byte i of the result is that of x, then y, whose number is in the nibble i of `select`. */
+static inline unsigned __byte_perm(unsigned x, unsigned y, unsigned select) {
+    const uint64_t both = x | static_cast<uint64_t>(y) << 32;
+    unsigned result = 0;
+    for (unsigned i = 0; i < 4; i++)
+        result |= static_cast<unsigned>(both >> 8 * (select >> 4 * i & 7) & 0xff) << 8 * i;
+    return result;
 }
 static inline int __popc(unsigned x) {
     return __builtin_popcount(x);

@@ -197,11 +197,11 @@ plans() {
 refusals() {
     generate 1 --prompt a --kv $kv --precision f32
     refused 'f32' 2 "--kv $kv: not with --precision f32"
-    generate 1 --prompt a --kv $kv --device cuda
-    refused 'cuda' 2 "--kv $kv: not with --device cuda"
     generate 1 --prompt a --kv int5
     refused 'int5' 2 '--kv int5: expected bf16, int8 or int4'
     [ "$kv" = int4 ] || return 0
+    generate 1 --prompt a --kv int4 --device cuda
+    refused 'cuda' 2 '--kv int4: not with --device cuda'
     generate 1 --prompt a --kv int4 --page-tokens 96
     refused 'pages' 2 '--page-tokens 96: --kv int4 wants a multiple of 64'
     for load in auto base; do

@@ -17,12 +17,23 @@ static const double BOUND = 5e-6, ROW_BOUND = 1e-5;
 static const int64_t EDGES[] = {0, 1, 15, 16, 63, 64, 65, 255, 256, 257, 1000, 2000};
 enum { N_EDGES = sizeof EDGES / sizeof *EDGES, N_MAX = 2001 };
 
+/* Do pages hold codes, or what is put? */
+static bool is_coded = false;
+
+static void with_each_format(void (*check)(void)) {
+    check();
+    is_coded = true;
+    check();
+    is_coded = false;
+}
+
 /* ---- sequences ---- */
 
 typedef struct sequence {
     attention_shape shape;
     int n; /* positions */
     uint16_t *k, *v, *q;
+    float *k_coded, *v_coded; /* what codes say of k and v */
 } sequence;
 
 static size_t q_width(const attention_shape *s) {
@@ -33,11 +44,29 @@ static attention_shape shape_of(int n_heads, int n_kv_heads, int head_dim, int64
     return (attention_shape){n_heads, n_kv_heads, head_dim, 1 / sqrtf((float)head_dim), window, NULL};
 }
 
+/* Rows that went through a page of codes. */
+static float *new_coded(const attention_shape *shape, int n, const uint16_t *rows) {
+    const size_t n_rows = (size_t)(n * shape->n_kv_heads), K = (size_t)shape->head_dim;
+    const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8_ROWS, 1, shape->head_dim, KV_PAGE_QUANTUM);
+    float *coded = mem_new(n_rows * K, sizeof *coded), scale;
+    unsigned char *page = mem_new(kv_page_bytes(&f), 1);
+    for (size_t i = 0; i < n_rows; i++) {
+        kv_put_rows(&f, page, KV_PART_K, 0, 0, 1, rows + i * K, 0);
+        memcpy(&scale, page + kv_row_scale(&f, KV_PART_K, 0, 0), sizeof scale);
+        for (size_t k = 0; k < K; k++)
+            coded[i * K + k] = int8_decode(page[kv_element(&f, KV_PART_K, 0, 0) + k], scale);
+    }
+    free(page);
+    return coded;
+}
+
 static sequence new_sequence(attention_shape shape, int n, uint64_t seed) {
     sequence s = {.shape = shape, .n = n};
     s.k = new_random_of(DTYPE_BF16, &seed, (size_t)n * kv_width(&shape), 1);
     s.v = new_random_of(DTYPE_BF16, &seed, (size_t)n * kv_width(&shape), 1);
     s.q = new_random_of(DTYPE_BF16, &seed, (size_t)n * q_width(&shape), 2);
+    s.k_coded = new_coded(&shape, n, s.k);
+    s.v_coded = new_coded(&shape, n, s.v);
     return s;
 }
 
@@ -45,6 +74,8 @@ static void free_sequence(sequence *s) {
     free(s->k);
     free(s->v);
     free(s->q);
+    free(s->k_coded);
+    free(s->v_coded);
 }
 
 /* Rows [pos0, pos0 + n_rows) of a sequence: a span. */
@@ -54,25 +85,39 @@ typedef struct piece {
     bool is_generated;
 } piece;
 
-static void expected_head(const sequence *s, int pos, int head, double *y) {
+/* Does the row at `pos` see position j of the sequence as its codes say? */
+static bool sees_codes(int pos, int j) {
+    return is_coded && j % ATTEND_BLOCK >= attend_exact_places(pos, attend_block_of(j));
+}
+
+/* Element i of such rows as that row sees it: tensor cores get codes of prompt rows in bf16, and those of
+ * generated rows as whole numbers. */
+static double seen(const uint16_t *put, const float *coded, size_t i, bool is_codes, bool is_generated) {
+    return (double)(!is_codes      ? float_of_bf16(put[i])
+                    : is_generated ? coded[i]
+                                   : float_of_bf16(bf16_of_float(coded[i])));
+}
+
+static void expected_head(const sequence *s, int pos, int head, bool is_generated, double *y) {
     int K = s->shape.head_dim, G = s->shape.n_kv_heads, g = head / (s->shape.n_heads / G);
     int first = (int)attend_first_position(pos, s->shape.window);
     double *scores = mem_new((size_t)pos + 1, sizeof *scores), max = -INFINITY, sum = 0;
     const uint16_t *q = s->q + (size_t)(pos * s->shape.n_heads + head) * (size_t)K;
     for (int j = first; j <= pos; j++) {
-        const uint16_t *k = s->k + (size_t)(j * G + g) * (size_t)K;
+        const size_t at = (size_t)(j * G + g) * (size_t)K;
         for (int i = 0; i < K; i++)
-            scores[j] += (double)float_of_bf16(q[i]) * (double)float_of_bf16(k[i]);
+            scores[j] += (double)float_of_bf16(q[i]) *
+                         seen(s->k, s->k_coded, at + (size_t)i, sees_codes(pos, j), is_generated);
         scores[j] *= (double)s->shape.scale;
         max = fmax(max, scores[j]);
     }
     memset(y, 0, (size_t)K * sizeof *y);
     for (int j = first; j <= pos; j++) {
-        const uint16_t *v = s->v + (size_t)(j * G + g) * (size_t)K;
+        const size_t at = (size_t)(j * G + g) * (size_t)K;
         double e = exp(scores[j] - max);
         sum += e;
         for (int i = 0; i < K; i++)
-            y[i] += e * (double)float_of_bf16(v[i]);
+            y[i] += e * seen(s->v, s->v_coded, at + (size_t)i, sees_codes(pos, j), is_generated);
     }
     for (int i = 0; i < K; i++)
         y[i] /= sum;
@@ -88,10 +133,19 @@ static void *to_device(device *dev, const void *host, size_t bytes) {
     return memory;
 }
 
-/* A pool with the pages of all pieces, and their tables; what is behind a piece's last row is NaN. */
-static char *fill_pool(const device *dev, const piece *pieces, int n, int page_tokens, span *spans,
-                       size_t *bytes, int32_t **tables, int *table_pages) {
+/* Is a position of a piece put into pages of this format? Into those of codes where a row sees them, and into
+ * near ones where one does not. */
+static bool is_put(const piece *p, const kv_format *f, bool is_near, int pos) {
+    const int last = p->pos0 + p->n_rows - 1;
+    if (kv_is_coded(f)) return sees_codes(last, pos);
+    return !is_near || !sees_codes(p->pos0, pos) || !sees_codes(last, pos);
+}
+
+/* A pool with the pages of all pieces, of this format, and their tables; all is NaN that is not put. */
+static char *fill_pool(const kv_format *f, bool is_near, const piece *pieces, int n, size_t *bytes,
+                       int32_t **tables, int *table_pages) {
     char *pool = NULL;
+    const int page_tokens = f->page_tokens;
     int n_pages = 0, longest = 0;
     for (int i = 0; i < n; i++)
         if (pieces[i].pos0 + pieces[i].n_rows > longest) longest = pieces[i].pos0 + pieces[i].n_rows;
@@ -101,9 +155,9 @@ static char *fill_pool(const device *dev, const piece *pieces, int n, int page_t
         const piece *p = &pieces[i];
         int end = p->pos0 + p->n_rows;
         size_t head_bytes = (size_t)p->s->shape.head_dim * sizeof(uint16_t);
-        cache c = new_cache(dev, &p->s->shape, end, page_tokens);
+        cache c = new_cache_of(*f, end);
         for (int pos = 0; pos < end; pos++)
-            for (int g = 0; g < p->s->shape.n_kv_heads; g++) {
+            for (int g = 0; is_put(p, f, is_near, pos) && g < p->s->shape.n_kv_heads; g++) {
                 size_t at = (size_t)(pos * p->s->shape.n_kv_heads + g) * (size_t)p->s->shape.head_dim;
                 char *page = kv_layer_page(&c.layer, 0, pos);
                 kv_put_rows(&c.layer.format, page, KV_PART_K, g, pos % page_tokens, 1, p->s->k + at,
@@ -117,33 +171,50 @@ static char *fill_pool(const device *dev, const piece *pieces, int n, int page_t
         for (int k = 0; k < own; k++)
             (*tables)[i * *table_pages + k] = c.page_ids[k] + n_pages;
         n_pages += own;
-        spans[i] =
-            (span){i ? spans[i - 1].row0 + spans[i - 1].n_rows : 0, p->n_rows, p->pos0, i, p->is_generated};
         *bytes = (size_t)n_pages * c.page_bytes;
         free_cache(&c);
     }
     return pool;
 }
 
+/* The same in the device's memory. */
+static kv_layer new_layer(device *dev, const kv_format *f, bool is_near, const piece *pieces, int n) {
+    kv_layer layer = {.format = *f};
+    size_t bytes = 0;
+    int32_t *tables;
+    char *pool = fill_pool(f, is_near, pieces, n, &bytes, &tables, &layer.table_pages);
+    layer.pages = to_device(dev, pool, bytes);
+    layer.tables = to_device(dev, tables, (size_t)(n * layer.table_pages) * sizeof *tables);
+    free(pool);
+    free(tables);
+    return layer;
+}
+
+static void release_layer(device *dev, const kv_layer *layer) {
+    dev->ops->release(dev, layer->pages);
+    dev->ops->release(dev, (void *)layer->tables);
+}
+
 /* All rows of the pieces, one step; generated pieces come first. */
 static uint16_t *attend_pieces(device *dev, const piece *pieces, int n, int page_tokens) {
     const attention_shape *shape = &pieces[0].s->shape;
-    size_t width = q_width(shape), pool_bytes = 0;
+    const kv_format f = device_kv_format(dev, shape->n_kv_heads, shape->head_dim, page_tokens),
+                    near_format = kv_near_format(&f);
+    kv_layer layer = new_layer(dev, &f, false, pieces, n), near = {0};
+    size_t width = q_width(shape);
     span *spans = mem_new((size_t)n, sizeof *spans);
-    int32_t *tables;
-    int table_pages;
-    char *pool = fill_pool(dev, pieces, n, page_tokens, spans, &pool_bytes, &tables, &table_pages);
+    for (int i = 0; i < n; i++)
+        spans[i] = (span){i ? spans[i - 1].row0 + spans[i - 1].n_rows : 0, pieces[i].n_rows, pieces[i].pos0,
+                          i, pieces[i].is_generated};
+    if (is_coded) {
+        near = new_layer(dev, &near_format, true, pieces, n);
+        layer.near = &near;
+    }
     size_t rows = (size_t)(spans[n - 1].row0 + spans[n - 1].n_rows), bytes = rows * width * sizeof(uint16_t);
     uint16_t *q = mem_new(rows * width, sizeof *q), *y = new_poisoned(DTYPE_BF16, (rows + 1) * width);
     for (int i = 0; i < n; i++)
         memcpy(q + (size_t)spans[i].row0 * width, pieces[i].s->q + (size_t)pieces[i].pos0 * width,
                (size_t)spans[i].n_rows * width * sizeof *q);
-    kv_layer layer = {.format =
-                          kv_format_of(DTYPE_BF16, KV_ROWS, shape->n_kv_heads, shape->head_dim, page_tokens),
-                      .table_pages = table_pages};
-    void *device_tables = to_device(dev, tables, (size_t)(n * table_pages) * sizeof *tables);
-    layer.pages = to_device(dev, pool, pool_bytes);
-    layer.tables = device_tables;
     void *device_q = to_device(dev, q, bytes), *device_y = to_device(dev, y, bytes + width * sizeof *y);
     dev->ops->begin_step(dev, n, spans);
     CU_ASSERT(cuda_attend_can(cuda_device_of(dev), shape));
@@ -152,13 +223,11 @@ static uint16_t *attend_pieces(device *dev, const piece *pieces, int n, int page
     CHECK_OK(dev->ops->sync(dev));
     for (size_t i = 0; i < width; i++)
         CU_ASSERT(isnan(float_of_bf16(y[rows * width + i])));
-    dev->ops->release(dev, layer.pages);
+    release_layer(dev, &layer);
+    if (is_coded) release_layer(dev, &near);
     dev->ops->release(dev, device_q);
     dev->ops->release(dev, device_y);
-    dev->ops->release(dev, device_tables);
-    free(tables);
     free(spans);
-    free(pool);
     free(q);
     return y;
 }
@@ -174,7 +243,8 @@ static void check_pieces(device *dev, const piece *pieces, int n, int page_token
             if (t % stride && t != pieces[i].n_rows - 1) continue;
             int pos = pieces[i].pos0 + t;
             for (int head = 0; head < shape->n_heads; head++)
-                expected_head(pieces[i].s, pos, head, expected + head * shape->head_dim);
+                expected_head(pieces[i].s, pos, head, pieces[i].is_generated,
+                              expected + head * shape->head_dim);
             double error = error_of(row, DTYPE_BF16, expected, width);
             CHECK_CASE(error < ROW_BOUND, "%s row at %d: H %d G %d K %d window %d page %d: %g",
                        pieces[i].is_generated ? "generated" : "prompt", pos, shape->n_heads,
@@ -196,6 +266,7 @@ static device *open_cuda(int n_multiprocessors) {
     device *dev = NULL;
     CHECK_OK(cuda_device_open(PRECISION_BF16, 0, &dev));
     if (dev && n_multiprocessors >= 0) cuda_device_of(dev)->n_multiprocessors = n_multiprocessors;
+    if (dev && is_coded) dev->kv_layout = KV_INT8_ROWS;
     if (dev && !with_warpgroups) cuda_device_of(dev)->has_warpgroup_products = false;
     return dev;
 }
@@ -259,6 +330,9 @@ static void test_sizes(void) {
     const int widths[] = {64, 80, 96, 128, 256};
     for (int i = 0; i < 5; i++) {
         CU_ASSERT(attend_stride(widths[i]) / 8 % 2 == 1 && 8 % attend_slots(widths[i]) == 0);
+        CU_ASSERT(attend_code_stride(widths[i]) / 16 % 2 == 1 &&
+                  ATTEND_QUANTUM * attend_code_stride(widths[i]) + ATTEND_SCALE_BYTES <=
+                      ATTEND_QUANTUM * attend_stride(widths[i]) * 2);
         CU_ASSERT(attend_levels_that_fit(widths[i], 16, 163 << 10, 3) >= 0);
         CU_ASSERT(attend_levels_that_fit(widths[i], 4, 227 << 10, 3) == 3);
         CU_ASSERT(attend_prompt_bytes(widths[i], 1) <= 113 << 10);
@@ -301,8 +375,12 @@ static void check_cases(void) {
     if (dev) close_device(dev);
 }
 
-static void test_values(void) {
+static void check_each_kernel(void) {
     with_each_kernel(check_cases);
+}
+
+static void test_values(void) {
+    with_each_format(check_each_kernel);
 }
 
 /* More positions than a node, and than a warp's share of units. */
@@ -319,8 +397,12 @@ static void check_long(void) {
     free_sequence(&s);
 }
 
-static void test_long(void) {
+static void check_long_kernels(void) {
     with_each_kernel(check_long);
+}
+
+static void test_long(void) {
+    with_each_format(check_long_kernels);
 }
 
 /* Scores so far apart that weights underflow, and equal ones, in blocks of their own. */
@@ -388,8 +470,12 @@ static void check_all_chunks(void) {
     check_chunks(shape_of(3, 1, 64, 2 * ATTEND_NODE + 500), 5 * ATTEND_NODE - 3, 5 * ATTEND_NODE + 3);
 }
 
-static void test_chunks(void) {
+static void check_chunks_kernels(void) {
     with_each_kernel(check_all_chunks);
+}
+
+static void test_chunks(void) {
+    with_each_format(check_chunks_kernels);
 }
 
 /* Generated rows alone and in company, and by units of every size. */
@@ -422,15 +508,18 @@ static void check_company(attention_shape shape) {
     free_sequence(&other);
 }
 
-static void test_company(void) {
+static void check_companies(void) {
     check_company(shape_of(2, 1, 64, 0));
     check_company(shape_of(2, 1, 80, 1500));
 }
 
+static void test_company(void) {
+    with_each_format(check_companies);
+}
+
 /* Hopper's kernel adds in the order of the other: on the emulated GPU, whose tensor cores are exact about
  * that, the bits are the same. */
-static void test_kernels(void) {
-#ifdef KVARVE_CUDA_EMULATED
+static void check_kernels(void) {
     const attend_case cases[] = {{3, 1, 64, 0, 16},  {4, 2, 64, 1, 64},    {7, 1, 128, 70, 80},
                                  {2, 1, 128, 0, 64}, {1, 1, 64, 8200, 64}, {1, 1, 128, 130, 48}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -452,7 +541,13 @@ static void test_kernels(void) {
         free(y[1]);
         free_sequence(&s);
     }
+}
+
+static void test_kernels(void) {
+#ifdef KVARVE_CUDA_EMULATED
+    with_each_format(check_kernels);
 #else
+    (void)check_kernels;
     harness_skip("what tensor cores add first is for the emulated GPU to know");
 #endif
 }
@@ -481,7 +576,7 @@ static void test_far(void) {
     device *dev = open_cuda(-1);
     double expected[2 * K];
     for (int head = 0; head < 2; head++)
-        expected_head(&s, N - 1, head, expected + head * K);
+        expected_head(&s, N - 1, head, true, expected + head * K);
     for (int generated = 0; generated < 2; generated++) {
         uint16_t y[2 * K];
         span row = {0, 1, POS, 0, generated};

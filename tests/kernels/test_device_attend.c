@@ -71,14 +71,24 @@ static size_t pool_elements(const step *s, const device *dev) {
     return pool_bytes(s, dev) / dtype_bytes(dev->kv);
 }
 
-/* The devices of for_each_kind, and the CPU with pages of int8. */
+/* The CPU with pages of int8, and the GPU, where there is one. */
+static void for_each_coded(void (*body)(const tested *t)) {
+    const device_kind kinds[] = {DEVICE_CPU, DEVICE_CUDA};
+    for (int i = 0; i < 2; i++) {
+        tested t = {0};
+        if (device_count(kinds[i], NULL) < 1) continue;
+        snprintf(t.name, sizeof t.name, "%s int8 pages", device_kind_name(kinds[i]));
+        if (!CHECK_OK(device_open(kinds[i], 0, PRECISION_BF16, 2, &t.dev))) continue;
+        t.dev->kv_layout = kinds[i] == DEVICE_CPU ? KV_INT8 : KV_INT8_ROWS;
+        body(&t);
+        close_device(t.dev);
+    }
+}
+
+/* And the devices of for_each_kind. */
 static void for_each_paged(void (*body)(const tested *t)) {
-    tested t = {.name = "cpu int8 pages"};
     for_each_kind(body);
-    if (!CHECK_OK(device_open(DEVICE_CPU, 0, PRECISION_BF16, 2, &t.dev))) return;
-    t.dev->kv_layout = KV_INT8;
-    body(&t);
-    close_device(t.dev);
+    for_each_coded(body);
 }
 
 /* The same pool, copied to host memory. */
@@ -140,7 +150,7 @@ static void *new_pool(const step *s, const device *dev) {
     return pool;
 }
 
-/* The near pages beside those of codes, filled; of the CPU. */
+/* The near pages beside those of codes, filled. */
 static kv_layer *new_near(const step *s, device *dev) {
     const kv_format coded = format_of(s, dev), f = kv_near_format(&coded);
     const int table_pages = (int)kv_pages_for((int64_t)s->table_pages * s->page_tokens, f.page_tokens),
@@ -150,10 +160,10 @@ static kv_layer *new_near(const step *s, device *dev) {
         tables[i] = n_entries - 1 - i;
     const size_t bytes = (size_t)n_entries * kv_page_bytes(&f);
     void *pages = new_poisoned(f.type, bytes / dtype_bytes(f.type));
+    fill_pool(s, &(kv_layer){pages, f, tables, table_pages, NULL}, true);
     kv_layer *near = mem_new(1, sizeof *near);
     *near = (kv_layer){array_new(dev, pages, bytes), f,
                        array_new(dev, tables, (size_t)n_entries * sizeof *tables), table_pages, NULL};
-    fill_pool(s, near, true);
     free(tables);
     free(pages);
     return near;
@@ -260,9 +270,10 @@ static void expected_head(const append_case *c, const append_input *in, int row,
     }
 }
 
-/* q and the pool after the operation, in host memory. */
+/* q and the pool after the operation, in host memory; where that is of codes, *near is the layer of near
+ * pages there. */
 static void append(const tested *t, const append_case *c, const step *s, const append_input *in, void **q,
-                   void **pool) {
+                   void **pool, kv_layer *near) {
     device *dev = t->dev;
     int K = s->shape.head_dim, heads = s->shape.n_heads + 2 * s->shape.n_kv_heads;
     size_t n = q_elements(s), n_pool = pool_elements(s, dev);
@@ -278,6 +289,12 @@ static void append(const tested *t, const append_case *c, const step *s, const a
     dev->ops->kv_append(dev, &s->shape, &weights, cos_sin, &kv, qkv, device_q);
     *q = array_take(dev, device_q, (n + GUARD) * dtype_bytes(dev->act));
     *pool = array_take(dev, pages, n_pool * dtype_bytes(dev->kv));
+    if (kv.near) {
+        const size_t n_entries = (size_t)(s->n_spans * kv.near->table_pages);
+        *near = *kv.near;
+        near->pages = array_read(dev, kv.near->pages, n_entries * kv_page_bytes(&near->format));
+        near->tables = array_read(dev, kv.near->tables, n_entries * sizeof *near->tables);
+    }
     dev->ops->release(dev, qkv);
     dev->ops->release(dev, bias);
     dev->ops->release(dev, norms);
@@ -293,7 +310,7 @@ static void check_append_case(const tested *t, const append_case *c) {
     append_input in = new_append_input(&s);
     void *q, *pool, *got = mem_new((size_t)(s.n_rows * (H + 2 * G)) * width, dtype_bytes(t->dev->kv));
     double *expected = mem_new((size_t)(s.n_rows * (H + 2 * G)) * width, sizeof *expected);
-    append(t, c, &s, &in, &q, &pool);
+    append(t, c, &s, &in, &q, &pool, NULL);
     const kv_layer kv = host_layer_of(&s, t->dev, pool);
     for (int i = 0; i < s.n_spans; i++)
         for (int row = s.spans[i].row0; row < s.spans[i].row0 + s.spans[i].n_rows; row++)
@@ -339,6 +356,57 @@ static void check_append(const tested *t) {
 
 static void test_append(void) {
     for_each_kind(check_append);
+}
+
+/* Of a head whose numbers are not finite, of one of zeros, and of others: the codes are those of kv_put_rows,
+ * bit by bit, and nothing else is written. */
+static void check_append_codes_of(const tested *t, const append_case *c) {
+    const step_part parts[] = {{300, 1, true, 0}, {0, 1, true, 1}, {27, 63, false, 2}, {255, 3, false, 3}};
+    const int H = c->shape.n_heads, G = c->shape.n_kv_heads, K = c->shape.head_dim;
+    step s = new_step(c->shape, c->page_tokens, parts, 4);
+    append_input in = new_append_input(&s);
+    for (int i = 0; i < K; i++)
+        in.qkv[((s.n_rows - 1) * (H + 2 * G) + H) * K + i] = i % 2 ? INFINITY : 1;
+    in.qkv[((s.n_rows - 1) * (H + 2 * G) + H + G) * K] = NAN;
+    memset(in.qkv + ((s.n_rows - 2) * (H + 2 * G) + H) * K, 0, (size_t)K * sizeof *in.qkv);
+    void *q, *pool, *expected = new_poisoned(t->dev->kv, pool_elements(&s, t->dev));
+    uint16_t *row = mem_new((size_t)K, sizeof *row);
+    kv_layer near;
+    append(t, c, &s, &in, &q, &pool, &near);
+    const kv_layer kv = host_layer_of(&s, t->dev, expected);
+    for (int i = 0; i < s.n_spans; i++)
+        for (int64_t pos = s.spans[i].pos0; pos < s.spans[i].pos0 + s.spans[i].n_rows; pos++)
+            for (int g = 0; g < 2 * G; g++) {
+                get_row(&near, i, pos, g < G ? KV_PART_K : KV_PART_V, g % G, row);
+                kv_put_rows(&kv.format, kv_layer_page(&kv, i, pos), g < G ? KV_PART_K : KV_PART_V, g % G,
+                            (int)(pos % c->page_tokens), 1, row, 0);
+            }
+    CHECK_CASE(!memcmp(pool, expected, pool_bytes(&s, t->dev)), "%s: append H %d G %d K %d: other codes",
+               t->name, H, G, K);
+    free(near.pages);
+    free((void *)near.tables);
+    free(row);
+    free(q);
+    free(pool);
+    free(expected);
+    free(in.qkv);
+    free(in.bias);
+    free(in.norms);
+    free(in.cos_sin);
+    free(s.tables);
+}
+
+static void check_append_codes(const tested *t) {
+    const append_case cases[] = {{{.n_heads = 2, .n_kv_heads = 1, .head_dim = 34}, 64, false, false},
+                                 {{.n_heads = 1, .n_kv_heads = 1, .head_dim = 10}, 32, true, false},
+                                 {{.n_heads = 4, .n_kv_heads = 2, .head_dim = 128}, 96, true, true},
+                                 {{.n_heads = 2, .n_kv_heads = 2, .head_dim = 256}, 160, true, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++)
+        check_append_codes_of(t, &cases[i]);
+}
+
+static void test_append_codes(void) {
+    for_each_coded(check_append_codes);
 }
 
 /* ---- attention ---- */
@@ -724,12 +792,9 @@ static void test_replay(void) {
 }
 
 int main(int argc, char **argv) {
-    CU_TestInfo tests[] = {{"rope table", test_rope_table},
-                           {"append", test_append},
-                           {"attend", test_attend},
-                           {"company", test_company},
-                           {"parts", test_parts},
-                           {"replay", test_replay},
-                           CU_TEST_INFO_NULL};
+    CU_TestInfo tests[] = {
+        {"rope table", test_rope_table}, {"append", test_append},   {"append codes", test_append_codes},
+        {"attend", test_attend},         {"company", test_company}, {"parts", test_parts},
+        {"replay", test_replay},         CU_TEST_INFO_NULL};
     return harness_run(&argc, &argv, "device attend", tests);
 }

@@ -46,8 +46,12 @@ static void check_group(const uint16_t *row, const uint16_t *got, int first, int
     CU_ASSERT(worst <= fmaxf(largest / 254, 0x1p-127f) * 1.001f);
 }
 
+static const kv_layout layouts[] = {KV_INT8, KV_INT8_ROWS};
+enum { N_LAYOUTS = sizeof layouts / sizeof *layouts };
+
 static void check_row(const kv_format *f, kv_part part, const uint16_t *row, char *page, char *again) {
-    const int width = kv_part_width(f, part), group = part == KV_PART_K ? INT8_GROUP : width;
+    const int width = kv_part_width(f, part),
+              group = part == KV_PART_K && f->layout == KV_INT8 ? INT8_GROUP : width;
     uint16_t got[512];
     kv_put_rows(f, page, part, 1, 37, 1, row, 0);
     kv_get_rows(f, page, part, 1, 37, 1, got, 0);
@@ -59,16 +63,17 @@ static void check_row(const kv_format *f, kv_part part, const uint16_t *row, cha
 
 static void test_rows(void) {
     uint64_t seed = 1;
-    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
-        const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, HEADS, widths[w], PAGE);
+    for (size_t i = 0; i < N_LAYOUTS * sizeof widths / sizeof *widths; i++) {
+        const int width = widths[i / N_LAYOUTS];
+        const kv_format f = kv_format_of(DTYPE_BF16, layouts[i % N_LAYOUTS], HEADS, width, PAGE);
         const size_t bytes = kv_page_bytes(&f);
         char *page = mem_new(bytes, 1), *again = mem_new(bytes, 1);
-        for (int i = 0; i < 100 * N_ROW_KINDS; i++)
+        for (int kind = 0; kind < 100 * N_ROW_KINDS; kind++)
             for (int part = 0; part < N_KV_PARTS; part++) {
                 uint16_t row[512];
                 memset(page, 0x55, bytes);
                 memset(again, 0x55, bytes);
-                fill_row(&seed, i % N_ROW_KINDS, widths[w], row);
+                fill_row(&seed, kind % N_ROW_KINDS, width, row);
                 check_row(&f, (kv_part)part, row, page, again);
             }
         free(page);
@@ -79,9 +84,9 @@ static void test_rows(void) {
 /* Each row of a full page is where no other is, and nothing is behind the page. */
 static void test_places(void) {
     uint64_t seed = 2;
-    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
-        const int K = widths[w], n_rows = N_KV_PARTS * HEADS * PAGE;
-        const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, HEADS, K, PAGE);
+    for (size_t i = 0; i < N_LAYOUTS * sizeof widths / sizeof *widths; i++) {
+        const int K = widths[i / N_LAYOUTS], n_rows = N_KV_PARTS * HEADS * PAGE;
+        const kv_format f = kv_format_of(DTYPE_BF16, layouts[i % N_LAYOUTS], HEADS, K, PAGE);
         const size_t bytes = kv_page_bytes(&f), row_bytes = (size_t)K * sizeof(uint16_t);
         char *page = mem_new(bytes + 64, 1), *rows = mem_new((size_t)n_rows, row_bytes);
         memset(page + bytes, 7, 64);
@@ -101,10 +106,36 @@ static void test_places(void) {
                         kv_get_rows(&f, page, (kv_part)part, head, place * 7 % PAGE, 1, got, 0);
                         CU_ASSERT(!memcmp(got, row, row_bytes));
                     }
-        for (int i = 0; i < 64; i++)
-            CU_ASSERT(page[bytes + (size_t)i] == 7);
+        for (int at = 0; at < 64; at++)
+            CU_ASSERT(page[bytes + (size_t)at] == 7);
         free(page);
         free(rows);
+    }
+}
+
+/* A row has the same codes in both layouts, and the same scale, where its key has one. */
+static void test_layouts(void) {
+    uint64_t seed = 3;
+    for (size_t w = 0; w < sizeof widths / sizeof *widths; w++) {
+        const kv_format f = kv_format_of(DTYPE_BF16, KV_INT8, HEADS, widths[w], PAGE),
+                        rows = kv_format_of(DTYPE_BF16, KV_INT8_ROWS, HEADS, widths[w], PAGE);
+        char *page = mem_new(kv_page_bytes(&f), 1), *other = mem_new(kv_page_bytes(&rows), 1);
+        for (int i = 0; i < 10 * N_ROW_KINDS; i++)
+            for (int part = 0; part < N_KV_PARTS; part++) {
+                if (part == KV_PART_K && widths[w] > INT8_GROUP) continue;
+                uint16_t row[512];
+                fill_row(&seed, i % N_ROW_KINDS, widths[w], row);
+                kv_put_rows(&f, page, (kv_part)part, 1, 37, 1, row, 0);
+                kv_put_rows(&rows, other, (kv_part)part, 1, 37, 1, row, 0);
+                const kv_int8_group a = kv_int8_group_at(&f, page, (kv_part)part, 1, 37, 0),
+                                    b = kv_int8_group_at(&rows, other, (kv_part)part, 1, 37, 0);
+                CU_ASSERT(!memcmp(a.scale, b.scale, KV_WORD_BYTES));
+                for (int k = 0; k < widths[w]; k++)
+                    CU_ASSERT(*kv_int8_code(&f, &a, (kv_part)part, k) ==
+                              *kv_int8_code(&rows, &b, (kv_part)part, k));
+            }
+        free(page);
+        free(other);
     }
 }
 
@@ -246,6 +277,7 @@ static void test_not_finite(void) {
 int main(int argc, char **argv) {
     CU_TestInfo tests[] = {{"rows", test_rows},
                            {"places", test_places},
+                           {"layouts", test_layouts},
                            {"weighted values", test_weigh},
                            {"not finite", test_not_finite},
                            CU_TEST_INFO_NULL};

@@ -1,6 +1,7 @@
 /* tests/model/test_kv_near.c: pages of codes and those beside them, in any histories of steps, loads, saves
  * and sequences that begin alike: what is read is exact where rows that come see it so, and as its codes say
- * elsewhere; and the pool of near pages, which is as large as was said, is never empty. */
+ * elsewhere; and the pool of near pages, which is as large as was said, is never empty. On the CPU, and on a
+ * GPU, where there is one. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -70,6 +71,7 @@ static void check_rows(const history *h, int slot, int64_t begin, int64_t end, i
     const kv_format *f = &kv_cache_shape(h->kv)->format;
     uint16_t *rows = mem_new((size_t)(LONGEST * HEADS * WIDTH), sizeof *rows), row[HEADS * WIDTH];
     int64_t n_wrong = 0;
+    CHECK_OK(h->dev->ops->sync(h->dev));
     for (int i = 0; i < LAYERS * N_KV_PARTS; i++) {
         const int64_t kept = kv_cache_first_kept(h->kv, slot, i / N_KV_PARTS),
                       from = begin > kept ? begin : kept;
@@ -87,10 +89,10 @@ static void check_rows(const history *h, int slot, int64_t begin, int64_t end, i
     free(rows);
 }
 
-static history begin(uint64_t seed) {
+static history begin(device_kind kind, uint64_t seed) {
     history h = {.state = seed};
-    CHECK_OK(cpu_device_open(PRECISION_BF16, 1, NULL, &h.dev));
-    h.dev->kv_layout = KV_INT8;
+    CHECK_OK(device_open(kind, 0, PRECISION_BF16, 1, &h.dev));
+    h.dev->kv_layout = kind == DEVICE_CUDA ? KV_INT8_ROWS : KV_INT8;
     const kv_shape shape = {.format = device_kv_format(h.dev, HEADS, WIDTH, PAGE),
                             .n_layers = LAYERS,
                             .windows = windows,
@@ -181,9 +183,9 @@ static void step(history *h) {
     }
 }
 
-static void any_history(void) {
+static void run_histories(device_kind kind) {
     for (uint64_t seed = 1; seed <= 4; seed++) {
-        history h = begin(seed);
+        history h = begin(kind, seed);
         const int64_t all = kv_cache_free_pages(h.kv);
         for (int i = 0; i < (harness_is_slow() ? 30 : 150); i++)
             step(&h);
@@ -193,6 +195,11 @@ static void any_history(void) {
         kv_cache_close(h.kv);
         h.dev->ops->close(h.dev);
     }
+}
+
+static void any_history(void) {
+    run_histories(DEVICE_CPU);
+    if (device_count(DEVICE_CUDA, NULL) > 0) run_histories(DEVICE_CUDA);
 }
 
 int main(int argc, char **argv) {

@@ -4,18 +4,30 @@
  * Scores are kept in units of log2: a weight is 2^(score * scale - max), where scale has the factor log2(e)
  * and is positive. Weights go to the tensor cores as bf16, and their sum is that of the rounded ones (the
  * tensor cores' product with a column of ones), so that what rounding does to them cancels where values
- * agree. A position that a row does not see has the weight 0, exactly. */
+ * agree. A position that a row does not see has the weight 0, exactly.
+ *
+ * Where pages hold codes, places that a row sees as they were put (attend_exact_places) are read from near
+ * pages, and the others' codes become bf16 in registers or shared memory: nowhere else are they decoded.
+ * CODED: pages hold codes. */
 #pragma once
 
 #include "kernels/cuda/attend/attend_map.h"
 #include "kernels/cuda/device/warp.cuh"
 
+/* Pages of one kind. */
+typedef struct attend_source {
+    kv_layer kv;
+    int quanta_per_page;
+    size_t unit_bytes, values; /* of a kv_page.h's unit; from a quantum's keys to its values, in bytes */
+} attend_source;
+
 typedef struct attend_job {
     step_tables step;
     int first_row, n_rows; /* of the spans that are attended to */
-    const uint16_t *pages; /* bf16 */
-    kv_layer kv;
-    int quanta_per_page, n_heads, n_kv_heads, group;
+    attend_source exact;   /* bf16 */
+    attend_source codes;   /* with has_codes: of all places that are not seen as they were put */
+    bool has_codes;
+    int n_heads, n_kv_heads, group;
     float scale;
     int64_t window;
     const uint16_t *q;
@@ -23,6 +35,17 @@ typedef struct attend_job {
     float *results; /* partial results, laid out as `layout`; NULL: all goes to y at once */
     attend_partials layout;
 } attend_job;
+
+static inline attend_source attend_source_of(const kv_layer *kv) {
+    attend_source source = {};
+    source.kv = *kv;
+    source.kv.near = nullptr; /* host memory */
+    source.quanta_per_page = kv->format.page_tokens / ATTEND_QUANTUM;
+    source.unit_bytes = kv_unit_bytes(&kv->format);
+    source.values = source.unit_bytes *
+                    (kv_element(&kv->format, KV_PART_V, 0, 0) - kv_element(&kv->format, KV_PART_K, 0, 0));
+    return source;
+}
 
 static inline attend_job attend_job_of(const cuda_device *dev, const attention_shape *shape,
                                        const kv_layer *kv, const attend_extent *extent, const void *q,
@@ -33,9 +56,9 @@ static inline attend_job attend_job_of(const cuda_device *dev, const attention_s
     job.step = dev->step;
     job.first_row = first->row0;
     job.n_rows = last->row0 + last->n_rows - first->row0;
-    job.pages = static_cast<const uint16_t *>(kv->pages);
-    job.kv = *kv;
-    job.quanta_per_page = kv->format.page_tokens / ATTEND_QUANTUM;
+    job.has_codes = kv_is_coded(&kv->format);
+    job.exact = attend_source_of(job.has_codes ? kv->near : kv);
+    if (job.has_codes) job.codes = attend_source_of(kv);
     job.n_heads = shape->n_heads;
     job.n_kv_heads = shape->n_kv_heads;
     job.group = shape->n_heads / shape->n_kv_heads;
@@ -64,6 +87,64 @@ __device__ __forceinline__ uint32_t attend_pack(float low, float high) {
     uint32_t bits;
     memcpy(&bits, &pair, sizeof bits);
     return bits;
+}
+
+/* ---- pages ---- */
+
+/* Where a quantum of a slot's sequence begins: its keys for a kv head, or their scales. Counted in bytes from
+ * the pages' begin. */
+__device__ __forceinline__ size_t attend_quantum(const attend_source &source, int slot, int64_t quantum,
+                                                 int kv_head) {
+    const attend_place at = attend_place_of(quantum, source.quanta_per_page);
+    return source.unit_bytes *
+           attend_element(&source.kv.format, kv_layer_table(&source.kv, slot), at, kv_head);
+}
+
+__device__ __forceinline__ const char *attend_pages(const attend_source &source) {
+    return static_cast<const char *>(source.kv.pages);
+}
+
+/* Does the row at `pos` see the codes of a place, and not the place as it was put? All of sixteen places from
+ * a multiple of sixteen on are alike. */
+template <bool CODED> __device__ __forceinline__ bool attend_sees_codes(int64_t pos, int64_t place) {
+    return CODED && place % ATTEND_BLOCK >= attend_exact_places(pos, attend_block_of(place));
+}
+
+/* ---- codes of int8 ---- */
+
+/* Two codes as bf16, without their scale, which is exact: bytes LOW and HIGH of x, then y. Stored + 128, such
+ * a byte has 7 bits of a mantissa, and one that says whether 128 or 256 is too much. */
+template <int LOW, int HIGH> __device__ __forceinline__ uint32_t attend_codes(uint32_t x, uint32_t y) {
+    const uint32_t bytes = __byte_perm(x, y, LOW | HIGH << 8);
+    const uint32_t larger = (bytes & 0x007f007fu) | 0x43004300u, less = (bytes & 0x00800080u) ^ 0xc380c380u;
+    uint32_t codes;
+#ifdef KVARVE_CUDA_EMULATED
+    codes = attend_pack(emulation_bf16_at(&larger, 0) + emulation_bf16_at(&less, 0),
+                        emulation_bf16_at(&larger, 1) + emulation_bf16_at(&less, 1));
+#else
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(codes) : "r"(larger), "r"(0x3f803f80u), "r"(less));
+#endif
+    return codes;
+}
+
+/* Code I of a word, times its scale. */
+template <int I> __device__ __forceinline__ float attend_decode(uint32_t word, float scale) {
+    /* 2^23 + the byte, without a conversion */
+    const float stored = __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440 | I));
+    return __fmul_rn(stored - (0x1p23f + INT8_OFFSET), scale);
+}
+
+/* Sixteen codes of a row become what they stand for, in bf16. */
+__device__ __forceinline__ void attend_decode_16(uint4 codes, float scale, uint4 values[2]) {
+    const uint32_t words[4] = {codes.x, codes.y, codes.z, codes.w};
+    uint32_t pairs[8];
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        pairs[2 * i] = attend_pack(attend_decode<0>(words[i], scale), attend_decode<1>(words[i], scale));
+        pairs[2 * i + 1] = attend_pack(attend_decode<2>(words[i], scale), attend_decode<3>(words[i], scale));
+    }
+    values[0] = make_uint4(pairs[0], pairs[1], pairs[2], pairs[3]);
+    values[1] = make_uint4(pairs[4], pairs[5], pairs[6], pairs[7]);
 }
 
 /* ---- tiles in shared memory, rows attend_stride(WIDTH) apart, as operands of warp_mma ---- */

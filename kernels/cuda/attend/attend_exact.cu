@@ -27,7 +27,7 @@ struct attend_job {
     int n_heads, n_kv_heads, head_dim;
     float scale;
     int64_t window;
-    kv_layer kv;
+    kv_layer kv, near;   /* near: where kv's pages hold codes */
     attend_nodes blocks; /* that count, of those that a row sees */
     float *partials;     /* of n_rows rows; the first block is the first that counts */
     attend_partials layout;
@@ -36,29 +36,64 @@ struct attend_job {
 struct row_place {
     int64_t pos;
     attend_nodes blocks;
-    const int32_t *table;
+    const int32_t *table, *near_table;
 };
 
 __device__ __forceinline__ row_place place_of(const attend_job &job, int64_t row) {
     int64_t pos = job.step.row_pos[row];
     return {pos, attend_nodes_common(attend_nodes_seen(pos, pos, job.window, 0), job.blocks),
-            kv_layer_table(&job.kv, job.step.row_slot[row])};
+            kv_layer_table(&job.kv, job.step.row_slot[row]),
+            kv_layer_table(&job.near, job.step.row_slot[row])};
 }
 
 /* ---- one block ---- */
 
-template <typename E>
-__device__ __forceinline__ const E *kv_at(const attend_job &job, const E *pages, const row_place &place,
-                                          int64_t pos, int head, kv_part part) {
-    int kv_head = head / (job.n_heads / job.n_kv_heads);
-    return pages + kv_pool_element(&job.kv.format, place.table, part, kv_head, pos);
-}
+/* Elements of type E, as they were put. */
+template <bool VECTOR, typename E> struct exact_rows {
+    typedef E query;
+
+    /* Elements [at, at + 4) of K or V of the position that a block's place `start` + i is; 0 behind its end.
+     */
+    static __device__ __forceinline__ float4 load(const attend_job &job, const row_place &place,
+                                                  int64_t start, int i, int head, kv_part part, int at) {
+        const E *row = static_cast<const E *>(job.kv.pages) +
+                       kv_pool_element(&job.kv.format, place.table, part,
+                                       head / (job.n_heads / job.n_kv_heads), start + i);
+        return elements_load<VECTOR>(row + at, job.head_dim - at);
+    }
+};
+
+/* Codes, and what lies in near pages. */
+struct coded_rows {
+    typedef __nv_bfloat16 query;
+
+    static __device__ __forceinline__ float4 load(const attend_job &job, const row_place &place,
+                                                  int64_t start, int i, int head, kv_part part, int at) {
+        const int kv_head = head / (job.n_heads / job.n_kv_heads), left = job.head_dim - at;
+        if (i < attend_exact_places(place.pos, attend_block_of(start)))
+            return elements_load<false>(
+                static_cast<const __nv_bfloat16 *>(job.near.pages) +
+                    kv_pool_element(&job.near.format, place.near_table, part, kv_head, start + i) + at,
+                left);
+        const int page_tokens = job.kv.format.page_tokens, slot = static_cast<int>((start + i) % page_tokens);
+        const unsigned char *page =
+            static_cast<const unsigned char *>(job.kv.pages) +
+            static_cast<size_t>(place.table[(start + i) / page_tokens]) * kv_page_elements(&job.kv.format);
+        const unsigned char *codes = page + kv_element(&job.kv.format, part, kv_head, slot) + at;
+        const float scale =
+            *reinterpret_cast<const float *>(page + kv_row_scale(&job.kv.format, part, kv_head, slot));
+        float x[4];
+        for (int k = 0; k < 4; k++)
+            x[k] = k < left ? int8_decode(codes[k], scale) : 0.0f;
+        return make_float4(x[0], x[1], x[2], x[3]);
+    }
+};
 
 /* Scores of the positions in range; the other ones are -inf. Eight lanes share a key, and read 4 elements
  * each, side by side. */
-template <bool VECTOR, typename E>
-__device__ __forceinline__ void score_block(const attend_job &job, const E *pages, const row_place &place,
-                                            int head, int64_t start, attend_range range, const float *query,
+template <typename Rows>
+__device__ __forceinline__ void score_block(const attend_job &job, const row_place &place, int head,
+                                            int64_t start, attend_range range, const float *query,
                                             float *scores) {
     int octet = static_cast<int>(threadIdx.x) / OCTET, lane = static_cast<int>(threadIdx.x) % OCTET;
 #pragma unroll 4
@@ -66,9 +101,8 @@ __device__ __forceinline__ void score_block(const attend_job &job, const E *page
         float sum = 0;
         bool is_seen = i >= range.first && i < range.last;
         if (is_seen) {
-            const E *key = kv_at(job, pages, place, start + i, head, KV_PART_K);
             for (int at = 4 * lane; at < job.head_dim; at += 4 * OCTET) {
-                float4 k = elements_load<VECTOR>(key + at, job.head_dim - at);
+                float4 k = Rows::load(job, place, start, i, head, KV_PART_K, at);
                 const float *q = query + at;
                 sum = fmaf(q[3], k.w, fmaf(q[2], k.z, fmaf(q[1], k.y, fmaf(q[0], k.x, sum))));
             }
@@ -99,9 +133,9 @@ __device__ __forceinline__ void weigh_block(const float *scores, float *weights,
 
 /* The weighted sum of values. Threads in a row of `lanes` have 4 elements each; rows of threads share the
  * positions, and their sums are added in order. */
-template <bool VECTOR, typename E>
-__device__ __forceinline__ void sum_values(const attend_job &job, const E *pages, const row_place &place,
-                                           int head, int64_t start, attend_range range, const float *weights,
+template <typename Rows>
+__device__ __forceinline__ void sum_values(const attend_job &job, const row_place &place, int head,
+                                           int64_t start, attend_range range, const float *weights,
                                            float *sums, float *values) {
     int lanes = (job.head_dim + 3) / 4, n_groups = THREADS / lanes;
     int group = static_cast<int>(threadIdx.x) / lanes, at = static_cast<int>(threadIdx.x) % lanes * 4;
@@ -109,8 +143,7 @@ __device__ __forceinline__ void sum_values(const attend_job &job, const E *pages
     if (group < n_groups) {
 #pragma unroll 4
         for (int i = range.first + group; i < range.last; i += n_groups) {
-            const E *value = kv_at(job, pages, place, start + i, head, KV_PART_V);
-            float4 v = elements_load<VECTOR>(value + at, job.head_dim - at);
+            float4 v = Rows::load(job, place, start, i, head, KV_PART_V, at);
             float w = weights[i];
             sum = make_float4(fmaf(w, v.x, sum.x), fmaf(w, v.y, sum.y), fmaf(w, v.z, sum.z),
                               fmaf(w, v.w, sum.w));
@@ -126,8 +159,7 @@ __device__ __forceinline__ void sum_values(const attend_job &job, const E *pages
     }
 }
 
-template <bool VECTOR, typename E>
-__global__ void attend_block(const attend_job job, const E *pages, const E *q) {
+template <typename Rows> __global__ void attend_block(const attend_job job, const typename Rows::query *q) {
     __shared__ float query[CUDA_MOST_HEAD_DIM + 4], scores[ATTEND_BLOCK], weights[ATTEND_BLOCK];
     __shared__ __align__(16) float sums[4 * THREADS];
     int head = static_cast<int>(blockIdx.y), K = job.head_dim;
@@ -137,11 +169,11 @@ __global__ void attend_block(const attend_job job, const E *pages, const E *q) {
     if (block >= place.blocks.last) return;
     attend_range range = attend_range_in(place.pos, job.window, block);
 
-    const E *own = q + (row * job.n_heads + head) * K;
+    const typename Rows::query *own = q + (row * job.n_heads + head) * K;
     for (int i = static_cast<int>(threadIdx.x); i < K + 4; i += THREADS)
         query[i] = i < K ? static_cast<float>(own[i]) : 0.0f;
     __syncthreads();
-    score_block<VECTOR>(job, pages, place, head, start, range, query, scores);
+    score_block<Rows>(job, place, head, start, range, query, scores);
     __syncthreads();
     float *partial = job.partials + attend_partial_at(&job.layout, blockIdx.x, row, head), max, sum;
     weigh_block(scores, weights, &max, &sum);
@@ -150,19 +182,25 @@ __global__ void attend_block(const attend_job job, const E *pages, const E *q) {
         partial[ATTEND_PARTIAL_MAX] = max;
         partial[ATTEND_PARTIAL_SUM] = sum;
     }
-    sum_values<VECTOR>(job, pages, place, head, start, range, weights, sums, partial + ATTEND_PARTIAL_VALUES);
+    sum_values<Rows>(job, place, head, start, range, weights, sums, partial + ATTEND_PARTIAL_VALUES);
 }
 
 /* ---- launching ---- */
 
-template <typename E>
-void launch_blocks(cuda_device *dev, const attend_job &job, int n_blocks, const void *pages, const void *q) {
+template <typename Rows>
+void launch_blocks(cuda_device *dev, const attend_job &job, int n_blocks, const void *q) {
     dim3 grid(static_cast<unsigned>(n_blocks), static_cast<unsigned>(job.n_heads),
               static_cast<unsigned>(job.layout.n_rows));
-    auto kernel =
-        elements_are_vectors(job.head_dim, pages, pages) ? attend_block<true, E> : attend_block<false, E>;
-    cuda_launch(dev, "attend", kernel, grid, dim3(THREADS), 0, job, static_cast<const E *>(pages),
-                static_cast<const E *>(q));
+    cuda_launch(dev, "attend", attend_block<Rows>, grid, dim3(THREADS), 0, job,
+                static_cast<const typename Rows::query *>(q));
+}
+
+template <typename E>
+void launch_exact(cuda_device *dev, const attend_job &job, int n_blocks, const void *q) {
+    auto launch = elements_are_vectors(job.head_dim, job.kv.pages, job.kv.pages)
+                      ? launch_blocks<exact_rows<true, E>>
+                      : launch_blocks<exact_rows<false, E>>;
+    launch(dev, job, n_blocks, q);
 }
 
 /* Rows whose partial results are in scratch memory at the same time. */
@@ -196,6 +234,7 @@ void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_
                       shape->scale,
                       shape->window,
                       *kv,
+                      kv->near ? *kv->near : *kv,
                       blocks,
                       nullptr,
                       {0, merging.first_row, 1, shape->n_heads, shape->head_dim}};
@@ -203,13 +242,15 @@ void cuda_attend_exact(cuda_device *dev, const attention_shape *shape, const kv_
     int end = merging.first_row + merging.n_rows, at_once = rows_at_once(row_bytes, merging.n_rows);
     job.partials = static_cast<float *>(cuda_device_scratch(dev, static_cast<size_t>(at_once) * row_bytes));
     if (!job.partials) return;
-    auto launch = dev->base.kv == DTYPE_F32 ? launch_blocks<float> : launch_blocks<__nv_bfloat16>;
+    auto launch = kv->near                    ? launch_blocks<coded_rows>
+                  : dev->base.kv == DTYPE_F32 ? launch_exact<float>
+                                              : launch_exact<__nv_bfloat16>;
     merging.exact = merging.from_first = true;
     merging.leaves = job.partials;
     merging.nodes = blocks;
     for (; job.layout.first_row < end; job.layout.first_row += job.layout.n_rows) {
         job.layout.n_rows = end - job.layout.first_row < at_once ? end - job.layout.first_row : at_once;
-        launch(dev, job, static_cast<int>(n_blocks), kv->pages, q);
+        launch(dev, job, static_cast<int>(n_blocks), q);
         merging.first_row = job.layout.first_row;
         merging.n_rows = job.layout.n_rows;
         merging.layout = job.layout;

@@ -9,6 +9,11 @@
  * quarters are the lowest two levels. The units' results are leaves of the same tree's upper part, which
  * attend_merge.cu merges. So a row's bits do not depend on the level.
  *
+ * Of pages of codes a quarter of a block is seen as codes, or as it was put: never both. Codes go from shared
+ * memory to the tensor cores as whole numbers; scales are factors of scores, and of weights. The tensor cores
+ * take the elements of a key in any order, as long as the query's are in the same, and a value's wherever
+ * they come out again: so a lane reads 4 codes at once, which in rows lie side by side.
+ *
  * A row's position is read from the step's tables on the GPU. The grid knows only an upper bound, a power of
  * two: units behind the position end at once, and a recorded step can be replayed while rows move on. */
 #include "kernels/cuda/attend/attend.cuh"
@@ -26,7 +31,7 @@ typedef struct generated_task {
     int row, head0, n_queries; /* its first query head, and how many */
     int kv_head;
     int64_t pos;
-    const int32_t *table;
+    int slot;
 } generated_task;
 
 __device__ __forceinline__ generated_task find_task(const attend_job &job) {
@@ -38,7 +43,7 @@ __device__ __forceinline__ generated_task find_task(const attend_job &job) {
     task.head0 = task.kv_head * job.group + part * ATTEND_HEADS;
     task.n_queries = min(job.group - part * ATTEND_HEADS, static_cast<int>(ATTEND_HEADS));
     task.pos = job.step.row_pos[task.row];
-    task.table = kv_layer_table(&job.kv, job.step.row_slot[task.row]);
+    task.slot = job.step.row_slot[task.row];
     return task;
 }
 
@@ -52,39 +57,59 @@ __device__ __forceinline__ size_t query_element(const attend_job &job, const gen
 
 /* ---- copies ---- */
 
-/* What a warp copies of a block: the range that the row sees of it, and, in lane i, where quantum i % QUANTA
- * of its quarter begins in the pages. */
+/* What a warp copies of a block: the range that the row sees of it, whether its quarter is seen as codes,
+ * and, in lane i, where quantum i % QUANTA of that begins in their pages. */
 typedef struct block_source {
     attend_range range;
-    size_t element;
+    bool is_coded;
+    size_t begin;
 } block_source;
 
 /* An empty range for a block at `end` or behind it. */
-template <int WIDTH>
+template <bool CODED>
 __device__ __forceinline__ block_source find_block(const attend_job &job, const generated_task &task,
                                                    int64_t block, int64_t end) {
     int slot = static_cast<int>(threadIdx.x) / WARP * QUARTER +
                static_cast<int>(threadIdx.x) % QUANTA * ATTEND_QUANTUM;
-    block_source source = {{0, 0}, 0};
+    const int64_t place = block * ATTEND_BLOCK + slot;
+    block_source source = {{0, 0}, attend_sees_codes<CODED>(task.pos, place), 0};
     if (block < end) source.range = attend_range_in(task.pos, job.window, block);
-    if (slot < source.range.last && slot + ATTEND_QUANTUM > source.range.first) {
-        attend_place at =
-            attend_place_of((block * ATTEND_BLOCK + slot) / ATTEND_QUANTUM, job.quanta_per_page);
-        source.element = attend_element(&job.kv.format, task.table, at, task.kv_head);
-    }
+    if (slot < source.range.last && slot + ATTEND_QUANTUM > source.range.first)
+        source.begin = attend_quantum(CODED && source.is_coded ? job.codes : job.exact, task.slot,
+                                      place / ATTEND_QUANTUM, task.kv_head);
     return source;
 }
 
-/* Start copy `number` of COPIES of a block. Zeros for positions that the row does not see. */
+/* A quantum of codes: rows attend_code_stride apart, and their scales behind them. */
 template <int WIDTH>
+__device__ __forceinline__ void copy_codes(const char *from, int first, attend_range range, uint16_t *to) {
+    const int chunks = WIDTH / 16, stride = attend_code_stride(WIDTH);
+    int lane = static_cast<int>(threadIdx.x) % WARP;
+    char *codes = reinterpret_cast<char *>(to);
+#pragma unroll 4
+    for (int index = lane; index < ATTEND_QUANTUM * chunks; index += WARP) {
+        int row = index / chunks, chunk = index % chunks;
+        copy_16_async(codes + row * stride + 16 * chunk, from + ATTEND_SCALE_BYTES + row * WIDTH + 16 * chunk,
+                      first + row >= range.first && first + row < range.last);
+    }
+    if (lane < ATTEND_QUANTUM)
+        copy_4_async(codes + ATTEND_QUANTUM * stride + KV_WORD_BYTES * lane, from + KV_WORD_BYTES * lane,
+                     first + lane >= range.first && first + lane < range.last);
+}
+
+/* Start copy `number` of COPIES of a block. Zeros for positions that the row does not see. */
+template <int WIDTH, bool CODED>
 __device__ __forceinline__ void start_copy(const attend_job &job, const block_source &source, int number,
                                            uint16_t *ring) {
     const int chunks = WIDTH / 8, slots = attend_slots(WIDTH), quantum = number % QUANTA;
     int lane = static_cast<int>(threadIdx.x) % WARP;
     int first = static_cast<int>(threadIdx.x) / WARP * QUARTER + quantum * ATTEND_QUANTUM;
-    const uint16_t *from = job.pages + __shfl_sync(0xffffffffu, source.element, quantum) +
-                           kv_element(&job.kv.format, number < QUANTA ? KV_PART_K : KV_PART_V, 0, 0);
+    const attend_source &pages = CODED && source.is_coded ? job.codes : job.exact;
+    const char *begin = attend_pages(pages) + __shfl_sync(0xffffffffu, source.begin, quantum) +
+                        (number < QUANTA ? 0 : pages.values);
     uint16_t *to = ring + number % slots * ATTEND_QUANTUM * attend_stride(WIDTH);
+    if (CODED && source.is_coded) return copy_codes<WIDTH>(begin, first, source.range, to);
+    const uint16_t *from = reinterpret_cast<const uint16_t *>(begin);
 #pragma unroll 4
     for (int i = 0; i < ATTEND_QUANTUM * chunks / WARP; i++) {
         int index = lane + WARP * i, row = index / chunks, chunk = index % chunks;
@@ -140,6 +165,103 @@ __device__ __forceinline__ void add_values(const float s[2][4], const uint16_t *
     }
 }
 
+/* ---- the same of codes ---- */
+
+__device__ __forceinline__ uint32_t word_at(const char *codes) {
+    return *reinterpret_cast<const uint32_t *>(codes);
+}
+
+/* The scales behind a quantum's codes, of this lane's columns of a product, and of those 8 further. */
+template <int WIDTH> __device__ __forceinline__ void load_scales(const char *codes, float scales[2][2]) {
+    const char *at = codes + ATTEND_QUANTUM * attend_code_stride(WIDTH) + threadIdx.x % 4 * sizeof(float2);
+#pragma unroll
+    for (int n = 0; n < 2; n++) {
+        const float2 two = *reinterpret_cast<const float2 *>(at + n * 4 * sizeof(float2));
+        scales[n][0] = two.x;
+        scales[n][1] = two.y;
+    }
+}
+
+template <int WIDTH>
+__device__ __forceinline__ void multiply_key_codes(float s[2][4], const uint16_t *q, const char *codes) {
+    constexpr int stride = attend_code_stride(WIDTH);
+    const int group = static_cast<int>(threadIdx.x) % WARP / 4, place = static_cast<int>(threadIdx.x) % 4;
+    float scales[2][2];
+    load_scales<WIDTH>(codes, scales);
+    q += group * attend_stride(WIDTH) + 4 * place;
+    codes += group * stride + 4 * place;
+#pragma unroll
+    for (int e = 0; e < 4; e++)
+        s[0][e] = s[1][e] = 0;
+#pragma unroll
+    for (int d = 0; d < WIDTH; d += 16) {
+        const uint2 low = *reinterpret_cast<const uint2 *>(q + d),
+                    high = *reinterpret_cast<const uint2 *>(q + 8 * attend_stride(WIDTH) + d);
+        const uint32_t a[4] = {low.x, high.x, low.y, high.y};
+#pragma unroll
+        for (int n = 0; n < 2; n++) {
+            const uint32_t word = word_at(codes + 8 * n * stride + d);
+            const uint32_t b[2] = {attend_codes<0, 1>(word, 0), attend_codes<2, 3>(word, 0)};
+            warp_mma(s[n], a, b);
+        }
+    }
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        s[0][e] *= scales[0][e % 2];
+        s[1][e] *= scales[1][e % 2];
+    }
+}
+
+/* Byte T of words of four positions: column `group` of a product. */
+template <int T>
+__device__ __forceinline__ void add_column(const uint32_t a[4], const uint32_t words[4], float o[4]) {
+    const uint32_t b[2] = {attend_codes<T, 4 + T>(words[0], words[1]),
+                           attend_codes<T, 4 + T>(words[2], words[3])};
+    warp_mma(o, a, b);
+}
+
+/* Elements d + 4 group to d + 4 group + 3 of values are columns `group` of state.o[d / 8] to [d / 8 + 3]; of
+ * the last 16 of an odd number of these, two are columns of two. */
+template <int WIDTH>
+__device__ __forceinline__ void add_value_codes(const float s[2][4], const char *codes,
+                                                quarter_state<WIDTH> &state) {
+    constexpr int stride = attend_code_stride(WIDTH), in_fours = WIDTH / 32 * 32;
+    const int group = static_cast<int>(threadIdx.x) % WARP / 4, place = static_cast<int>(threadIdx.x) % 4;
+    const uint32_t ones[2] = {0x3f803f80u, 0x3f803f80u};
+    float scales[2][2], weights[2][4];
+    uint32_t a[4], words[4];
+    attend_pack_weights(a, s);
+    warp_mma(state.sum, a, ones);
+    load_scales<WIDTH>(codes, scales);
+#pragma unroll
+    for (int e = 0; e < 4; e++) {
+        weights[0][e] = s[0][e] * scales[0][e % 2];
+        weights[1][e] = s[1][e] * scales[1][e % 2];
+    }
+    attend_pack_weights(a, weights);
+    codes += 2 * place * stride;
+#pragma unroll
+    for (int d = 0; d < in_fours; d += 32) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            words[i] = word_at(codes + (i / 2 * 8 + i % 2) * stride + d + 4 * group);
+        add_column<0>(a, words, state.o[d / 8]);
+        add_column<1>(a, words, state.o[d / 8 + 1]);
+        add_column<2>(a, words, state.o[d / 8 + 2]);
+        add_column<3>(a, words, state.o[d / 8 + 3]);
+    }
+    if constexpr (in_fours < WIDTH) {
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            words[i] = *reinterpret_cast<const uint16_t *>(codes + (i / 2 * 8 + i % 2) * stride + in_fours +
+                                                           2 * group);
+        add_column<0>(a, words, state.o[in_fours / 8]);
+        add_column<1>(a, words, state.o[in_fours / 8 + 1]);
+    }
+}
+
+/* ---- all of it ---- */
+
 /* Scores of the quarter become weights. All of its scores are there, so nothing is scaled afterwards. */
 template <int WIDTH>
 __device__ __forceinline__ void soften(float scale, attend_range range, float s[QUARTER / 8][4],
@@ -155,7 +277,7 @@ __device__ __forceinline__ void soften(float scale, attend_range range, float s[
 }
 
 /* Wait for the oldest copy of the warp, work(its number, where it lies), and start another in its place. */
-template <int WIDTH, typename Work>
+template <int WIDTH, bool CODED, typename Work>
 __device__ __forceinline__ void with_copy(const attend_job &job, const block_source &now,
                                           const block_source &next, int number, uint16_t *ring, Work work) {
     const int slots = attend_slots(WIDTH), another = number + slots;
@@ -163,19 +285,23 @@ __device__ __forceinline__ void with_copy(const attend_job &job, const block_sou
     __syncwarp();
     work(ring + number % slots * ATTEND_QUANTUM * attend_stride(WIDTH));
     __syncwarp();
-    start_copy<WIDTH>(job, another < COPIES ? now : next, another % COPIES, ring);
+    start_copy<WIDTH, CODED>(job, another < COPIES ? now : next, another % COPIES, ring);
     copy_async_commit();
 }
 
-template <int WIDTH>
+template <int WIDTH, bool CODED>
 __device__ __forceinline__ void attend_quarter(const attend_job &job, const block_source &now,
                                                const block_source &next, const uint16_t *q, uint16_t *ring,
                                                quarter_state<WIDTH> &state) {
     float s[QUARTER / 8][4];
 #pragma unroll
     for (int i = 0; i < QUANTA; i++)
-        with_copy<WIDTH>(job, now, next, i, ring,
-                         [&](const uint16_t *k) { multiply_keys<WIDTH>(&s[2 * i], q, k); });
+        with_copy<WIDTH, CODED>(job, now, next, i, ring, [&](const uint16_t *k) {
+            if (CODED && now.is_coded)
+                multiply_key_codes<WIDTH>(&s[2 * i], q, reinterpret_cast<const char *>(k));
+            else
+                multiply_keys<WIDTH>(&s[2 * i], q, k);
+        });
     soften<WIDTH>(job.scale, now.range, s, state);
 #pragma unroll
     for (int e = 0; e < 4; e++) {
@@ -186,15 +312,38 @@ __device__ __forceinline__ void attend_quarter(const attend_job &job, const bloc
     }
 #pragma unroll
     for (int i = 0; i < QUANTA; i++)
-        with_copy<WIDTH>(job, now, next, QUANTA + i, ring,
-                         [&](const uint16_t *v) { add_values<WIDTH>(&s[2 * i], v, state); });
+        with_copy<WIDTH, CODED>(job, now, next, QUANTA + i, ring, [&](const uint16_t *v) {
+            if (CODED && now.is_coded)
+                add_value_codes<WIDTH>(&s[2 * i], reinterpret_cast<const char *>(v), state);
+            else
+                add_values<WIDTH>(&s[2 * i], v, state);
+        });
 }
 
 /* ---- partial results ---- */
 
-/* To shared memory [warp][query], attend_staged_floats apart. */
+/* The values of a quarter of codes: add_value_codes says which is where. */
 template <int WIDTH>
-__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, int n_queries, float *staged) {
+__device__ __forceinline__ void put_coded_values(const quarter_state<WIDTH> &state, int half, float *values) {
+    constexpr int in_fours = WIDTH / 32 * 32;
+    const int place = static_cast<int>(threadIdx.x) % 4;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const int e = 2 * half + i;
+#pragma unroll
+        for (int n = 0; n < in_fours / 8; n += 4)
+            *reinterpret_cast<float4 *>(values + 8 * n + 4 * (2 * place + i)) =
+                make_float4(state.o[n][e], state.o[n + 1][e], state.o[n + 2][e], state.o[n + 3][e]);
+        if constexpr (in_fours < WIDTH)
+            *reinterpret_cast<float2 *>(values + in_fours + 2 * (2 * place + i)) =
+                make_float2(state.o[in_fours / 8][e], state.o[in_fours / 8 + 1][e]);
+    }
+}
+
+/* To shared memory [warp][query], attend_staged_floats apart. */
+template <int WIDTH, bool CODED>
+__device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, bool is_coded, int n_queries,
+                                            float *staged) {
     int lane = static_cast<int>(threadIdx.x) % WARP, warp = static_cast<int>(threadIdx.x) / WARP;
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -203,7 +352,12 @@ __device__ __forceinline__ void put_quarter(const quarter_state<WIDTH> &state, i
         float *at = staged + (warp * n_queries + query) * attend_staged_floats(WIDTH);
         if (lane % 4 == 0)
             at[ATTEND_PARTIAL_MAX] = state.max[half], at[ATTEND_PARTIAL_SUM] = state.sum[2 * half];
-        at += ATTEND_PARTIAL_VALUES + lane % 4 * 2;
+        at += ATTEND_PARTIAL_VALUES;
+        if (CODED && is_coded) {
+            put_coded_values<WIDTH>(state, half, at);
+            continue;
+        }
+        at += lane % 4 * 2;
 #pragma unroll
         for (int n = 0; n < WIDTH / 8; n++)
             *reinterpret_cast<float2 *>(at + 8 * n) =
@@ -225,7 +379,7 @@ __device__ __forceinline__ void put_unit(const attend_job &job, const generated_
 
 /* ---- the kernel ---- */
 
-template <int WIDTH>
+template <int WIDTH, bool CODED>
 __global__ void __launch_bounds__(ATTEND_THREADS, 2)
     attend_generated_kernel(const attend_job job, int level) {
     constexpr int stride = attend_stride(WIDTH), slots = attend_slots(WIDTH), N = attend_per_lane(WIDTH);
@@ -242,12 +396,12 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 2)
     float *levels = staged + ATTEND_WARPS * staged_quarter;
     ring += warp * slots * ATTEND_QUANTUM * stride;
 
-    block_source now = find_block<WIDTH>(job, task, blocks.first, blocks.last);
-    block_source next = find_block<WIDTH>(job, task, blocks.first + 1, blocks.last);
+    block_source now = find_block<CODED>(job, task, blocks.first, blocks.last);
+    block_source next = find_block<CODED>(job, task, blocks.first + 1, blocks.last);
     copy_queries<WIDTH>(job, task, q); /* in one group with the first keys */
 #pragma unroll
     for (int i = 0; i < slots; i++) {
-        start_copy<WIDTH>(job, now, i, ring);
+        start_copy<WIDTH, CODED>(job, now, i, ring);
         copy_async_commit();
     }
     int count = static_cast<int>(blocks.first - (unit << level)); /* that are not seen */
@@ -258,11 +412,12 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 2)
 
     for (int64_t block = blocks.first; block < blocks.last; block++, count++) {
         quarter_state<WIDTH> state;
-        attend_quarter<WIDTH>(job, now, next, q, ring, state);
+        attend_quarter<WIDTH, CODED>(job, now, next, q, ring, state);
+        const bool is_coded = now.is_coded;
         now = next;
-        next = find_block<WIDTH>(job, task, block + 2, blocks.last); /* known when it is needed */
+        next = find_block<CODED>(job, task, block + 2, blocks.last); /* known when it is needed */
         __syncthreads(); /* the partial results before were read */
-        put_quarter<WIDTH>(state, task.n_queries, staged);
+        put_quarter<WIDTH, CODED>(state, is_coded, task.n_queries, staged);
         __syncthreads();
         for (int query = warp; query < task.n_queries; query += ATTEND_WARPS) {
             float *own = levels + query * level * attend_level_floats(N);
@@ -295,9 +450,10 @@ static void launch_generated(cuda_device *dev, attend_job job, attend_nodes bloc
         job.results = static_cast<float *>(cuda_device_scratch(dev, bytes));
         if (!job.results) return;
     }
-    cuda_launch(dev, "attend", attend_generated_kernel<WIDTH>,
-                dim3(static_cast<unsigned>(n_tasks), static_cast<unsigned>(n_units)), dim3(ATTEND_THREADS),
-                attend_generated_bytes(WIDTH, n_queries, level), job, level);
+    auto kernel =
+        job.has_codes ? attend_generated_kernel<WIDTH, true> : attend_generated_kernel<WIDTH, false>;
+    cuda_launch(dev, "attend", kernel, dim3(static_cast<unsigned>(n_tasks), static_cast<unsigned>(n_units)),
+                dim3(ATTEND_THREADS), attend_generated_bytes(WIDTH, n_queries, level), job, level);
     if (!job.results) return;
     merging.leaves = job.results;
     merging.layout = job.layout;

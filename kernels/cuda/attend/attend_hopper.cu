@@ -12,9 +12,11 @@
 
 enum { PART_QUERIES = 64, PART_WARPS = 4, SCORES = ATTEND_SWIZZLED_ROWS / 8 };
 
-/* The stages in shared memory; number i has the tile of that number of the CTA, modulo ATTEND_STAGES. */
+/* The stages in shared memory; number i has the tile of the CTA's step of that number, modulo ATTEND_STAGES.
+ */
 struct tile_stages {
     uint64_t *full, *empty;
+    float *scales;
     uint16_t *tiles;
 };
 
@@ -30,7 +32,9 @@ __device__ __forceinline__ tile_stages find_stages() {
     tile_stages stages;
     stages.full = reinterpret_cast<uint64_t *>(cuda_shared_memory() + ATTEND_PLACE_BYTES);
     stages.empty = stages.full + ATTEND_STAGES;
-    unsigned char *behind = reinterpret_cast<unsigned char *>(stages.empty + ATTEND_STAGES);
+    stages.scales = reinterpret_cast<float *>(stages.empty + ATTEND_STAGES);
+    unsigned char *behind = reinterpret_cast<unsigned char *>(
+        stages.scales + ATTEND_STAGES * attend_tile_scales(ATTEND_SWIZZLED_WIDTH));
     uint32_t past = shared_address(behind) % ATTEND_SWIZZLED_ALIGNMENT;
     stages.tiles = reinterpret_cast<uint16_t *>(behind + (ATTEND_SWIZZLED_ALIGNMENT - past));
     return stages;
@@ -38,23 +42,32 @@ __device__ __forceinline__ tile_stages find_stages() {
 
 /* ---- the warpgroup that copies ---- */
 
-template <int WIDTH>
+template <int WIDTH> __device__ __forceinline__ tile_memory memory_of(const tile_stages &stages, int number) {
+    return {keys_of<WIDTH>(stages, number), values_of<WIDTH>(stages, number),
+            stages.scales + number % ATTEND_STAGES * attend_tile_scales(WIDTH)};
+}
+
+template <int WIDTH, bool CODED>
 __device__ __forceinline__ void copy_tiles(const attend_job &job, const prompt_place &place,
                                            const tile_stages &stages) {
-    int n_tiles = place.last_tile - place.tile + 1, thread = static_cast<int>(threadIdx.x) % WARPGROUP;
-    for (int i = 0; i < n_tiles + ATTEND_COPIES; i++) {
-        if (i < n_tiles) {
+    const auto element = [](int row, int chunk) { return attend_swizzled_element(row, chunk); };
+    int n_steps = place.last_step - place.first_step + 1, thread = static_cast<int>(threadIdx.x) % WARPGROUP;
+    for (int i = 0; i < n_steps + ATTEND_COPIES; i++) {
+        if (i < n_steps) {
             if (i >= ATTEND_STAGES)
                 shared_barrier_wait(stages.empty + i % ATTEND_STAGES, i / ATTEND_STAGES - 1);
-            copy_tile<WIDTH>(job, place, place.tile + i, thread, keys_of<WIDTH>(stages, i),
-                             values_of<WIDTH>(stages, i),
-                             [](int row, int chunk) { return attend_swizzled_element(row, chunk); });
+            copy_tile<WIDTH, CODED>(job, place,
+                                    tile_of<CODED>(job, place, place.first_step + i, ATTEND_SWIZZLED_ROWS),
+                                    thread, memory_of<WIDTH>(stages, i), element);
         }
         copy_async_commit();
         if (i < ATTEND_COPIES) continue;
         copy_async_wait<ATTEND_COPIES>();
+        const int there = i - ATTEND_COPIES;
+        if (CODED && tile_of<CODED>(job, place, place.first_step + there, ATTEND_SWIZZLED_ROWS).is_coded)
+            decode_tile<WIDTH>(thread, memory_of<WIDTH>(stages, there), element);
         warpgroup_show();
-        shared_barrier_arrive(stages.full + (i - ATTEND_COPIES) % ATTEND_STAGES);
+        shared_barrier_arrive(stages.full + there % ATTEND_STAGES);
     }
 }
 
@@ -129,15 +142,14 @@ __device__ __forceinline__ void pass_tiles(const tile_stages &stages, int number
     }
 }
 
-/* Scores of tile number `number` become weights beside the new maximum. */
-template <int WIDTH>
+/* Scores of step `number` become weights beside the new maximum. */
+template <int WIDTH, bool CODED>
 __device__ __forceinline__ void soften_tile(const attend_job &job, const prompt_place &place, int part,
                                             int number, float s[SCORES][4], prompt_state<WIDTH, 1> &state,
                                             float factor[1][2]) {
     float(&of_one)[1][SCORES][4] = reinterpret_cast<float(&)[1][SCORES][4]>(*s);
-    int tile = place.tile + number;
-    if (tile < place.parts[part].first_full || tile > place.parts[part].last_full)
-        mask_tile<1, SCORES>(job, place, tile, of_one);
+    const prompt_tile tile = tile_of<CODED>(job, place, place.first_step + number, ATTEND_SWIZZLED_ROWS);
+    if (!is_full<CODED>(place, part, tile)) mask_tile<1, SCORES, CODED>(job, place, tile, of_one);
     soften<WIDTH, 1, SCORES>(job.scale, of_one, state, factor);
 }
 
@@ -153,13 +165,13 @@ __device__ __forceinline__ void pack_tile(const float s[SCORES][4], uint32_t wei
     }
 }
 
-/* Add tiles [first, last] of the CTA's to the state, all of one node. */
-template <int WIDTH>
+/* Add the tiles of the CTA's steps [first, last] to the state, all of one node. */
+template <int WIDTH, bool CODED>
 __device__ __forceinline__ void attend_tiles(const attend_job &job, const prompt_place &place,
                                              const tile_stages &stages, int part, int first, int last,
                                              const uint32_t q[WIDTH / 16][4], prompt_state<WIDTH, 1> &state) {
-    int begin = max(first, place.parts[part].first - place.tile);
-    int end = min(last, place.parts[part].last - place.tile);
+    int begin = max(first, place.parts[part].first - place.first_step);
+    int end = min(last, place.parts[part].last - place.first_step);
     if (begin > end) return pass_tiles(stages, first, last + 1);
     pass_tiles(stages, first, begin);
     float s[SCORES][4], factor[1][2];
@@ -167,7 +179,7 @@ __device__ __forceinline__ void attend_tiles(const attend_job &job, const prompt
     begin_scores<WIDTH>(stages, begin, q, s);
     warpgroup_wait<0>();
     warpgroup_pin<SCORES>(s);
-    soften_tile<WIDTH>(job, place, part, begin, s, state, factor);
+    soften_tile<WIDTH, CODED>(job, place, part, begin, s, state, factor);
     pack_tile<WIDTH>(s, weights, state);
 #pragma unroll 1
     for (int number = begin; number < end; number++) {
@@ -175,7 +187,7 @@ __device__ __forceinline__ void attend_tiles(const attend_job &job, const prompt
         begin_values<WIDTH>(stages, number, weights, state.o[0]);
         warpgroup_wait<1>();
         warpgroup_pin<SCORES>(s);
-        soften_tile<WIDTH>(job, place, part, number + 1, s, state, factor);
+        soften_tile<WIDTH, CODED>(job, place, part, number + 1, s, state, factor);
         warpgroup_wait<0>();
         warpgroup_pin<WIDTH / 8>(state.o[0]);
         leave_tile(stages, number);
@@ -189,21 +201,22 @@ __device__ __forceinline__ void attend_tiles(const attend_job &job, const prompt
     pass_tiles(stages, end + 1, last + 1);
 }
 
-template <int WIDTH>
+template <int WIDTH, bool CODED>
 __device__ __forceinline__ void attend_all_nodes(const attend_job &job, const prompt_plan &plan,
                                                  const prompt_place &place, const tile_stages &stages) {
     const int tiles_a_node = ATTEND_NODE / ATTEND_SWIZZLED_ROWS;
     int part = static_cast<int>(threadIdx.x) / WARPGROUP;
     uint32_t q[WIDTH / 16][4];
     load_queries<WIDTH>(job, place, q);
-    for (int tile = place.tile; tile <= place.last_tile;) {
-        int node = tile / tiles_a_node;
-        int last = min(place.last_tile, (node + 1) * tiles_a_node - 1);
+    for (int step = place.first_step; step <= place.last_step;) {
+        int node = tile_of<CODED>(job, place, step, ATTEND_SWIZZLED_ROWS).number / tiles_a_node;
+        int last = min(place.last_step, last_step<CODED>(place, (node + 1) * tiles_a_node - 1));
         prompt_state<WIDTH, 1> state;
         clear_state<WIDTH, 1>(state);
-        attend_tiles<WIDTH>(job, place, stages, part, tile - place.tile, last - place.tile, q, state);
+        attend_tiles<WIDTH, CODED>(job, place, stages, part, step - place.first_step, last - place.first_step,
+                                   q, state);
         end_node<WIDTH, 1>(job, plan, place, node, state);
-        tile = last + 1;
+        step = last + 1;
     }
 }
 
@@ -211,7 +224,7 @@ __device__ __forceinline__ void attend_all_nodes(const attend_job &job, const pr
 
 /* Registers: the multiprocessor has 168 for each of the threads of three warpgroups, and 224 for those of two
  * when the third makes do with 56. */
-template <int WIDTH, int PARTS>
+template <int WIDTH, int PARTS, bool CODED>
 __global__ void __launch_bounds__((PARTS + 1) * WARPGROUP, 1)
     attend_hopper_kernel(const attend_job job, const prompt_plan plan) {
     static_assert(attend_prompt_positions(WIDTH) == ATTEND_SWIZZLED_ROWS, "tiles are as elsewhere");
@@ -227,29 +240,25 @@ __global__ void __launch_bounds__((PARTS + 1) * WARPGROUP, 1)
     if (!__syncthreads_or(any)) return;
     if (threadIdx.x >= PARTS * WARPGROUP) {
         if (PARTS == 2) warpgroup_give_registers<56>();
-        copy_tiles<WIDTH>(job, place, stages);
+        copy_tiles<WIDTH, CODED>(job, place, stages);
     } else {
         if (PARTS == 2) warpgroup_take_registers<224>();
-        attend_all_nodes<WIDTH>(job, plan, place, stages);
+        attend_all_nodes<WIDTH, CODED>(job, plan, place, stages);
     }
 }
 
-template <int WIDTH>
+template <int WIDTH, bool CODED>
 static void launch(cuda_device *dev, const attend_job &job, const prompt_plan &plan, dim3 grid,
                    int n_queries) {
-    size_t bytes = attend_hopper_bytes(WIDTH);
-    if (n_queries == PART_QUERIES)
-        cuda_launch(dev, "attend", attend_hopper_kernel<WIDTH, 1>, grid, dim3(2 * WARPGROUP), bytes, job,
-                    plan);
-    else
-        cuda_launch(dev, "attend", attend_hopper_kernel<WIDTH, 2>, grid, dim3(3 * WARPGROUP), bytes, job,
-                    plan);
+    const int parts = n_queries / PART_QUERIES;
+    auto kernel = parts == 1 ? attend_hopper_kernel<WIDTH, 1, CODED> : attend_hopper_kernel<WIDTH, 2, CODED>;
+    cuda_launch(dev, "attend", kernel, grid, dim3(static_cast<unsigned>(parts + 1) * WARPGROUP),
+                attend_hopper_bytes(WIDTH), job, plan);
 }
 
 void attend_launch_hopper(cuda_device *dev, const attend_job &job, const prompt_plan &plan, int width,
                           dim3 grid, int n_queries) {
-    if (width == 64)
-        launch<64>(dev, job, plan, grid, n_queries);
-    else
-        launch<128>(dev, job, plan, grid, n_queries);
+    auto start = width == 64 ? (job.has_codes ? launch<64, true> : launch<64, false>)
+                             : (job.has_codes ? launch<128, true> : launch<128, false>);
+    start(dev, job, plan, grid, n_queries);
 }

@@ -61,10 +61,14 @@ ATTEND_FUNCTION attend_nodes attend_blocks_of(int64_t pos, int64_t window, int64
 
 /* ---- pages ---- */
 
-/* Sixteen positions from a multiple of sixteen on, a quantum, lie in one page. */
+/* Sixteen positions from a multiple of sixteen on, a quantum, lie in one page, in int8 side by side. */
 enum { ATTEND_QUANTUM = 16 };
 
 static_assert((int)KV_PAGE_QUANTUM % (int)ATTEND_QUANTUM == 0, "a page has whole quanta");
+static_assert((int)KV_INT8_ROWS_PLACES == (int)ATTEND_QUANTUM, "a quantum of codes lies together");
+
+/* Bytes of a quantum's scales, which its codes lie behind. */
+enum { ATTEND_SCALE_BYTES = ATTEND_QUANTUM * KV_WORD_BYTES };
 
 typedef struct attend_place {
     int page, slot; /* which of the sequence's pages, and the position in it */
@@ -77,11 +81,13 @@ ATTEND_FUNCTION attend_place attend_place_of(int64_t quantum, int quanta_per_pag
     return place;
 }
 
-/* The element of the pool where a quantum's keys for a kv head begin. */
+/* The unit of the pool (kv_page.h) where a quantum's keys for a kv head begin; in int8, the scales of those.
+ */
 ATTEND_FUNCTION size_t attend_element(const kv_format *format, const int32_t *table, attend_place at,
                                       int kv_head) {
-    return (size_t)table[at.page] * kv_page_elements(format) +
-           kv_element(format, KV_PART_K, kv_head, at.slot);
+    const size_t page = (size_t)table[at.page] * kv_page_elements(format);
+    return page + (format->layout == KV_INT8_ROWS ? kv_row_scale(format, KV_PART_K, kv_head, at.slot)
+                                                  : kv_element(format, KV_PART_K, kv_head, at.slot));
 }
 
 /* ---- shared memory ---- */
@@ -109,7 +115,7 @@ enum {
     ATTEND_WARPS = 4,
     ATTEND_THREADS = 32 * ATTEND_WARPS,
     ATTEND_HEADS = 16,
-    ATTEND_PLACE_BYTES = 128,
+    ATTEND_PLACE_BYTES = 160,
     ATTEND_PARTS = 4
 };
 
@@ -121,10 +127,16 @@ ATTEND_FUNCTION int attend_prompt_queries(int sixteens) {
     return 16 * sixteens * ATTEND_WARPS;
 }
 
-/* What a CTA works on, the queries, and two tiles of keys and of values. */
+/* Scales of a tile of codes, of keys and of values. */
+ATTEND_FUNCTION int attend_tile_scales(int width) {
+    return 2 * attend_prompt_positions(width);
+}
+
+/* What a CTA works on, the queries, and two tiles of keys and of values, and of their scales. */
 ATTEND_FUNCTION size_t attend_prompt_bytes(int width, int sixteens) {
     size_t rows = (size_t)(attend_prompt_queries(sixteens) + 4 * attend_prompt_positions(width));
-    return ATTEND_PLACE_BYTES + rows * (size_t)attend_stride(width) * sizeof(uint16_t);
+    return ATTEND_PLACE_BYTES + rows * (size_t)attend_stride(width) * sizeof(uint16_t) +
+           2 * (size_t)attend_tile_scales(width) * sizeof(float);
 }
 
 /* Hopper's products read tiles of 64 elements a row, 128 bytes, of which row r has its 16-byte chunk c in
@@ -146,15 +158,21 @@ ATTEND_FUNCTION bool attend_has_hopper(int width) {
  * most. */
 enum { ATTEND_STAGES = 4, ATTEND_COPIES = 2 };
 
-/* The place and the stages' barriers; the stages, wherever the next alignment is. */
+/* The place, the stages' barriers and scales; the stages, wherever the next alignment is. */
 ATTEND_FUNCTION size_t attend_hopper_bytes(int width) {
     size_t stage = 2 * ATTEND_SWIZZLED_ROWS * (size_t)width * sizeof(uint16_t);
-    return 2 * ATTEND_SWIZZLED_ALIGNMENT + ATTEND_STAGES * stage;
+    return 2 * ATTEND_SWIZZLED_ALIGNMENT +
+           ATTEND_STAGES * (stage + (size_t)attend_tile_scales(width) * sizeof(float));
 }
 
 /* Generated rows: quanta of keys or values that are on their way to one warp. A divisor of 8. */
 ATTEND_FUNCTION int attend_slots(int width) {
     return width <= 64 ? 8 : width <= 128 ? 4 : 2;
+}
+
+/* Rows of codes of a quantum on its way lie so many bytes apart: an odd number of 16-byte pieces. */
+ATTEND_FUNCTION int attend_code_stride(int width) {
+    return width + (width / 16 % 2 ? 0 : 16);
 }
 
 /* Numbers that a lane holds of the values of one query. */

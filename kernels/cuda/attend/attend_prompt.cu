@@ -26,15 +26,21 @@ __device__ void copy_queries(const attend_job &job, const prompt_place &place, i
     }
 }
 
-/* Two tiles of keys, and two of values. */
-template <int WIDTH>
-__device__ __forceinline__ void copy_padded_tile(const attend_job &job, const prompt_place &place, int tile,
-                                                 uint16_t *tiles) {
+/* The memory of a step: there are two tiles of keys, and two of values, and behind them the scales of both.
+ */
+template <int WIDTH> __device__ __forceinline__ tile_memory padded_tile(uint16_t *tiles, int step) {
     const int tile_elements = attend_prompt_positions(WIDTH) * attend_stride(WIDTH);
-    uint16_t *k = tiles + tile % 2 * tile_elements;
-    copy_tile<WIDTH>(job, place, tile, static_cast<int>(threadIdx.x), k, k + 2 * tile_elements,
-                     [](int row, int chunk) { return row * attend_stride(WIDTH) + 8 * chunk; });
+    uint16_t *k = tiles + step % 2 * tile_elements;
+    return {k, k + 2 * tile_elements,
+            reinterpret_cast<float *>(tiles + 4 * tile_elements) + step % 2 * attend_tile_scales(WIDTH)};
 }
+
+/* Where 8 elements of a position are in it. */
+template <int WIDTH> struct padded_element {
+    __device__ __forceinline__ int operator()(int row, int chunk) const {
+        return row * attend_stride(WIDTH) + 8 * chunk;
+    }
+};
 
 /* ---- one tile of positions ---- */
 
@@ -91,44 +97,50 @@ __device__ __forceinline__ void add_values(const float s[SIXTEENS][N][4], const 
 
 /* ---- the kernel ---- */
 
-template <int WIDTH, int SIXTEENS>
+template <int WIDTH, int SIXTEENS, bool CODED>
 __global__ void __launch_bounds__(ATTEND_THREADS)
     attend_prompt_kernel(const attend_job job, const prompt_plan plan) {
     constexpr int positions = attend_prompt_positions(WIDTH), n_queries = attend_prompt_queries(SIXTEENS);
     constexpr int tiles_a_node = ATTEND_NODE / positions;
-    constexpr int N = positions / 8, tile_elements = positions * attend_stride(WIDTH);
+    constexpr int N = positions / 8;
     static_assert(sizeof(prompt_place) <= ATTEND_PLACE_BYTES, "the place has its place");
-    int warp = static_cast<int>(threadIdx.x) / WARP;
+    const int thread = static_cast<int>(threadIdx.x), warp = thread / WARP;
     prompt_place &place = *reinterpret_cast<prompt_place *>(cuda_shared_memory());
     uint16_t *q = reinterpret_cast<uint16_t *>(cuda_shared_memory() + ATTEND_PLACE_BYTES);
     uint16_t *k = q + n_queries * attend_stride(WIDTH); /* two tiles, and two of values */
     bool any = threadIdx.x == 0 && find_place(job, plan, n_queries, ATTEND_WARPS, positions, &place);
     if (!__syncthreads_or(any)) return;
-    int tile = place.tile;
+    int step = place.first_step;
     copy_queries<WIDTH>(job, place, n_queries, q);
-    copy_padded_tile<WIDTH>(job, place, tile, k);
+    copy_tile<WIDTH, CODED>(job, place, tile_of<CODED>(job, place, step, positions), thread,
+                            padded_tile<WIDTH>(k, step), padded_element<WIDTH>());
     copy_async_commit();
     q += 16 * SIXTEENS * attend_stride(WIDTH) * warp;
 
     prompt_state<WIDTH, SIXTEENS> state;
     clear_state<WIDTH, SIXTEENS>(state);
-    for (; tile <= place.last_tile; tile++) {
+    for (; step <= place.last_step; step++) {
+        const prompt_tile tile = tile_of<CODED>(job, place, step, positions);
         copy_async_wait<0>();
+        if (CODED && tile.is_coded)
+            decode_tile<WIDTH>(thread, padded_tile<WIDTH>(k, step), padded_element<WIDTH>());
         __syncthreads(); /* the tile is there, and no warp reads the one before any more */
-        if (tile < place.last_tile) copy_padded_tile<WIDTH>(job, place, tile + 1, k);
+        if (step < place.last_step)
+            copy_tile<WIDTH, CODED>(job, place, tile_of<CODED>(job, place, step + 1, positions), thread,
+                                    padded_tile<WIDTH>(k, step + 1), padded_element<WIDTH>());
         copy_async_commit();
-        if (tile >= place.parts[warp].first && tile <= place.parts[warp].last) {
+        if (step >= place.parts[warp].first && step <= place.parts[warp].last) {
             float s[SIXTEENS][N][4];
-            multiply_keys<WIDTH, SIXTEENS, N>(s, q, k + tile % 2 * tile_elements);
-            if (tile < place.parts[warp].first_full || tile > place.parts[warp].last_full)
-                mask_tile<SIXTEENS, N>(job, place, tile, s);
+            multiply_keys<WIDTH, SIXTEENS, N>(s, q, padded_tile<WIDTH>(k, step).k);
+            if (!is_full<CODED>(place, warp, tile)) mask_tile<SIXTEENS, N, CODED>(job, place, tile, s);
             float factor[SIXTEENS][2];
             soften<WIDTH, SIXTEENS, N>(job.scale, s, state, factor);
             scale_state<WIDTH, SIXTEENS>(factor, state);
-            add_values<WIDTH, SIXTEENS, N>(s, k + (2 + tile % 2) * tile_elements, state);
+            add_values<WIDTH, SIXTEENS, N>(s, padded_tile<WIDTH>(k, step).v, state);
         }
-        if ((tile + 1) % tiles_a_node == 0 || tile == place.last_tile) {
-            end_node<WIDTH, SIXTEENS>(job, plan, place, tile / tiles_a_node, state);
+        const int node = tile.number / tiles_a_node;
+        if (step == last_step<CODED>(place, (node + 1) * tiles_a_node - 1) || step == place.last_step) {
+            end_node<WIDTH, SIXTEENS>(job, plan, place, node, state);
             clear_state<WIDTH, SIXTEENS>(state);
         }
     }
@@ -165,19 +177,17 @@ static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, co
     return plan;
 }
 
-template <int WIDTH>
+template <int WIDTH, bool CODED>
 static void start_prompt(cuda_device *dev, const attend_job &job, const prompt_plan &plan) {
     dim3 grid(static_cast<unsigned>(plan.n_tiles), static_cast<unsigned>(job.n_kv_heads),
               plan.split ? static_cast<unsigned>(plan.nodes.last - plan.nodes.first) : 1);
     size_t bytes = attend_prompt_bytes(WIDTH, plan.sixteens);
+    constexpr int most = WIDTH <= 128 ? 2 : 1;
     if (attend_has_hopper(WIDTH) && dev->has_warpgroup_products)
-        attend_launch_hopper(dev, job, plan, WIDTH, grid, attend_prompt_queries(plan.sixteens));
-    else if (plan.sixteens == 1)
-        cuda_launch(dev, "attend", attend_prompt_kernel<WIDTH, 1>, grid, dim3(ATTEND_THREADS), bytes, job,
-                    plan);
-    else
-        cuda_launch(dev, "attend", attend_prompt_kernel < WIDTH, WIDTH <= 128 ? 2 : 1 >, grid,
-                    dim3(ATTEND_THREADS), bytes, job, plan);
+        return attend_launch_hopper(dev, job, plan, WIDTH, grid, attend_prompt_queries(plan.sixteens));
+    auto kernel =
+        plan.sixteens == 1 ? attend_prompt_kernel<WIDTH, 1, CODED> : attend_prompt_kernel<WIDTH, most, CODED>;
+    cuda_launch(dev, "attend", kernel, grid, dim3(ATTEND_THREADS), bytes, job, plan);
 }
 
 template <int WIDTH>
@@ -195,7 +205,8 @@ static void launch_prompt(cuda_device *dev, attend_job job, const attend_extent 
             cuda_device_scratch(dev, slots * attend_node_floats(&job.layout) * sizeof(float)));
         if (!job.results) return;
     }
-    start_prompt<WIDTH>(dev, job, plan);
+    auto start = job.has_codes ? start_prompt<WIDTH, true> : start_prompt<WIDTH, false>;
+    start(dev, job, plan);
     if (!job.y || !plan.split) return;
     merging.leaves = job.results;
     merging.layout = job.layout;

@@ -36,7 +36,9 @@ struct append_job {
     step_tables step;
     int n_heads, n_kv_heads, head_dim;
     qkv_weights weights;
-    kv_layer kv;
+    kv_layer kv;    /* of what is kept as it was put */
+    kv_layer codes; /* with has_codes: of these besides */
+    bool has_codes;
     const float *cos_sin, *qkv;
 };
 
@@ -125,6 +127,41 @@ __device__ __forceinline__ void head_rotate(head_part<WIDTH> &x, const float *co
         }
 }
 
+__device__ __forceinline__ float rounded(float x) {
+    return __bfloat162float(__float2bfloat16_rn(x));
+}
+
+/* Of what was rounded to bf16, NaN or infinite where any of it is: as kv_put_rows finds it. */
+template <int WIDTH> __device__ __forceinline__ float head_largest(const head_part<WIDTH> &x) {
+    uint32_t largest = 0; /* bits of magnitudes, which are in order, NaN behind infinity */
+    for (int s = 0; s < x.STEPS; s++)
+        for (int k = 0; k < WIDTH; k++)
+            largest = max(largest, max(__float_as_uint(rounded(x.low[s][k])) & 0x7fffffffu,
+                                       __float_as_uint(rounded(x.high[s][k])) & 0x7fffffffu));
+    return __uint_as_float(warp_join(largest, [](uint32_t a, uint32_t b) { return max(a, b); }));
+}
+
+/* The same codes as kv_put_rows makes of the same rows. */
+template <int WIDTH>
+__device__ __forceinline__ void head_encode(const append_job &job, const head_part<WIDTH> &x, kv_part part,
+                                            int head, int64_t t) {
+    const kv_format &f = job.codes.format;
+    const int64_t pos = job.step.row_pos[t];
+    const int32_t page = kv_layer_table(&job.codes, job.step.row_slot[t])[pos / f.page_tokens];
+    const int place = static_cast<int>(pos % f.page_tokens), half = job.head_dim / 2;
+    unsigned char *to =
+        static_cast<unsigned char *>(job.codes.pages) + static_cast<size_t>(page) * kv_page_elements(&f);
+    const float scale = int8_code_scale(head_largest(x));
+    if (threadIdx.x % WARP == 0) *reinterpret_cast<float *>(to + kv_row_scale(&f, part, head, place)) = scale;
+    to += kv_element(&f, part, head, place);
+    for_each_part<WIDTH>(half, [&](int s, int i) {
+        for (int k = 0; k < WIDTH; k++) {
+            to[i + k] = int8_encode(rounded(x.low[s][k]), scale);
+            to[half + i + k] = int8_encode(rounded(x.high[s][k]), scale);
+        }
+    });
+}
+
 /* A warp for each head of a row. */
 template <int WIDTH, typename E> __global__ void append_heads(const append_job job, E *pages, E *q) {
     int H = job.n_heads, G = job.n_kv_heads, K = job.head_dim, heads = H + 2 * G;
@@ -145,8 +182,10 @@ template <int WIDTH, typename E> __global__ void append_heads(const append_job j
         to = q + (t * H + head) * K;
     } else {
         const int32_t *table = kv_layer_table(&job.kv, job.step.row_slot[t]);
-        to = pages + kv_pool_element(&job.kv.format, table, head < H + G ? KV_PART_K : KV_PART_V,
-                                     (head - H) % G, job.step.row_pos[t]);
+        const kv_part part = head < H + G ? KV_PART_K : KV_PART_V;
+        to = pages + kv_pool_element(&job.kv.format, table, part, (head - H) % G, job.step.row_pos[t]);
+        if constexpr (sizeof(E) == sizeof(uint16_t))
+            if (job.has_codes) head_encode(job, x, part, (head - H) % G, t);
     }
     head_store(x, to, K / 2);
 }
@@ -178,8 +217,16 @@ void cuda_kv_append(device *base, const attention_shape *shape, const qkv_weight
     cuda_device *dev = cuda_device_of(base);
     assert(shape->head_dim <= CUDA_MOST_HEAD_DIM && base->act == base->kv);
     if (dev->step.n_rows == 0) return;
-    append_job job = {dev->step, shape->n_heads, shape->n_kv_heads, shape->head_dim, *weights, *kv, cos_sin,
+    append_job job = {dev->step,
+                      shape->n_heads,
+                      shape->n_kv_heads,
+                      shape->head_dim,
+                      *weights,
+                      kv->near ? *kv->near : *kv,
+                      *kv,
+                      kv->near != nullptr,
+                      cos_sin,
                       qkv};
     auto launch = base->kv == DTYPE_F32 ? launch_append<float> : launch_append<__nv_bfloat16>;
-    launch(dev, job, kv->pages, q);
+    launch(dev, job, job.kv.pages, q);
 }

@@ -75,14 +75,24 @@ __device__ __forceinline__ void warp_load_matrices_transposed(uint32_t r[4], con
 }
 
 /* Copy 16 aligned bytes to shared memory, or 16 zero bytes when !valid; there after the group that the thread
- * commits next was waited for, and, for other threads, after a barrier behind that. */
+ * commits next was waited for, and, for other threads, after a barrier behind that. copy_4_async: 4 bytes. */
 __device__ __forceinline__ void copy_16_async(void *to_shared, const void *from, bool valid) {
 #ifdef KVARVE_CUDA_EMULATED
-    emulation_copy_async(to_shared, from, valid);
+    emulation_copy_async(to_shared, from, 16, valid);
 #else
     uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
     int n = valid ? 16 : 0;
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
+#endif
+}
+
+__device__ __forceinline__ void copy_4_async(void *to_shared, const void *from, bool valid) {
+#ifdef KVARVE_CUDA_EMULATED
+    emulation_copy_async(to_shared, from, 4, valid);
+#else
+    uint32_t at = static_cast<uint32_t>(__cvta_generic_to_shared(to_shared));
+    int n = valid ? 4 : 0;
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from), "r"(n) : "memory");
 #endif
 }
 
