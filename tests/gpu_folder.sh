@@ -68,8 +68,11 @@ for part in pkglibdir pkgdatadir; do
     mkdir -p "$to"
     cp -RL "$from"/. "$to"
 done
-# Networks and OpenSHMEM are not for one machine.
+# Networks and OpenSHMEM are not for one machine, and MPI's files, windows, and topologies are not used.
 find "$folder/mpi" -name 'mca_*.so' | while read -r plugin; do
+    case ${plugin##*/mca_} in
+    io_* | fs_* | fbtl_* | fcoll_* | sharedfp_* | osc_* | topo_treematch.so) rm "$plugin" && continue ;;
+    esac
     if ldd "$plugin" | grep -q 'libuc[pt]\.\|libfabric\.\|libpsm\|libibverbs\.\|liboshmem\.'; then rm "$plugin"; fi
 done
 # PMIx, where Open MPI has none of its own, has plugins too.
