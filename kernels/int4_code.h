@@ -152,7 +152,8 @@ static inline void int4_encode_keys(int n, int width, const char *rows, size_t r
     for (int k = 0; k < n; k++)
         for (int i = 0; i < width; i++) {
             const float code = int4_nearest((x[k * width + i] - least[i]) / steps[i]);
-            codes[k * width + i] = (uint8_t)(code > 0 ? code < INT4_LARGEST ? code : INT4_LARGEST : 0);
+            codes[k * width + i] =
+                (uint8_t)(code > 0 ? code < INT4_LARGEST ? code : (float)INT4_LARGEST : 0.0f);
         }
 }
 

@@ -16,8 +16,9 @@ typedef struct codes_head {
     uint32_t symbol_bytes, exact_bytes;
 } codes_head;
 
-/* Numbers of the format. A frame does not say which part of a layer it is of: so its kind does. */
-enum { INT8_KEYS = 1, INT8_VALUES, INT4_KEYS, INT4_VALUES, N_KINDS };
+/* Numbers of the format. A frame does not say which part of a layer it is of: so its kind does. In int8
+ * values, and a GPU's keys, have one scale a row, a CPU's keys one for each INT8_GROUP elements. */
+enum { INT8_GROUPS = 1, INT8_ROWS, INT4_KEYS, INT4_VALUES, N_KINDS };
 enum { SYMBOL_BITS = 4, N_SYMBOLS = 1 << SYMBOL_BITS };
 
 /* What is coded together, rows of one head, is a unit: of keys in int4 a group of places, else a row. */
@@ -33,17 +34,23 @@ static bool are_groups(const units *u) {
 }
 
 static bool is_int8(const units *u) {
-    return u->kind <= INT8_VALUES;
+    return u->kind <= INT8_ROWS;
 }
 
 static size_t count_units(const units *u) {
     return (size_t)u->n_groups * (size_t)u->n_heads;
 }
 
+/* Has this part of a layer such codes, which are not of another kind as well? */
+static bool may_be(const units *u, kv_part part) {
+    if (u->kind == INT8_ROWS) return part == KV_PART_V || u->width > INT8_GROUP;
+    return (u->kind == INT4_VALUES) == (part == KV_PART_V);
+}
+
 /* Numbers that hold the ranges of a unit. */
 static size_t count_ranges(const units *u) {
     const size_t width = (size_t)u->width;
-    if (is_int8(u)) return u->kind == INT8_VALUES ? 1 : (width + INT8_GROUP - 1) / INT8_GROUP;
+    if (is_int8(u)) return u->kind == INT8_ROWS ? 1 : (width + INT8_GROUP - 1) / INT8_GROUP;
     return 2 * (u->kind == INT4_KEYS ? width : (width + KV_INT4_VALUES - 1) / KV_INT4_VALUES);
 }
 
@@ -51,7 +58,7 @@ static size_t count_ranges(const units *u) {
 
 /* Of int8 a range is the largest magnitude of the elements that share a scale. */
 static void encode_int8(const units *u, const uint16_t *row, uint16_t *ranges, uint8_t *codes) {
-    const int together = u->kind == INT8_VALUES ? u->width : INT8_GROUP;
+    const int together = u->kind == INT8_ROWS ? u->width : INT8_GROUP;
     for (int first = 0; first < u->width; first += together, ranges++) {
         const int last = first + together < u->width ? first + together : u->width;
         *ranges = 0;
@@ -64,7 +71,7 @@ static void encode_int8(const units *u, const uint16_t *row, uint16_t *ranges, u
 }
 
 static void decode_int8(const units *u, const uint16_t *ranges, const uint8_t *codes, uint16_t *row) {
-    const int together = u->kind == INT8_VALUES ? u->width : INT8_GROUP;
+    const int together = u->kind == INT8_ROWS ? u->width : INT8_GROUP;
     for (int first = 0; first < u->width; first += together, ranges++) {
         const int last = first + together < u->width ? first + together : u->width;
         const float scale = int8_code_scale(float_of_bf16(*ranges));
@@ -250,8 +257,9 @@ bool kv_codes_encode(const kv_blocks *blocks, const kv_chunk *chunk, const kv_to
                      const void *elements, text_buffer *payload) {
     bool is_coded = false;
     if (chunk->shape.type != DTYPE_BF16) return false;
-    for (int kind = INT8_KEYS; kind < N_KINDS && !is_coded; kind += N_KV_PARTS) {
-        units u = units_of(chunk, kind + (int)chunk->part);
+    for (int kind = INT8_GROUPS; kind < N_KINDS && !is_coded; kind++) {
+        units u = units_of(chunk, kind);
+        if (!may_be(&u, chunk->part)) continue;
         if (are_groups(&u) && (!tokens || u.width > INT4_MOST_KEY)) continue;
         find_groups(&u, tokens);
         uint16_t *room = unit_room(&u);
@@ -278,7 +286,7 @@ static status damaged(const char *what) {
 static status read_units(byte_reader *r, const kv_chunk *chunk, codes_head *head, units *u) {
     static const uint8_t zeros[3];
     byte_reader_take(r, head, sizeof *head);
-    if (r->is_short || head->kind < INT8_KEYS || head->kind >= N_KINDS ||
+    if (r->is_short || head->kind < INT8_GROUPS || head->kind >= N_KINDS ||
         memcmp(head->reserved, zeros, sizeof zeros) != 0)
         return damaged("its codes are of no known kind");
     *u = units_of(chunk, head->kind);

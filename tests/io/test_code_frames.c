@@ -36,7 +36,7 @@ static void round_rows(rows *r, kv_layout layout, int head) {
         const int place = r->tokens[token].position % KV_INT4_PLACES,
                   left = s->n_tokens - token < KV_INT4_PLACES - place ? s->n_tokens - token
                                                                       : KV_INT4_PLACES - place;
-        if (layout == KV_INT8 || left == KV_INT4_PLACES) {
+        if (layout != KV_INT4 || left == KV_INT4_PLACES) {
             kv_put_rows(&f, page, r->chunk.part, 0, place, left, row_of(r, token, head), row_bytes);
             kv_get_rows(&f, page, r->chunk.part, 0, place, left, row_of(r, token, head), row_bytes);
         }
@@ -151,6 +151,16 @@ static void test_unknown_tokens(void) {
     check_frame(make_rows(KV_INT8, KV_PART_K, 256, 2, 64, 0, 0, 0), false, true);
     check_frame(make_rows(KV_INT4, KV_PART_V, 256, 2, 64, 0, 0, 0), false, true);
     check_frame(make_rows(KV_INT4, KV_PART_K, 256, 2, 64, 0, 0, 0), false, false);
+}
+
+/* A GPU's pages: keys wider than a group have one scale. */
+static void test_gpu_rows(void) {
+    for (int part = 0; part < N_KV_PARTS; part++) {
+        CU_ASSERT(check_frame(make_rows(KV_INT8_ROWS, (kv_part)part, 256, 2, 256, 64, 0, 0), true, true) <
+                  8.3);
+        CU_ASSERT(check_frame(make_rows(KV_INT8_ROWS, (kv_part)part, 256, 2, 64, 64, 0, 0), false, true) <
+                  8.5);
+    }
 }
 
 static void test_ordinary_rows(void) {
@@ -271,6 +281,7 @@ int main(int argc, char **argv) {
         {"codes are found, come back, and are small", test_codes},
         {"groups of places that are cut", test_groups},
         {"without tokens", test_unknown_tokens},
+        {"a GPU's rows", test_gpu_rows},
         {"ordinary rows are no codes", test_ordinary_rows},
         {"odd rows among codes come back", test_odd_rows},
         {"instruction sets write the same bytes", test_instruction_sets},
