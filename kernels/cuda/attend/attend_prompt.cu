@@ -154,6 +154,10 @@ static int tiles_of(const cuda_device *dev, const attend_job *job, const prompt_
            attend_first_tile(plan->first_span, job->first_row, job->group, n_queries);
 }
 
+static bool uses_hopper(const cuda_device *dev, int width) {
+    return attend_has_hopper(width) && dev->has_warpgroup_products;
+}
+
 static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, const attend_extent *extent,
                                int width) {
     const size_t most_split_bytes = static_cast<size_t>(256) << 20;
@@ -164,7 +168,9 @@ static prompt_plan plan_prompt(const cuda_device *dev, const attend_job *job, co
     const int64_t n_nodes = attend_last_pos(dev, extent) / ATTEND_NODE + 1;
     plan.nodes.last = n_nodes;
     if (!job->y) plan.nodes = attend_nodes_common(plan.nodes, extent->nodes);
-    plan.sixteens = width > 128 || attend_prompt_bytes(width, 2) > dev->max_shared_bytes ? 1 : 2;
+    const bool has_two = width <= 128 && attend_prompt_bytes(width, 2) <= dev->max_shared_bytes &&
+                         (!job->has_codes || uses_hopper(dev, width)); /* beside codes registers are few */
+    plan.sixteens = has_two ? 2 : 1;
     plan.n_tiles = tiles_of(dev, job, &plan, attend_prompt_queries(plan.sixteens));
     if (plan.sixteens == 2 && static_cast<int64_t>(plan.n_tiles) * job->n_kv_heads < wanted) {
         plan.sixteens = 1;
@@ -182,8 +188,8 @@ static void start_prompt(cuda_device *dev, const attend_job &job, const prompt_p
     dim3 grid(static_cast<unsigned>(plan.n_tiles), static_cast<unsigned>(job.n_kv_heads),
               plan.split ? static_cast<unsigned>(plan.nodes.last - plan.nodes.first) : 1);
     size_t bytes = attend_prompt_bytes(WIDTH, plan.sixteens);
-    constexpr int most = WIDTH <= 128 ? 2 : 1;
-    if (attend_has_hopper(WIDTH) && dev->has_warpgroup_products)
+    constexpr int most = WIDTH <= 128 && !CODED ? 2 : 1;
+    if (uses_hopper(dev, WIDTH))
         return attend_launch_hopper(dev, job, plan, WIDTH, grid, attend_prompt_queries(plan.sixteens));
     auto kernel =
         plan.sixteens == 1 ? attend_prompt_kernel<WIDTH, 1, CODED> : attend_prompt_kernel<WIDTH, most, CODED>;
