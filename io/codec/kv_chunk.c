@@ -25,7 +25,7 @@ static bool measure(const kv_chunk *chunk, size_t *n_bytes) {
 
 bool kv_chunk_all_are_valid(const kv_chunk *chunk) {
     size_t n_bytes;
-    return measure(chunk, &n_bytes);
+    return chunk->shape.type != DTYPE_U8 && measure(chunk, &n_bytes);
 }
 
 size_t kv_chunk_all_bytes(const kv_chunk *chunk) {

@@ -14,11 +14,11 @@ typedef struct kv_chunk_shape {
     int32_t n_tokens, n_kv_heads, head_dim;
 } kv_chunk_shape;
 
-/* Whether there can be such a chunk: to be asked of a shape that comes from a file, before any of the
+/* Whether there can be such a chunk in a file: to be asked of a shape that comes from one, before any of the
  * functions below. */
 bool kv_chunk_is_valid(const kv_chunk_shape *shape);
 
-/* Bytes of the elements of a chunk that is valid. */
+/* Bytes of the elements of a chunk that is valid, or of u8. */
 size_t kv_chunk_bytes(const kv_chunk_shape *shape);
 
 /* Elements [n_layers, n_parts, n_tokens, n_kv_heads, head_dim] of layers from first_layer on, and of parts

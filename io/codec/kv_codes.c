@@ -7,6 +7,7 @@
 #include "io/codec/kv_lossless.h"
 #include "kernels/int4_code.h"
 #include "kernels/int8_code.h"
+#include "kernels/kv_page.h"
 
 /* As in a payload, little-endian. Behind it: the tokens of each group, the marks, the ranges, the low halves
  * of int8 codes, the symbols and the exact rows. */
@@ -115,6 +116,11 @@ static void decode_unit(const units *u, int n, const uint16_t *ranges, const uin
 
 /* ---- units of a chunk ---- */
 
+/* Can there be codes in chunks of this shape? Their rows are counted in 32 bits. */
+static bool has_codes(const kv_chunk_shape *s) {
+    return s->type == DTYPE_BF16 && (int64_t)s->n_tokens * s->n_kv_heads <= INT32_MAX;
+}
+
 static units units_of(const kv_chunk *chunk, int kind) {
     const kv_chunk_shape *s = &chunk->shape;
     return (units){kind, s->n_tokens, s->n_kv_heads, s->head_dim, 0, NULL};
@@ -141,16 +147,21 @@ static void copy_rows(const units *u, int n, uint16_t *to, size_t to_step, const
         memcpy(to, from, (size_t)u->width * sizeof *to);
 }
 
+/* Elements of a unit at most. */
+static size_t unit_elements(const units *u) {
+    return (are_groups(u) ? KV_INT4_PLACES : 1) * (size_t)u->width;
+}
+
 /* Room for a unit, and for what it is read as. */
 static uint16_t *unit_room(const units *u) {
-    return mem_new(2 * (size_t)KV_INT4_PLACES * (size_t)u->width, sizeof(uint16_t));
+    return mem_new(2 * unit_elements(u), sizeof(uint16_t));
 }
 
 /* The rows of a unit, to the begin of `room`; its ranges and codes; do these stand for the same rows? */
 static bool try_unit(const units *u, const uint16_t *elements, int32_t group, int head, uint16_t *room,
                      uint16_t *ranges, uint8_t *codes) {
     const int32_t token = u->begins[group], n = u->begins[group + 1] - token;
-    uint16_t *again = room + (size_t)KV_INT4_PLACES * (size_t)u->width;
+    uint16_t *again = room + unit_elements(u);
     copy_rows(u, n, room, (size_t)u->width, elements + row_at(u, token, head), row_at(u, 1, 0));
     encode_unit(u, n, room, ranges, codes);
     decode_unit(u, n, ranges, codes, again);
@@ -183,19 +194,46 @@ static void parts_end(parts_of_chunk *p) {
     free(p->exact);
 }
 
-/* Is any of three units within the chunk coded? At its begin, and at its end, may be rows that never are. */
-static bool looks_coded(const units *u, const uint16_t *elements, uint16_t *room) {
-    uint16_t *ranges = mem_new(count_ranges(u), sizeof *ranges);
-    uint8_t *codes = mem_new((size_t)KV_INT4_PLACES * (size_t)u->width, 1);
-    bool is_coded = false;
-    for (int64_t quarter = 1; quarter < 4 && !is_coded; quarter++)
-        is_coded = try_unit(u, elements, (int32_t)(u->n_groups * quarter / 4), 0, room, ranges, codes);
+/* Of some units, wherever they lie, so that texts of any length have some of theirs: the share that is
+ * coded. */
+static double sample_units(const units *u, const uint16_t *elements) {
+    const double golden = 0.6180339887498949;
+    const int n = are_groups(u) ? 8 : 32;
+    uint16_t *room = unit_room(u), *ranges = mem_new(count_ranges(u), sizeof *ranges);
+    uint8_t *codes = mem_new(unit_elements(u), 1);
+    int n_coded = 0;
+    for (int i = 0; i < n; i++) {
+        const double at = golden * (i + 1) - (int)(golden * (i + 1));
+        n_coded += try_unit(u, elements, (int32_t)(at * u->n_groups), i % u->n_heads, room, ranges, codes);
+    }
+    free(room);
     free(ranges);
     free(codes);
-    return is_coded;
+    return (double)n_coded / n;
 }
 
-static void take_units(const units *u, const uint16_t *elements, uint16_t *room, parts_of_chunk *p) {
+/* The kind that most of the units are of which were looked at, with its groups; 0: none. A row of zeros is of
+ * every kind. */
+static units choose_kind(const kv_chunk *chunk, const kv_token *tokens, const uint16_t *elements) {
+    units best = {.kind = 0};
+    double most = 0;
+    for (int kind = INT8_GROUPS; kind < N_KINDS; kind++) {
+        units u = units_of(chunk, kind);
+        if (!may_be(&u, chunk->part)) continue;
+        if (are_groups(&u) && (!tokens || u.width > INT4_MOST_KEY)) continue;
+        find_groups(&u, tokens);
+        const double share = sample_units(&u, elements);
+        free(share > most ? best.begins : u.begins);
+        if (share > most) {
+            best = u;
+            most = share;
+        }
+    }
+    return best;
+}
+
+static void take_units(const units *u, const uint16_t *elements, parts_of_chunk *p) {
+    uint16_t *room = unit_room(u);
     size_t unit = 0;
     for (int32_t group = 0; group < u->n_groups; group++)
         for (int head = 0; head < u->n_heads; head++, unit++) {
@@ -209,6 +247,7 @@ static void take_units(const units *u, const uint16_t *elements, uint16_t *room,
                 p->n_exact += n;
             }
         }
+    free(room);
 }
 
 /* Rows of elements by the lossless codec, or as they are; the bytes. */
@@ -255,25 +294,16 @@ static void append_parts(const kv_blocks *blocks, const units *u, parts_of_chunk
 
 bool kv_codes_encode(const kv_blocks *blocks, const kv_chunk *chunk, const kv_token *tokens,
                      const void *elements, text_buffer *payload) {
-    bool is_coded = false;
-    if (chunk->shape.type != DTYPE_BF16) return false;
-    for (int kind = INT8_GROUPS; kind < N_KINDS && !is_coded; kind++) {
-        units u = units_of(chunk, kind);
-        if (!may_be(&u, chunk->part)) continue;
-        if (are_groups(&u) && (!tokens || u.width > INT4_MOST_KEY)) continue;
-        find_groups(&u, tokens);
-        uint16_t *room = unit_room(&u);
-        is_coded = looks_coded(&u, elements, room);
-        if (is_coded) {
-            parts_of_chunk p = parts_begin(&u);
-            take_units(&u, elements, room, &p);
-            append_parts(blocks, &u, &p, payload);
-            parts_end(&p);
-        }
-        free(room);
-        free(u.begins);
+    if (!has_codes(&chunk->shape)) return false;
+    units u = choose_kind(chunk, tokens, elements);
+    if (u.kind) {
+        parts_of_chunk p = parts_begin(&u);
+        take_units(&u, elements, &p);
+        append_parts(blocks, &u, &p, payload);
+        parts_end(&p);
     }
-    return is_coded;
+    free(u.begins);
+    return u.kind != 0;
 }
 
 /* ---- decode ---- */
@@ -298,7 +328,8 @@ static status read_units(byte_reader *r, const kv_chunk *chunk, codes_head *head
     for (int32_t group = 0; group < u->n_groups; group++) {
         uint8_t n = 1;
         if (are_groups(u)) byte_reader_take(r, &n, sizeof n);
-        if (n < 1 || n > KV_INT4_PLACES) return damaged("a group has another number of tokens");
+        if (n < 1 || n > KV_INT4_PLACES || n > u->n_tokens - u->begins[group])
+            return damaged("a group has another number of tokens");
         u->begins[group + 1] = u->begins[group] + n;
     }
     return u->begins[u->n_groups] == u->n_tokens ? STATUS_OK
@@ -310,6 +341,8 @@ static status read_marks(byte_reader *r, const units *u, parts_of_chunk *p) {
     p->marks = mem_new((count_units(u) + 7) / 8, 1);
     byte_reader_take(r, p->marks, (count_units(u) + 7) / 8);
     if (r->is_short) return damaged("it is shorter than its marks");
+    if (count_units(u) % 8 && p->marks[count_units(u) / 8] >> count_units(u) % 8)
+        return damaged("it marks units that are not there");
     size_t unit = 0;
     for (int32_t group = 0; group < u->n_groups; group++)
         for (int head = 0; head < u->n_heads; head++, unit++) {
@@ -354,6 +387,8 @@ static status read_parts(byte_reader *r, const kv_blocks *blocks, const units *u
     for (size_t i = 0; st == STATUS_OK && i < p->n_codes; i++)
         all |= p->codes[i];
     if (all >= N_SYMBOLS) st = damaged("a code is too large");
+    if (st == STATUS_OK && low_bytes > p->n_codes / 2 && lows[low_bytes - 1] >> SYMBOL_BITS)
+        st = damaged("the low half of a code that is not there is not 0");
     for (size_t i = 0; st == STATUS_OK && low_bytes && i < p->n_codes; i++)
         p->codes[i] =
             (uint8_t)(p->codes[i] << SYMBOL_BITS | (lows[i / 2] >> i % 2 * SYMBOL_BITS & (N_SYMBOLS - 1)));
@@ -388,8 +423,9 @@ status kv_codes_decode(const kv_blocks *blocks, const uint8_t *payload, size_t n
     codes_head head;
     units u = {.begins = NULL};
     parts_of_chunk p = {.marks = NULL};
-    status st = chunk->shape.type == DTYPE_BF16 ? read_units(&r, chunk, &head, &u)
-                                                : damaged("codes of elements that are not bf16");
+    status st = has_codes(&chunk->shape)
+                    ? read_units(&r, chunk, &head, &u)
+                    : damaged("codes of elements that are not bf16, or of too many rows");
     if (st == STATUS_OK) st = read_marks(&r, &u, &p);
     if (st == STATUS_OK) st = read_parts(&r, blocks, &u, &head, &p);
     if (st == STATUS_OK) put_units(&u, &p, elements);

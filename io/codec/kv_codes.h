@@ -3,8 +3,9 @@
  * io/snapshot/SNAPSHOT.md). All functions are Local.
  *
  * Nobody says what rows are: they are coded as a page would code them, and are codes where the same bits come
- * back. Rows that are not (those that a run keeps as they were put, or keys whose group of places is not
- * whole here) lie beside them, coded as KV_CODEC_LOSSLESS does. */
+ * back. Rows that are not lie beside them, coded as KV_CODEC_LOSSLESS does: those that a run keeps as they
+ * were put, and keys of a group of places that is not whole here, unless what is there comes back by itself.
+ */
 #pragma once
 
 #include "io/codec/kv_blocks.h"
@@ -13,7 +14,7 @@
 #include "src/base/status.h"
 
 /* Append the payload of a chunk of one part of a layer. tokens: [n_tokens] of it; NULL, where nobody knows:
- * keys of int4 are not found then. False: its rows are no codes, as far as some of them tell; nothing is
+ * keys of int4 are not found then. False: its rows are no codes, as far as a sample of them tells; nothing is
  * appended. */
 bool kv_codes_encode(const kv_blocks *blocks, const kv_chunk *chunk, const kv_token *tokens,
                      const void *elements, text_buffer *payload);

@@ -4,7 +4,8 @@
  * The filter's parameters (cd_values) are those of a whole chunk: the number of the element type (0: f32, 1:
  * bf16), n_tokens, n_kv_heads, head_dim; and, where a chunk is more than one part of one layer, n_layers and
  * n_parts. Chunks that HDF5 itself writes are encoded with KV_CODEC_LOSSLESS, or stored as they are where
- * they are more. */
+ * they are more; the filter does not know which part of a layer they are of, and at which positions, so that
+ * of codes (io/codec/kv_codes.h) it finds those of int8 only, and of values no wider than a key's group. */
 #pragma once
 
 #include <hdf5.h>

@@ -387,7 +387,7 @@ static status write_new(comm *c, const options *o, const snapshot_lock *lock, in
                         manifest *m, compact_figures *out) {
     const char *dir = o->dir;
     bool are_asked = !kv_codec_is_exact(k->chosen.coding.codec);
-    for (int64_t i = 0; i < m->n_sequences; i++)
+    for (int64_t i = 0; k->chosen.coding.codec == KV_CODEC_LOSSLESS && i < m->n_sequences; i++)
         are_asked |= m->sequences[i].pages != NULL;
     find_live(k);
     if (are_asked) find_tokens(k);

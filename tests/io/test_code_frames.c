@@ -146,6 +146,24 @@ static void test_groups(void) {
     }
 }
 
+/* Texts of one length, in step with the chunk, and rows of zeros: most of the rows are codes all the same. */
+static void test_in_step(void) {
+    for (int l = 0; l < 2; l++)
+        for (int part = 0; part < N_KV_PARTS; part++) {
+            rows r = make_rows(l ? KV_INT4 : KV_INT8, (kv_part)part, 1024, 2, 64, 0, 0, 0);
+            uint64_t state = 9;
+            for (int text = 0; text < 4; text++)
+                for (int t = 256 * text; t < 256 * text + 64; t++) {
+                    r.tokens[t].position = t - 256 * text;
+                    for (int i = 0; i < 128; i++)
+                        row_of(&r, t, 0)[i] = bf16_of_float(harness_random_normal(&state));
+                }
+            for (int quarter = 1; quarter < 4; quarter++)
+                memset(row_of(&r, 256 * quarter, 0), 0, 128 * sizeof(uint16_t));
+            CU_ASSERT(check_frame(r, true, true) < (l ? 7.5 : 9.5));
+        }
+}
+
 /* Nobody knows the tokens: int8 needs none, nor do values. */
 static void test_unknown_tokens(void) {
     check_frame(make_rows(KV_INT8, KV_PART_K, 256, 2, 64, 0, 0, 0), false, true);
@@ -257,6 +275,7 @@ static void test_forged(void) {
         {"another number of tokens", HEAD_BYTES, 1, 0},
         {"another number of tokens", HEAD_BYTES, 1, 65},
         {"do not add up to its tokens", HEAD_BYTES, 1, 63},
+        {"marks units that are not there", HEAD_BYTES + 3, 1, 0x5f},
     };
     rows r = make_rows(KV_INT4, KV_PART_K, 192, 2, 16, 0, 150, 192);
     text_buffer p = {0};
@@ -268,6 +287,18 @@ static void test_forged(void) {
         CHECK_REFUSED(decode(&r, bytes, p.n), forged[i].says);
         free(bytes);
     }
+    /* More tokens than there are, however the sum is counted; and more rows than 32 bits count. */
+    const kv_chunk_shape many = {DTYPE_BF16, 1 << 27, 1, 1}, wide = {DTYPE_BF16, 1 << 27, 32, 1};
+    uint8_t *bytes = mem_new((size_t)HEAD_BYTES + (1 << 27), 1);
+    bytes[0] = 3;
+    bytes[7] = 8; /* 2^27 groups */
+    memset(bytes + HEAD_BYTES, 33, 1 << 27);
+    rows claimed = {.chunk = kv_chunk_of(&many, 0, KV_PART_K)};
+    CHECK_REFUSED(decode(&claimed, bytes, (size_t)HEAD_BYTES + (1 << 27)), "another number of tokens");
+    free(bytes);
+    claimed.chunk.shape = wide;
+    CHECK_REFUSED(kv_codes_decode(kv_blocks_best(), (uint8_t *)p.data, p.n, &claimed.chunk, NULL),
+                  "too many rows");
     text_append(&p, "", 1);
     CHECK_REFUSED(decode(&r, (uint8_t *)p.data, p.n), "do not add up to its bytes");
     r.chunk.shape.type = DTYPE_F32;
@@ -280,6 +311,7 @@ int main(int argc, char **argv) {
     CU_TestInfo tests[] = {
         {"codes are found, come back, and are small", test_codes},
         {"groups of places that are cut", test_groups},
+        {"texts in step with the chunk", test_in_step},
         {"without tokens", test_unknown_tokens},
         {"a GPU's rows", test_gpu_rows},
         {"ordinary rows are no codes", test_ordinary_rows},
