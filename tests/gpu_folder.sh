@@ -68,10 +68,12 @@ for part in pkglibdir pkgdatadir; do
     mkdir -p "$to"
     cp -RL "$from"/. "$to"
 done
-# Networks and OpenSHMEM are not for one machine, and MPI's files, windows, and topologies are not used.
+# Networks and OpenSHMEM are not for one machine; MPI's files, windows and topologies are not used, and neither are
+# collective operations for many nodes, nor fast sums of numbers.
 find "$folder/mpi" -name 'mca_*.so' | while read -r plugin; do
     case ${plugin##*/mca_} in
     io_* | fs_* | fbtl_* | fcoll_* | sharedfp_* | osc_* | topo_treematch.so) rm "$plugin" && continue ;;
+    coll_adapt.so | coll_han.so | coll_monitoring.so | op_avx.so) rm "$plugin" && continue ;;
     esac
     if ldd "$plugin" | grep -q 'libuc[pt]\.\|libfabric\.\|libpsm\|libibverbs\.\|liboshmem\.'; then rm "$plugin"; fi
 done
