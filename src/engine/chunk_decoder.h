@@ -31,7 +31,7 @@ typedef struct chunk_user {
 } chunk_user;
 
 /* For chunks, beside tables, it takes about so many of the device's bytes at most, as they come; one chunk
- * may be larger. Borrows all. NULL: the host decodes. */
+ * may be larger. Borrows all. NULL: the host decodes, as it does where pages hold codes. */
 chunk_decoder *chunk_decoder_open(kv_cache *kv, const manifest *m, const snapshot_tables *tables, slice s,
                                   size_t most_bytes);
 void chunk_decoder_close(chunk_decoder *d); /* nothing is being decoded; NULL is fine */
