@@ -237,7 +237,7 @@ static void take_units(const units *u, const uint16_t *elements, parts_of_chunk 
     size_t unit = 0;
     for (int32_t group = 0; group < u->n_groups; group++)
         for (int head = 0; head < u->n_heads; head++, unit++) {
-            const size_t n = row_at(u, u->begins[group + 1] - u->begins[group], 0) / (size_t)u->n_heads;
+            const size_t n = (size_t)(u->begins[group + 1] - u->begins[group]) * (size_t)u->width;
             if (try_unit(u, elements, group, head, room, p->ranges + p->n_ranges, p->codes + p->n_codes)) {
                 p->marks[unit / 8] |= (uint8_t)(1 << unit % 8);
                 p->n_ranges += count_ranges(u);

@@ -249,6 +249,13 @@ static append_input new_append_input(const step *s) {
                           new_random(&seed, (size_t)(s->n_rows * K), 1), 0.1f};
 }
 
+static void free_append_input(append_input *in) {
+    free(in->qkv);
+    free(in->bias);
+    free(in->norms);
+    free(in->cos_sin);
+}
+
 /* One head of one row as kv_append leaves it, in float64. */
 static void expected_head(const append_case *c, const append_input *in, int row, int head, double *x) {
     int H = c->shape.n_heads, G = c->shape.n_kv_heads, K = c->shape.head_dim;
@@ -335,10 +342,7 @@ static void check_append_case(const tested *t, const append_case *c) {
     free(pool);
     free(got);
     free(expected);
-    free(in.qkv);
-    free(in.bias);
-    free(in.norms);
-    free(in.cos_sin);
+    free_append_input(&in);
     free(s.tables);
 }
 
@@ -389,10 +393,7 @@ static void check_append_codes_of(const tested *t, const append_case *c) {
     free(q);
     free(pool);
     free(expected);
-    free(in.qkv);
-    free(in.bias);
-    free(in.norms);
-    free(in.cos_sin);
+    free_append_input(&in);
     free(s.tables);
 }
 
